@@ -1,0 +1,7 @@
+//! Decides. Knows no clock, no I/O, no async and no randomness: time and facts are arguments.
+
+pub mod change;
+pub mod frame;
+pub mod id;
+pub mod lsn;
+pub mod time;

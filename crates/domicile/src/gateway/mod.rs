@@ -1,0 +1,1 @@
+//! The door of a region: clients speak PostgreSQL to it.

@@ -1,0 +1,1 @@
+//! A small world on this machine: real clusters, processes and links, for the demo and the tests.

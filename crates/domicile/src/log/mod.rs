@@ -1,0 +1,1 @@
+//! One durable log per origin: segments of framed records.
