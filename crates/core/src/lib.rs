@@ -4,4 +4,6 @@ pub mod change;
 pub mod frame;
 pub mod id;
 pub mod lsn;
+pub mod ownership;
+pub mod partition;
 pub mod time;

@@ -1,0 +1,428 @@
+//! Who may write which partition, since which epoch, and where do older epochs end?
+//!
+//! One value describes all partitions, as ranges. It changes only by [`Ownership::apply`], whose
+//! result is written to the directory by compare-and-set: so two changes can never both build on
+//! the same value, and each epoch of a partition is given to one region only.
+//!
+//! The history of a partition is the owners' writes, epoch after epoch, each up to its cut:
+//!
+//! ```text
+//!   epoch 1, by eu          epoch 2, by us         epoch 3, by eu
+//!   [..............cut1]    [..........cut2]       [.............
+//!                   ^ what eu wrote past its cut never becomes history
+//! ```
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::change::Stamp;
+use crate::id::{Epoch, Origin, PartitionId, PartitionRange, RegionId, RunId};
+use crate::lsn::{Cut, Lsn};
+
+/// Older epochs remembered per partition. One is added by each grant.
+pub const CLOSED_EPOCHS_MAX: usize = 64;
+
+/// All partitions, each with its owner. Entries are sorted, without gaps, and merged where equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ownership {
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub range: PartitionRange,
+    pub epoch: Epoch,
+    pub state: State,
+    /// Older epochs, oldest first.
+    pub closed: Vec<Closed>,
+}
+
+/// Who may write now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    Owned {
+        by: RegionId,
+    },
+    /// Planned: `by` drains its writers and names a barrier, then `to` becomes the owner.
+    HandingOver {
+        by: RegionId,
+        to: RegionId,
+        run: RunId,
+        barrier: Option<Cut>,
+    },
+    /// Forced: nobody may write. `epoch` is already the one that the next owner gets; the last
+    /// one was `from`'s and ends at `cut` once that is known.
+    Fenced {
+        from: RegionId,
+        run: RunId,
+        cut: Option<Cut>,
+    },
+}
+
+/// An epoch that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub epoch: Epoch,
+    pub by: RegionId,
+    pub cut: Cut,
+}
+
+/// A change of ownership. Each is absolute or names the run it belongs to, so that repeating it
+/// is refused or changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnershipChange {
+    /// Starts a planned hand-over of `range`, all owned by one region, to `to`.
+    HandOver { range: PartitionRange, to: RegionId, run: RunId },
+    /// The owner has drained: nothing of `run`'s partitions was written after `barrier`.
+    Barrier { run: RunId, barrier: Cut },
+    /// Takes every partition of `from` away from it, also those it is handing over.
+    Fence { from: RegionId, run: RunId },
+    /// Ends the fenced owner's epoch at `cut`. Immutable once written.
+    Cut { run: RunId, cut: Cut },
+    /// Makes `to` the owner of everything that `run` drained or fenced and cut.
+    Grant { run: RunId, to: RegionId },
+}
+
+/// Why a change cannot be made to this value.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OwnershipRefusal {
+    #[error("there is no partition {0}")]
+    NoSuchPartition(PartitionRange),
+    #[error("partition {range} is {state}")]
+    NotOwned { range: PartitionRange, state: String },
+    #[error("partition {range} already belongs to region \"{to}\"")]
+    AlreadyOwner { range: PartitionRange, to: RegionId },
+    #[error("region \"{0}\" owns nothing")]
+    OwnsNothing(RegionId),
+    #[error("run {0} has no partition in this state")]
+    NothingToDo(RunId),
+    #[error("partition {0} has no cut yet")]
+    NoCut(PartitionRange),
+}
+
+/// Where a write belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Part of the partition's history.
+    InHistory,
+    /// Its owner wrote it, but past the end of its epoch.
+    BeyondCut(Cut),
+    /// Its epoch was never given to that region.
+    NeverGranted,
+    /// Not known yet: the epoch is newer than this value, or its cut is being decided.
+    Undecided,
+}
+
+impl Ownership {
+    /// The first owners: consecutive partitions are dealt out evenly, in the regions' order.
+    ///
+    /// Panics without regions or partitions.
+    pub fn initial(total: u32, regions: &[RegionId]) -> Self {
+        assert!(total > 0 && !regions.is_empty(), "ownership needs partitions and regions");
+        let share = |i: usize| (u64::from(total) * i as u64 / regions.len() as u64) as u32;
+        let deal = |(i, region): (usize, &RegionId)| {
+            let (first, end) = (share(i), share(i + 1));
+            (first < end).then(|| Entry {
+                range: PartitionRange::new(first, end - 1),
+                epoch: Epoch(1),
+                state: State::Owned { by: region.clone() },
+                closed: Vec::new(),
+            })
+        };
+        Self::from_entries(regions.iter().enumerate().filter_map(deal).collect())
+            .expect("an even deal has no gaps")
+    }
+
+    /// Rebuilds a stored value; `None` when the entries have gaps, overlaps or do not start at 0.
+    pub fn from_entries(mut entries: Vec<Entry>) -> Option<Self> {
+        entries.sort_by_key(|e| e.range.first);
+        let starts = entries.first().is_some_and(|e| e.range.first == 0);
+        let joined =
+            entries.windows(2).all(|w| w[0].range.last.checked_add(1) == Some(w[1].range.first));
+        (starts && joined).then(|| Self { entries }.merged())
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// How many partitions there are.
+    pub fn total(&self) -> u32 {
+        self.entries.last().map_or(0, |e| e.range.last + 1)
+    }
+
+    pub fn entry(&self, partition: PartitionId) -> Option<&Entry> {
+        let i = self.entries.partition_point(|e| e.range.last < partition.0);
+        self.entries.get(i)
+    }
+
+    /// Returns the entries that `region` may write now: owned, or handed over but not yet drained.
+    pub fn writable_by<'a>(&'a self, region: &'a RegionId) -> impl Iterator<Item = &'a Entry> {
+        self.entries.iter().filter(move |e| match &e.state {
+            State::Owned { by } => by == region,
+            State::HandingOver { by, barrier, .. } => by == region && barrier.is_none(),
+            State::Fenced { .. } => false,
+        })
+    }
+
+    /// Returns the ranges that are in `run`'s hands.
+    pub fn ranges_of<'a>(&'a self, run: &'a RunId) -> impl Iterator<Item = &'a Entry> {
+        self.entries.iter().filter(move |e| e.state.run() == Some(run))
+    }
+
+    /// Where does a write of `origin` at `lsn`, stamped by the guard, belong?
+    pub fn verdict(&self, origin: &Origin, lsn: Lsn, stamp: Stamp) -> Verdict {
+        let Some(entry) = self.entry(stamp.partition) else { return Verdict::NeverGranted };
+        if stamp.epoch > entry.epoch {
+            return Verdict::Undecided;
+        }
+        if stamp.epoch == entry.epoch {
+            return match &entry.state {
+                State::Owned { by } | State::HandingOver { by, barrier: None, .. } => {
+                    if *by == origin.region { Verdict::InHistory } else { Verdict::NeverGranted }
+                }
+                State::HandingOver { by, barrier: Some(cut), .. } => within(by, cut, origin, lsn),
+                State::Fenced { .. } => Verdict::NeverGranted,
+            };
+        }
+        if let State::Fenced { from, cut, .. } = &entry.state
+            && stamp.epoch.next() == entry.epoch
+        {
+            return match cut {
+                Some(cut) => within(from, cut, origin, lsn),
+                None if *from == origin.region => Verdict::Undecided,
+                None => Verdict::NeverGranted,
+            };
+        }
+        match entry.closed.iter().find(|c| c.epoch == stamp.epoch) {
+            Some(closed) => within(&closed.by, &closed.cut, origin, lsn),
+            None => Verdict::NeverGranted,
+        }
+    }
+
+    /// Is the epoch of `stamp` over, with a cut that is known?
+    pub fn is_closed(&self, stamp: Stamp) -> bool {
+        self.entry(stamp.partition).is_some_and(|entry| {
+            let cut_known = match &entry.state {
+                State::Fenced { cut, .. } => cut.is_some() && stamp.epoch < entry.epoch,
+                State::HandingOver { barrier, .. } => {
+                    barrier.is_some() && stamp.epoch == entry.epoch
+                }
+                State::Owned { .. } => false,
+            };
+            cut_known || entry.closed.iter().any(|c| c.epoch == stamp.epoch)
+        })
+    }
+
+    /// Returns the value after `change`, or why it cannot be made.
+    pub fn apply(&self, change: &OwnershipChange) -> Result<Self, OwnershipRefusal> {
+        match change {
+            OwnershipChange::HandOver { range, to, run } => self.hand_over(*range, to, run),
+            OwnershipChange::Barrier { run, barrier } => self.set_barrier(run, barrier),
+            OwnershipChange::Fence { from, run } => self.fence(from, run),
+            OwnershipChange::Cut { run, cut } => self.set_cut(run, cut),
+            OwnershipChange::Grant { run, to } => self.grant(run, to),
+        }
+    }
+
+    fn hand_over(
+        &self,
+        range: PartitionRange,
+        to: &RegionId,
+        run: &RunId,
+    ) -> Result<Self, OwnershipRefusal> {
+        if range.last >= self.total() {
+            return Err(OwnershipRefusal::NoSuchPartition(range));
+        }
+        let mut entries = Vec::new();
+        for entry in &self.entries {
+            let Some(part) = entry.range.overlap(&range) else {
+                entries.push(entry.clone());
+                continue;
+            };
+            let State::Owned { by } = &entry.state else {
+                return Err(OwnershipRefusal::NotOwned {
+                    range: part,
+                    state: entry.state.to_string(),
+                });
+            };
+            if by == to {
+                return Err(OwnershipRefusal::AlreadyOwner { range: part, to: to.clone() });
+            }
+            let state = State::HandingOver {
+                by: by.clone(),
+                to: to.clone(),
+                run: run.clone(),
+                barrier: None,
+            };
+            entries.extend(entry.split(part, state));
+        }
+        Ok(Self { entries }.merged())
+    }
+
+    fn set_barrier(&self, run: &RunId, barrier: &Cut) -> Result<Self, OwnershipRefusal> {
+        self.change_where(run, |entry| match &mut entry.state {
+            State::HandingOver { by, run: of, barrier: at, .. }
+                if of == run && *by == barrier.origin.region && at.is_none() =>
+            {
+                *at = Some(barrier.clone());
+                true
+            }
+            _ => false,
+        })
+    }
+
+    fn fence(&self, from: &RegionId, run: &RunId) -> Result<Self, OwnershipRefusal> {
+        self.change_where(run, |entry| match &entry.state {
+            State::Owned { by } | State::HandingOver { by, .. } if by == from => {
+                entry.epoch = entry.epoch.next();
+                entry.state = State::Fenced { from: from.clone(), run: run.clone(), cut: None };
+                true
+            }
+            _ => false,
+        })
+        .map_err(|_| OwnershipRefusal::OwnsNothing(from.clone()))
+    }
+
+    fn set_cut(&self, run: &RunId, cut: &Cut) -> Result<Self, OwnershipRefusal> {
+        self.change_where(run, |entry| match &mut entry.state {
+            State::Fenced { from, run: of, cut: at }
+                if of == run && *from == cut.origin.region && at.is_none() =>
+            {
+                *at = Some(cut.clone());
+                true
+            }
+            _ => false,
+        })
+    }
+
+    fn grant(&self, run: &RunId, to: &RegionId) -> Result<Self, OwnershipRefusal> {
+        if let Some(open) = self.ranges_of(run).find(|e| e.state.cut().is_none()) {
+            return Err(OwnershipRefusal::NoCut(open.range));
+        }
+        self.change_where(run, |entry| {
+            let (by, cut, epoch, granted) = match &entry.state {
+                State::HandingOver { by, run: of, barrier: Some(cut), .. } if of == run => {
+                    (by.clone(), cut.clone(), entry.epoch, entry.epoch.next())
+                }
+                State::Fenced { from, run: of, cut: Some(cut) } if of == run => {
+                    let fenced = Epoch(entry.epoch.0 - 1);
+                    (from.clone(), cut.clone(), fenced, entry.epoch)
+                }
+                _ => return false,
+            };
+            entry.closed.push(Closed { epoch, by, cut });
+            if entry.closed.len() > CLOSED_EPOCHS_MAX {
+                entry.closed.remove(0);
+            }
+            entry.epoch = granted;
+            entry.state = State::Owned { by: to.clone() };
+            true
+        })
+    }
+
+    fn change_where(
+        &self,
+        run: &RunId,
+        mut change: impl FnMut(&mut Entry) -> bool,
+    ) -> Result<Self, OwnershipRefusal> {
+        let mut entries = self.entries.clone();
+        let mut changed = false;
+        for entry in &mut entries {
+            changed |= change(entry);
+        }
+        if changed {
+            Ok(Self { entries }.merged())
+        } else {
+            Err(OwnershipRefusal::NothingToDo(run.clone()))
+        }
+    }
+
+    fn merged(mut self) -> Self {
+        self.entries.dedup_by(|next, last| {
+            let same = last.epoch == next.epoch
+                && last.state == next.state
+                && last.closed == next.closed
+                && last.range.last + 1 == next.range.first;
+            if same {
+                last.range.last = next.range.last;
+            }
+            same
+        });
+        self
+    }
+}
+
+/// An epoch of `by` ends at `cut`; earlier incarnations of `by` lie before it altogether.
+fn within(by: &RegionId, cut: &Cut, origin: &Origin, lsn: Lsn) -> Verdict {
+    if *by != origin.region {
+        return Verdict::NeverGranted;
+    }
+    let before = origin.incarnation < cut.origin.incarnation;
+    let upto = origin.incarnation == cut.origin.incarnation && lsn <= cut.lsn;
+    if before || upto { Verdict::InHistory } else { Verdict::BeyondCut(cut.clone()) }
+}
+
+impl Entry {
+    /// The owner, while there is one that may write.
+    pub fn owner(&self) -> Option<&RegionId> {
+        match &self.state {
+            State::Owned { by } => Some(by),
+            State::HandingOver { by, barrier: None, .. } => Some(by),
+            State::HandingOver { .. } | State::Fenced { .. } => None,
+        }
+    }
+
+    /// Cuts this entry into up to three, of which `part` gets `state`.
+    fn split(&self, part: PartitionRange, state: State) -> Vec<Entry> {
+        let piece = |first: u32, last: u32, state: &State| {
+            (first <= last).then(|| Entry {
+                range: PartitionRange::new(first, last),
+                state: state.clone(),
+                ..self.clone()
+            })
+        };
+        let before = (part.first > self.range.first)
+            .then(|| piece(self.range.first, part.first - 1, &self.state))
+            .flatten();
+        let after = piece(part.last + 1, self.range.last, &self.state);
+        [before, piece(part.first, part.last, &state), after].into_iter().flatten().collect()
+    }
+}
+
+impl State {
+    /// The run that is changing the owner, if any.
+    pub fn run(&self) -> Option<&RunId> {
+        match self {
+            Self::Owned { .. } => None,
+            Self::HandingOver { run, .. } | Self::Fenced { run, .. } => Some(run),
+        }
+    }
+
+    /// Where the epoch that is being closed ends, once that is known.
+    pub fn cut(&self) -> Option<&Cut> {
+        match self {
+            Self::Owned { .. } => None,
+            Self::HandingOver { barrier, .. } => barrier.as_ref(),
+            Self::Fenced { cut, .. } => cut.as_ref(),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owned { by } => write!(f, "owned by region \"{by}\""),
+            Self::HandingOver { by, to, run, .. } => {
+                write!(f, "being handed over from region \"{by}\" to \"{to}\" by run {run}")
+            }
+            Self::Fenced { from, run, .. } => {
+                write!(f, "fenced from region \"{from}\" by run {run}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

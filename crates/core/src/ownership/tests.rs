@@ -1,0 +1,147 @@
+//! What may and may not happen to ownership.
+
+use super::*;
+
+fn region(name: &str) -> RegionId {
+    name.parse().unwrap()
+}
+
+fn run(name: &str) -> RunId {
+    RunId(name.into())
+}
+
+fn cut(name: &str, lsn: u64) -> Cut {
+    Cut { origin: Origin::new(region(name), 1), lsn: Lsn(lsn) }
+}
+
+fn three() -> Ownership {
+    Ownership::initial(9, &[region("ap"), region("eu"), region("us")])
+}
+
+fn stamp(partition: u32, epoch: u64) -> Stamp {
+    Stamp { partition: PartitionId(partition), epoch: Epoch(epoch) }
+}
+
+fn owner(ownership: &Ownership, partition: u32) -> Option<String> {
+    ownership.entry(PartitionId(partition)).unwrap().owner().map(ToString::to_string)
+}
+
+fn fenced_and_granted() -> Ownership {
+    let r = run("1");
+    three()
+        .apply(&OwnershipChange::Fence { from: region("eu"), run: r.clone() })
+        .and_then(|o| o.apply(&OwnershipChange::Cut { run: r.clone(), cut: cut("eu", 100) }))
+        .and_then(|o| o.apply(&OwnershipChange::Grant { run: r, to: region("us") }))
+        .unwrap()
+}
+
+#[test]
+fn partitions_are_dealt_out_evenly() {
+    let ownership = three();
+    assert_eq!(ownership.total(), 9);
+    let ranges: Vec<_> = ownership.entries().iter().map(|e| e.range.to_string()).collect();
+    assert_eq!(ranges, ["0-2", "3-5", "6-8"]);
+    let few = Ownership::initial(1, &[region("ap"), region("eu")]);
+    assert_eq!(few.entries().len(), 1);
+}
+
+#[test]
+fn a_planned_hand_over_goes_by_the_barrier() {
+    let r = run("1");
+    let range = PartitionRange::new(4, 4);
+    let moving = three()
+        .apply(&OwnershipChange::HandOver { range, to: region("us"), run: r.clone() })
+        .unwrap();
+    assert_eq!(owner(&moving, 4), Some("eu".into()), "the old owner writes until it has drained");
+    assert_eq!(
+        moving.apply(&OwnershipChange::Grant { run: r.clone(), to: region("us") }),
+        Err(OwnershipRefusal::NoCut(range))
+    );
+    let drained =
+        moving.apply(&OwnershipChange::Barrier { run: r.clone(), barrier: cut("eu", 70) }).unwrap();
+    assert_eq!(owner(&drained, 4), None);
+    let granted = drained.apply(&OwnershipChange::Grant { run: r, to: region("us") }).unwrap();
+    assert_eq!(owner(&granted, 4), Some("us".into()));
+    assert_eq!(granted.entry(PartitionId(4)).unwrap().epoch, Epoch(2));
+    assert_eq!(owner(&granted, 3), Some("eu".into()), "its neighbours stay");
+    assert_eq!(granted.entry(PartitionId(3)).unwrap().epoch, Epoch(1));
+}
+
+#[test]
+fn what_the_old_owner_wrote_past_the_cut_is_not_history() {
+    let ownership = fenced_and_granted();
+    let eu = Origin::new(region("eu"), 1);
+    assert_eq!(ownership.verdict(&eu, Lsn(100), stamp(4, 1)), Verdict::InHistory);
+    assert_eq!(ownership.verdict(&eu, Lsn(101), stamp(4, 1)), Verdict::BeyondCut(cut("eu", 100)));
+    assert_eq!(ownership.verdict(&eu, Lsn(101), stamp(4, 2)), Verdict::NeverGranted);
+    let us = Origin::new(region("us"), 1);
+    assert_eq!(ownership.verdict(&us, Lsn(5), stamp(4, 2)), Verdict::InHistory);
+    assert_eq!(ownership.verdict(&us, Lsn(5), stamp(4, 3)), Verdict::Undecided);
+    assert_eq!(ownership.verdict(&us, Lsn(5), stamp(99, 1)), Verdict::NeverGranted);
+}
+
+#[test]
+fn a_new_incarnation_of_the_old_owner_lies_past_the_cut() {
+    let ownership = fenced_and_granted();
+    let reborn = Origin::new(region("eu"), 2);
+    assert!(matches!(ownership.verdict(&reborn, Lsn(1), stamp(4, 1)), Verdict::BeyondCut(_)));
+}
+
+#[test]
+fn nothing_is_decided_between_fence_and_cut() {
+    let fenced =
+        three().apply(&OwnershipChange::Fence { from: region("eu"), run: run("1") }).unwrap();
+    let eu = Origin::new(region("eu"), 1);
+    assert_eq!(owner(&fenced, 4), None);
+    assert_eq!(fenced.verdict(&eu, Lsn(1), stamp(4, 1)), Verdict::Undecided);
+    assert!(!fenced.is_closed(stamp(4, 1)));
+    assert_eq!(owner(&fenced, 0), Some("ap".into()), "other owners go on");
+}
+
+#[test]
+fn a_cut_is_immutable() {
+    let r = run("1");
+    let cut_once = three()
+        .apply(&OwnershipChange::Fence { from: region("eu"), run: r.clone() })
+        .and_then(|o| o.apply(&OwnershipChange::Cut { run: r.clone(), cut: cut("eu", 100) }))
+        .unwrap();
+    assert!(cut_once.apply(&OwnershipChange::Cut { run: r, cut: cut("eu", 200) }).is_err());
+}
+
+#[test]
+fn a_fence_overrules_a_hand_over() {
+    let range = PartitionRange::new(3, 5);
+    let moving = three()
+        .apply(&OwnershipChange::HandOver { range, to: region("us"), run: run("1") })
+        .unwrap();
+    let fenced =
+        moving.apply(&OwnershipChange::Fence { from: region("eu"), run: run("2") }).unwrap();
+    assert!(fenced.apply(&OwnershipChange::Grant { run: run("1"), to: region("us") }).is_err());
+    assert_eq!(fenced.entry(PartitionId(4)).unwrap().epoch, Epoch(2));
+}
+
+#[test]
+fn repeating_a_grant_changes_nothing() {
+    let ownership = fenced_and_granted();
+    let again = ownership.apply(&OwnershipChange::Grant { run: run("1"), to: region("ap") });
+    assert_eq!(again, Err(OwnershipRefusal::NothingToDo(run("1"))));
+}
+
+#[test]
+fn each_grant_raises_the_epoch_by_one() {
+    let mut ownership = three();
+    for (i, to) in ["us", "ap", "eu", "us"].iter().enumerate() {
+        let (r, range) = (run(&i.to_string()), PartitionRange::new(4, 4));
+        let by = ownership.entry(PartitionId(4)).unwrap().owner().unwrap().to_string();
+        ownership = ownership
+            .apply(&OwnershipChange::HandOver { range, to: region(to), run: r.clone() })
+            .and_then(|o| {
+                let barrier = cut(&by, 10 * (i as u64 + 1));
+                o.apply(&OwnershipChange::Barrier { run: r.clone(), barrier })
+            })
+            .and_then(|o| o.apply(&OwnershipChange::Grant { run: r, to: region(to) }))
+            .unwrap();
+        assert_eq!(ownership.entry(PartitionId(4)).unwrap().epoch, Epoch(i as u64 + 2));
+    }
+    assert_eq!(ownership.entry(PartitionId(4)).unwrap().closed.len(), 4);
+}
