@@ -1,1 +1,3 @@
 //! A small world on this machine: real clusters, processes and links, for the demo and the tests.
+
+pub mod cluster;

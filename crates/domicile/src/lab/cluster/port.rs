@@ -1,0 +1,43 @@
+//! Which TCP port is free, and stays so until it is used?
+
+use std::net::{Ipv4Addr, TcpListener};
+
+/// Below these are well-known services.
+const PORT_MIN: u16 = 10_000;
+/// From 32768 on the system hands out ports to outgoing connections: a port there may be taken
+/// between our look and our use.
+const PORT_END: u16 = 32_768;
+
+/// Returns a port of 127.0.0.1 that nothing listens on.
+///
+/// Starts at a random place, so that processes that ask at the same time get different ones.
+///
+/// # Panics
+///
+/// When all of the more than 20,000 ports are taken.
+pub fn free_port() -> u16 {
+    let span = PORT_END - PORT_MIN;
+    // The low bits of such an id are random.
+    let random = uuid::Uuid::now_v7().as_u128();
+    let start = (random % u128::from(span)) as u16;
+    (0..span)
+        .map(|step| PORT_MIN + (start + step) % span)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .expect("a machine has a free port")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_somebody_listens_on_is_never_given_out() {
+        let taken: Vec<TcpListener> = (0..50)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())).unwrap())
+            .collect();
+        assert!(taken.iter().all(|socket| {
+            let port = socket.local_addr().unwrap().port();
+            (PORT_MIN..PORT_END).contains(&port)
+        }));
+    }
+}
