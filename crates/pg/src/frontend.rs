@@ -1,1 +1,195 @@
-//! To be written.
+//! What does a client say? Messages from the client, read only as deep as a relay needs.
+//!
+//! Texts stay bytes: a client may speak any encoding. Parameter values and COPY data are never
+//! looked at.
+
+use bytes::{BufMut, BytesMut};
+use thiserror::Error;
+
+use crate::frame;
+
+/// One message of a client, borrowed from its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frontend<'a> {
+    /// The simple protocol: one or more statements in one text.
+    Query(&'a [u8]),
+    /// Prepares `sql` as `statement`; an empty name is the unnamed statement.
+    Parse {
+        statement: &'a [u8],
+        sql: &'a [u8],
+    },
+    /// Makes `portal` from `statement`.
+    Bind {
+        portal: &'a [u8],
+        statement: &'a [u8],
+    },
+    Execute {
+        portal: &'a [u8],
+    },
+    Describe(Named<'a>),
+    Close(Named<'a>),
+    /// Ends a series of extended messages; answered by ReadyForQuery.
+    Sync,
+    Flush,
+    /// The old call of a function by its number; answered by ReadyForQuery.
+    FunctionCall,
+    CopyData,
+    CopyDone,
+    CopyFail,
+    /// A password or a SASL or GSS answer: which one depends on what was asked.
+    Password,
+    Terminate,
+}
+
+/// A prepared statement or a portal, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named<'a> {
+    Statement(&'a [u8]),
+    Portal(&'a [u8]),
+}
+
+/// The message is not one that a client may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FrontendError {
+    #[error("message '{}' is none that a client sends", .0.escape_ascii())]
+    Tag(u8),
+    #[error("message '{}' ends too early", .0.escape_ascii())]
+    Short(u8),
+    #[error("message '{}' names neither a statement nor a portal", .0.escape_ascii())]
+    Kind(u8),
+}
+
+pub mod tag {
+    //! The first bytes of client messages, for a relay that looks at nothing else.
+
+    pub const QUERY: u8 = b'Q';
+    pub const PARSE: u8 = b'P';
+    pub const BIND: u8 = b'B';
+    pub const EXECUTE: u8 = b'E';
+    pub const DESCRIBE: u8 = b'D';
+    pub const CLOSE: u8 = b'C';
+    pub const SYNC: u8 = b'S';
+    pub const FLUSH: u8 = b'H';
+    pub const FUNCTION_CALL: u8 = b'F';
+    pub const COPY_DATA: u8 = b'd';
+    pub const COPY_DONE: u8 = b'c';
+    pub const COPY_FAIL: u8 = b'f';
+    pub const PASSWORD: u8 = b'p';
+    pub const TERMINATE: u8 = b'X';
+}
+
+/// Reads one message of a client.
+pub fn read(tag: u8, body: &[u8]) -> Result<Frontend<'_>, FrontendError> {
+    let mut rest = body;
+    Ok(match tag {
+        tag::QUERY => Frontend::Query(text(tag, &mut rest)?),
+        tag::PARSE => {
+            Frontend::Parse { statement: text(tag, &mut rest)?, sql: text(tag, &mut rest)? }
+        }
+        tag::BIND => {
+            Frontend::Bind { portal: text(tag, &mut rest)?, statement: text(tag, &mut rest)? }
+        }
+        tag::EXECUTE => Frontend::Execute { portal: text(tag, &mut rest)? },
+        tag::DESCRIBE => Frontend::Describe(named(tag, &mut rest)?),
+        tag::CLOSE => Frontend::Close(named(tag, &mut rest)?),
+        tag::SYNC => Frontend::Sync,
+        tag::FLUSH => Frontend::Flush,
+        tag::FUNCTION_CALL => Frontend::FunctionCall,
+        tag::COPY_DATA => Frontend::CopyData,
+        tag::COPY_DONE => Frontend::CopyDone,
+        tag::COPY_FAIL => Frontend::CopyFail,
+        tag::PASSWORD => Frontend::Password,
+        tag::TERMINATE => Frontend::Terminate,
+        unknown => return Err(FrontendError::Tag(unknown)),
+    })
+}
+
+fn named<'a>(tag: u8, rest: &mut &'a [u8]) -> Result<Named<'a>, FrontendError> {
+    let (&kind, after) = rest.split_first().ok_or(FrontendError::Short(tag))?;
+    *rest = after;
+    match kind {
+        b'S' => Ok(Named::Statement(text(tag, rest)?)),
+        b'P' => Ok(Named::Portal(text(tag, rest)?)),
+        _ => Err(FrontendError::Kind(tag)),
+    }
+}
+
+fn text<'a>(tag: u8, rest: &mut &'a [u8]) -> Result<&'a [u8], FrontendError> {
+    let end = rest.iter().position(|b| *b == 0).ok_or(FrontendError::Short(tag))?;
+    let text = &rest[..end];
+    *rest = &rest[end + 1..];
+    Ok(text)
+}
+
+/// Appends a simple query; `sql` ends at its first zero byte, as it would at the server.
+pub fn put_query(out: &mut BytesMut, sql: &[u8]) {
+    frame::put(out, tag::QUERY, |body| put_text(body, sql));
+}
+
+/// Appends a Sync.
+pub fn put_sync(out: &mut BytesMut) {
+    frame::put(out, tag::SYNC, |_| {});
+}
+
+/// Appends a goodbye.
+pub fn put_terminate(out: &mut BytesMut) {
+    frame::put(out, tag::TERMINATE, |_| {});
+}
+
+fn put_text(body: &mut BytesMut, text: &[u8]) {
+    let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+    body.put_slice(&text[..end]);
+    body.put_u8(0);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_query_survives_the_wire() {
+        let mut wire = BytesMut::new();
+        put_query(&mut wire, b"SELECT 1");
+        let message = frame::take(&mut wire, 1024).unwrap().unwrap();
+        assert_eq!(read(message.tag, &message.body), Ok(Frontend::Query(b"SELECT 1")));
+    }
+
+    #[test]
+    fn the_name_of_a_prepared_statement_is_found_without_its_types() {
+        let body = b"s1\0SELECT $1\0\0\x01\0\0\0\x17";
+        let expected = Frontend::Parse { statement: b"s1", sql: b"SELECT $1" };
+        assert_eq!(read(b'P', body), Ok(expected));
+        let expected = Frontend::Bind { portal: b"", statement: b"s1" };
+        assert_eq!(read(b'B', b"\0s1\0\0\0\0\0\0\0"), Ok(expected));
+        assert_eq!(read(b'C', b"Ss1\0"), Ok(Frontend::Close(Named::Statement(b"s1"))));
+        assert_eq!(read(b'D', b"P\0"), Ok(Frontend::Describe(Named::Portal(b""))));
+    }
+
+    #[test]
+    fn what_is_not_from_a_client_is_named() {
+        assert_eq!(read(b'Z', b"I"), Err(FrontendError::Tag(b'Z')));
+        assert_eq!(read(b'Q', b"SELECT 1"), Err(FrontendError::Short(b'Q')));
+        assert_eq!(read(b'C', b"Qs\0"), Err(FrontendError::Kind(b'C')));
+        assert_eq!(
+            read(7, b"").unwrap_err().to_string(),
+            "message '\\x07' is none that a client sends"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(tag: u8, body: Vec<u8>) {
+            let _ = read(tag, &body);
+        }
+
+        #[test]
+        fn any_query_without_a_zero_byte_survives_the_wire(sql in prop::collection::vec(1u8.., 0..99)) {
+            let mut wire = BytesMut::new();
+            put_query(&mut wire, &sql);
+            let message = frame::take(&mut wire, 1024).unwrap().unwrap();
+            prop_assert_eq!(read(message.tag, &message.body), Ok(Frontend::Query(&sql)));
+        }
+    }
+}
