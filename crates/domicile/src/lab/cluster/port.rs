@@ -1,6 +1,8 @@
 //! Which TCP port is free, and stays so until it is used?
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::net::TcpSocket;
 
 /// Below these are well-known services.
 const PORT_MIN: u16 = 10_000;
@@ -22,12 +24,24 @@ pub fn free_port() -> u16 {
     let start = (random % u128::from(span)) as u16;
     (0..span)
         .map(|step| PORT_MIN + (start + step) % span)
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .find(|port| is_free(*port))
         .expect("a machine has a free port")
+}
+
+/// Binds without listening: a process that another thread starts just now inherits the socket
+/// until its exec, and one that listens would keep the port taken for the caller.
+fn is_free(port: u16) -> bool {
+    let bind = |socket: TcpSocket| {
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    };
+    TcpSocket::new_v4().and_then(bind).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
