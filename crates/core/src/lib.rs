@@ -1,9 +1,16 @@
 //! Decides. Knows no clock, no I/O, no async and no randomness: time and facts are arguments.
 
 pub mod change;
+pub mod config;
 pub mod frame;
+pub mod history;
 pub mod id;
+pub mod lease;
 pub mod lsn;
+pub mod outage;
 pub mod ownership;
 pub mod partition;
+pub mod progress;
+pub mod record;
+pub mod runbook;
 pub mod time;

@@ -134,6 +134,18 @@ impl Ownership {
             .expect("an even deal has no gaps")
     }
 
+    /// Adds one partition at the end, owned by `by`.
+    pub fn with_last(mut self, by: RegionId) -> Self {
+        let number = self.total();
+        self.entries.push(Entry {
+            range: PartitionRange::new(number, number),
+            epoch: Epoch(1),
+            state: State::Owned { by },
+            closed: Vec::new(),
+        });
+        self.merged()
+    }
+
     /// Rebuilds a stored value; `None` when the entries have gaps, overlaps or do not start at 0.
     pub fn from_entries(mut entries: Vec<Entry>) -> Option<Self> {
         entries.sort_by_key(|e| e.range.first);
@@ -162,6 +174,14 @@ impl Ownership {
         self.entries.iter().filter(move |e| match &e.state {
             State::Owned { by } => by == region,
             State::HandingOver { by, barrier, .. } => by == region && barrier.is_none(),
+            State::Fenced { .. } => false,
+        })
+    }
+
+    /// Does `region` own anything, drained or not?
+    pub fn owns_anything(&self, region: &RegionId) -> bool {
+        self.entries.iter().any(|e| match &e.state {
+            State::Owned { by } | State::HandingOver { by, .. } => by == region,
             State::Fenced { .. } => false,
         })
     }

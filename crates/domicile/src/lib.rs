@@ -10,3 +10,4 @@ pub mod lab;
 pub mod log;
 pub mod postgres;
 pub mod proto;
+pub mod status;

@@ -1,0 +1,117 @@
+//! What did the operator ask for, once checked? Resolved values only; every limit has a name.
+
+use std::collections::BTreeMap;
+
+use crate::id::{PartitionId, RegionId, TableName};
+use crate::lease::LeaseTerms;
+use crate::ownership::Ownership;
+use crate::partition::{Layout, Scheme};
+use crate::progress::Rpo;
+use crate::time::Millis;
+
+/// A single region replicates nothing; sixteen is as far as this was designed for.
+pub const REGIONS_MAX: usize = 16;
+
+/// One cluster: the same in every region, but for addresses as seen from there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Peers of another cluster are refused.
+    pub cluster: String,
+    pub layout: Layout,
+    pub rpo: Rpo,
+    pub lease: LeaseTerms,
+    pub failover: FailoverPolicy,
+    pub directory: Directory,
+    pub regions: Vec<Region>,
+    pub tables: BTreeMap<TableName, TableKind>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailoverPolicy {
+    /// Fail over a confirmed outage without a person.
+    pub automatic: bool,
+    /// How many other regions must agree that a region is gone.
+    pub observers: usize,
+    /// How long a lease must be silent before an observer says so.
+    pub suspect_after: Millis,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    /// `host:port` at which agents reach the directory, and at which the embedded one listens.
+    pub address: String,
+    /// Folder of the embedded directory's data.
+    pub data: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    pub id: RegionId,
+    /// Connection string of the region's PostgreSQL, for its own agent.
+    pub postgres: String,
+    /// `host:port` at which the other agents reach this one.
+    pub peer: String,
+    /// `host:port` at which this agent listens for peers; usually the same.
+    pub peer_listen: String,
+    /// `host:port` of the region's gateway, for clients and for other gateways.
+    pub gateway: String,
+    pub gateway_listen: String,
+    /// Folder of the agent's replication logs and seals.
+    pub data: String,
+}
+
+/// Who may write a table's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableKind {
+    /// Each row belongs to a partition, by its key.
+    Owned(KeySource),
+    /// One owner for the whole table.
+    Reference,
+    /// Not replicated, not guarded.
+    Local,
+}
+
+/// Where a row's partition key is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// The whole database is one partition: no key is needed.
+    Whole,
+    /// In the row itself.
+    Columns(Vec<String>),
+    /// In the row of `table` whose `references` equal this row's `columns`.
+    Parent { table: TableName, columns: Vec<String>, references: Vec<String> },
+}
+
+impl Config {
+    pub fn region(&self, id: &RegionId) -> Option<&Region> {
+        self.regions.iter().find(|r| r.id == *id)
+    }
+
+    pub fn region_ids(&self) -> Vec<RegionId> {
+        self.regions.iter().map(|r| r.id.clone()).collect()
+    }
+
+    pub fn kind(&self, table: &TableName) -> Option<&TableKind> {
+        self.tables.get(table)
+    }
+
+    /// Is a write to this table only valid under the guard?
+    pub fn guarded(&self, table: &TableName) -> bool {
+        matches!(self.kind(table), Some(TableKind::Owned(_) | TableKind::Reference))
+    }
+
+    /// The owners at the very beginning: partitions dealt out among the regions; everything that
+    /// cannot be divided goes to the first one.
+    pub fn initial_ownership(&self) -> Ownership {
+        let (ids, total) = (self.region_ids(), self.layout.total());
+        match self.layout.scheme {
+            Scheme::Whole => Ownership::initial(total, &ids[..1]),
+            Scheme::Hash { .. } | Scheme::Home { .. } => match self.layout.reference() {
+                None => Ownership::initial(total, &ids),
+                Some(PartitionId(reference)) => {
+                    Ownership::initial(reference, &ids).with_last(ids[0].clone())
+                }
+            },
+        }
+    }
+}

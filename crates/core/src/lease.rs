@@ -1,0 +1,105 @@
+//! Is the owner's right to write still live, given what a clock can promise?
+//!
+//! Two parties time one lease, each on its own monotonic clock, and never compare clocks. The
+//! holder counts from before it *sent* the renewal and stops early by a margin. An observer
+//! counts from when it *saw* the renewal's revision appear, and outlasts the holder's clock by
+//! the drift bound. Between the two nobody writes: that costs availability, never correctness.
+//!
+//! ```text
+//!   holder    |renew sent ------------- ttl - margin -------|stops
+//!   directory      |new revision
+//!   observer           |seen ------------- ttl * (1 + 2 drift) -------------|over
+//! ```
+
+use crate::time::{DriftPpm, Millis, Time};
+
+/// What holder and observers agree on beforehand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
+    pub ttl: Millis,
+    /// How often the holder renews: several times per `ttl`.
+    pub renew_every: Millis,
+    /// How much earlier than `ttl` the holder stops.
+    pub margin: Millis,
+    /// How far the rates of two clocks may be apart.
+    pub drift: DriftPpm,
+}
+
+/// The holder's side of one renewal that the directory accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// When the renewal was *sent*.
+    pub sent_at: Time,
+}
+
+impl Held {
+    /// When the holder must stop, by its own clock.
+    pub fn deadline(&self, terms: &LeaseTerms) -> Time {
+        self.sent_at + (terms.ttl - terms.margin)
+    }
+
+    /// Returns whether the holder may still act as owner.
+    pub fn live(&self, now: Time, terms: &LeaseTerms) -> bool {
+        now < self.deadline(terms)
+    }
+}
+
+/// An observer's side: the lease's latest revision and when it was first seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub revision: u64,
+    pub at: Time,
+}
+
+impl Seen {
+    /// Notes the lease's revision as read at `now`; only a change restarts the clock.
+    pub fn note(previous: Option<Self>, revision: u64, now: Time) -> Self {
+        match previous {
+            Some(seen) if seen.revision == revision => seen,
+            _ => Self { revision, at: now },
+        }
+    }
+
+    /// How long no renewal was seen.
+    pub fn silent_for(&self, now: Time) -> Millis {
+        now.since(self.at)
+    }
+
+    /// When the holder has certainly stopped, if it never renews again.
+    pub fn over_at(&self, terms: &LeaseTerms) -> Time {
+        self.at + terms.drift.outlast(terms.ttl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms() -> LeaseTerms {
+        LeaseTerms {
+            ttl: Millis(3000),
+            renew_every: Millis(500),
+            margin: Millis(100),
+            drift: DriftPpm(500),
+        }
+    }
+
+    #[test]
+    fn the_holder_stops_before_anyone_else_may_start() {
+        // Both saw the renewal at the same real moment; the observer can only see it later.
+        let held = Held { sent_at: Time(10_000) };
+        let seen = Seen { revision: 7, at: Time(10_000) };
+        assert!(held.deadline(&terms()) < seen.over_at(&terms()));
+        assert!(held.live(Time(12_899), &terms()));
+        assert!(!held.live(Time(12_900), &terms()));
+    }
+
+    #[test]
+    fn only_a_new_revision_restarts_the_observers_clock() {
+        let seen = Seen::note(None, 7, Time(100));
+        let seen = Seen::note(Some(seen), 7, Time(900));
+        assert_eq!(seen.silent_for(Time(1000)), Millis(900));
+        let seen = Seen::note(Some(seen), 8, Time(1000));
+        assert_eq!(seen.silent_for(Time(1000)), Millis(0));
+    }
+}

@@ -1,0 +1,60 @@
+//! The forced runbook: a region is gone, another takes its partitions.
+
+use super::step::{CatchUp, ConfirmOutage, Cut, Fence, Grant, Reroute, Seal, Step, Verify};
+use super::{Facts, Intent};
+use crate::config::FailoverPolicy;
+use crate::id::{RegionId, RunId};
+use crate::lsn::Lsn;
+use crate::outage::Outage;
+
+/// The steps, in the order in which they are asked.
+pub fn steps(run: &RunId, from: &RegionId, to: &RegionId, attested: bool) -> Vec<Step> {
+    let (run, from, to) = (run.clone(), from.clone(), to.clone());
+    vec![
+        Step::ConfirmOutage(ConfirmOutage { run: run.clone(), region: from.clone(), attested }),
+        Step::Fence(Fence { run: run.clone(), from: from.clone() }),
+        Step::Seal(Seal { run: run.clone(), from: from.clone() }),
+        Step::Cut(Cut { run: run.clone(), from: from.clone() }),
+        Step::CatchUp(CatchUp { run: run.clone(), to: to.clone() }),
+        Step::Grant(Grant { run: run.clone(), to: to.clone() }),
+        Step::Reroute(Reroute { run: run.clone() }),
+        Step::Verify(Verify { run, to }),
+    ]
+}
+
+/// Returns the failover that nobody has to ask for: a confirmed outage of a region that owns
+/// something which no run has in its hands yet.
+///
+/// The survivor that holds most of the lost region's log takes over; the first by name when they
+/// are equal.
+pub fn automatic(policy: &FailoverPolicy, facts: &Facts) -> Option<Intent> {
+    if !policy.automatic {
+        return None;
+    }
+    let (from, _) = facts.regions.iter().find(|(region, seen)| {
+        matches!(seen.outage, Some(Outage::Confirmed { .. }))
+            && facts.ownership.owns_anything(region)
+    })?;
+    let to = successor(from, facts)?;
+    Some(Intent::Failover { from: from.clone(), to, attested: false })
+}
+
+/// Returns the reachable region that holds most of what `from` has written.
+pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
+    let held = |region: &RegionId| -> (u32, Lsn) {
+        let flushed = facts.regions.get(region).map(|r| &r.flushed);
+        let logs = flushed.into_iter().flat_map(|f| f.iter());
+        logs.filter(|(origin, _)| origin.region == *from)
+            .map(|(origin, lsn)| (origin.incarnation, lsn))
+            .max()
+            .unwrap_or_default()
+    };
+    let candidates = facts
+        .regions
+        .iter()
+        .filter(|(region, seen)| *region != from && seen.reachable && !facts.lease_over(region));
+    candidates
+        .map(|(region, _)| region)
+        .max_by(|a, b| held(a).cmp(&held(b)).then_with(|| b.cmp(a)))
+        .cloned()
+}

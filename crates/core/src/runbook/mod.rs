@@ -1,0 +1,177 @@
+//! What is the next thing to do, and is it safe?
+//!
+//! A runbook is a list of steps. A step is asked, never remembered: from the facts alone it says
+//! whether its postcondition holds ([`Step::done`]), what it waits for ([`Step::blocked`]) or
+//! what to change next ([`Step::effect`]). So an agent that dies in the middle, or another that
+//! takes over, simply asks again. Every effect is absolute or a compare-and-set.
+//!
+//! | file | answers |
+//! | --- | --- |
+//! | `plan.rs` | may this be started, and what will it cost? |
+//! | `run.rs` | which step is it at? |
+//! | `step/*.rs` | one step each, the same four functions |
+//! | `failover.rs`, `switchover.rs` | the lists, as an operator reads them |
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::id::{PartitionRange, RegionId};
+use crate::lsn::{Cut, Frontier, Lsn};
+use crate::outage::Outage;
+use crate::ownership::{Ownership, OwnershipChange};
+use crate::progress::Rpo;
+use crate::time::{Millis, Time};
+
+pub mod failover;
+pub mod plan;
+pub mod run;
+pub mod step;
+pub mod switchover;
+
+pub use plan::{Estimate, Plan, plan};
+pub use run::{Next, Outcome, next};
+pub use step::Step;
+
+/// What somebody wants to happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Forced: `from` is gone, `to` takes all its partitions.
+    Failover {
+        from: RegionId,
+        to: RegionId,
+        /// A person vouches that `from` is gone: the observers are not asked.
+        attested: bool,
+    },
+    /// Planned: `to` takes `range` from whoever owns it, without losing a write.
+    Switchover { range: PartitionRange, to: RegionId },
+}
+
+impl Intent {
+    pub fn to(&self) -> &RegionId {
+        match self {
+            Self::Failover { to, .. } | Self::Switchover { to, .. } => to,
+        }
+    }
+}
+
+impl fmt::Display for Intent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failover { from, to, .. } => write!(f, "failover of region {from} to {to}"),
+            Self::Switchover { range, to } => write!(f, "switchover of partition {range} to {to}"),
+        }
+    }
+}
+
+/// What is true now, as far as the one who asks can see.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// By the clock of the one who asks.
+    pub now: Time,
+    pub rpo: Rpo,
+    pub ownership: Ownership,
+    /// The directory's revision of `ownership`.
+    pub ownership_revision: u64,
+    pub regions: BTreeMap<RegionId, RegionFacts>,
+    /// What each survivor held of the fenced region's logs when it sealed them for this run.
+    pub seals: BTreeMap<RegionId, Vec<Cut>>,
+    /// A write went through the guard of the new owner, for this run.
+    pub canary_written: bool,
+}
+
+/// What is known of one region.
+#[derive(Clone, Debug, Default)]
+pub struct RegionFacts {
+    /// Its agent answered lately.
+    pub reachable: bool,
+    /// When its lease has certainly ended, if it is never renewed again. `None`: it has none.
+    pub lease_over_at: Option<Time>,
+    pub outage: Option<Outage>,
+    /// What its logs hold.
+    pub flushed: Frontier,
+    /// What its tables show.
+    pub applied: Frontier,
+    /// The revision of `ownership` that its gateway and guard go by.
+    pub ownership_seen: u64,
+    /// The age of its oldest commit that no other region has flushed, by its own clock.
+    pub exposure: Millis,
+}
+
+/// A change to the world: the complete list of what a run may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Write the directory's ownership, by compare-and-set.
+    Change(OwnershipChange),
+    /// Ask these regions to seal the fenced region's epochs.
+    Seal { regions: Vec<RegionId>, from: RegionId },
+    /// Have the new owner write through its own guard.
+    WriteCanary { region: RegionId },
+}
+
+/// Why a step cannot be done yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocker {
+    Unconfirmed {
+        region: RegionId,
+        outage: Option<Outage>,
+    },
+    Draining {
+        region: RegionId,
+    },
+    SealMissing {
+        regions: Vec<RegionId>,
+    },
+    LeaseLive {
+        region: RegionId,
+        over_at: Time,
+    },
+    Behind {
+        region: RegionId,
+        needs: Cut,
+        has: Lsn,
+    },
+    NotRerouted {
+        regions: Vec<RegionId>,
+    },
+    /// What the step waits for has just become true; the next look will say so.
+    Settling,
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unconfirmed { region, outage } => {
+                write!(f, "the outage of region {region} is not confirmed")?;
+                match outage {
+                    Some(Outage::Suspected { by }) => write!(f, ": only {by:?} agree"),
+                    Some(Outage::Disputed { by }) => write!(f, ": {by} could write there"),
+                    _ => Ok(()),
+                }
+            }
+            Self::Draining { region } => {
+                write!(f, "region {region} is draining its writers")
+            }
+            Self::SealMissing { regions } => write!(f, "no seal yet from {regions:?}"),
+            Self::LeaseLive { region, .. } => {
+                write!(f, "the lease of region {region} may still be live")
+            }
+            Self::Behind { region, needs, has } => {
+                write!(f, "region {region} is at {has} and needs {needs}")
+            }
+            Self::Settling => write!(f, "the facts are settling"),
+            Self::NotRerouted { regions } => {
+                write!(f, "the gateways of {regions:?} do not know the new owner yet")
+            }
+        }
+    }
+}
+
+impl Facts {
+    /// Has the lease of `region` certainly ended?
+    pub fn lease_over(&self, region: &RegionId) -> bool {
+        match self.regions.get(region).and_then(|r| r.lease_over_at) {
+            Some(over_at) => self.now >= over_at,
+            None => true,
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! May this be started, and what will it cost?
+
+use super::{Blocker, Facts, Intent, Step, failover, switchover};
+use crate::id::{RegionId, RunId};
+use crate::outage::Outage;
+use crate::time::Millis;
+
+/// An intent bound to facts: what was approved is what runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub run: RunId,
+    pub intent: Intent,
+    pub steps: Vec<Step>,
+    pub estimate: Estimate,
+}
+
+/// What the plan is expected to cost, from the facts it was made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimate {
+    /// Acknowledged work that may be lost: the age of the oldest commit that no survivor holds.
+    pub loss: Millis,
+    /// How long until the old owner has certainly stopped, where that must be waited for.
+    pub lease_wait: Millis,
+}
+
+/// Returns the plan for `intent`, or every reason why it must not be started.
+pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
+    let mut reasons = Vec::new();
+    let to = intent.to();
+    match facts.regions.get(to) {
+        None => reasons.push(Refusal::NoSuchRegion(to.clone())),
+        Some(seen) if !seen.reachable => reasons.push(Refusal::Unreachable(to.clone())),
+        Some(_) if facts.lease_over(to) => reasons.push(Refusal::NoLease(to.clone())),
+        Some(_) => {}
+    }
+    let steps = match intent {
+        Intent::Failover { from, to, attested } => {
+            check_failover(from, to, *attested, facts, &mut reasons);
+            failover::steps(run, from, to, *attested)
+        }
+        Intent::Switchover { range, to } => {
+            check_switchover(*range, to, facts, &mut reasons);
+            switchover::steps(run, *range, to)
+        }
+    };
+    if !reasons.is_empty() {
+        return Err(reasons);
+    }
+    Ok(Plan { run: run.clone(), intent: intent.clone(), steps, estimate: estimate(intent, facts) })
+}
+
+fn check_failover(
+    from: &RegionId,
+    to: &RegionId,
+    attested: bool,
+    facts: &Facts,
+    reasons: &mut Vec<Refusal>,
+) {
+    if from == to {
+        reasons.push(Refusal::SameRegion(to.clone()));
+    }
+    match facts.regions.get(from) {
+        None => reasons.push(Refusal::NoSuchRegion(from.clone())),
+        Some(seen) => {
+            let confirmed = matches!(seen.outage, Some(Outage::Confirmed { .. }));
+            if !confirmed && !attested {
+                let (region, outage) = (from.clone(), seen.outage.clone());
+                reasons.push(Refusal::Blocked(Blocker::Unconfirmed { region, outage }));
+            }
+        }
+    }
+    if !facts.ownership.owns_anything(from) {
+        reasons.push(Refusal::OwnsNothing(from.clone()));
+    }
+}
+
+fn check_switchover(
+    range: crate::id::PartitionRange,
+    to: &RegionId,
+    facts: &Facts,
+    reasons: &mut Vec<Refusal>,
+) {
+    if range.last >= facts.ownership.total() {
+        reasons.push(Refusal::NoSuchPartition(range));
+    }
+    for entry in facts.ownership.entries() {
+        if entry.range.overlap(&range).is_none() {
+            continue;
+        }
+        match entry.owner() {
+            None => reasons.push(Refusal::NoOwner(entry.range)),
+            Some(owner) if owner == to => {
+                reasons.push(Refusal::AlreadyOwner { range: entry.range, to: to.clone() });
+            }
+            Some(owner) if facts.lease_over(owner) => {
+                reasons.push(Refusal::OwnerSilent(owner.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
+    match intent {
+        Intent::Switchover { .. } => Estimate::default(),
+        Intent::Failover { from, .. } => {
+            let seen = facts.regions.get(from);
+            let waits = facts.rpo == crate::progress::Rpo::None;
+            let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| waits);
+            Estimate {
+                loss: seen.filter(|_| waits).map_or(Millis(0), |s| s.exposure),
+                lease_wait: over_at.map_or(Millis(0), |t| t.since(facts.now)),
+            }
+        }
+    }
+}
+
+/// Why a plan must not be started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no region \"{0}\"")]
+    NoSuchRegion(RegionId),
+    #[error("the agent of region \"{0}\" does not answer")]
+    Unreachable(RegionId),
+    #[error("region \"{0}\" holds no live lease, so it could not write what it is given")]
+    NoLease(RegionId),
+    #[error("region \"{0}\" cannot take over from itself")]
+    SameRegion(RegionId),
+    #[error("region \"{0}\" owns nothing that could be taken over")]
+    OwnsNothing(RegionId),
+    #[error("there is no partition {0}")]
+    NoSuchPartition(crate::id::PartitionRange),
+    #[error("partition {0} has no owner now: another run has it in its hands")]
+    NoOwner(crate::id::PartitionRange),
+    #[error("partition {range} already belongs to region \"{to}\"")]
+    AlreadyOwner { range: crate::id::PartitionRange, to: RegionId },
+    #[error("the owner, region \"{0}\", is silent: a planned hand-over needs it; use failover")]
+    OwnerSilent(RegionId),
+    #[error("{0}")]
+    Blocked(Blocker),
+}

@@ -1,0 +1,254 @@
+//! A run, asked again and again while the facts change, goes through its steps once each.
+
+use super::*;
+use crate::id::{Origin, PartitionRange, RunId};
+use crate::lsn::{Cut, Lsn};
+use crate::outage::Outage;
+use crate::ownership::Ownership;
+use crate::progress::Rpo;
+use crate::runbook::{RegionFacts, plan};
+use crate::time::Time;
+
+fn region(name: &str) -> RegionId {
+    name.parse().unwrap()
+}
+
+fn eu() -> Origin {
+    Origin::new(region("eu"), 1)
+}
+
+fn facts(rpo: Rpo) -> Facts {
+    let names = ["ap", "eu", "us"];
+    let regions: Vec<RegionId> = names.iter().map(|n| region(n)).collect();
+    let alive = |r: &RegionId| {
+        let mut seen =
+            RegionFacts { reachable: true, lease_over_at: Some(Time(9000)), ..Default::default() };
+        let held = if r.as_str() == "us" { 100 } else { 90 };
+        seen.flushed.advance(&eu(), Lsn(held));
+        seen.applied.advance(&eu(), Lsn(80));
+        (r.clone(), seen)
+    };
+    Facts {
+        now: Time(1000),
+        rpo,
+        ownership: Ownership::initial(9, &regions),
+        ownership_revision: 1,
+        regions: regions.iter().map(alive).collect(),
+        seals: Default::default(),
+        canary_written: false,
+    }
+}
+
+fn lose_eu(facts: &mut Facts) {
+    let eu = facts.regions.get_mut(&region("eu")).unwrap();
+    eu.reachable = false;
+    eu.outage = Some(Outage::Confirmed { by: vec![region("ap"), region("us")] });
+}
+
+/// Performs an effect as the edge would.
+fn perform(facts: &mut Facts, effect: Effect) {
+    match effect {
+        Effect::Change(change) => {
+            facts.ownership = facts.ownership.apply(&change).unwrap();
+            facts.ownership_revision += 1;
+        }
+        Effect::Seal { regions, .. } => {
+            for region in regions {
+                let lsn = facts.regions[&region].flushed.get(&eu());
+                facts.seals.insert(region, vec![Cut { origin: eu(), lsn }]);
+            }
+        }
+        Effect::WriteCanary { .. } => facts.canary_written = true,
+    }
+}
+
+/// Lets the world do what it does by itself.
+fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
+    match blocker {
+        Blocker::LeaseLive { over_at, .. } => facts.now = *over_at,
+        Blocker::Behind { region, needs, .. } => {
+            facts.regions.get_mut(region).unwrap().applied.advance(&needs.origin, needs.lsn);
+        }
+        Blocker::NotRerouted { regions } => {
+            for region in regions {
+                facts.regions.get_mut(region).unwrap().ownership_seen = facts.ownership_revision;
+            }
+        }
+        Blocker::Draining { region } => {
+            let barrier = Cut { origin: Origin::new(region.clone(), 1), lsn: Lsn(120) };
+            let change = OwnershipChange::Barrier { run: plan.run.clone(), barrier };
+            facts.ownership = facts.ownership.apply(&change).unwrap();
+        }
+        other => panic!("nothing settles {other}"),
+    }
+}
+
+fn play(plan: &Plan, facts: &mut Facts) -> (Vec<String>, Outcome) {
+    let mut story = Vec::new();
+    for _ in 0..40 {
+        match next(plan, !story.is_empty(), facts) {
+            Next::Do { step, effect } => {
+                story.push(format!("do {}", plan.steps[step].name()));
+                perform(facts, effect);
+            }
+            Next::Wait { step, blocker } => {
+                story.push(format!("wait {}", plan.steps[step].name()));
+                settle(facts, &blocker, plan);
+            }
+            Next::Finished(outcome) => return (story, outcome),
+        }
+    }
+    panic!("the run does not end: {story:?}");
+}
+
+fn run() -> RunId {
+    RunId("1".into())
+}
+
+fn failover(facts: &Facts) -> Plan {
+    let intent = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
+    plan(&run(), &intent, facts).unwrap()
+}
+
+fn owner(facts: &Facts, partition: u32) -> String {
+    let entry = facts.ownership.entry(crate::id::PartitionId(partition)).unwrap();
+    entry.owner().unwrap().to_string()
+}
+
+#[test]
+fn a_failover_at_rpo_zero_seals_instead_of_waiting_for_the_lease() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let (story, outcome) = play(&failover(&facts), &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded);
+    assert_eq!(
+        story,
+        ["do fence", "do seal", "do cut", "wait catch_up", "do grant", "wait reroute", "do verify"]
+    );
+    assert_eq!(owner(&facts, 4), "us");
+    let closed = &facts.ownership.entry(crate::id::PartitionId(4)).unwrap().closed[0];
+    assert_eq!(closed.cut, Cut { origin: eu(), lsn: Lsn(100) }, "what the fuller survivor held");
+}
+
+#[test]
+fn without_remote_copies_a_failover_waits_for_the_lease() {
+    let mut facts = facts(Rpo::None);
+    lose_eu(&mut facts);
+    let (story, outcome) = play(&failover(&facts), &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded);
+    assert_eq!(story[..3], ["do fence", "do seal", "wait seal"]);
+    assert!(facts.now >= Time(9000));
+}
+
+#[test]
+fn at_rpo_zero_a_missing_seal_blocks_however_long_it_takes() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
+    let Next::Do { effect, .. } = next(&plan, false, &facts) else { panic!() };
+    perform(&mut facts, effect);
+    let Next::Do { effect, .. } = next(&plan, true, &facts) else { panic!() };
+    assert_eq!(effect, Effect::Seal { regions: vec![region("us")], from: region("eu") });
+    perform(&mut facts, effect);
+    facts.now = Time(1_000_000);
+    facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(2_000_000));
+    let missing = Blocker::SealMissing { regions: vec![region("ap")] };
+    assert_eq!(next(&plan, true, &facts), Next::Wait { step: 2, blocker: missing });
+}
+
+#[test]
+fn an_unconfirmed_outage_is_refused_unless_a_person_vouches() {
+    let facts = facts(Rpo::None);
+    let intent = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
+    assert!(plan(&run(), &intent, &facts).is_err());
+    let intent = Intent::Failover { from: region("eu"), to: region("us"), attested: true };
+    assert!(plan(&run(), &intent, &facts).is_ok());
+}
+
+#[test]
+fn every_reason_against_a_plan_is_given_at_once() {
+    let mut facts = facts(Rpo::None);
+    lose_eu(&mut facts);
+    let intent = Intent::Failover { from: region("mars"), to: region("eu"), attested: false };
+    assert_eq!(plan(&run(), &intent, &facts).unwrap_err().len(), 3);
+}
+
+fn switchover(facts: &Facts) -> Plan {
+    let range = PartitionRange::new(3, 5);
+    plan(&run(), &Intent::Switchover { range, to: region("us") }, facts).unwrap()
+}
+
+#[test]
+fn a_switchover_waits_for_the_drain_and_for_the_barrier_to_be_applied() {
+    let mut facts = facts(Rpo::None);
+    let (story, outcome) = play(&switchover(&facts), &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded);
+    assert_eq!(
+        story,
+        [
+            "do hand_over",
+            "wait hand_over",
+            "wait catch_up",
+            "do grant",
+            "wait reroute",
+            "do verify"
+        ]
+    );
+    assert_eq!(owner(&facts, 4), "us");
+}
+
+#[test]
+fn a_switchover_whose_target_dies_gives_the_partitions_back() {
+    let mut facts = facts(Rpo::None);
+    let plan = switchover(&facts);
+    let Next::Do { effect, .. } = next(&plan, false, &facts) else { panic!() };
+    perform(&mut facts, effect);
+    facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(0));
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!(story, ["wait hand_over", "do hand_over"]);
+    assert_eq!(outcome, Outcome::CalledOff { back_to: region("eu") });
+    assert_eq!(owner(&facts, 4), "eu");
+    assert_eq!(facts.ownership.entry(crate::id::PartitionId(4)).unwrap().epoch.0, 2);
+}
+
+#[test]
+fn a_run_that_another_agent_continues_at_any_point_ends_the_same() {
+    let mut whole = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut whole);
+    let plan = failover(&whole);
+    let (_, outcome) = play(&plan, &mut whole);
+    for stop in 0..7 {
+        let mut facts = facts(Rpo::Zero { copies: 1 });
+        lose_eu(&mut facts);
+        for i in 0..stop {
+            match next(&plan, i > 0, &facts) {
+                Next::Do { effect, .. } => perform(&mut facts, effect),
+                Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+                Next::Finished(_) => break,
+            }
+        }
+        // The next executor starts without what the last one kept in memory.
+        facts.seals.clear();
+        facts.canary_written = false;
+        let (_, resumed) = play(&plan, &mut facts);
+        assert_eq!(resumed, outcome, "stopped after {stop}");
+        assert_eq!(facts.ownership, whole.ownership, "stopped after {stop}");
+    }
+}
+
+#[test]
+fn nobody_fails_over_a_region_that_owns_nothing() {
+    use crate::config::FailoverPolicy;
+    use crate::runbook::failover::automatic;
+    use crate::time::Millis;
+    let policy = FailoverPolicy { automatic: true, observers: 2, suspect_after: Millis(2000) };
+    let mut facts = facts(Rpo::None);
+    assert_eq!(automatic(&policy, &facts), None);
+    lose_eu(&mut facts);
+    let expected = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
+    assert_eq!(automatic(&policy, &facts), Some(expected), "us holds most of eu's log");
+    let plan = failover(&facts);
+    play(&plan, &mut facts);
+    assert_eq!(automatic(&policy, &facts), None);
+}

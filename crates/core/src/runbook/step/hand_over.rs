@@ -1,0 +1,50 @@
+//! Planned: the owner drains its writers and names a barrier.
+//!
+//! The owner does this by itself when it sees the hand-over in the directory; new writers queue
+//! behind the drain and are sent on to the new owner.
+
+use super::{Blocker, Effect, Facts};
+use crate::id::{PartitionRange, RegionId, RunId};
+use crate::ownership::{OwnershipChange, State};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandOver {
+    pub run: RunId,
+    pub range: PartitionRange,
+    pub to: RegionId,
+}
+
+impl HandOver {
+    pub fn explain(&self) -> String {
+        format!(
+            "have the owner of partition {} drain its writers and name the last one",
+            self.range
+        )
+    }
+
+    pub fn done(&self, facts: &Facts) -> bool {
+        let mut entries =
+            facts.ownership.entries().iter().filter(|e| e.range.overlap(&self.range).is_some());
+        entries.all(|e| match &e.state {
+            State::Owned { by } => *by == self.to,
+            State::HandingOver { run, barrier, .. } => *run == self.run && barrier.is_some(),
+            State::Fenced { .. } => false,
+        })
+    }
+
+    pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
+        let draining = facts.ownership.ranges_of(&self.run).find_map(|e| match &e.state {
+            State::HandingOver { by, barrier: None, .. } => Some(by.clone()),
+            _ => None,
+        })?;
+        Some(Blocker::Draining { region: draining })
+    }
+
+    pub fn effect(&self, _: &Facts) -> Option<Effect> {
+        Some(Effect::Change(OwnershipChange::HandOver {
+            range: self.range,
+            to: self.to.clone(),
+            run: self.run.clone(),
+        }))
+    }
+}

@@ -1,0 +1,89 @@
+//! One file per step, the same four functions in each.
+//!
+//! `explain` is one sentence in the operator's words; `done` whether the postcondition holds;
+//! `blocked` what must become true first; `effect` what to change, once nothing blocks.
+
+use super::{Blocker, Effect, Facts};
+
+mod catch_up;
+mod confirm_outage;
+mod cut;
+mod fence;
+mod grant;
+mod hand_over;
+mod reroute;
+mod seal;
+mod verify;
+
+pub use catch_up::CatchUp;
+pub use confirm_outage::ConfirmOutage;
+pub use cut::Cut;
+pub use fence::Fence;
+pub use grant::Grant;
+pub use hand_over::HandOver;
+pub use reroute::Reroute;
+pub use seal::Seal;
+pub use verify::Verify;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    ConfirmOutage(ConfirmOutage),
+    HandOver(HandOver),
+    Fence(Fence),
+    Seal(Seal),
+    Cut(Cut),
+    CatchUp(CatchUp),
+    Grant(Grant),
+    Reroute(Reroute),
+    Verify(Verify),
+}
+
+macro_rules! each_step {
+    ($self:ident, $step:ident => $answer:expr) => {
+        match $self {
+            Step::ConfirmOutage($step) => $answer,
+            Step::HandOver($step) => $answer,
+            Step::Fence($step) => $answer,
+            Step::Seal($step) => $answer,
+            Step::Cut($step) => $answer,
+            Step::CatchUp($step) => $answer,
+            Step::Grant($step) => $answer,
+            Step::Reroute($step) => $answer,
+            Step::Verify($step) => $answer,
+        }
+    };
+}
+
+impl Step {
+    /// The step's name in runbooks, journals and reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ConfirmOutage(_) => "confirm_outage",
+            Self::HandOver(_) => "hand_over",
+            Self::Fence(_) => "fence",
+            Self::Seal(_) => "seal",
+            Self::Cut(_) => "cut",
+            Self::CatchUp(_) => "catch_up",
+            Self::Grant(_) => "grant",
+            Self::Reroute(_) => "reroute",
+            Self::Verify(_) => "verify",
+        }
+    }
+
+    pub fn explain(&self) -> String {
+        each_step!(self, step => step.explain())
+    }
+
+    pub fn done(&self, facts: &Facts) -> bool {
+        each_step!(self, step => step.done(facts))
+    }
+
+    pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
+        each_step!(self, step => step.blocked(facts))
+    }
+
+    /// Returns what to change, once nothing blocks. A step that only waits changes nothing.
+    pub fn effect(&self, facts: &Facts) -> Option<Effect> {
+        each_step!(self, step => step.effect(facts))
+    }
+}

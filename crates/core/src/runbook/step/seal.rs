@@ -1,0 +1,74 @@
+//! Forced: the survivors promise to accept nothing more of the old owner, or its lease runs out.
+//!
+//! At RPO 0 with `k` copies among `n` survivors, a commit is acknowledged only when `k` of them
+//! hold it. When more than `n - k` have sealed, every such set of `k` contains one that sealed:
+//! nothing more can be acknowledged, and what was is held by a sealed survivor. The lease need
+//! not be waited for. Without remote copies only the end of the lease stops acknowledgements.
+
+use super::{Blocker, Effect, Facts};
+use crate::id::{RegionId, RunId};
+use crate::progress::Rpo;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    pub run: RunId,
+    pub from: RegionId,
+}
+
+impl Seal {
+    pub fn explain(&self) -> String {
+        format!(
+            "have the survivors seal the log of region {} so that it can grow no more",
+            self.from
+        )
+    }
+
+    /// The cut, once written, says that this was done.
+    pub fn done(&self, facts: &Facts) -> bool {
+        let mut open = facts.ownership.ranges_of(&self.run);
+        open.all(|e| e.state.cut().is_some())
+            || (self.unsealed(facts).is_empty() && self.lease_wait(facts).is_none())
+    }
+
+    pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
+        let unsealed = self.unsealed(facts);
+        if unsealed.is_empty() {
+            return self.lease_wait(facts);
+        }
+        let answering = unsealed.iter().any(|region| self.reachable(region, facts));
+        (!answering).then_some(Blocker::SealMissing { regions: unsealed })
+    }
+
+    pub fn effect(&self, facts: &Facts) -> Option<Effect> {
+        let mut regions = self.unsealed(facts);
+        regions.retain(|region| self.reachable(region, facts));
+        Some(Effect::Seal { regions, from: self.from.clone() })
+    }
+
+    /// The survivors whose seal is still needed; empty when enough have sealed.
+    fn unsealed(&self, facts: &Facts) -> Vec<RegionId> {
+        let survivors = facts.regions.keys().filter(|r| **r != self.from);
+        let missing: Vec<RegionId> =
+            survivors.clone().filter(|r| !facts.seals.contains_key(*r)).cloned().collect();
+        let sealed = facts.seals.len();
+        match facts.rpo {
+            Rpo::Zero { copies } if sealed + copies > survivors.count() => Vec::new(),
+            Rpo::Zero { .. } => missing,
+            Rpo::None => {
+                let (answering, silent): (Vec<_>, Vec<_>) =
+                    missing.into_iter().partition(|r| self.reachable(r, facts));
+                if sealed == 0 && answering.is_empty() { silent } else { answering }
+            }
+        }
+    }
+
+    fn lease_wait(&self, facts: &Facts) -> Option<Blocker> {
+        let over_at = facts.regions.get(&self.from)?.lease_over_at?;
+        (facts.rpo == Rpo::None && facts.now < over_at)
+            .then(|| Blocker::LeaseLive { region: self.from.clone(), over_at })
+    }
+
+    fn reachable(&self, region: &RegionId, facts: &Facts) -> bool {
+        facts.regions.get(region).is_some_and(|r| r.reachable)
+    }
+}

@@ -1,0 +1,28 @@
+//! A write goes through the front door of the new owner.
+
+use super::{Blocker, Effect, Facts};
+use crate::id::{RegionId, RunId};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verify {
+    pub run: RunId,
+    pub to: RegionId,
+}
+
+impl Verify {
+    pub fn explain(&self) -> String {
+        format!("write a canary row through the gateway and guard of region {}", self.to)
+    }
+
+    pub fn done(&self, facts: &Facts) -> bool {
+        facts.canary_written
+    }
+
+    pub fn blocked(&self, _: &Facts) -> Option<Blocker> {
+        None
+    }
+
+    pub fn effect(&self, _: &Facts) -> Option<Effect> {
+        Some(Effect::WriteCanary { region: self.to.clone() })
+    }
+}

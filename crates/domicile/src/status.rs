@@ -1,0 +1,72 @@
+//! How does one region see itself and the others? The document behind `domicile status --json`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One region, as its own agent sees it. Durations are in milliseconds, LSNs as PostgreSQL prints
+/// them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RegionStatus {
+    pub region: String,
+    /// The origin of what this region writes now, as in `eu-1`.
+    pub origin: String,
+    pub postgres_reachable: bool,
+    /// Version number as `server_version_num`; 0 while unknown.
+    pub postgres_version: u32,
+    /// May this region's PostgreSQL admit writes to what it owns, right now?
+    pub lease_live: bool,
+    pub owns: Vec<OwnedRange>,
+    /// The directory's revision of ownership that guard and gateway go by.
+    pub ownership_seen: u64,
+    pub directory_connected: bool,
+    /// End of this region's own replication log.
+    pub log_end: String,
+    /// Up to where PostgreSQL was told that its commits are safe.
+    pub confirmed: String,
+    /// Origin -> end of our copy of its log.
+    pub flushed: BTreeMap<String, String>,
+    /// Origin -> what our tables show.
+    pub applied: BTreeMap<String, String>,
+    pub peers: Vec<PeerStatus>,
+    pub captured_transactions_total: u64,
+    pub applied_transactions_total: u64,
+    /// Rows in this region's conflict journal.
+    pub journal_entries: u64,
+    /// Rows that still wait to be repaired from a peer.
+    pub repairs_pending: u64,
+    /// Named states that a person may want to know of.
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OwnedRange {
+    /// As in `4` or `4-7`.
+    pub partitions: String,
+    pub epoch: u64,
+}
+
+/// How far a peer is with *our* log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    pub region: String,
+    /// The peer is subscribed to our log.
+    pub connected: bool,
+    pub flushed: String,
+    pub applied: String,
+    /// Bytes of our WAL that the peer's tables do not show yet.
+    pub lag_bytes: u64,
+    /// Age of our oldest commit that the peer's log does not hold: what losing us would cost.
+    pub exposure_ms: u64,
+    /// Age of our oldest commit that the peer's tables do not show.
+    pub staleness_ms: u64,
+    /// How long we have seen no renewal of the peer's lease.
+    pub lease_silent_ms: u64,
+}
+
+/// A state with a name, as in `postgres_unreachable`, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Condition {
+    pub name: String,
+    pub detail: String,
+}
