@@ -1,0 +1,86 @@
+//! What of each segment is flushed, so that a reader may see it?
+//!
+//! The writer publishes, readers look: the lock is held for a look at a list, never during I/O.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use domicile_core::lsn::Lsn;
+use tokio::sync::watch;
+
+/// The flushed part of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// The lowest LSN that this segment may hold: one past the end of the segment before it.
+    pub base: Lsn,
+    pub first: Option<Lsn>,
+    /// The highest LSN; one before `base` while the segment is empty.
+    pub last: Lsn,
+    pub records: u64,
+    pub bytes: u64,
+}
+
+impl Extent {
+    pub fn empty_after(end: Lsn) -> Self {
+        Self { base: Lsn(end.0 + 1), first: None, last: end, records: 0, bytes: 0 }
+    }
+
+    pub fn add(&mut self, lsn: Lsn, bytes: u64) {
+        self.first.get_or_insert(lsn);
+        self.last = lsn;
+        self.records += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// The segments in order, without a hole between them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Extents {
+    pub list: Vec<Extent>,
+    /// Counts how often flushed bytes were taken back. A reader that sees it change between
+    /// looking here and having read its file must not trust what it read.
+    pub rewrites: u64,
+}
+
+impl Extents {
+    pub fn end(&self) -> Lsn {
+        self.list.last().map_or(Lsn::ZERO, |extent| extent.last)
+    }
+}
+
+/// What the writer and the readers of one log share.
+pub(super) struct Shared {
+    pub folder: PathBuf,
+    extents: Mutex<Extents>,
+    end: watch::Sender<Lsn>,
+}
+
+impl Shared {
+    pub fn new(folder: PathBuf, list: Vec<Extent>) -> Self {
+        let extents = Extents { list, rewrites: 0 };
+        let end = watch::Sender::new(extents.end());
+        Self { folder, extents: Mutex::new(extents), end }
+    }
+
+    pub fn look<T>(&self, look: impl FnOnce(&Extents) -> T) -> T {
+        look(&self.extents.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the extents, then tells those who watch the end.
+    pub fn publish(&self, change: impl FnOnce(&mut Extents)) {
+        let end = {
+            let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut extents);
+            extents.end()
+        };
+        self.end.send_if_modified(|known| std::mem::replace(known, end) != end);
+    }
+
+    pub fn end(&self) -> Lsn {
+        *self.end.borrow()
+    }
+
+    pub fn watch_end(&self) -> watch::Receiver<Lsn> {
+        self.end.subscribe()
+    }
+}

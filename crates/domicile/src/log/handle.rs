@@ -1,0 +1,174 @@
+//! What may the rest of the agent ask of a log?
+//!
+//! A [`Log`] is a handle to the one thread that writes the files. Requests are served in order, so
+//! concurrent callers need no lock; a request whose caller went away is still carried out. When
+//! the last handle is dropped the thread finishes, writes the mark and lets go of the folder,
+//! which the drop waits for: a log can be opened again at once. Readers keep no log open.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use domicile_core::lsn::Lsn;
+use tokio::sync::{oneshot, watch};
+
+use super::error::LogError;
+use super::extent::Shared;
+use super::reader::Reader;
+use super::segment;
+use super::writer::{Command, Reply, Writer};
+
+/// The usual size of a segment: small enough to trim in useful steps, large enough to be few.
+pub const LOG_SEGMENT_BYTES: u64 = 64 << 20;
+
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Holds this one log and nothing else; made when it does not exist.
+    pub folder: PathBuf,
+    /// A segment that would grow past this is followed by a new one. A batch is never split, so
+    /// one that is larger makes a segment that is larger.
+    pub segment_bytes: u64,
+}
+
+impl LogConfig {
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), segment_bytes: LOG_SEGMENT_BYTES }
+    }
+}
+
+/// What was found on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Everything up to here is sound and flushed.
+    pub end: Lsn,
+    /// Removed from the end: a write that a crash cut short, and that nobody was told of.
+    pub torn_bytes: u64,
+    pub state: LogState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogState {
+    Sound,
+    /// Nothing was dropped and nothing can be appended until [`Log::set_aside_corrupt`].
+    Corrupt {
+        segment: PathBuf,
+        offset: u64,
+        /// The highest LSN that is known to have been in the log: until it is there again, the log
+        /// has less than what was acknowledged.
+        resumes_at: Lsn,
+    },
+}
+
+/// One origin's durable log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    thread: Arc<Thread>,
+}
+
+/// The way to the writer's thread, which ends when this is dropped.
+struct Thread {
+    commands: Option<mpsc::Sender<Command>>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(handle) = self.handle.take() {
+            // A writer that panicked has said so itself.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Log {
+    /// Opens the log in `config.folder`, reading and checking all of it; see `judge` for the cost.
+    pub fn open(config: LogConfig) -> Result<(Self, Opened), LogError> {
+        let folder = config.folder.clone();
+        let (writer, opened) = Writer::open(config)?;
+        let shared = writer.shared();
+        let (commands, inbox) = mpsc::channel();
+        let handle = std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || writer.run(&inbox))
+            .map_err(super::error::io("start writer of", &folder))?;
+        let thread = Thread { commands: Some(commands), handle: Some(handle) };
+        Ok((Self { shared, thread: Arc::new(thread) }, opened))
+    }
+
+    /// Appends `batch` with one write and one flush, and returns the new end once it is durable.
+    ///
+    /// LSNs must strictly increase and be past the end; a batch that breaks this changes nothing.
+    /// After an [`LogError::Io`] the log takes no more records until it is opened again.
+    pub async fn append(&self, batch: Vec<(Lsn, Bytes)>) -> Result<Lsn, LogError> {
+        self.ask(|reply| Command::Append { batch, reply }).await
+    }
+
+    /// Returns the LSN of the last durable record; `Lsn::ZERO` in a log that has not begun.
+    pub fn end(&self) -> Lsn {
+        self.shared.end()
+    }
+
+    /// Returns the LSN of the oldest record that is still here.
+    pub fn first(&self) -> Option<Lsn> {
+        self.shared.look(|extents| extents.list.iter().find_map(|extent| extent.first))
+    }
+
+    /// Returns how many bytes the sound records take on the disk.
+    pub fn bytes(&self) -> u64 {
+        self.shared.look(|extents| extents.list.iter().map(|extent| extent.bytes).sum())
+    }
+
+    /// Tells whenever the end moved.
+    pub fn watch_end(&self) -> watch::Receiver<Lsn> {
+        self.shared.watch_end()
+    }
+
+    /// Returns a reader of everything after `after`.
+    pub fn read(&self, after: Lsn) -> Reader {
+        Reader::new(self.shared.clone(), after)
+    }
+
+    /// Lets an empty log begin after `lsn`: what is before that is to be had elsewhere.
+    pub async fn begin_after(&self, lsn: Lsn) -> Result<(), LogError> {
+        self.ask(|reply| Command::BeginAfter { lsn, reply }).await
+    }
+
+    /// Removes every record after `lsn`, durably, and returns how many there were.
+    ///
+    /// When none is left the log ends at `lsn`, though the record of that LSN may be trimmed.
+    pub async fn truncate_after(&self, lsn: Lsn) -> Result<u64, LogError> {
+        self.ask(|reply| Command::TruncateAfter { lsn, reply }).await
+    }
+
+    /// Deletes the segments that hold nothing after `lsn`, except the last, and returns how many.
+    pub async fn trim_before(&self, lsn: Lsn) -> Result<u64, LogError> {
+        self.ask(|reply| Command::TrimBefore { lsn, reply }).await
+    }
+
+    /// Reads the whole log again and keeps everything before the damage, if there is any.
+    ///
+    /// The damaged segment and those after it are renamed to `*.corrupt` and never deleted. Returns
+    /// the end after which records must be fetched again.
+    pub async fn set_aside_corrupt(&self) -> Result<Lsn, LogError> {
+        self.ask(|reply| Command::SetAside { reply }).await
+    }
+
+    /// Returns the path of the segment that may hold the record of `lsn`, for messages and tests.
+    pub fn segment_of(&self, lsn: Lsn) -> Option<PathBuf> {
+        let base = self.shared.look(|extents| {
+            extents.list.iter().rev().find(|extent| extent.base <= lsn).map(|extent| extent.base)
+        })?;
+        Some(segment::path(&self.shared.folder, base))
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LogError> {
+        let (reply, answer) = oneshot::channel();
+        let commands = self.thread.commands.as_ref().ok_or(LogError::Stopped)?;
+        commands.send(command(reply)).map_err(|_| LogError::Stopped)?;
+        answer.await.map_err(|_| LogError::Stopped)?
+    }
+}

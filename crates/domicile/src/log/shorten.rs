@@ -1,0 +1,188 @@
+//! How does a log get shorter, at either end, so that a crash in the middle leaves no hole?
+//!
+//! ```text
+//!   trim: lowest first ──>  [ ][ ][ ][ ][ ]  <── highest first: truncate, set aside
+//! ```
+//!
+//! Each file operation is made durable before the next one, so what a crash leaves behind is always
+//! one unbroken run of segments. The mark moves back before records are taken away, or their
+//! absence would look like damage.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use domicile_core::lsn::Lsn;
+
+use super::error::{LogError, io};
+use super::extent::Extent;
+use super::judge::{self, Damage, Judged, Verdict};
+use super::segment::{self, Scan, Step};
+use super::writer::Writer;
+
+impl Writer {
+    pub(super) fn begin_after(&mut self, lsn: Lsn) -> Result<(), LogError> {
+        self.refuse()?;
+        let end = self.shared.end();
+        if end > Lsn::ZERO || self.shared.look(|extents| !extents.list.is_empty()) {
+            return Err(LogError::NotEmpty { end });
+        }
+        let created = segment::create(&self.shared.folder, lsn);
+        let (file, extent) = self.poison_on_error(created)?;
+        self.tail = Some(file);
+        self.shared.publish(|extents| extents.list.push(extent));
+        Ok(())
+    }
+
+    pub(super) fn trim_before(&mut self, lsn: Lsn) -> Result<u64, LogError> {
+        let mut trimmed = Vec::new();
+        // Readers are told first: the one that has a segment open goes on, no other begins.
+        self.shared.publish(|extents| {
+            let but_last = extents.list.len().saturating_sub(1);
+            let gone = extents.list[..but_last].iter().take_while(|e| e.last <= lsn).count();
+            trimmed.extend(extents.list.drain(..gone).map(|extent| extent.base));
+        });
+        for base in &trimmed {
+            segment::remove(&self.shared.folder, *base)?;
+        }
+        Ok(trimmed.len() as u64)
+    }
+
+    pub(super) fn truncate_after(&mut self, lsn: Lsn) -> Result<u64, LogError> {
+        self.refuse()?;
+        if lsn >= self.shared.end() {
+            return Ok(0);
+        }
+        let list = self.shared.look(|extents| extents.list.clone());
+        let total: u64 = list.iter().map(|extent| extent.records).sum();
+        // The last segment that may hold a record to keep; none when all of them begin later.
+        let kept = match list.iter().rposition(|extent| extent.base.0 - 1 <= lsn.0) {
+            Some(last) => {
+                let mut kept = list[..last].to_vec();
+                kept.push(front(&self.shared.folder, &list[last], lsn)?);
+                kept
+            }
+            None => vec![Extent::empty_after(lsn)],
+        };
+        let removed = total - kept.iter().map(|extent| extent.records).sum::<u64>();
+        let shortened = self.shorten_to(&list, kept);
+        self.poison_on_error(shortened)?;
+        Ok(removed)
+    }
+
+    fn shorten_to(&mut self, list: &[Extent], kept: Vec<Extent>) -> Result<(), LogError> {
+        let Some(&last) = kept.last() else { return Ok(()) };
+        self.mark.set(self.mark.at().min(last.last))?;
+        // From here on no reader trusts what it reads beyond `kept`.
+        self.shared.publish(|extents| {
+            extents.list.clone_from(&kept);
+            extents.rewrites += 1;
+        });
+        let folder = self.shared.folder.clone();
+        for extent in list[kept.len()..].iter().rev() {
+            segment::remove(&folder, extent.base)?;
+        }
+        let old = list[kept.len() - 1].base;
+        let file = segment::open(&folder, old)?;
+        let path = segment::path(&folder, old);
+        file.set_len(last.bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(io("truncate segment", &path))?;
+        if old != last.base {
+            rename(&path, &segment::path(&folder, last.base))?;
+            segment::sync_folder(&folder)?;
+        }
+        self.tail = Some(file);
+        Ok(())
+    }
+
+    pub(super) fn set_aside(&mut self) -> Result<Lsn, LogError> {
+        self.refuse_poisoned()?;
+        let end = self.shared.end().max(self.mark.at());
+        let Judged { extents, verdict } = judge::judge(&self.shared.folder, end)?;
+        let Verdict::Damaged(damage) = verdict else {
+            self.refuse()?;
+            return Ok(self.shared.end());
+        };
+        self.damage = Some(damage);
+        // Until all is done, a crash must leave a log that is seen to be damaged.
+        self.mark.set(damage.resumes_at)?;
+        self.shared.publish(|shared| {
+            shared.list.clone_from(&extents);
+            shared.rewrites += 1;
+        });
+        let moved = self.move_aside(&extents, damage);
+        self.poison_on_error(moved)?;
+        let marked = self.mark.set(self.shared.end());
+        self.poison_on_error(marked)?;
+        // The file has a new body under its old name: who opened the old one opens again.
+        self.shared.publish(|shared| shared.rewrites += 1);
+        self.damage = None;
+        Ok(self.shared.end())
+    }
+
+    fn move_aside(&mut self, extents: &[Extent], damage: Damage) -> Result<(), LogError> {
+        let folder = self.shared.folder.clone();
+        let later = segment::list(&folder)?.into_iter().filter(|base| *base > damage.segment);
+        for base in later.rev() {
+            let path = segment::path(&folder, base);
+            rename(&path, &free_name(&path))?;
+            segment::sync_folder(&folder)?;
+        }
+        let Some(last) = extents.last() else {
+            self.tail = None;
+            return Ok(());
+        };
+        // A second name for the damaged file, then a copy of its sound front under the first one:
+        // at no time is there no file of this name.
+        let path = segment::path(&folder, last.base);
+        let aside = free_name(&path);
+        fs::hard_link(&path, &aside).map_err(io("link segment", &aside))?;
+        segment::sync_folder(&folder)?;
+        let new = path.with_extension("new");
+        copy_front(&path, &new, last.bytes)?;
+        rename(&new, &path)?;
+        segment::sync_folder(&folder)?;
+        self.tail = Some(segment::open(&folder, last.base)?);
+        Ok(())
+    }
+}
+
+/// Returns the part of a segment up to `lsn`.
+fn front(folder: &Path, extent: &Extent, lsn: Lsn) -> Result<Extent, LogError> {
+    let path = segment::path(folder, extent.base);
+    let file = segment::open(folder, extent.base)?;
+    let mut scan = Scan::new(&file, extent.base, extent.bytes);
+    let mut kept = scan.extent;
+    loop {
+        match scan.step().map_err(io("read segment", &path))? {
+            Step::Record { lsn: at, bytes } if at <= lsn => kept.add(at, bytes),
+            Step::Record { .. } | Step::End => return Ok(kept),
+            Step::Damaged => {
+                return Err(LogError::Corrupt { segment: path, offset: scan.extent.bytes });
+            }
+        }
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), LogError> {
+    fs::rename(from, to).map_err(io("rename segment", from))
+}
+
+/// Returns a `.corrupt` name that no file has yet: what was set aside is never overwritten.
+fn free_name(path: &Path) -> PathBuf {
+    let name = |n: u32| match n {
+        0 => path.with_extension("segment.corrupt"),
+        n => path.with_extension(format!("segment.corrupt.{n}")),
+    };
+    (0..).map(name).find(|name| !name.exists()).unwrap_or_else(|| name(u32::MAX))
+}
+
+fn copy_front(from: &Path, to: &Path, bytes: u64) -> Result<(), LogError> {
+    let copy = || {
+        let mut front = std::io::Read::take(File::open(from)?, bytes);
+        let mut copy = File::create(to)?;
+        std::io::copy(&mut front, &mut copy)?;
+        copy.sync_all()
+    };
+    copy().map_err(io("copy segment to", to))
+}

@@ -1,0 +1,282 @@
+//! How do records get to the disk, and when may the caller rely on them?
+//!
+//! One thread per log owns the files. A batch is one write and one flush; only then the end moves,
+//! readers see the records and the caller is answered.
+//!
+//! **Invariant:** after a write or flush that failed, nothing is appended until the log is opened
+//! again. The kernel may have dropped the unwritten pages and report the next flush as a success,
+//! so trying again would acknowledge records that are not there.
+
+use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_core::frame::{self, FRAME_OVERHEAD_BYTES, PAYLOAD_BYTES_MAX};
+use domicile_core::lsn::Lsn;
+use domicile_core::time::{Millis, Time};
+use tokio::sync::oneshot;
+
+use super::error::{LogError, io};
+use super::extent::{Extent, Shared};
+use super::handle::{LogConfig, LogState, Opened};
+use super::judge::{self, Damage, Verdict};
+use super::mark::Mark;
+use super::segment;
+use crate::clock::Clock;
+
+/// How often the mark is written while records come in, and how long after the last one.
+const MARK_EVERY: Millis = Millis(1000);
+
+/// An encoding buffer that one large batch made longer than this is given back.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
+
+pub(super) enum Command {
+    Append { batch: Vec<(Lsn, Bytes)>, reply: Reply<Lsn> },
+    BeginAfter { lsn: Lsn, reply: Reply<()> },
+    TruncateAfter { lsn: Lsn, reply: Reply<u64> },
+    TrimBefore { lsn: Lsn, reply: Reply<u64> },
+    SetAside { reply: Reply<Lsn> },
+}
+
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    segment_bytes: u64,
+    /// The last segment, once there is one.
+    pub(super) tail: Option<File>,
+    pub(super) mark: Mark,
+    marked_at: Time,
+    clock: Clock,
+    pub(super) damage: Option<Damage>,
+    pub(super) poisoned: Option<String>,
+    buffer: Vec<u8>,
+    /// Held so that no other process writes here; the system lets go when this one ends.
+    _lock: File,
+}
+
+impl Writer {
+    pub fn open(config: LogConfig) -> Result<(Self, Opened), LogError> {
+        let LogConfig { folder, segment_bytes } = config;
+        fs::create_dir_all(&folder).map_err(io("create folder", &folder))?;
+        if let Some(parent) = folder.parent().filter(|parent| *parent != Path::new("")) {
+            segment::sync_folder(parent)?;
+        }
+        let lock = lock(&folder)?;
+        let mut mark = Mark::open(&folder)?;
+        let judged = judge::judge(&folder, mark.at())?;
+        let (mut torn_bytes, mut damage) = (0, None);
+        match judged.verdict {
+            Verdict::Sound => {}
+            Verdict::Torn { bytes } => torn_bytes = bytes,
+            Verdict::Damaged(found) => damage = Some(found),
+        }
+        let tail =
+            judged.extents.last().map(|last| segment::open(&folder, last.base)).transpose()?;
+        let shared = Arc::new(Shared::new(folder.clone(), judged.extents));
+        let end = shared.end();
+        if damage.is_none() {
+            // What is whole may never have been flushed before the process died: it is read from
+            // memory now and could still be lost.
+            settle(&shared, tail.as_ref())?;
+            mark.set(end)?;
+        }
+        let state = damage.map_or(LogState::Sound, |damage| LogState::Corrupt {
+            segment: segment::path(&folder, damage.segment),
+            offset: damage.offset,
+            resumes_at: damage.resumes_at,
+        });
+        let clock = Clock::new();
+        let writer = Self {
+            shared,
+            segment_bytes,
+            tail,
+            mark,
+            marked_at: clock.now(),
+            clock,
+            damage,
+            poisoned: None,
+            buffer: Vec::new(),
+            _lock: lock,
+        };
+        Ok((writer, Opened { end, torn_bytes, state }))
+    }
+
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Serves commands until the last handle is gone.
+    pub fn run(mut self, inbox: &Receiver<Command>) {
+        loop {
+            let command = if self.mark_is_behind() {
+                inbox.recv_timeout(self.until_mark())
+            } else {
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            match command {
+                Ok(command) => self.serve(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.mark_is_behind() && self.until_mark().is_zero() {
+                self.set_mark();
+            }
+        }
+        if self.mark_is_behind() {
+            self.set_mark();
+        }
+    }
+
+    fn serve(&mut self, command: Command) {
+        // Whoever stopped waiting for the answer does not need it.
+        match command {
+            Command::Append { batch, reply } => drop(reply.send(self.append(&batch))),
+            Command::BeginAfter { lsn, reply } => drop(reply.send(self.begin_after(lsn))),
+            Command::TruncateAfter { lsn, reply } => drop(reply.send(self.truncate_after(lsn))),
+            Command::TrimBefore { lsn, reply } => drop(reply.send(self.trim_before(lsn))),
+            Command::SetAside { reply } => drop(reply.send(self.set_aside())),
+        }
+    }
+
+    fn mark_is_behind(&self) -> bool {
+        let writable = self.damage.is_none() && self.poisoned.is_none();
+        writable && self.mark.at() != self.shared.end()
+    }
+
+    fn until_mark(&self) -> Duration {
+        let left = MARK_EVERY - self.clock.now().since(self.marked_at);
+        Duration::from_millis(left.0)
+    }
+
+    fn set_mark(&mut self) {
+        self.marked_at = self.clock.now();
+        let end = self.shared.end();
+        if let Err(error) = self.mark.set(end) {
+            tracing::error!("failed to {error}: the log takes no more records");
+            self.poisoned = Some(error.to_string());
+        }
+    }
+
+    /// Returns why nothing may be changed, if so.
+    pub(super) fn refuse(&self) -> Result<(), LogError> {
+        self.refuse_poisoned()?;
+        match &self.damage {
+            Some(Damage { segment, offset, .. }) => Err(LogError::Corrupt {
+                segment: segment::path(&self.shared.folder, *segment),
+                offset: *offset,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn refuse_poisoned(&self) -> Result<(), LogError> {
+        match &self.poisoned {
+            Some(why) => Err(LogError::Poisoned { why: why.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes `result` on, and refuses every later change when it is an error.
+    pub(super) fn poison_on_error<T>(
+        &mut self,
+        result: Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        if let Err(error) = &result {
+            self.poisoned = Some(error.to_string());
+        }
+        result
+    }
+
+    fn append(&mut self, batch: &[(Lsn, Bytes)]) -> Result<Lsn, LogError> {
+        self.refuse()?;
+        let mut end = self.shared.end();
+        for (lsn, payload) in batch {
+            if *lsn <= end {
+                return Err(LogError::OutOfOrder { lsn: *lsn, end });
+            }
+            if payload.len() > PAYLOAD_BYTES_MAX {
+                return Err(LogError::TooLarge { lsn: *lsn, bytes: payload.len() });
+            }
+            end = *lsn;
+        }
+        if batch.is_empty() {
+            return Ok(end);
+        }
+        self.buffer.clear();
+        for (lsn, payload) in batch {
+            frame::append(&mut self.buffer, *lsn, payload);
+        }
+        let written = self.write();
+        self.poison_on_error(written)?;
+        self.shared.publish(|extents| {
+            if let Some(extent) = extents.list.last_mut() {
+                for (lsn, payload) in batch {
+                    extent.add(*lsn, (FRAME_OVERHEAD_BYTES + payload.len()) as u64);
+                }
+            }
+        });
+        self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+        Ok(end)
+    }
+
+    /// Puts the buffer on the disk, after what is already flushed.
+    fn write(&mut self) -> Result<(), LogError> {
+        let last = self.shared.look(|extents| extents.list.last().copied());
+        let extent = match last {
+            Some(extent) if !self.is_full(&extent) => extent,
+            _ => {
+                let end = last.map_or(Lsn::ZERO, |extent| extent.last);
+                let (file, extent) = segment::create(&self.shared.folder, end)?;
+                self.tail = Some(file);
+                self.shared.publish(|extents| extents.list.push(extent));
+                extent
+            }
+        };
+        let path = segment::path(&self.shared.folder, extent.base);
+        let Some(file) = &self.tail else { return Err(LogError::Stopped) };
+        let written = file.write_all_at(&self.buffer, extent.bytes).and_then(|()| file.sync_data());
+        if written.is_err() {
+            // So that opening the log again does not take for durable what was never flushed. If
+            // this fails too there is nothing more to do: the log is poisoned either way.
+            let _ = file.set_len(extent.bytes).and_then(|()| file.sync_all());
+        }
+        written.map_err(io("append to segment", &path))
+    }
+
+    fn is_full(&self, extent: &Extent) -> bool {
+        extent.records > 0 && extent.bytes + self.buffer.len() as u64 > self.segment_bytes
+    }
+}
+
+/// Takes the folder for this process, or says that another has it.
+fn lock(folder: &Path) -> Result<File, LogError> {
+    let path = folder.join("lock");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(io("open lock", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(LogError::InUse { folder: folder.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(io("lock", &path)(source)),
+    }
+}
+
+/// Removes a torn tail, if there is one, and flushes the rest.
+fn settle(shared: &Shared, tail: Option<&File>) -> Result<(), LogError> {
+    let last = shared.look(|extents| extents.list.last().copied());
+    if let (Some(extent), Some(file)) = (last, tail) {
+        let path = segment::path(&shared.folder, extent.base);
+        file.set_len(extent.bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(io("flush segment", &path))?;
+    }
+    segment::sync_folder(&shared.folder)
+}

@@ -1,0 +1,373 @@
+//! Does the replication log keep what it acknowledged, and say so when it cannot?
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use domicile::log::{Frame, Log, LogConfig, LogError, LogState, Opened};
+use domicile_core::lsn::Lsn;
+use tempfile::TempDir;
+
+/// Three of the test's records fit a segment.
+const SEGMENT_BYTES: u64 = 100;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn open(folder: &Path) -> (Log, Opened) {
+    let config = LogConfig { folder: folder.to_owned(), segment_bytes: SEGMENT_BYTES };
+    Log::open(config).unwrap()
+}
+
+fn record(lsn: u64) -> (Lsn, Bytes) {
+    (Lsn(lsn), format!("record {lsn:05}").into())
+}
+
+/// Bytes that one [`record`] takes.
+const RECORD_BYTES: u64 = 17 + 12;
+
+async fn append(log: &Log, lsns: impl IntoIterator<Item = u64>) {
+    for lsn in lsns {
+        assert_eq!(log.append(vec![record(lsn)]).await.unwrap(), Lsn(lsn));
+    }
+}
+
+async fn try_all(log: &Log, after: u64) -> Result<Vec<u64>, LogError> {
+    let mut reader = log.read(Lsn(after));
+    let mut lsns = Vec::new();
+    while let Some(frames) = reader.next_batch(64).await? {
+        for Frame { lsn, payload, .. } in frames {
+            assert_eq!((lsn, payload), record(lsn.0));
+            lsns.push(lsn.0);
+        }
+    }
+    Ok(lsns)
+}
+
+async fn all(log: &Log) -> Vec<u64> {
+    let first = log.first().map_or(0, |first| first.0 - 1);
+    try_all(log, first).await.unwrap()
+}
+
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_str().unwrap().ends_with(ending))
+        .collect();
+    files.sort();
+    files
+}
+
+fn flip(file: &Path, offset: u64) {
+    let file = fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
+}
+
+/// A folder with records 10, 20, .. 90 in three segments, closed.
+async fn nine() -> (TempDir, Vec<PathBuf>) {
+    let folder = folder();
+    let (log, _) = open(folder.path());
+    append(&log, (1..=9).map(|n| n * 10)).await;
+    drop(log);
+    let segments = files(folder.path(), ".segment");
+    assert_eq!(segments.len(), 3);
+    (folder, segments)
+}
+
+/// Forgets up to where the log was flushed, as if it died within the last second.
+fn forget_mark(folder: &Path) {
+    fs::write(folder.join("mark"), []).unwrap();
+}
+
+#[tokio::test]
+async fn what_was_appended_is_there_after_reopening() {
+    let (folder, _) = nine().await;
+    let (log, opened) = open(folder.path());
+    assert_eq!(opened, Opened { end: Lsn(90), torn_bytes: 0, state: LogState::Sound });
+    assert_eq!((log.first(), log.end(), log.bytes()), (Some(Lsn(10)), Lsn(90), 9 * RECORD_BYTES));
+    assert_eq!(all(&log).await, [10, 20, 30, 40, 50, 60, 70, 80, 90]);
+    assert_eq!(try_all(&log, 45).await.unwrap(), [50, 60, 70, 80, 90]);
+    assert_eq!(try_all(&log, 60).await.unwrap(), [70, 80, 90]);
+    assert_eq!(try_all(&log, 90).await.unwrap(), [0; 0]);
+    append(&log, [100]).await;
+    assert_eq!(try_all(&log, 80).await.unwrap(), [90, 100]);
+}
+
+#[tokio::test]
+async fn records_out_of_order_are_refused_and_change_nothing() {
+    let folder = folder();
+    let (log, _) = open(folder.path());
+    append(&log, [10]).await;
+    for batch in [vec![record(10)], vec![record(9)], vec![record(11), record(11)]] {
+        let refused = log.append(batch).await;
+        assert!(matches!(refused, Err(LogError::OutOfOrder { .. })), "{refused:?}");
+    }
+    assert_eq!(log.append(vec![]).await.unwrap(), Lsn(10));
+    append(&log, [11]).await;
+    assert_eq!(all(&log).await, [10, 11]);
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_removed_wherever_the_write_stopped() {
+    for kept in 0..RECORD_BYTES {
+        let (folder, segments) = nine().await;
+        let last = fs::File::options().write(true).open(&segments[2]).unwrap();
+        last.set_len(2 * RECORD_BYTES + kept).unwrap();
+        forget_mark(folder.path());
+        let (log, opened) = open(folder.path());
+        assert_eq!(opened, Opened { end: Lsn(80), torn_bytes: kept, state: LogState::Sound });
+        append(&log, [90]).await;
+        assert_eq!(all(&log).await.len(), 9);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_byte_of_the_last_write_is_a_torn_tail() {
+    for at in 0..RECORD_BYTES {
+        let (folder, segments) = nine().await;
+        flip(&segments[2], 2 * RECORD_BYTES + at);
+        forget_mark(folder.path());
+        let (_, opened) = open(folder.path());
+        assert_eq!((opened.end, opened.state), (Lsn(80), LogState::Sound), "byte {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_last_record_that_was_acknowledged_is_corruption() {
+    for at in 0..=RECORD_BYTES {
+        let (folder, segments) = nine().await;
+        if at < RECORD_BYTES {
+            flip(&segments[2], 2 * RECORD_BYTES + at);
+        } else {
+            fs::remove_file(&segments[2]).unwrap();
+        }
+        let (log, opened) = open(folder.path());
+        let LogState::Corrupt { resumes_at, .. } = opened.state else { panic!("byte {at}") };
+        assert_eq!(resumes_at, Lsn(90));
+        assert!(matches!(log.append(vec![record(100)]).await, Err(LogError::Corrupt { .. })));
+    }
+}
+
+#[tokio::test]
+async fn damage_in_any_segment_is_named_and_nothing_is_dropped() {
+    for (n, segment) in [0, 1, 2].into_iter().enumerate() {
+        for at in [0, 5, 8, 9, 20, RECORD_BYTES, RECORD_BYTES + 17] {
+            let (folder, segments) = nine().await;
+            flip(&segments[segment], at);
+            forget_mark(folder.path());
+            let damaged = at / RECORD_BYTES;
+            let before: Vec<u64> = (1..=3 * n as u64 + damaged).map(|n| n * 10).collect();
+            let end = Lsn(before.last().copied().unwrap_or(0));
+            let (log, opened) = open(folder.path());
+            let state = LogState::Corrupt {
+                segment: segments[segment].clone(),
+                offset: damaged * RECORD_BYTES,
+                resumes_at: Lsn(90),
+            };
+            assert_eq!(opened, Opened { end, torn_bytes: 0, state });
+            assert_eq!(all(&log).await, before);
+            assert!(matches!(log.append(vec![record(100)]).await, Err(LogError::Corrupt { .. })));
+            drop(log);
+            assert_eq!(files(folder.path(), ".segment").len(), 3);
+
+            let (log, _) = open(folder.path());
+            assert_eq!(log.set_aside_corrupt().await.unwrap(), end);
+            assert_eq!(files(folder.path(), ".corrupt").len(), 3 - n);
+            // A peer sends again what is missing.
+            append(&log, (end.0 / 10 + 1..=9).map(|n| n * 10)).await;
+            assert_eq!(all(&log).await.len(), 9);
+            drop(log);
+            assert_eq!(open(folder.path()).1.state, LogState::Sound);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_segment_between_two_others_is_corruption() {
+    let (folder, segments) = nine().await;
+    fs::remove_file(&segments[1]).unwrap();
+    let (log, opened) = open(folder.path());
+    let LogState::Corrupt { segment, resumes_at, .. } = opened.state else { panic!() };
+    assert_eq!((segment, opened.end, resumes_at), (segments[0].clone(), Lsn(30), Lsn(90)));
+    assert_eq!(log.set_aside_corrupt().await.unwrap(), Lsn(30));
+    append(&log, [40]).await;
+    assert_eq!(all(&log).await, [10, 20, 30, 40]);
+}
+
+#[tokio::test]
+async fn what_was_set_aside_is_never_overwritten() {
+    let (folder, segments) = nine().await;
+    for round in 1..=2 {
+        flip(&segments[0], 2 * RECORD_BYTES);
+        let (log, _) = open(folder.path());
+        assert_eq!(log.set_aside_corrupt().await.unwrap(), Lsn(20));
+        append(&log, [30]).await;
+        drop(log);
+        let aside = segments[0].file_name().unwrap().to_str().unwrap().to_owned() + ".corrupt";
+        let kept = fs::read_dir(folder.path())
+            .unwrap()
+            .filter(|entry| {
+                entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with(&aside)
+            })
+            .count();
+        assert_eq!(kept, round);
+    }
+}
+
+#[tokio::test]
+async fn setting_aside_a_sound_log_changes_nothing() {
+    let (folder, _) = nine().await;
+    let (log, _) = open(folder.path());
+    assert_eq!(log.set_aside_corrupt().await.unwrap(), Lsn(90));
+    assert!(files(folder.path(), ".corrupt").is_empty());
+}
+
+#[tokio::test]
+async fn a_disk_that_changes_a_byte_of_a_running_log_gives_an_error_and_no_record() {
+    let (folder, segments) = nine().await;
+    let (log, _) = open(folder.path());
+    flip(&segments[1], RECORD_BYTES + 20);
+    let error = try_all(&log, 0).await.unwrap_err();
+    let LogError::Corrupt { segment, offset } = error else { panic!("{error}") };
+    assert_eq!((segment, offset), (segments[1].clone(), RECORD_BYTES));
+    let mut reader = log.read(Lsn(40));
+    assert!(matches!(reader.next_batch(1).await, Err(LogError::Corrupt { .. })));
+    assert_eq!(log.set_aside_corrupt().await.unwrap(), Lsn(40));
+    assert_eq!(reader.next_batch(1).await.unwrap(), None);
+    append(&log, [50]).await;
+    assert_eq!(reader.next_batch(1).await.unwrap().unwrap()[0].lsn, Lsn(50));
+}
+
+#[tokio::test]
+async fn truncating_removes_what_is_after_and_lasts() {
+    for lsn in (0..=95).step_by(5) {
+        let (folder, _) = nine().await;
+        let (log, _) = open(folder.path());
+        let kept: Vec<u64> = (1..=9).map(|n| n * 10).filter(|n| *n <= lsn).collect();
+        let mut reader = log.read(Lsn(0));
+        while reader.next_batch(64).await.unwrap().is_some() {}
+        let removed = log.truncate_after(Lsn(lsn)).await.unwrap();
+        assert_eq!(removed, 9 - kept.len() as u64);
+        assert_eq!(log.end(), Lsn(kept.last().copied().unwrap_or(0)));
+        assert_eq!(all(&log).await, kept);
+        drop(log);
+        let (log, opened) = open(folder.path());
+        assert_eq!(opened.state, LogState::Sound, "after {lsn}");
+        append(&log, [96]).await;
+        assert_eq!(try_all(&log, 90).await.unwrap(), [96]);
+    }
+}
+
+#[tokio::test]
+async fn trimming_deletes_whole_segments_and_never_the_last() {
+    let (folder, segments) = nine().await;
+    let (log, _) = open(folder.path());
+    assert_eq!(log.trim_before(Lsn(29)).await.unwrap(), 0);
+    assert_eq!(log.trim_before(Lsn(30)).await.unwrap(), 1);
+    assert_eq!(log.first(), Some(Lsn(40)));
+    assert_eq!(log.trim_before(Lsn(1000)).await.unwrap(), 1);
+    assert_eq!(files(folder.path(), ".segment"), segments[2..]);
+    assert_eq!(all(&log).await, [70, 80, 90]);
+}
+
+#[tokio::test]
+async fn a_reader_learns_that_what_it_asks_for_is_trimmed() {
+    let (folder, _) = nine().await;
+    let (log, _) = open(folder.path());
+    log.trim_before(Lsn(60)).await.unwrap();
+    for log in [log.clone(), log] {
+        let error = try_all(&log, 59).await.unwrap_err();
+        assert!(matches!(error, LogError::Trimmed { trimmed: Lsn(60), .. }), "{error}");
+        assert_eq!(try_all(&log, 60).await.unwrap(), [70, 80, 90]);
+    }
+}
+
+#[tokio::test]
+async fn a_trimmed_log_that_is_truncated_to_nothing_ends_at_the_cut() {
+    let (folder, _) = nine().await;
+    let (log, _) = open(folder.path());
+    log.trim_before(Lsn(60)).await.unwrap();
+    assert_eq!(log.truncate_after(Lsn(55)).await.unwrap(), 3);
+    assert_eq!((log.end(), log.first()), (Lsn(55), None));
+    drop(log);
+    let (log, opened) = open(folder.path());
+    assert_eq!((opened.end, opened.state), (Lsn(55), LogState::Sound));
+    append(&log, [57]).await;
+    assert_eq!(all(&log).await, [57]);
+}
+
+#[tokio::test]
+async fn a_log_that_begins_late_says_so_to_those_who_ask_for_more() {
+    let folder = folder();
+    let (log, _) = open(folder.path());
+    log.begin_after(Lsn(500)).await.unwrap();
+    assert_eq!(log.end(), Lsn(500));
+    append(&log, [510]).await;
+    assert!(matches!(try_all(&log, 499).await, Err(LogError::Trimmed { .. })));
+    assert_eq!(try_all(&log, 500).await.unwrap(), [510]);
+    assert!(matches!(log.begin_after(Lsn(600)).await, Err(LogError::NotEmpty { .. })));
+}
+
+#[tokio::test]
+async fn a_record_longer_than_a_segment_and_a_batch_is_read_whole() {
+    let folder = folder();
+    let (log, _) = open(folder.path());
+    let long = Bytes::from(vec![7; 3 << 20]);
+    log.append(vec![record(1), (Lsn(2), long.clone()), record(3)]).await.unwrap();
+    drop(log);
+    let (log, opened) = open(folder.path());
+    assert_eq!(opened.end, Lsn(3));
+    let mut reader = log.read(Lsn(1));
+    assert_eq!(reader.next_batch(10).await.unwrap().unwrap()[0].payload, long);
+}
+
+#[tokio::test]
+async fn a_failed_append_moves_nothing_and_poisons_the_log() {
+    let folder = folder();
+    let (log, _) = open(folder.path());
+    append(&log, [10]).await;
+    // The next segment cannot be made: its folder is gone.
+    fs::remove_dir_all(folder.path()).unwrap();
+    let big = (Lsn(20), Bytes::from(vec![0; 200]));
+    assert!(matches!(log.append(vec![big]).await, Err(LogError::Io { .. })));
+    assert!(matches!(log.append(vec![record(30)]).await, Err(LogError::Poisoned { .. })));
+    assert!(matches!(log.truncate_after(Lsn(0)).await, Err(LogError::Poisoned { .. })));
+    assert_eq!(log.end(), Lsn(10));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_follows_a_writer_sees_every_record_once() {
+    const COUNT: u64 = 400;
+    let folder = folder();
+    let (log, _) = open(folder.path());
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move {
+            for lsn in (1..COUNT).step_by(2) {
+                log.append(vec![record(lsn), record(lsn + 1)]).await.unwrap();
+                log.trim_before(Lsn(lsn.saturating_sub(2 * COUNT))).await.unwrap();
+            }
+        }
+    });
+    let (mut reader, mut end) = (log.read(Lsn::ZERO), log.watch_end());
+    let mut seen = Vec::new();
+    while seen.len() < COUNT as usize {
+        match reader.next_batch(100).await.unwrap() {
+            Some(frames) => {
+                assert!(frames.iter().all(|frame| frame.lsn <= log.end()));
+                seen.extend(frames.iter().map(|frame| frame.lsn.0));
+            }
+            None => {
+                let after = reader.after();
+                end.wait_for(|end| *end > after).await.unwrap();
+            }
+        }
+    }
+    writer.await.unwrap();
+    assert_eq!(seen, (1..=COUNT).collect::<Vec<_>>());
+}
