@@ -1,3 +1,4 @@
 //! A small world on this machine: real clusters, processes and links, for the demo and the tests.
 
 pub mod cluster;
+pub mod relay;
