@@ -1,8 +1,10 @@
 //! Does the replication log keep what it acknowledged, and say so when it cannot?
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use domicile::log::{Frame, Log, LogConfig, LogError, LogState, Opened};
@@ -156,7 +158,7 @@ async fn a_lost_last_record_that_was_acknowledged_is_corruption() {
 #[tokio::test]
 async fn damage_in_any_segment_is_named_and_nothing_is_dropped() {
     for (n, segment) in [0, 1, 2].into_iter().enumerate() {
-        for at in [0, 5, 8, 9, 20, RECORD_BYTES, RECORD_BYTES + 17] {
+        for at in [0, 1, 5, 8, 9, 20, RECORD_BYTES, RECORD_BYTES + 17] {
             let (folder, segments) = nine().await;
             flip(&segments[segment], at);
             forget_mark(folder.path());
@@ -370,4 +372,113 @@ async fn a_reader_that_follows_a_writer_sees_every_record_once() {
     }
     writer.await.unwrap();
     assert_eq!(seen, (1..=COUNT).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_is_never_misled_by_records_that_are_taken_back() {
+    let folder = folder();
+    let (log, _) = open(folder.path());
+    append(&log, 1..=5).await;
+    let writer = tokio::spawn({
+        let log = log.clone();
+        async move {
+            for round in 0..60_u64 {
+                // Other lengths each round, so that old and new records overlap in the file.
+                let long = |lsn| (Lsn(lsn), Bytes::from(vec![b'x'; ((lsn + round) % 90) as usize]));
+                log.append((6..=20).map(long).collect()).await.unwrap();
+                log.truncate_after(Lsn(5 + round % 7)).await.unwrap();
+                log.truncate_after(Lsn(5)).await.unwrap();
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let mut reader = log.read(Lsn::ZERO);
+        let mut lsns = Vec::new();
+        while let Some(frames) = reader.next_batch(60).await.unwrap() {
+            lsns.extend(frames.iter().map(|frame| frame.lsn.0));
+        }
+        assert!(lsns.starts_with(&[1, 2, 3, 4, 5]) && lsns.is_sorted());
+    }
+    writer.await.unwrap();
+    assert_eq!(all(&log).await, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn setting_aside_that_a_crash_cut_short_leaves_a_log_that_is_still_corrupt() {
+    for done in 1..=3 {
+        let (folder, segments) = nine().await;
+        flip(&segments[0], 2 * RECORD_BYTES);
+        // In the order in which they are done, while the mark stays at 90.
+        for segment in segments.iter().skip(1).rev().take(done) {
+            fs::rename(segment, segment.with_extension("segment.corrupt")).unwrap();
+        }
+        if done == 3 {
+            let front = fs::File::options().write(true).open(&segments[0]).unwrap();
+            front.set_len(2 * RECORD_BYTES).unwrap();
+        }
+        let (log, opened) = open(folder.path());
+        let LogState::Corrupt { resumes_at, .. } = opened.state else { panic!("after {done}") };
+        assert_eq!(resumes_at, Lsn(90));
+        assert_eq!(log.set_aside_corrupt().await.unwrap(), Lsn(20));
+        append(&log, [30]).await;
+        assert_eq!(all(&log).await, [10, 20, 30]);
+    }
+}
+
+/// Names the folder for the child process of the test below.
+const CHILD_FOLDER: &str = "DOMICILE_TEST_LOG_FOLDER";
+
+#[tokio::test]
+#[ignore = "runs in a child process that is killed"]
+async fn a_child_appends_until_it_is_killed() {
+    let folder = std::env::var(CHILD_FOLDER).unwrap();
+    let (log, opened) = open(Path::new(&folder));
+    for lsn in opened.end.0 + 1.. {
+        append(&log, [lsn]).await;
+        println!("\nappended {lsn}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_before_a_kill_is_there_after_it() {
+    let folder = folder();
+    let mut acknowledged = 0;
+    for round in 1..=5 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_child_appends_until_it_is_killed", "--ignored", "--nocapture"])
+            .env(CHILD_FOLDER, folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let Some(lsn) = line.unwrap().strip_prefix("appended ").map(str::parse::<u64>) else {
+                continue;
+            };
+            acknowledged = lsn.unwrap();
+            if acknowledged >= round * 40 {
+                break;
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (log, opened) = open(folder.path());
+        assert_eq!(opened.state, LogState::Sound);
+        assert!(opened.end >= Lsn(acknowledged));
+        assert_eq!(all(&log).await, (1..=opened.end.0).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_reader_finds_its_place_again_after_a_truncation() {
+    let folder = folder();
+    let (log, _) = open(folder.path());
+    log.append(vec![record(10), record(20), record(30)]).await.unwrap();
+    let mut reader = log.read(Lsn::ZERO);
+    let frames = reader.next_batch(2 * RECORD_BYTES as usize).await.unwrap().unwrap();
+    assert_eq!(frames.len(), 2);
+    log.truncate_after(Lsn(10)).await.unwrap();
+    // Covers the place in the file where the reader stood.
+    let long = Bytes::from(vec![0; 20]);
+    log.append(vec![(Lsn(15), long), record(25)]).await.unwrap();
+    assert_eq!(reader.next_batch(64).await.unwrap().unwrap()[0].lsn, Lsn(25));
 }

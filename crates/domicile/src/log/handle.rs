@@ -139,7 +139,8 @@ impl Log {
 
     /// Removes every record after `lsn`, durably, and returns how many there were.
     ///
-    /// When none is left the log ends at `lsn`, though the record of that LSN may be trimmed.
+    /// The log then ends at the last record that is left; when none is, at `lsn` or where the log
+    /// began, whichever is lower. A reader that was further goes on after what it gave out.
     pub async fn truncate_after(&self, lsn: Lsn) -> Result<u64, LogError> {
         self.ask(|reply| Command::TruncateAfter { lsn, reply }).await
     }
