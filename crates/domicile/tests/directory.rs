@@ -10,6 +10,7 @@ use domicile::directory::server::{DirectoryConfig, serve};
 use domicile::directory::{
     Client, DirectoryError, Document, KEY_BYTES_MAX, VALUE_BYTES_MAX, View, Written,
 };
+use domicile::lab::relay::Relay;
 use domicile::proto;
 use domicile::proto::directory_client::DirectoryClient;
 use tempfile::TempDir;
@@ -350,4 +351,25 @@ async fn a_follower_ends_with_its_token() {
     shutdown.cancel();
     let ended = async { while views.changed().await.is_ok() {} };
     within(ended).await;
+}
+
+#[tokio::test]
+async fn a_follower_notices_a_silent_network_split_and_catches_up_after_it() {
+    let (_folder, directory) = directory().await;
+    let relay = Relay::start(directory.address).await.expect("relay");
+    let far = Client::new(&relay.address().to_string()).expect("client");
+    let mut views = far.follow("", CancellationToken::new());
+    set(&directory.client(), "a", 0, "one").await;
+    view_that(&mut views, |view| view.revision == 1 && view.connected).await;
+
+    relay.control().cut();
+    set(&directory.client(), "a", 1, "two").await;
+    let view = view_that(&mut views, |view| !view.connected).await;
+    assert_eq!(view.revision, 1);
+    let error = far.read("").await.expect_err("split");
+    assert!(matches!(error, DirectoryError::Unreachable { .. }), "{error}");
+
+    relay.control().heal();
+    let view = view_that(&mut views, |view| view.connected).await;
+    assert_eq!((view.revision, view.regressed), (2, false));
 }
