@@ -1,0 +1,40 @@
+# Everything starts here; `make` alone lists what there is.
+
+export PATH := $(PATH):$(HOME)/.cargo/bin
+SEEDS ?= 1000
+DEMO_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test sim build check fix clean setup
+
+help: ## list these targets
+	@echo "Domicile: multi-region for ordinary PostgreSQL."
+	@echo
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1	\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='	' read -r name text; do \
+		printf '  make %-7s %s\n' "$$name" "$$text"; \
+	done
+
+demo: setup ## three regions on this machine, a failover before your eyes (DEMO_ARGS="...")
+	cargo build --release --locked --package domicile
+	target/release/domicile demo $(DEMO_ARGS)
+
+test: setup ## install what is missing, then format, lints, docs and all tests, as CI does
+	@scripts/check
+
+sim: ## simulate SEEDS worlds (default 1000) and check the invariants in each
+	cargo run --release --locked --package domicile-sim -- --seeds $(SEEDS)
+
+build: setup ## the binary, optimised: target/release/domicile
+	cargo build --release --locked --package domicile
+
+check: ## what `make test` checks, without looking for missing packages first
+	@scripts/check
+
+fix: ## format, and apply what the lints suggest; writes to the tree
+	@scripts/fix
+
+setup: ## install what is missing (PostgreSQL's programs, a C linker); quiet when nothing is
+	@scripts/setup
+
+clean: ## remove everything that was built
+	cargo clean
