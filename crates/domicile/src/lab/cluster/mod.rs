@@ -242,14 +242,24 @@ impl Cluster {
             .args(["--no-sync", "--no-instructions", "--pgdata"])
             .arg(self.data());
         let program = self.config.bin.program("initdb");
-        let output = tokio::process::Command::from(command)
-            .output()
-            .await
-            .map_err(|source| LabError::Spawn { program, source })?;
-        if output.status.success() {
+        let output = self.config.folder.join("initdb.log");
+        let log = std::fs::File::create(&output).map_err(LabError::file("make log", &output))?;
+        command.stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().map_err(|source| LabError::Spawn { program, source })?;
+        // Not tokio's child: when this wait is abandoned, initdb and its own children must be
+        // gone before the folder goes.
+        let mut child = process::KilledOnDrop(child);
+        let status = loop {
+            match child.0.try_wait().map_err(LabError::file("wait for initdb in", &self.data()))? {
+                Some(status) => break status,
+                None => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        };
+        if status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let said = std::fs::read(&output).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).trim().to_owned();
         Err(LabError::Initdb { folder: self.data(), said })
     }
 

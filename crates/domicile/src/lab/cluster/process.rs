@@ -27,6 +27,16 @@ struct Process {
     state: char,
 }
 
+/// A process that ends, with all that descends from it, when nobody waits for it any more.
+#[derive(Debug)]
+pub(super) struct KilledOnDrop(pub(super) Child);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        kill_tree(&mut self.0);
+    }
+}
+
 /// Sends a signal to the process itself; that it is gone already is no error.
 pub(super) fn signal(child: &Child, signal: Signal) {
     let _ = kill(pid_of(child), signal);
