@@ -1,4 +1,5 @@
 //! A small world on this machine: real clusters, processes and links, for the demo and the tests.
 
 pub mod cluster;
+pub mod regions;
 pub mod relay;

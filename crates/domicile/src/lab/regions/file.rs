@@ -1,0 +1,107 @@
+//! What does each process of the lab read as its configuration?
+//!
+//! Every region has a file of its own: its own addresses are direct, those of the others lead
+//! through the relays of the links from here.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+/// What all files say alike.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) cluster: String,
+    /// As in `hash(branch_id, 12)` or `whole`.
+    pub(super) partition: String,
+    /// `0` or `none`.
+    pub(super) rpo: String,
+    pub(super) lease: Duration,
+    pub(super) automatic_failover: bool,
+    /// The `[[table]]` part.
+    pub(super) tables: String,
+}
+
+/// One region as one process sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) name: String,
+    pub(super) postgres: String,
+    pub(super) peer: SocketAddr,
+    pub(super) peer_listen: SocketAddr,
+    pub(super) gateway: SocketAddr,
+    pub(super) gateway_listen: SocketAddr,
+}
+
+/// Writes one configuration; `folder` is where the data of directory and agents goes.
+pub(super) fn text(
+    common: &Common,
+    directory: SocketAddr,
+    regions: &[Seen],
+    folder: &Path,
+) -> String {
+    let folder = folder.display().to_string();
+    let mut text = format!(
+        "cluster = {}\npartition = {}\nrpo = {}\n\n[directory]\naddress = \"{directory}\"\ndata = {}\n\n",
+        quote(&common.cluster),
+        quote(&common.partition),
+        quote(&common.rpo),
+        quote(&format!("{folder}/directory")),
+    );
+    let _ = write!(
+        text,
+        "[lease]\nttl = \"{}ms\"\n\n[failover]\nautomatic = {}\n\n",
+        common.lease.as_millis(),
+        common.automatic_failover
+    );
+    for region in regions {
+        let Seen { name, postgres, peer, peer_listen, gateway, gateway_listen } = region;
+        let _ = write!(
+            text,
+            "[[region]]\nname = {}\npostgres = {}\npeer = \"{peer}\"\npeer_listen = \"{peer_listen}\"\n\
+             gateway = \"{gateway}\"\ngateway_listen = \"{gateway_listen}\"\ndata = {}\n\n",
+            quote(name),
+            quote(postgres),
+            quote(&format!("{folder}/{name}/agent")),
+        );
+    }
+    text.push_str(&common.tables);
+    text
+}
+
+/// A TOML basic string.
+fn quote(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_toml_with_every_region_in_it() {
+        let common = Common {
+            cluster: "lab".to_owned(),
+            partition: "whole".to_owned(),
+            rpo: "0".to_owned(),
+            lease: Duration::from_secs(3),
+            automatic_failover: true,
+            tables: "[[table]]\nname = \"kept\"\nkind = \"owned\"\n".to_owned(),
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 7000));
+        let seen = |name: &str| Seen {
+            name: name.to_owned(),
+            postgres: "host=127.0.0.1 options='-c a=\"b\"'".to_owned(),
+            peer: address,
+            peer_listen: address,
+            gateway: address,
+            gateway_listen: address,
+        };
+        let text = text(&common, address, &[seen("eu"), seen("us")], Path::new("/tmp/lab"));
+        let parsed: toml::Table = text.parse().unwrap();
+        assert_eq!(parsed["region"].as_array().unwrap().len(), 2);
+        assert_eq!(parsed["region"][1]["data"].as_str(), Some("/tmp/lab/us/agent"));
+        assert_eq!(parsed["lease"]["ttl"].as_str(), Some("3000ms"));
+        assert_eq!(parsed["table"][0]["name"].as_str(), Some("kept"));
+    }
+}

@@ -1,0 +1,422 @@
+//! How does one get a whole world of regions on this machine, break it, and be rid of it?
+//!
+//! ```text
+//! <folder>/directory.toml, directory.log, directory/     the fourth place
+//! <folder>/<region>/domicile.toml, agent.log, agent/     one agent process
+//! <folder>/<region>/postgres/                            one PostgreSQL cluster
+//! ```
+//!
+//! Links between regions are relays in this process, so they can be slow and can be cut.
+//!
+//! Invariant: all processes end and the folder goes with the [`Regions`], also when the start is
+//! abandoned half-way.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::time::Instant;
+
+mod error;
+mod file;
+mod links;
+mod program;
+mod watch;
+
+pub use error::RegionsError;
+use error::log_tail;
+use file::{Common, Seen};
+pub use links::{Links, Purpose};
+use program::Program;
+pub use watch::{Observer, Statuses, partitions_of, unready};
+
+use crate::lab::cluster::{Cluster, ClusterConfig, PgBin, TemporaryFolder, free_port};
+use crate::status::RegionStatus;
+
+/// From the last process started until everything owns, listens and ships.
+const READY_WAIT_MAX: Duration = Duration::from_secs(90);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What world to make.
+#[derive(Clone, Debug)]
+pub struct RegionsConfig {
+    pub names: Vec<String>,
+    /// As in `hash(branch_id, 12)` or `whole`.
+    pub partition: String,
+    /// How many partitions that makes, one for all reference tables included.
+    pub partitions: u32,
+    /// `0` or `none`.
+    pub rpo: String,
+    /// There and back between two regions.
+    pub round_trip: Duration,
+    pub lease: Duration,
+    pub automatic_failover: bool,
+    pub bin: PgBin,
+    /// Kept afterwards; a temporary one that goes when it is absent.
+    pub keep: Option<PathBuf>,
+    /// Runs in every region before its agent starts, so it must do the same everywhere.
+    pub seed_sql: String,
+    /// The `[[table]]` part of the configuration.
+    pub tables: String,
+    /// The `domicile` program: in a test `env!("CARGO_BIN_EXE_domicile")`, else ourselves.
+    pub binary: PathBuf,
+}
+
+impl RegionsConfig {
+    /// Three regions 40 ms apart that share `partitions` partitions by the hash of `column`.
+    pub fn three(binary: PathBuf, bin: PgBin, column: &str, partitions: u32) -> Self {
+        Self {
+            names: ["eu", "us", "ap"].map(str::to_owned).to_vec(),
+            partition: format!("hash({column}, {partitions})"),
+            partitions,
+            rpo: "0".to_owned(),
+            round_trip: Duration::from_millis(40),
+            lease: Duration::from_secs(3),
+            automatic_failover: true,
+            bin,
+            keep: None,
+            seed_sql: String::new(),
+            tables: String::new(),
+            binary,
+        }
+    }
+}
+
+/// One region: its cluster, its agent, and where they are found.
+#[derive(Debug)]
+struct Place {
+    cluster: Cluster,
+    agent: Program,
+    config_file: PathBuf,
+    peer: SocketAddr,
+    gateway: SocketAddr,
+}
+
+/// A world of regions; everything ends when it is dropped.
+#[derive(Debug)]
+pub struct Regions {
+    config: RegionsConfig,
+    places: BTreeMap<String, Place>,
+    directory: Program,
+    links: Links,
+    observer: Observer,
+    folder: PathBuf,
+    /// Goes last: `Drop` of the fields above ends what writes there.
+    _temporary: Option<TemporaryFolder>,
+}
+
+impl Regions {
+    /// Makes all of it and returns once every region is ready for clients.
+    pub async fn start(config: RegionsConfig) -> Result<Self, RegionsError> {
+        let mut regions = Self::create(config).await?;
+        regions.directory.start()?;
+        for place in regions.places.values_mut() {
+            place.agent.start()?;
+        }
+        regions.wait_until_ready().await?;
+        Ok(regions)
+    }
+
+    /// Makes and seeds the clusters, starts the relays and writes all files; runs no process of
+    /// ours yet.
+    pub async fn create(config: RegionsConfig) -> Result<Self, RegionsError> {
+        let (folder, temporary) = match &config.keep {
+            Some(folder) => (folder.clone(), None),
+            None => {
+                let temporary = TemporaryFolder::create("lab")?;
+                (temporary.path().to_owned(), Some(temporary))
+            }
+        };
+        std::fs::create_dir_all(&folder).map_err(RegionsError::file("make folder", &folder))?;
+        let folder = std::fs::canonicalize(&folder)
+            .map_err(RegionsError::file("resolve folder", &folder))?;
+        let seeds = config.names.iter().map(|name| seeded(&config, &folder, name));
+        let clusters = try_join_all(seeds).await?;
+        let directory = address();
+        let listen: Vec<(SocketAddr, SocketAddr)> =
+            config.names.iter().map(|_| (address(), address())).collect();
+        let links = connect(&config, directory, &listen).await?;
+        let mut places = BTreeMap::new();
+        for ((name, cluster), (peer, gateway)) in config.names.iter().zip(clusters).zip(&listen) {
+            let config_file = folder.join(name).join("domicile.toml");
+            let arguments = ["agent", "--config", &path(&config_file), "--region", name];
+            let agent = Program::new(
+                format!("agent of region \"{name}\""),
+                &config.binary,
+                arguments.map(str::to_owned).to_vec(),
+                folder.join(name).join("agent.log"),
+            );
+            let (peer, gateway) = (*peer, *gateway);
+            places.insert(name.clone(), Place { cluster, agent, config_file, peer, gateway });
+        }
+        let observer = Observer::new(places.iter().map(|(name, place)| (name.clone(), place.peer)));
+        let arguments = ["directory", "--config", &path(&folder.join("directory.toml"))];
+        let program = Program::new(
+            "directory".to_owned(),
+            &config.binary,
+            arguments.map(str::to_owned).to_vec(),
+            folder.join("directory.log"),
+        );
+        let regions = Self {
+            config,
+            places,
+            directory: program,
+            links,
+            observer,
+            folder,
+            _temporary: temporary,
+        };
+        regions.write_files(directory)?;
+        Ok(regions)
+    }
+
+    pub fn names(&self) -> &[String] {
+        &self.config.names
+    }
+
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Returns a handle that asks agents for their status; it may be cloned and kept.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// Returns where clients of this region connect.
+    pub fn gateway(&self, region: &str) -> SocketAddr {
+        self.place(region).gateway
+    }
+
+    /// Returns how to reach a region's PostgreSQL past its gateway.
+    pub fn postgres(&self, region: &str) -> String {
+        self.place(region).cluster.connection_string()
+    }
+
+    /// Opens a session at a region's PostgreSQL, past its gateway.
+    pub async fn connect(&self, region: &str) -> Result<tokio_postgres::Client, RegionsError> {
+        Ok(self.place(region).cluster.connect().await?)
+    }
+
+    /// Returns the configuration that this region's agent reads; commands may use it too.
+    pub fn config_file(&self, region: &str) -> &Path {
+        &self.place(region).config_file
+    }
+
+    pub fn agent_log(&self, region: &str) -> &Path {
+        self.place(region).agent.log()
+    }
+
+    /// Returns the process id of a region's agent, if it was started.
+    pub fn agent_pid(&self, region: &str) -> Option<u32> {
+        self.place(region).agent.pid()
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn binary(&self) -> &Path {
+        &self.config.binary
+    }
+
+    /// Kills agent and PostgreSQL of a region with SIGKILL, all processes, as a power failure
+    /// would, and returns when they are gone.
+    pub fn kill_region(&mut self, region: &str) {
+        let place = self.place_mut(region);
+        place.agent.kill();
+        place.cluster.kill();
+    }
+
+    pub async fn start_region(&mut self, region: &str) -> Result<(), RegionsError> {
+        self.start_postgres(region).await?;
+        self.start_agent(region)
+    }
+
+    pub fn kill_agent(&mut self, region: &str) {
+        self.place_mut(region).agent.kill();
+    }
+
+    pub fn start_agent(&mut self, region: &str) -> Result<(), RegionsError> {
+        self.place_mut(region).agent.start()
+    }
+
+    /// Lets the agent hang as a stalled machine would: its sockets stay open and say nothing.
+    pub fn pause_agent(&self, region: &str) {
+        self.place(region).agent.pause();
+    }
+
+    pub fn resume_agent(&self, region: &str) {
+        self.place(region).agent.resume();
+    }
+
+    pub fn kill_postgres(&mut self, region: &str) {
+        self.place_mut(region).cluster.kill();
+    }
+
+    pub async fn start_postgres(&mut self, region: &str) -> Result<(), RegionsError> {
+        let cluster = &mut self.place_mut(region).cluster;
+        if cluster.is_running() {
+            return Ok(());
+        }
+        Ok(cluster.start().await?)
+    }
+
+    pub fn kill_directory(&mut self) {
+        self.directory.kill();
+    }
+
+    pub fn start_directory(&mut self) -> Result<(), RegionsError> {
+        self.directory.start()
+    }
+
+    pub async fn status(&self, region: &str) -> Result<RegionStatus, RegionsError> {
+        self.observer.status(region).await
+    }
+
+    /// Waits until every region is up, connected to all others, and every partition has an owner.
+    pub async fn wait_until_ready(&mut self) -> Result<(), RegionsError> {
+        let partitions = self.config.partitions;
+        let ready = |statuses: &Statuses| unready(statuses, partitions);
+        self.wait_until("that every region is ready", READY_WAIT_MAX, ready).await
+    }
+
+    /// Waits until `missing` has nothing to say; its last words and the ends of the logs are in
+    /// the error. A process that ended by itself ends the wait.
+    pub async fn wait_until(
+        &mut self,
+        what: &str,
+        at_most: Duration,
+        mut missing: impl FnMut(&Statuses) -> Result<(), String>,
+    ) -> Result<(), RegionsError> {
+        let deadline = Instant::now() + at_most;
+        loop {
+            self.directory.check()?;
+            for place in self.places.values_mut() {
+                place.agent.check()?;
+            }
+            let Err(missing) = missing(&self.observer.all().await) else { return Ok(()) };
+            if Instant::now() >= deadline {
+                let logs = self.logs_of(&missing);
+                let (what, seconds) = (what.to_owned(), at_most.as_secs());
+                return Err(RegionsError::TooLate { what, seconds, missing, logs });
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Returns the ends of the logs of the regions that `text` names, or of all.
+    fn logs_of(&self, text: &str) -> String {
+        let named = |name: &String| text.contains(&format!("\"{name}\""));
+        let any = self.places.keys().any(named);
+        let of = self.places.iter().filter(|(name, _)| !any || named(name));
+        of.map(|(_, place)| log_tail(place.agent.log())).collect()
+    }
+
+    fn place(&self, region: &str) -> &Place {
+        self.places.get(region).expect("a region of the lab")
+    }
+
+    fn place_mut(&mut self, region: &str) -> &mut Place {
+        self.places.get_mut(region).expect("a region of the lab")
+    }
+
+    fn write_files(&self, directory: SocketAddr) -> Result<(), RegionsError> {
+        let config = &self.config;
+        let common = Common {
+            cluster: "lab".to_owned(),
+            partition: config.partition.clone(),
+            rpo: config.rpo.clone(),
+            lease: config.lease,
+            automatic_failover: config.automatic_failover,
+            tables: config.tables.clone(),
+        };
+        let direct: Vec<Seen> = config.names.iter().map(|name| self.seen(name, name)).collect();
+        let text = file::text(&common, directory, &direct, &self.folder);
+        write(&self.folder.join("directory.toml"), &text)?;
+        for (viewer, place) in &self.places {
+            let seen: Vec<Seen> = config.names.iter().map(|name| self.seen(viewer, name)).collect();
+            let directory = self.links.address(viewer, "", Purpose::Directory).unwrap_or(directory);
+            write(&place.config_file, &file::text(&common, directory, &seen, &self.folder))?;
+        }
+        Ok(())
+    }
+
+    /// Returns one region as it is reached from `viewer`.
+    fn seen(&self, viewer: &str, name: &str) -> Seen {
+        let place = self.place(name);
+        let over = |purpose, direct| self.links.address(viewer, name, purpose).unwrap_or(direct);
+        Seen {
+            name: name.to_owned(),
+            postgres: place.cluster.connection_string(),
+            peer: over(Purpose::Peer, place.peer),
+            peer_listen: place.peer,
+            gateway: over(Purpose::Gateway, place.gateway),
+            gateway_listen: place.gateway,
+        }
+    }
+}
+
+/// Makes and starts one region's cluster and runs the seed in it.
+async fn seeded(
+    config: &RegionsConfig,
+    folder: &Path,
+    name: &str,
+) -> Result<Cluster, RegionsError> {
+    let mut settings = vec![("wal_sender_timeout", "10s"), ("shared_buffers", "32MB")];
+    if config.rpo == "0" {
+        settings.push(("synchronous_standby_names", "domicile"));
+    }
+    let mut cluster = Cluster::create(ClusterConfig {
+        bin: config.bin.clone(),
+        folder: folder.join(name).join("postgres"),
+        port: free_port(),
+        name: name.to_owned(),
+        settings: settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+    })
+    .await?;
+    cluster.start().await?;
+    let client = cluster.connect().await?;
+    // Nobody can confirm a commit before there is an agent.
+    let sql = format!("SET synchronous_commit = local;\n{}", config.seed_sql);
+    client
+        .batch_execute(&sql)
+        .await
+        .map_err(|source| RegionsError::Seed { region: name.to_owned(), source })?;
+    Ok(cluster)
+}
+
+/// Starts the relays of all links.
+async fn connect(
+    config: &RegionsConfig,
+    directory: SocketAddr,
+    listen: &[(SocketAddr, SocketAddr)],
+) -> Result<Links, RegionsError> {
+    let one_way = config.round_trip / 2;
+    let mut links = Links::default();
+    for from in &config.names {
+        for (to, (peer, gateway)) in config.names.iter().zip(listen).filter(|(to, _)| *to != from) {
+            links.add(from, to, Purpose::Peer, *peer, one_way).await?;
+            links.add(from, to, Purpose::Gateway, *gateway, one_way).await?;
+        }
+        links.add(from, "", Purpose::Directory, directory, one_way).await?;
+    }
+    Ok(links)
+}
+
+fn address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn write(file: &Path, text: &str) -> Result<(), RegionsError> {
+    std::fs::write(file, text).map_err(RegionsError::file("write configuration", file))
+}
+
+#[cfg(test)]
+mod tests;
