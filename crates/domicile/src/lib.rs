@@ -10,4 +10,5 @@ pub mod lab;
 pub mod log;
 pub mod postgres;
 pub mod proto;
+pub mod settings;
 pub mod status;

@@ -1,0 +1,291 @@
+//! Which keys may stand in the file, and what does each one mean?
+//!
+//! The one list of them: it refuses unknown keys and wrong types, and it is the reference page
+//! that `domicile config reference` prints. No key reloads yet: each is read when a command or an
+//! agent starts.
+
+use std::fmt::Write;
+
+/// One key of the file.
+pub struct Key {
+    /// As in `lease.ttl` or `region[].name`.
+    pub path: &'static str,
+    pub kind: Kind,
+    pub default: Fallback,
+    /// Markdown; full sentences.
+    pub meaning: &'static str,
+}
+
+/// What is written after the equals sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Number,
+    Flag,
+    Duration,
+    /// One text or a list of them.
+    Names,
+    /// `"0"`, `"none"` or the number 0.
+    Rpo,
+}
+
+/// What holds when the key is absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// The file is refused.
+    Required,
+    /// This, as one would write it.
+    Value(&'static str),
+    /// This, in words.
+    Words(&'static str),
+}
+
+use Fallback::{Required, Value, Words};
+use Kind::{Duration, Flag, Names, Number, Rpo, Text};
+
+const fn key(path: &'static str, kind: Kind, default: Fallback, meaning: &'static str) -> Key {
+    Key { path, kind, default, meaning }
+}
+
+/// Every key, in the order in which one would write them.
+pub const KEYS: &[Key] = &[
+    key(
+        "cluster",
+        Text,
+        Required,
+        "Name of the cluster; an agent refuses peers of another one. Lowercase letters, digits, hyphens and underscores, at most 32.",
+    ),
+    key(
+        "partition",
+        Text,
+        Required,
+        "How rows are divided among owner regions: `whole` (one partition, the whole database), `hash(column, n)` (n partitions by the hash of a column, 1 to 1,000,000) or `home(column)` (the column names the region).",
+    ),
+    key(
+        "rpo",
+        Rpo,
+        Value("\"0\""),
+        "What a failover may lose of acknowledged work: `\"0\"` nothing, a commit waits until other regions hold it; `\"none\"` what was not shipped yet.",
+    ),
+    key(
+        "copies",
+        Number,
+        Value("1"),
+        "How many other regions' logs must hold a commit before it is acknowledged, at `rpo = \"0\"`. Less than the number of regions.",
+    ),
+    key(
+        "directory.address",
+        Text,
+        Required,
+        "`host:port` at which agents reach the directory, and at which `domicile directory` listens.",
+    ),
+    key("directory.data", Text, Required, "Folder in which `domicile directory` keeps its data."),
+    key(
+        "lease.ttl",
+        Duration,
+        Value("\"3s\""),
+        "How long a region may write after its last renewal. A failover waits this long at most.",
+    ),
+    key(
+        "lease.renew",
+        Duration,
+        Value("\"500ms\""),
+        "How often a region renews its lease. At most half of what `lease.ttl` leaves after `lease.margin`.",
+    ),
+    key(
+        "lease.margin",
+        Duration,
+        Value("\"100ms\""),
+        "How much before the end of its lease a region stops writing.",
+    ),
+    key(
+        "lease.drift_ppm",
+        Number,
+        Value("500"),
+        "How far the rates of two machines' clocks may be apart, in parts per million, 0 to 100,000.",
+    ),
+    key(
+        "failover.automatic",
+        Flag,
+        Value("true"),
+        "Fail over a confirmed outage without a person.",
+    ),
+    key(
+        "failover.observers",
+        Number,
+        Words("2, or 1 with two regions"),
+        "How many other regions must agree that a region is gone.",
+    ),
+    key(
+        "failover.suspect_after",
+        Duration,
+        Value("\"2s\""),
+        "How long no renewal was seen before an observer calls a region silent. At least two renewals.",
+    ),
+    key(
+        "region[].name",
+        Text,
+        Required,
+        "Name of the region: lowercase letters, digits and hyphens, at most 32, starting with a letter. With `home(column)` this is what stands in the column.",
+    ),
+    key(
+        "region[].postgres",
+        Text,
+        Required,
+        "Connection string of the region's PostgreSQL as its own agent reaches it, `key=value` or `postgres://`.",
+    ),
+    key("region[].peer", Text, Required, "`host:port` at which the other agents reach this one."),
+    key(
+        "region[].peer_listen",
+        Text,
+        Words("`peer`"),
+        "`host:port` at which this agent listens for peers, when that differs.",
+    ),
+    key(
+        "region[].gateway",
+        Text,
+        Required,
+        "`host:port` of the region's gateway, where applications connect.",
+    ),
+    key(
+        "region[].gateway_listen",
+        Text,
+        Words("`gateway`"),
+        "`host:port` at which the gateway listens, when that differs.",
+    ),
+    key(
+        "region[].data",
+        Text,
+        Required,
+        "Folder of the agent's replication logs. Needs room for all origins' logs.",
+    ),
+    key(
+        "table[].name",
+        Text,
+        Required,
+        "The table as `schema.table`; without a schema, in `public`. Tables that are not listed are not replicated.",
+    ),
+    key(
+        "table[].kind",
+        Text,
+        Value("\"owned\""),
+        "`owned`: each row has one owner region, by its key. `reference`: the whole table has one owner, the first region at the beginning. `local`: neither replicated nor guarded.",
+    ),
+    key(
+        "table[].key",
+        Names,
+        Words("the column of `partition`"),
+        "Column, or list of columns, of the partition key in this table. Only for `owned` tables, and not with `partition = \"whole\"`.",
+    ),
+    key(
+        "table[].parent.table",
+        Text,
+        Words("no parent"),
+        "The table whose row owns this table's row, for a table that does not carry the partition key itself. Instead of `key`.",
+    ),
+    key(
+        "table[].parent.columns",
+        Names,
+        Words("required with `parent`"),
+        "This table's columns that name the parent row.",
+    ),
+    key(
+        "table[].parent.references",
+        Names,
+        Words("required with `parent`"),
+        "The parent's columns that they are equal to, in the same order.",
+    ),
+];
+
+const SECTIONS: &[(&str, &str, &str)] = &[
+    ("", "Cluster", ""),
+    ("directory.", "`[directory]`", "Where the owners of all partitions are agreed on."),
+    ("lease.", "`[lease]`", "The owner's right to write, and how clocks are trusted."),
+    ("failover.", "`[failover]`", "When a region counts as gone."),
+    (
+        "region[].",
+        "`[[region]]`",
+        "Once for each region, 2 to 16 of them, in the same order in every region's file.",
+    ),
+    ("table[].", "`[[table]]`", "Once for each table."),
+];
+
+impl Kind {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Number => "whole number",
+            Self::Flag => "`true` or `false`",
+            Self::Duration => "duration",
+            Self::Names => "text or list of texts",
+            Self::Rpo => "`\"0\"` or `\"none\"`",
+        }
+    }
+
+    /// What was expected, in an error.
+    pub(super) fn expected(self) -> &'static str {
+        match self {
+            Self::Text => "a text in quotes",
+            Self::Number => "a whole number",
+            Self::Flag => "true or false",
+            Self::Duration => "a duration in quotes, as in \"500ms\"",
+            Self::Names => "a text in quotes, or a list of them",
+            Self::Rpo => "\"0\" or \"none\"",
+        }
+    }
+}
+
+/// Prints the reference page.
+pub fn reference() -> String {
+    let mut page = String::from(INTRODUCTION);
+    for (prefix, title, about) in SECTIONS {
+        let _ = write!(page, "\n## {title}\n\n");
+        if !about.is_empty() {
+            let _ = write!(page, "{about}\n\n");
+        }
+        page.push_str("| key | type | default | meaning |\n| --- | --- | --- | --- |\n");
+        for key in KEYS.iter().filter(|key| section(key.path) == *prefix) {
+            let name = &key.path[prefix.len()..];
+            let default = match key.default {
+                Required => "required".to_owned(),
+                Value(value) => format!("`{value}`"),
+                Words(words) => words.to_owned(),
+            };
+            let _ =
+                writeln!(page, "| `{name}` | {} | {default} | {} |", key.kind.words(), key.meaning);
+        }
+    }
+    page
+}
+
+fn section(path: &str) -> &str {
+    path.find('.').map_or("", |dot| &path[..=dot])
+}
+
+const INTRODUCTION: &str = "\
+# domicile.toml
+
+<!-- Printed by `domicile config reference`; do not edit. -->
+
+One file describes the cluster, and is the same in every region. It is read at the start of a
+command or an agent: a change needs a restart. Unknown keys are refused, and all mistakes are
+reported at once; `domicile config check` shows them without doing anything else.
+
+Durations are texts with a unit: `\"500ms\"`, `\"3s\"`, `\"2m\"`, `\"1h\"`. All keys exist since 0.1.0.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_a_section() {
+        for key in KEYS {
+            assert!(
+                SECTIONS.iter().any(|(prefix, ..)| *prefix == section(key.path)),
+                "{}",
+                key.path
+            );
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Where are the regions, and can they be told apart?
+//!
+//! Two regions may have equal loopback addresses of PostgreSQL or equal folders when they are on
+//! two machines; whether they are is judged by the host at which their agents are reached.
+
+use std::collections::BTreeMap;
+
+use domicile_core::config::{Directory, Region};
+use domicile_core::id::RegionId;
+use tokio_postgres::config::Host;
+
+use super::mistake::Mistakes;
+use super::resolve::required;
+use super::written::WrittenRegion;
+
+/// Returns the regions, unless one of them is wrong.
+pub(super) fn resolve(written: &[WrittenRegion], mistakes: &mut Mistakes) -> Option<Vec<Region>> {
+    let mut seen: BTreeMap<RegionId, usize> = BTreeMap::new();
+    let mut regions = Vec::new();
+    for (i, region) in written.iter().enumerate() {
+        let path = |key: &str| format!("region[{}].{key}", i + 1);
+        let id = name(&path("name"), region.name.as_deref(), mistakes);
+        if let Some(id) = &id
+            && let Some(first) = seen.insert(id.clone(), i + 1)
+        {
+            mistakes.add(path("name"), format!("region \"{id}\" is already region[{first}]"));
+        }
+        regions.push(resolve_one(region, id, &path, mistakes));
+    }
+    regions.into_iter().collect()
+}
+
+fn resolve_one(
+    written: &WrittenRegion,
+    id: Option<RegionId>,
+    path: &dyn Fn(&str) -> String,
+    mistakes: &mut Mistakes,
+) -> Option<Region> {
+    let postgres = required(&path("postgres"), written.postgres.as_deref(), mistakes);
+    if let Some(text) = postgres
+        && let Err(wrong) = text.parse::<tokio_postgres::Config>()
+    {
+        mistakes.add(path("postgres"), format!("is not a connection string: {}", cause(&wrong)));
+    }
+    let peer = address(&path("peer"), written.peer.as_deref(), mistakes);
+    let gateway = address(&path("gateway"), written.gateway.as_deref(), mistakes);
+    let peer_listen = listen(&path("peer_listen"), &written.peer_listen, &peer, mistakes);
+    let gateway_listen =
+        listen(&path("gateway_listen"), &written.gateway_listen, &gateway, mistakes);
+    let data = required(&path("data"), written.data.as_deref(), mistakes);
+    Some(Region {
+        id: id?,
+        postgres: postgres?.to_owned(),
+        peer: peer?,
+        peer_listen: peer_listen?,
+        gateway: gateway?,
+        gateway_listen: gateway_listen?,
+        data: data?.to_owned(),
+    })
+}
+
+fn name(path: &str, written: Option<&str>, mistakes: &mut Mistakes) -> Option<RegionId> {
+    match required(path, written, mistakes)?.parse::<RegionId>() {
+        Ok(id) => Some(id),
+        Err(wrong) => {
+            mistakes.add(path, wrong.to_string());
+            None
+        }
+    }
+}
+
+/// Returns a `host:port` that must be there.
+pub(super) fn address(
+    path: &str,
+    written: Option<&str>,
+    mistakes: &mut Mistakes,
+) -> Option<String> {
+    let text = required(path, written, mistakes)?;
+    if host_and_port(text).is_none() {
+        mistakes.add(path, format!("\"{text}\" is not an address: expected host:port"));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn listen(
+    path: &str,
+    written: &Option<String>,
+    advertised: &Option<String>,
+    mistakes: &mut Mistakes,
+) -> Option<String> {
+    match written {
+        Some(text) => address(path, Some(text), mistakes),
+        None => advertised.clone(),
+    }
+}
+
+fn host_and_port(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let host_fits = !host.is_empty() && (bracketed || !host.contains([':', ' ', '/', '@']));
+    let port: u16 = port.parse().ok()?;
+    (host_fits && port > 0).then_some((host, port))
+}
+
+/// The driver's own message is only the outer half of the story.
+fn cause(error: &tokio_postgres::Error) -> String {
+    let inner = std::error::Error::source(error).map(ToString::to_string);
+    inner.unwrap_or_else(|| error.to_string())
+}
+
+/// Notes what two parts of the cluster cannot share.
+pub(super) fn check_addresses(
+    regions: &[WrittenRegion],
+    directory: Option<&Directory>,
+    mistakes: &mut Mistakes,
+) {
+    let mut taken = Taken { by: BTreeMap::new(), mistakes };
+    if let Some(directory) = directory {
+        let host = host_of(&directory.address);
+        taken.claim(format!("address {}", directory.address), "directory.address".into());
+        taken.claim(format!("folder {} {host}", folder(&directory.data)), "directory.data".into());
+    }
+    for (i, region) in regions.iter().enumerate() {
+        let path = |key: &str| format!("region[{}].{key}", i + 1);
+        let machine = host_of(region.peer.as_deref().unwrap_or_default());
+        for (key, address) in [("peer", &region.peer), ("gateway", &region.gateway)] {
+            if let Some(address) = address {
+                taken.claim(format!("address {address}"), path(key));
+            }
+        }
+        for (key, address) in
+            [("peer_listen", &region.peer_listen), ("gateway_listen", &region.gateway_listen)]
+        {
+            if let Some(address) = address {
+                taken.claim(format!("listen {machine} {address}"), path(key));
+            }
+        }
+        if let Some(data) = &region.data {
+            taken.claim(format!("folder {} {machine}", folder(data)), path("data"));
+        }
+        for database in region.postgres.iter().flat_map(|text| databases(text, machine)) {
+            taken.claim(database, path("postgres"));
+        }
+    }
+}
+
+struct Taken<'a> {
+    by: BTreeMap<String, String>,
+    mistakes: &'a mut Mistakes,
+}
+
+impl Taken<'_> {
+    fn claim(&mut self, what: String, path: String) {
+        match self.by.get(&what) {
+            Some(first) if *first != path => {
+                self.mistakes.add(path, format!("is the same as {first}"));
+            }
+            Some(_) => {}
+            None => drop(self.by.insert(what, path)),
+        }
+    }
+}
+
+fn host_of(address: &str) -> &str {
+    host_and_port(address).map_or("", |(host, _)| host)
+}
+
+fn folder(path: &str) -> &str {
+    path.trim_end_matches('/')
+}
+
+/// What identifies the database behind a connection string, once for each of its hosts.
+fn databases(connection: &str, machine: &str) -> Vec<String> {
+    let Ok(config) = connection.parse::<tokio_postgres::Config>() else { return Vec::new() };
+    let name = config.get_dbname().or(config.get_user()).unwrap_or_default();
+    let ports = config.get_ports();
+    let port = |i: usize| ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+    let hosts = config.get_hosts().iter().enumerate();
+    hosts
+        .map(|(i, host)| match host {
+            Host::Tcp(host) if !is_loopback(host) => {
+                format!("database {host}:{}/{name}", port(i))
+            }
+            Host::Tcp(_) => format!("database on {machine}:{}/{name}", port(i)),
+            #[cfg(unix)]
+            Host::Unix(path) => {
+                format!("database on {machine} {}:{}/{name}", path.display(), port(i))
+            }
+        })
+        .collect()
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}

@@ -1,0 +1,277 @@
+//! What do the written values come to, with defaults filled in and relations checked?
+
+use domicile_core::config::{Config, Directory, FailoverPolicy, REGIONS_MAX, TableKind};
+use domicile_core::id::RegionId;
+use domicile_core::lease::LeaseTerms;
+use domicile_core::partition::{Layout, PARTITIONS_MAX, Scheme};
+use domicile_core::progress::Rpo;
+use domicile_core::time::{DriftPpm, Millis};
+
+use super::mistake::Mistakes;
+use super::written::{Written, WrittenDirectory, WrittenFailover, WrittenLease, WrittenRpo};
+use super::{regions, tables, units};
+
+const CLUSTER_NAME_BYTES_MAX: usize = 32;
+/// Shorter leases end whenever a machine is busy for a moment.
+const LEASE_TTL_MIN: Millis = Millis(200);
+/// Longer ones make every failover an outage.
+const LEASE_TTL_MAX: Millis = Millis(600_000);
+const DRIFT_PPM_MAX: i64 = 100_000;
+const OBSERVERS_DEFAULT: usize = 2;
+
+/// Returns the configuration unless a part of it is too wrong to have a value; the caller looks
+/// at the mistakes too.
+pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Config> {
+    let cluster = cluster(written, mistakes);
+    let partition = partition(written, mistakes);
+    let regions = regions::resolve(&written.region, mistakes);
+    region_count(written.region.len(), mistakes);
+    let rpo = rpo(written, mistakes);
+    let lease = lease(written.lease.as_ref().unwrap_or(&WrittenLease::default()), mistakes);
+    let failover = written.failover.as_ref();
+    let failover = failover_policy(
+        failover.unwrap_or(&WrittenFailover::default()),
+        written.region.len(),
+        &lease,
+        mistakes,
+    );
+    let directory = directory(written, mistakes);
+    let tables = tables::resolve(&written.table, partition.as_ref(), mistakes);
+    regions::check_addresses(&written.region, directory.as_ref(), mistakes);
+    let (regions, partition) = (regions?, partition?);
+    let has_reference = tables.values().any(|kind| *kind == TableKind::Reference);
+    let ids = regions.iter().map(|r| r.id.clone()).collect();
+    let layout = layout(&partition, ids, has_reference);
+    Some(Config {
+        cluster: cluster?,
+        layout,
+        rpo: rpo?,
+        lease,
+        failover,
+        directory: directory?,
+        regions,
+        tables,
+    })
+}
+
+/// The partition scheme as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Partition {
+    Whole,
+    Hash { columns: Vec<String>, count: u32 },
+    Home { column: String },
+}
+
+impl Partition {
+    /// The key of a table that names none.
+    pub(super) fn columns(&self) -> Vec<String> {
+        match self {
+            Self::Whole => Vec::new(),
+            Self::Hash { columns, .. } => columns.clone(),
+            Self::Home { column } => vec![column.clone()],
+        }
+    }
+}
+
+fn layout(partition: &Partition, ids: Vec<RegionId>, has_reference: bool) -> Layout {
+    let scheme = match partition {
+        Partition::Whole => Scheme::Whole,
+        Partition::Hash { count, .. } => Scheme::Hash { count: *count },
+        Partition::Home { .. } => Scheme::Home { regions: ids },
+    };
+    // A whole database already has one owner, reference tables included.
+    Layout { has_reference: has_reference && scheme != Scheme::Whole, scheme }
+}
+
+fn cluster(written: &Written, mistakes: &mut Mistakes) -> Option<String> {
+    let name = required("cluster", written.cluster.as_deref(), mistakes)?;
+    let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > CLUSTER_NAME_BYTES_MAX || !name.chars().all(letters) {
+        mistakes.add(
+            "cluster",
+            format!(
+                "\"{name}\" is not a cluster name: use 1 to {CLUSTER_NAME_BYTES_MAX} lowercase \
+                 letters, digits, hyphens and underscores"
+            ),
+        );
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn partition(written: &Written, mistakes: &mut Mistakes) -> Option<Partition> {
+    let text = required("partition", written.partition.as_deref(), mistakes)?;
+    match read_partition(text) {
+        Ok(partition) => Some(partition),
+        Err(wrong) => {
+            mistakes.add("partition", wrong);
+            None
+        }
+    }
+}
+
+/// Reads `whole`, `hash(column, n)` or `home(column)`.
+fn read_partition(text: &str) -> Result<Partition, String> {
+    let refused =
+        || format!("\"{text}\" is not a scheme: expected whole, hash(column, n) or home(column)");
+    let text = text.trim();
+    if text == "whole" {
+        return Ok(Partition::Whole);
+    }
+    let (name, rest) = text.split_once('(').ok_or_else(refused)?;
+    let inner = rest.strip_suffix(')').ok_or_else(refused)?;
+    let arguments: Vec<&str> = inner.split(',').map(str::trim).collect();
+    if arguments.iter().any(|argument| argument.is_empty()) {
+        return Err(refused());
+    }
+    match (name.trim(), arguments.as_slice()) {
+        ("home", [column]) => Ok(Partition::Home { column: (*column).to_owned() }),
+        ("hash", [columns @ .., count]) if !columns.is_empty() => {
+            let number = count.parse().ok().filter(|n| (1..=PARTITIONS_MAX).contains(n));
+            let count = number.ok_or_else(|| {
+                format!("\"{count}\" partitions: expected a number from 1 to {PARTITIONS_MAX}")
+            })?;
+            Ok(Partition::Hash { columns: columns.iter().map(|c| c.to_string()).collect(), count })
+        }
+        _ => Err(refused()),
+    }
+}
+
+fn region_count(count: usize, mistakes: &mut Mistakes) {
+    if !(2..=REGIONS_MAX).contains(&count) {
+        let text = format!("expected 2 to {REGIONS_MAX} regions, found {count}");
+        mistakes.add("region", text);
+    }
+}
+
+fn rpo(written: &Written, mistakes: &mut Mistakes) -> Option<Rpo> {
+    let copies = written.copies.unwrap_or(1);
+    let regions = written.region.len();
+    let fits = usize::try_from(copies).ok().filter(|n| *n >= 1 && *n < regions.max(2));
+    if fits.is_none() {
+        let text = match regions {
+            0..=2 => format!("{copies}: one region has only one other to hold copies"),
+            _ => format!("{copies}: with {regions} regions there can be 1 to {}", regions - 1),
+        };
+        mistakes.add("copies", text);
+    }
+    match &written.rpo {
+        None | Some(WrittenRpo::Number(0)) => Some(Rpo::Zero { copies: fits? }),
+        Some(WrittenRpo::Text(text)) if text == "0" => Some(Rpo::Zero { copies: fits? }),
+        Some(WrittenRpo::Text(text)) if text == "none" => Some(Rpo::None),
+        Some(other) => {
+            let found = match other {
+                WrittenRpo::Number(number) => number.to_string(),
+                WrittenRpo::Text(text) => format!("\"{text}\""),
+            };
+            mistakes.add("rpo", format!("{found} is neither \"0\" nor \"none\""));
+            None
+        }
+    }
+}
+
+fn lease(written: &WrittenLease, mistakes: &mut Mistakes) -> LeaseTerms {
+    let terms = LeaseTerms {
+        ttl: duration("lease.ttl", written.ttl.as_deref(), Millis(3000), mistakes),
+        renew_every: duration("lease.renew", written.renew.as_deref(), Millis(500), mistakes),
+        margin: duration("lease.margin", written.margin.as_deref(), Millis(100), mistakes),
+        drift: DriftPpm(drift(written.drift_ppm, mistakes)),
+    };
+    let ttl = units::written(terms.ttl);
+    if terms.ttl < LEASE_TTL_MIN || terms.ttl > LEASE_TTL_MAX {
+        let (min, max) = (units::written(LEASE_TTL_MIN), units::written(LEASE_TTL_MAX));
+        mistakes.add("lease.ttl", format!("{ttl}: expected {min} to {max}"));
+    } else if terms.margin >= terms.ttl {
+        let margin = units::written(terms.margin);
+        mistakes.add("lease.margin", format!("{margin} is not less than lease.ttl ({ttl})"));
+    } else if terms.renew_every.0 == 0 {
+        mistakes.add("lease.renew", "0 is not a time between renewals");
+    } else if terms.renew_every + terms.renew_every >= terms.ttl - terms.margin {
+        mistakes.add(
+            "lease.renew",
+            format!(
+                "{} leaves no room for a lost renewal: two must fit into lease.ttl less \
+                 lease.margin ({})",
+                units::written(terms.renew_every),
+                units::written(terms.ttl - terms.margin)
+            ),
+        );
+    }
+    terms
+}
+
+fn drift(written: Option<i64>, mistakes: &mut Mistakes) -> u64 {
+    let ppm = written.unwrap_or(500);
+    if !(0..=DRIFT_PPM_MAX).contains(&ppm) {
+        mistakes.add("lease.drift_ppm", format!("{ppm}: expected 0 to {DRIFT_PPM_MAX}"));
+    }
+    ppm.unsigned_abs()
+}
+
+fn failover_policy(
+    written: &WrittenFailover,
+    regions: usize,
+    lease: &LeaseTerms,
+    mistakes: &mut Mistakes,
+) -> FailoverPolicy {
+    let others = regions.saturating_sub(1).max(1);
+    let observers = match written.observers {
+        None => OBSERVERS_DEFAULT.min(others),
+        Some(number) => match usize::try_from(number) {
+            Ok(number) if (1..=others).contains(&number) => number,
+            _ => {
+                mistakes.add(
+                    "failover.observers",
+                    format!("{number}: {regions} regions leave 1 to {others} that can observe one"),
+                );
+                others
+            }
+        },
+    };
+    let path = "failover.suspect_after";
+    let suspect_after = duration(path, written.suspect_after.as_deref(), Millis(2000), mistakes);
+    if suspect_after < lease.renew_every + lease.renew_every && !mistakes.has("lease.renew") {
+        mistakes.add(
+            path,
+            format!(
+                "{} is less than two renewals of the lease ({} each): a healthy region would be \
+                 suspected",
+                units::written(suspect_after),
+                units::written(lease.renew_every)
+            ),
+        );
+    }
+    FailoverPolicy { automatic: written.automatic.unwrap_or(true), observers, suspect_after }
+}
+
+fn directory(written: &Written, mistakes: &mut Mistakes) -> Option<Directory> {
+    let none = WrittenDirectory::default();
+    let written = written.directory.as_ref().unwrap_or(&none);
+    let address = regions::address("directory.address", written.address.as_deref(), mistakes);
+    let data = required("directory.data", written.data.as_deref(), mistakes);
+    Some(Directory { address: address?, data: data?.to_owned() })
+}
+
+/// Returns a text that must be there and not be empty.
+pub(super) fn required<'a>(
+    path: &str,
+    value: Option<&'a str>,
+    mistakes: &mut Mistakes,
+) -> Option<&'a str> {
+    match value {
+        None => mistakes.add(path, "is missing"),
+        Some(text) if text.trim().is_empty() => mistakes.add(path, "is empty"),
+        Some(text) => return Some(text),
+    }
+    None
+}
+
+fn duration(path: &str, value: Option<&str>, default: Millis, mistakes: &mut Mistakes) -> Millis {
+    match value.map_or(Ok(default), units::duration) {
+        Ok(duration) => duration,
+        Err(wrong) => {
+            mistakes.add(path, wrong);
+            default
+        }
+    }
+}

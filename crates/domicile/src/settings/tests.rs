@@ -1,0 +1,183 @@
+//! Is a sound file understood, and is every mistake of another one told?
+//!
+//! `golden/*.toml` are files with mistakes, each beside the text that is printed for it.
+//! `UPDATE=1` rewrites those texts.
+
+use std::path::{Path, PathBuf};
+
+use domicile_core::config::{KeySource, TableKind};
+use domicile_core::partition::Scheme;
+use domicile_core::progress::Rpo;
+use domicile_core::time::Millis;
+
+use super::*;
+
+const SOUND: &str = r#"
+cluster = "shop"
+partition = "hash(branch_id, 48)"
+
+[directory]
+address = "127.0.0.1:7400"
+data = "/var/lib/domicile/directory"
+
+[[region]]
+name = "eu"
+postgres = "host=127.0.0.1 port=5432 user=postgres dbname=shop"
+peer = "127.0.0.1:7401"
+gateway = "127.0.0.1:6432"
+data = "/var/lib/domicile/eu"
+
+[[region]]
+name = "us"
+postgres = "postgres://postgres@127.0.0.1:5433/shop"
+peer = "127.0.0.1:7402"
+peer_listen = "0.0.0.0:7402"
+gateway = "127.0.0.1:6433"
+data = "/var/lib/domicile/us"
+"#;
+
+fn sound_with(more: &str) -> Config {
+    parse(&format!("{SOUND}{more}")).unwrap()
+}
+
+fn mistakes_with(more: &str) -> Vec<String> {
+    let mistakes = parse(&format!("{SOUND}{more}")).unwrap_err();
+    mistakes.iter().map(|m| format!("{}: {}", m.path, m.text)).collect()
+}
+
+fn table<'a>(config: &'a Config, name: &str) -> &'a TableKind {
+    config.kind(&name.parse().unwrap()).unwrap()
+}
+
+#[test]
+fn a_short_file_gets_all_the_defaults() {
+    let config = sound_with("");
+    assert_eq!(config.rpo, Rpo::Zero { copies: 1 });
+    assert_eq!((config.lease.ttl, config.lease.renew_every), (Millis(3000), Millis(500)));
+    assert!(config.failover.automatic);
+    assert_eq!(config.failover.observers, 1, "two regions leave one observer");
+    assert_eq!(config.regions[0].peer_listen, "127.0.0.1:7401");
+    assert_eq!(config.regions[1].peer_listen, "0.0.0.0:7402");
+    assert_eq!(config.layout.scheme, Scheme::Hash { count: 48 });
+    assert!(!config.layout.has_reference);
+}
+
+#[test]
+fn tables_get_the_key_of_the_scheme_their_own_or_their_parents() {
+    let config = sound_with(
+        r#"
+        [[table]]
+        name = "accounts"
+        [[table]]
+        name = "audit.entries"
+        key = ["tenant", "project"]
+        [[table]]
+        name = "lines"
+        parent = { table = "accounts", columns = "account_id", references = ["id"] }
+        [[table]]
+        name = "countries"
+        kind = "reference"
+        "#,
+    );
+    let own = |columns: &[&str]| {
+        TableKind::Owned(KeySource::Columns(columns.iter().map(|c| c.to_string()).collect()))
+    };
+    assert_eq!(*table(&config, "public.accounts"), own(&["branch_id"]));
+    assert_eq!(*table(&config, "audit.entries"), own(&["tenant", "project"]));
+    assert!(matches!(
+        table(&config, "public.lines"),
+        TableKind::Owned(KeySource::Parent { columns, .. }) if columns == &["account_id"]
+    ));
+    assert!(config.layout.has_reference);
+    assert_eq!(config.layout.total(), 49);
+}
+
+#[test]
+fn with_one_partition_reference_tables_need_none_of_their_own() {
+    let text = SOUND.replace("hash(branch_id, 48)", "whole");
+    let tables = "[[table]]\nname = \"a\"\n[[table]]\nname = \"b\"\nkind = \"reference\"\n";
+    let config = parse(&format!("{text}{tables}")).unwrap();
+    assert_eq!(*table(&config, "public.a"), TableKind::Owned(KeySource::Whole));
+    assert!(!config.layout.has_reference);
+}
+
+#[test]
+fn an_rpo_of_zero_may_be_a_number() {
+    let text = format!("rpo = 0\n{SOUND}");
+    assert_eq!(parse(&text).unwrap().rpo, Rpo::Zero { copies: 1 });
+    let text = format!("rpo = \"none\"\n{SOUND}");
+    assert_eq!(parse(&text).unwrap().rpo, Rpo::None);
+}
+
+#[test]
+fn the_same_loopback_database_is_another_one_on_another_machine() {
+    let two_machines = SOUND
+        .replace("127.0.0.1:5433", "127.0.0.1:5432")
+        .replace("peer = \"127.0.0.1:7402\"", "peer = \"10.0.0.2:7402\"");
+    assert!(parse(&two_machines).is_ok());
+    let one_machine = SOUND.replace("127.0.0.1:5433", "127.0.0.1:5432");
+    let mistakes = parse(&one_machine).unwrap_err();
+    assert_eq!(
+        mistakes[0].to_string(),
+        "line 18: region[2].postgres: is the same as region[1].postgres"
+    );
+}
+
+#[test]
+fn a_circle_of_parents_is_found_wherever_it_starts() {
+    let child = |name: &str, of: &str| {
+        format!(
+            "[[table]]\nname = \"{name}\"\n\
+             parent = {{ table = \"{of}\", columns = \"x\", references = \"id\" }}\n"
+        )
+    };
+    let text = [child("a", "b"), child("b", "a"), child("tail", "a")].concat();
+    assert_eq!(
+        mistakes_with(&text),
+        [
+            "table[1].parent.table: the parents go round in a circle: \
+             public.a -> public.b -> public.a",
+            "table[2].parent.table: the parents go round in a circle: \
+             public.b -> public.a -> public.b",
+        ]
+    );
+    assert_eq!(mistakes_with(&child("a", "a")).len(), 1);
+}
+
+#[test]
+fn a_lost_renewal_must_not_end_a_lease() {
+    let lease = "[lease]\nttl = \"1s\"\nrenew = \"450ms\"\n";
+    assert_eq!(mistakes_with(lease).len(), 1);
+    assert!(mistakes_with(lease)[0].starts_with("lease.renew: 450ms leaves no room"));
+}
+
+#[test]
+fn every_mistake_is_told_at_once_and_where_it_is() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/settings/golden");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|e| e == "toml"));
+    assert!(!files.is_empty());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mistakes = parse(&text).unwrap_err();
+        let path = PathBuf::from("domicile.toml");
+        let printed = format!("{}\n", SettingsError::Mistakes { path, mistakes });
+        compare(&file.with_extension("txt"), &printed);
+    }
+}
+
+#[test]
+fn the_reference_page_is_current() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/config.md");
+    compare(&page, &keys::reference());
+}
+
+fn compare(file: &Path, printed: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, printed).unwrap();
+    }
+    let expected = std::fs::read_to_string(file).unwrap_or_default();
+    assert_eq!(expected, printed, "{} is stale: UPDATE=1 rewrites it", file.display());
+}

@@ -1,0 +1,96 @@
+//! What may stand in the file? Its shape only: every field optional, unknown keys refused.
+
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    pub cluster: Option<String>,
+    pub partition: Option<String>,
+    pub rpo: Option<WrittenRpo>,
+    pub copies: Option<i64>,
+    pub directory: Option<WrittenDirectory>,
+    pub lease: Option<WrittenLease>,
+    pub failover: Option<WrittenFailover>,
+    #[serde(default)]
+    pub region: Vec<WrittenRegion>,
+    #[serde(default)]
+    pub table: Vec<WrittenTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum WrittenRpo {
+    Number(i64),
+    Text(String),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenDirectory {
+    pub address: Option<String>,
+    pub data: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenLease {
+    pub ttl: Option<String>,
+    pub renew: Option<String>,
+    pub margin: Option<String>,
+    pub drift_ppm: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenFailover {
+    pub automatic: Option<bool>,
+    pub observers: Option<i64>,
+    pub suspect_after: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenRegion {
+    pub name: Option<String>,
+    pub postgres: Option<String>,
+    pub peer: Option<String>,
+    pub peer_listen: Option<String>,
+    pub gateway: Option<String>,
+    pub gateway_listen: Option<String>,
+    pub data: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenTable {
+    pub name: Option<String>,
+    pub kind: Option<String>,
+    pub key: Option<Names>,
+    pub parent: Option<WrittenParent>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenParent {
+    pub table: Option<String>,
+    pub columns: Option<Names>,
+    pub references: Option<Names>,
+}
+
+/// One name, or a list of them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Names {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Names {
+    pub(super) fn list(&self) -> Vec<String> {
+        match self {
+            Self::One(name) => vec![name.clone()],
+            Self::Many(names) => names.clone(),
+        }
+    }
+}
