@@ -12,5 +12,6 @@ pub mod ownership;
 pub mod partition;
 pub mod progress;
 pub mod record;
+pub mod route;
 pub mod runbook;
 pub mod time;

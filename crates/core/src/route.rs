@@ -1,0 +1,198 @@
+//! Where does a session live, and where may a refused statement be tried next?
+//!
+//! A guard that refuses a statement names the owner. Following that name is safe, because
+//! nothing of a refused statement happened; whether it is useful depends on what the guards say
+//! one after the other. A statement that touches rows of two owners is refused by both, each
+//! naming the other: that is an error for the client and not a reason to wait.
+
+use std::fmt;
+
+use crate::id::{Epoch, RegionId};
+use crate::time::{Millis, Time};
+
+/// How often all guards may answer in the same circle before the client gets the refusal.
+///
+/// More than once, because a guard and the directory may be some milliseconds apart.
+pub const CIRCLES_MAX: u32 = 3;
+
+/// Where sessions live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// At the owner of the whole database (active-passive).
+    FollowOwner,
+    /// In the region where they arrived; only refused statements travel (active-active).
+    Local,
+}
+
+/// Who opened the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    Client,
+    /// Another region's gateway: served here or not at all, so that nothing goes in circles.
+    Peer,
+}
+
+/// What the gateway knows of ownership.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Routes {
+    /// Grows with every change.
+    pub version: u64,
+    /// The one owner of everything; `None` while it is handed over or fenced, and where there are
+    /// many partitions.
+    pub owner_of_whole: Option<RegionId>,
+    /// Some hand-over or failover is under way.
+    pub settling: bool,
+    /// This region's own guard is open for what the region owns.
+    pub live: bool,
+}
+
+/// Where a session should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Home {
+    At(RegionId),
+    /// Nowhere now; soon there will be a place.
+    Wait,
+}
+
+/// Returns where a session that arrived in `region` should be.
+///
+/// A region that is the owner but whose guard stays closed while nothing changes still serves
+/// sessions: its reads are as good as ever, and its writes get a clear refusal.
+pub fn home(mode: Mode, caller: Caller, region: &RegionId, routes: &Routes) -> Home {
+    let here = Home::At(region.clone());
+    if mode == Mode::Local {
+        return here;
+    }
+    let opening = routes.settling && !routes.live;
+    match (&routes.owner_of_whole, caller) {
+        (Some(owner), _) if owner == region => {
+            if opening {
+                Home::Wait
+            } else {
+                here
+            }
+        }
+        (Some(owner), Caller::Client) => Home::At(owner.clone()),
+        (None, Caller::Client) => Home::Wait,
+        (Some(_), Caller::Peer) => here,
+        (None, Caller::Peer) => {
+            if opening {
+                Home::Wait
+            } else {
+                here
+            }
+        }
+    }
+}
+
+/// What a guard says when it refuses: who may write, as far as it knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// `None` while a hand-over or a failover is under way.
+    pub owner: Option<RegionId>,
+    pub epoch: Epoch,
+}
+
+impl Refusal {
+    /// Reads the DETAIL of a guard's error; `None` when somebody else wrote it.
+    pub fn read(detail: &str) -> Option<Self> {
+        let rest = detail.strip_prefix("Owner region: ")?;
+        let (owner, rest) = rest.split_once(", epoch: ")?;
+        let epoch = rest.strip_suffix('.')?.parse().ok()?;
+        let owner = if owner == "none" { None } else { Some(owner.parse().ok()?) };
+        Some(Self { owner, epoch: Epoch(epoch) })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = self.owner.as_ref().map_or("none", RegionId::as_str);
+        write!(f, "Owner region: {owner}, epoch: {}.", self.epoch)
+    }
+}
+
+/// What to do with a statement that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Send the statement to this region.
+    Ask(RegionId),
+    /// Wait for a change or a moment, then begin again where the session lives.
+    Wait,
+    /// Give the client the last refusal.
+    GiveUp,
+}
+
+/// One statement on its way to a region that takes it.
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    since: Time,
+    budget: Millis,
+    /// Who refused since we last began again, and in which words.
+    round: Vec<(RegionId, Refusal)>,
+    circle: Option<Circle>,
+}
+
+/// The same refusals by the same regions, while nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Circle {
+    round: Vec<(RegionId, Refusal)>,
+    version: u64,
+    seen: u32,
+}
+
+impl Redirect {
+    pub fn new(since: Time, budget: Millis) -> Self {
+        Self { since, budget, round: Vec::new(), circle: None }
+    }
+
+    /// Region `by` refused the statement.
+    pub fn refused(&mut self, by: &RegionId, refusal: Refusal, routes: &Routes, now: Time) -> Next {
+        self.round.push((by.clone(), refusal.clone()));
+        if self.is_over(now) {
+            return Next::GiveUp;
+        }
+        let Some(owner) = refusal.owner else { return self.wait() };
+        if owner == *by {
+            // It knows that it is the owner; its guard is about to open.
+            return self.wait();
+        }
+        if !self.round.iter().any(|(asked, _)| *asked == owner) {
+            return Next::Ask(owner);
+        }
+        if routes.settling { self.wait() } else { self.circled(routes.version) }
+    }
+
+    /// The region that should have been asked next cannot be reached.
+    pub fn unreachable(&mut self, now: Time) -> Next {
+        if self.is_over(now) { Next::GiveUp } else { self.wait() }
+    }
+
+    /// How much of the budget is left.
+    pub fn left(&self, now: Time) -> Millis {
+        self.budget - now.since(self.since)
+    }
+
+    fn is_over(&self, now: Time) -> bool {
+        now.since(self.since) >= self.budget
+    }
+
+    fn wait(&mut self) -> Next {
+        self.round.clear();
+        self.circle = None;
+        Next::Wait
+    }
+
+    fn circled(&mut self, version: u64) -> Next {
+        let round = std::mem::take(&mut self.round);
+        let before = self.circle.take();
+        let seen = match before {
+            Some(circle) if circle.version == version && circle.round == round => circle.seen + 1,
+            Some(_) | None => 1,
+        };
+        self.circle = Some(Circle { round, version, seen });
+        if seen >= CIRCLES_MAX { Next::GiveUp } else { Next::Wait }
+    }
+}
+
+#[cfg(test)]
+mod tests;
