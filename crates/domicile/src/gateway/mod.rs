@@ -1,1 +1,126 @@
-//! The door of a region: clients speak PostgreSQL to it.
+//! The door of a region: clients speak PostgreSQL to it, and it finds the server that may answer.
+//!
+//! ```text
+//! client ──> listener ──> door (first packets) ──> session ──> home: local PostgreSQL,
+//!                           │                        │               or the owner's gateway
+//!                           └──> cancel              └───────> other: the owner of one statement
+//! ```
+//!
+//! Where to go is decided in `core::route`. The gateway never decides who may write: the guard in
+//! PostgreSQL does, and a gateway that is wrong costs time, not rows. TLS is not offered yet.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_core::id::RegionId;
+pub use domicile_core::route::{Mode, Routes};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+mod backend;
+mod cancel;
+mod cut;
+mod door;
+mod link;
+mod listener;
+mod memory;
+mod moving;
+mod redirect;
+mod refusals;
+mod relay;
+mod session;
+mod setting;
+mod target;
+mod track;
+
+use cancel::Cancels;
+pub use target::Target;
+
+use crate::clock::Clock;
+
+/// How many clients a gateway serves at once.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// How long a client may take to say what it wants.
+pub const STARTUP_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long sessions may go on after the gateway was told to stop.
+pub const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What a gateway should be.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub region: RegionId,
+    /// Port 0 takes any free one: see [`Gateway::address`].
+    pub listen: SocketAddr,
+    /// The region's own PostgreSQL.
+    pub local: Target,
+    /// The other regions' gateways.
+    pub peers: BTreeMap<RegionId, Target>,
+    /// How long a session waits for an owner before it gets an error. 10 s is a good value.
+    pub park_budget: Duration,
+    pub mode: Mode,
+}
+
+/// A gateway that listens and does not serve yet.
+#[derive(Debug)]
+pub struct Gateway {
+    listener: TcpListener,
+    address: SocketAddr,
+    shared: Shared,
+}
+
+/// What all sessions of a gateway have in common.
+#[derive(Clone, Debug)]
+struct Shared {
+    config: Arc<Config>,
+    routes: watch::Receiver<Arc<Routes>>,
+    cancels: Cancels,
+    clock: Clock,
+    shutdown: CancellationToken,
+}
+
+impl Gateway {
+    /// Takes the address. Connections wait in the listen queue until [`Gateway::run`].
+    pub async fn bind(config: Config, routes: watch::Receiver<Arc<Routes>>) -> io::Result<Self> {
+        let listener = TcpListener::bind(config.listen).await?;
+        let address = listener.local_addr()?;
+        let shared = Shared {
+            config: Arc::new(config),
+            routes,
+            cancels: Cancels::default(),
+            clock: Clock::new(),
+            shutdown: CancellationToken::new(),
+        };
+        Ok(Self { listener, address, shared })
+    }
+
+    /// Returns where the gateway really listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`; then ends idle sessions at once, the others as they become idle
+    /// or after [`SHUTDOWN_WAIT_MAX`].
+    pub async fn run(self, shutdown: CancellationToken) {
+        listener::run(self.listener, Shared { shutdown, ..self.shared }).await;
+    }
+}
+
+impl Shared {
+    /// Returns the routes as they are now.
+    fn routes(&self) -> Arc<Routes> {
+        self.routes.borrow().clone()
+    }
+
+    /// Returns how to reach PostgreSQL in `region`: ours directly, others through their gateway.
+    fn target(&self, region: &RegionId) -> Option<&Target> {
+        if *region == self.config.region {
+            Some(&self.config.local)
+        } else {
+            self.config.peers.get(region)
+        }
+    }
+}

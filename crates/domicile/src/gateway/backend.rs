@@ -1,0 +1,198 @@
+//! How does a session get a connection to a server, and make it look like the one it had?
+//!
+//! The first connection of a session belongs to the client, who logs in through it. Every later
+//! one is opened quietly: the same startup again, then what the memory holds, and nothing of it
+//! reaches the client. That works only where the server asks for no password.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use bytes::Bytes;
+use domicile_core::id::RegionId;
+use domicile_pg::backend::{self, Authentication, BackendKeyData, Report, tag};
+use domicile_pg::frontend;
+use domicile_pg::startup::Startup;
+use thiserror::Error;
+
+use super::Shared;
+use super::cut::{self, Cutter, Piece};
+use super::door::{HOP, HOP_PARAMETER};
+use super::link::Link;
+use super::memory::Memory;
+use super::target::Target;
+
+/// A setting and its value as the server reported it.
+pub type Statuses = BTreeMap<Bytes, Bytes>;
+
+/// A connection of a session to PostgreSQL, directly or through its region's gateway.
+#[derive(Debug)]
+pub struct Backend {
+    pub region: RegionId,
+    pub target: Target,
+    pub link: Link,
+    pub cutter: Cutter,
+    pub key: Option<BackendKeyData>,
+    /// The version of the settings that were made here.
+    pub settings_version: u64,
+}
+
+/// Why a quiet connection could not be had.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error("region \"{0}\" is not among the peers")]
+    Stranger(RegionId),
+    #[error("connect to {target}: {source}")]
+    Connect { target: Target, source: io::Error },
+    #[error("the server closed the connection while the session began")]
+    Closed,
+    /// Asked again later it may agree.
+    #[error("the server does not take sessions yet")]
+    NotYet,
+    #[error("the server asks for a password")]
+    Password,
+    #[error("the server refused the session: {0}")]
+    Refused(String),
+    #[error("what the server says is not the protocol")]
+    Protocol,
+}
+
+impl OpenError {
+    /// Returns whether the same may succeed a moment later.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Closed | Self::NotYet => true,
+            Self::Stranger(_) | Self::Password | Self::Refused(_) | Self::Protocol => false,
+        }
+    }
+}
+
+impl Backend {
+    /// Connects to the server of `region` and sends it the startup of the session.
+    pub async fn dial(
+        shared: &Shared,
+        region: &RegionId,
+        startup: &Startup,
+    ) -> Result<Self, OpenError> {
+        let target = shared.target(region).ok_or_else(|| OpenError::Stranger(region.clone()))?;
+        let connecting = target.connect().await;
+        let mut link =
+            connecting.map_err(|source| OpenError::Connect { target: target.clone(), source })?;
+        let mut startup = startup.clone();
+        if *region != shared.config.region {
+            startup.parameters.push((HOP_PARAMETER.to_owned(), HOP.to_owned()));
+        }
+        startup.put(&mut link.outgoing);
+        let (region, target) = (region.clone(), target.clone());
+        let (cutter, key, settings_version) = (Cutter::default(), None, 0);
+        Ok(Self { region, target, link, cutter, key, settings_version })
+    }
+
+    /// Opens a session like the one that `memory` describes, and returns the server's settings.
+    pub async fn open(
+        shared: &Shared,
+        region: &RegionId,
+        startup: &Startup,
+        memory: &Memory,
+    ) -> Result<(Self, Statuses), OpenError> {
+        let mut opened = Self::dial(shared, region, startup).await?;
+        let mut statuses = Statuses::new();
+        opened.until_ready(1, &mut statuses).await?;
+        opened.repeat_settings(memory, &mut statuses).await?;
+        for raw in memory.prepared() {
+            opened.link.outgoing.extend_from_slice(raw);
+            frontend::put_sync(&mut opened.link.outgoing);
+            opened.until_ready(1, &mut statuses).await?;
+        }
+        Ok((opened, statuses))
+    }
+
+    /// Makes all settings of the session again, so that none is older than the session's.
+    pub async fn repeat_settings(
+        &mut self,
+        memory: &Memory,
+        statuses: &mut Statuses,
+    ) -> Result<(), OpenError> {
+        for raw in memory.settings() {
+            self.link.outgoing.extend_from_slice(raw);
+            self.until_ready(1, statuses).await?;
+        }
+        self.settings_version = memory.settings_version();
+        Ok(())
+    }
+
+    /// Waits for the first message, and leaves it where it is.
+    ///
+    /// Returns [`OpenError::NotYet`] when the message says to come again.
+    pub async fn first_answer(&mut self) -> Result<(), OpenError> {
+        loop {
+            let mut ahead = self.link.incoming.clone();
+            match Cutter::default().next(&mut ahead).map_err(|_| OpenError::Protocol)? {
+                Some(Piece::Whole { tag: tag::ERROR_RESPONSE, raw }) => {
+                    return if is_passing(&raw) { Err(OpenError::NotYet) } else { Ok(()) };
+                }
+                Some(_) => return Ok(()),
+                None if self.link.has_ended() => return Err(OpenError::Closed),
+                None => self.link.moved().await,
+            }
+        }
+    }
+
+    /// Drops what an unused connection says between statements.
+    pub fn ignore(&mut self) {
+        while let Ok(Some(_)) = self.cutter.next(&mut self.link.incoming) {}
+    }
+
+    async fn until_ready(
+        &mut self,
+        mut times: usize,
+        statuses: &mut Statuses,
+    ) -> Result<(), OpenError> {
+        while times > 0 {
+            let piece = self.cutter.next(&mut self.link.incoming);
+            match piece.map_err(|_| OpenError::Protocol)? {
+                Some(Piece::Whole { tag: tag::READY_FOR_QUERY, .. }) => times -= 1,
+                Some(Piece::Whole { tag, raw }) => self.listen(tag, &raw, statuses)?,
+                Some(Piece::Head { .. } | Piece::Rest { .. }) => {}
+                None if self.link.has_ended() => return Err(OpenError::Closed),
+                None => self.link.moved().await,
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, tag: u8, raw: &Bytes, statuses: &mut Statuses) -> Result<(), OpenError> {
+        let body = cut::body(raw);
+        match tag {
+            tag::AUTHENTICATION => match backend::authentication(&body) {
+                Ok(Authentication::Ok) => {}
+                Ok(_) => return Err(OpenError::Password),
+                Err(_) => return Err(OpenError::Protocol),
+            },
+            tag::BACKEND_KEY_DATA => self.key = backend::backend_key_data(&body).ok(),
+            tag::PARAMETER_STATUS => note_status(statuses, &body),
+            tag::ERROR_RESPONSE if is_passing(raw) => return Err(OpenError::NotYet),
+            tag::ERROR_RESPONSE => {
+                let report = Report::read(&body).unwrap_or_default();
+                let message = report.get(backend::field::MESSAGE).unwrap_or_default();
+                return Err(OpenError::Refused(message.to_owned()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Remembers what a ParameterStatus says.
+pub fn note_status(statuses: &mut Statuses, body: &Bytes) {
+    if let Ok((name, value)) = backend::parameter_status(body) {
+        statuses.insert(body.slice_ref(name), body.slice_ref(value));
+    }
+}
+
+/// Returns whether a server that says this may take the session a moment later.
+fn is_passing(raw: &Bytes) -> bool {
+    use domicile_pg::sqlstate::{ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, CRASH_SHUTDOWN};
+    let body = cut::body(raw);
+    let Ok(report) = Report::read(&body) else { return false };
+    [CANNOT_CONNECT_NOW, ADMIN_SHUTDOWN, CRASH_SHUTDOWN].iter().any(|s| s.is(report.code()))
+}

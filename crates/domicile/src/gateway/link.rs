@@ -1,0 +1,139 @@
+//! How do bytes move over one socket in both directions without either waiting for the other?
+//!
+//! A relay that writes to one side and waits must still read that side, or both ends may wait for
+//! each other for ever. So a link has a buffer each way, one call moves whatever can move, and
+//! the caller bounds the buffers by not reading from one side what the other has no room for.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+/// No more is read while this much lies unprocessed, none is processed while this much lies
+/// unsent.
+pub const BUFFER_BYTES_MAX: usize = 512 * 1024;
+const READ_BYTES: usize = 8 * 1024;
+/// How long the last words to somebody may take.
+const FAREWELL_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// A socket of any kind.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
+
+/// One side of a session.
+pub struct Link {
+    socket: Box<dyn Socket>,
+    pub incoming: BytesMut,
+    pub outgoing: BytesMut,
+    /// Nothing comes in any more.
+    ended: bool,
+    /// Nothing can be sent any more; what is put in `outgoing` is forgotten.
+    mute: bool,
+}
+
+impl Link {
+    pub fn new(socket: impl Socket + 'static) -> Self {
+        Self {
+            socket: Box::new(socket),
+            incoming: BytesMut::new(),
+            outgoing: BytesMut::new(),
+            ended: false,
+            mute: false,
+        }
+    }
+
+    /// Returns whether nothing comes in any more, except what is in `incoming`.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Returns whether nothing that is put in `outgoing` can arrive.
+    pub fn is_mute(&self) -> bool {
+        self.mute
+    }
+
+    /// Returns whether more may be put in `outgoing`.
+    pub fn has_room(&self) -> bool {
+        self.outgoing.len() < BUFFER_BYTES_MAX
+    }
+
+    /// Waits until bytes moved in either direction, or the other side ended.
+    ///
+    /// Never returns when the link has ended and nothing waits to be sent. May be dropped at any
+    /// moment without loss.
+    pub async fn moved(&mut self) {
+        poll_fn(|cx| self.poll_moved(cx)).await;
+    }
+
+    fn poll_moved(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let wrote = self.poll_write(cx).is_ready();
+        let read = self.poll_read(cx).is_ready();
+        if wrote || read { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.mute {
+            self.outgoing.clear();
+        }
+        if self.outgoing.is_empty() {
+            return Poll::Pending;
+        }
+        match Pin::new(&mut self.socket).poll_write(cx, &self.outgoing) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(sent)) if sent > 0 => self.outgoing.advance(sent),
+            // What the other side still had to say can be read; the end comes from there.
+            Poll::Ready(Ok(_) | Err(_)) => {
+                self.mute = true;
+                self.outgoing.clear();
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.ended || self.incoming.len() >= BUFFER_BYTES_MAX {
+            return Poll::Pending;
+        }
+        self.incoming.reserve(READ_BYTES);
+        let read = pin!(self.socket.read_buf(&mut self.incoming)).poll(cx);
+        match read {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(received)) => {
+                self.ended = received == 0;
+                Poll::Ready(())
+            }
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(%error, "a connection of the gateway broke");
+                self.ended = true;
+                Poll::Ready(())
+            }
+        }
+    }
+
+    /// Sends what is left to send, within bounds.
+    pub async fn farewell(&mut self) {
+        let flush = async {
+            while !self.outgoing.is_empty() {
+                poll_fn(|cx| self.poll_write(cx)).await;
+            }
+            poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await
+        };
+        if !matches!(tokio::time::timeout(FAREWELL_WAIT_MAX, flush).await, Ok(Ok(()))) {
+            tracing::debug!("last words of the gateway were not heard");
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("incoming", &self.incoming.len())
+            .field("outgoing", &self.outgoing.len())
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

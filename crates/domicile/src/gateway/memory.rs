@@ -1,0 +1,208 @@
+//! What must be repeated on another server so that the session finds itself there?
+//!
+//! Named prepared statements and settings, in the order in which they were made. What cannot be
+//! repeated makes the memory `Bound`: such a session ends when it would have to move, because to
+//! go on without its state would be a silent error.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::setting::{self, Meaning};
+
+/// Beyond this the session cannot move: it would take too long.
+const REMEMBERED_BYTES_MAX: usize = 16 * 1024 * 1024;
+const SETTINGS_MAX: usize = 256;
+
+/// A message that changes the session once the server has agreed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Prepare { name: Bytes, raw: Bytes },
+    Forget { name: Bytes },
+    Settings { key: Vec<u8>, raw: Bytes },
+    DiscardAll,
+    DeallocateAll,
+    Bind,
+}
+
+impl Change {
+    /// Returns what a simple query, whole on the wire as `raw`, will change.
+    pub fn of_query(sql: &[u8], raw: &Bytes) -> Option<Self> {
+        match setting::read(sql) {
+            Meaning::Nothing => None,
+            Meaning::Settings { key } => Some(Self::Settings { key, raw: raw.clone() }),
+            Meaning::DiscardAll => Some(Self::DiscardAll),
+            Meaning::DeallocateAll => Some(Self::DeallocateAll),
+            Meaning::Bound => Some(Self::Bind),
+        }
+    }
+
+    /// How many bytes are held for this.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Prepare { name, raw } => name.len() + raw.len(),
+            Self::Settings { key, raw } => key.len() + raw.len(),
+            Self::Forget { name } => name.len(),
+            Self::DiscardAll | Self::DeallocateAll | Self::Bind => 0,
+        }
+    }
+}
+
+/// What a session has made of itself.
+#[derive(Debug, Default)]
+pub struct Memory {
+    prepared: BTreeMap<Bytes, Bytes>,
+    settings: Vec<(Vec<u8>, Bytes)>,
+    /// Made in the transaction that is open now; gone if it rolls back.
+    open: Vec<Change>,
+    bytes: usize,
+    bound: bool,
+    settings_version: u64,
+}
+
+impl Memory {
+    /// The server agreed to `change`. Settings count once their transaction has committed.
+    pub fn agreed(&mut self, change: Change) {
+        match change {
+            Change::Settings { .. } => self.open.push(change),
+            change => self.apply(change),
+        }
+        if self.open.len() > SETTINGS_MAX {
+            self.open.clear();
+            self.bound = true;
+        }
+    }
+
+    /// No transaction is open any more.
+    pub fn committed(&mut self) {
+        for change in std::mem::take(&mut self.open) {
+            self.apply(change);
+        }
+    }
+
+    /// The transaction is over and nothing of it remains.
+    pub fn rolled_back(&mut self) {
+        self.open.clear();
+    }
+
+    /// Something was changed that cannot be repeated elsewhere.
+    pub fn bind(&mut self) {
+        self.bound = true;
+    }
+
+    /// Returns whether the session holds what exists only on its server.
+    pub fn is_bound(&self) -> bool {
+        self.bound
+    }
+
+    /// Grows with every change of the settings.
+    pub fn settings_version(&self) -> u64 {
+        self.settings_version
+    }
+
+    /// The queries that make the settings, whole as on the wire, in order.
+    pub fn settings(&self) -> impl Iterator<Item = &Bytes> {
+        self.settings.iter().map(|(_, raw)| raw)
+    }
+
+    /// The Parse messages of the named prepared statements, whole as on the wire.
+    pub fn prepared(&self) -> impl Iterator<Item = &Bytes> {
+        self.prepared.values()
+    }
+
+    fn apply(&mut self, change: Change) {
+        let bytes = change.bytes();
+        match change {
+            Change::Prepare { name, raw } => {
+                self.prepared.insert(name, raw);
+                self.bytes += bytes;
+            }
+            Change::Forget { name } => {
+                if let Some(raw) = self.prepared.remove(&name) {
+                    self.bytes -= name.len() + raw.len();
+                }
+            }
+            Change::Settings { key, raw } => {
+                self.forget_setting(&key);
+                self.settings.push((key, raw));
+                self.bytes += bytes;
+                self.settings_version += 1;
+            }
+            Change::DiscardAll => {
+                *self = Self { settings_version: self.settings_version + 1, ..Self::default() };
+            }
+            Change::DeallocateAll => {
+                let bytes: usize = self.prepared.iter().map(|(n, raw)| n.len() + raw.len()).sum();
+                self.bytes -= bytes;
+                self.prepared.clear();
+            }
+            Change::Bind => self.bound = true,
+        }
+        if self.bytes > REMEMBERED_BYTES_MAX || self.settings.len() > SETTINGS_MAX {
+            self.prepared.clear();
+            self.settings.clear();
+            (self.bytes, self.bound) = (0, true);
+        }
+    }
+
+    fn forget_setting(&mut self, key: &[u8]) {
+        if let Some(at) = self.settings.iter().position(|(known, _)| known == key) {
+            let (key, raw) = self.settings.remove(at);
+            self.bytes -= key.len() + raw.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(key: &str, raw: &'static str) -> Change {
+        Change::Settings { key: key.as_bytes().to_vec(), raw: Bytes::from_static(raw.as_bytes()) }
+    }
+
+    fn prepare(name: &'static str) -> Change {
+        Change::Prepare { name: Bytes::from_static(name.as_bytes()), raw: Bytes::from_static(b"P") }
+    }
+
+    #[test]
+    fn the_last_setting_of_a_name_is_repeated_in_its_place() {
+        let mut memory = Memory::default();
+        for change in [set("a", "a=1"), set("b", "b=1"), set("a", "a=2")] {
+            memory.agreed(change);
+            memory.committed();
+        }
+        let settings: Vec<_> = memory.settings().cloned().collect();
+        assert_eq!(settings, [&b"b=1"[..], b"a=2"]);
+    }
+
+    #[test]
+    fn a_setting_goes_with_its_transaction() {
+        let mut memory = Memory::default();
+        memory.agreed(set("a", "a=1"));
+        memory.rolled_back();
+        memory.committed();
+        assert_eq!(memory.settings().count(), 0);
+    }
+
+    #[test]
+    fn a_closed_statement_is_not_prepared_again() {
+        let mut memory = Memory::default();
+        memory.agreed(prepare("s1"));
+        memory.agreed(prepare("s2"));
+        memory.agreed(Change::Forget { name: Bytes::from_static(b"s1") });
+        assert_eq!((memory.prepared().count(), memory.bytes), (1, 3));
+        memory.agreed(Change::DeallocateAll);
+        assert_eq!((memory.prepared().count(), memory.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_session_that_holds_too_much_is_bound_and_discarding_frees_it() {
+        let mut memory = Memory::default();
+        let raw = Bytes::from(vec![0; REMEMBERED_BYTES_MAX]);
+        memory.agreed(Change::Prepare { name: Bytes::from_static(b"big"), raw });
+        assert!(memory.is_bound());
+        memory.agreed(Change::DiscardAll);
+        assert!(!memory.is_bound());
+    }
+}

@@ -1,0 +1,180 @@
+//! How does an idle session get to where it should be, and wait while there is no such place?
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_core::id::RegionId;
+use domicile_core::route::{self, Caller, Home, Mode, Routes};
+use domicile_core::time::{Millis, Time};
+use domicile_pg::backend as messages;
+use tokio::sync::watch;
+
+use super::Shared;
+use super::backend::{Backend, OpenError, Statuses};
+use super::link::Link;
+use super::refusals::{self, End};
+use super::session::{Session, budget};
+
+/// The first pause before trying again when nothing changes; each later one is twice as long.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(40);
+/// Opening a session on a server takes no longer, or the server is as good as gone.
+const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Waiting, with a bound.
+pub struct Wait {
+    until: Time,
+    now: crate::clock::Clock,
+    pause: Duration,
+}
+
+/// Why a pause is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    Again,
+    Cancelled,
+}
+
+impl Wait {
+    pub fn new(shared: &Shared, budget: Millis) -> Self {
+        let now = shared.clock;
+        Self { until: now.now() + budget, now, pause: PAUSE_MIN }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.now.now() >= self.until
+    }
+
+    pub fn left(&self) -> Duration {
+        Duration::from_millis(self.until.since(self.now.now()).0)
+    }
+
+    /// Waits for new routes or a moment. Ends the session when its client goes or the gateway
+    /// stops; what the client sends meanwhile is kept, within bounds.
+    pub async fn pause(
+        &mut self,
+        shared: &Shared,
+        routes: &mut watch::Receiver<Arc<Routes>>,
+        client: &mut Link,
+        cancelled: impl Future<Output = ()>,
+    ) -> Result<Woken, End> {
+        let pause = self.pause.min(self.left());
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let mut cancelled = std::pin::pin!(cancelled);
+        let mut moment = std::pin::pin!(tokio::time::sleep(pause));
+        loop {
+            if client.has_ended() {
+                return Err(End::Quietly);
+            }
+            tokio::select! {
+                biased;
+                () = shared.shutdown.cancelled() => return Err(refusals::shutting_down()),
+                () = &mut cancelled => return Ok(Woken::Cancelled),
+                Ok(()) = routes.changed() => {
+                    self.pause = PAUSE_MIN;
+                    return Ok(Woken::Again);
+                }
+                () = &mut moment => return Ok(Woken::Again),
+                () = client.moved() => {}
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Returns once the session is at its home and that home is alive; only for an idle session.
+    pub async fn go_home(&mut self, patience: Millis) -> Result<(), End> {
+        let mut wait = Wait::new(&self.shared, patience);
+        loop {
+            let end = match self.wanted_home() {
+                Home::At(region) if region == self.home.region && !self.home.link.has_ended() => {
+                    return Ok(());
+                }
+                Home::At(_) if self.caller == Caller::Peer => return Err(End::Quietly),
+                Home::At(region) => match self.move_to(&region).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => self.cannot_open(&region, &error)?,
+                },
+                Home::Wait => refusals::no_owner(),
+            };
+            if wait.is_over() {
+                return Err(end);
+            }
+            let cancelled = std::future::pending();
+            wait.pause(&self.shared, &mut self.routes, &mut self.client, cancelled).await?;
+        }
+    }
+
+    /// As [`Session::go_home`], with all the patience there is.
+    pub async fn go_home_patiently(&mut self) -> Result<(), End> {
+        self.go_home(budget(&self.shared)).await
+    }
+
+    fn wanted_home(&mut self) -> Home {
+        let config = &self.shared.config;
+        if self.caller == Caller::Peer {
+            // Waiting for an owner is for the gateway that the client is connected to.
+            return Home::At(config.region.clone());
+        }
+        let routes = self.routes.borrow_and_update();
+        route::home(config.mode, self.caller, &config.region, &routes)
+    }
+
+    /// Returns what to say if nothing better comes, or ends the session at once.
+    fn cannot_open(&self, region: &RegionId, error: &OpenError) -> Result<End, End> {
+        tracing::debug!(%region, %error, "a session cannot move yet");
+        match error {
+            OpenError::Password => Err(refusals::cannot_move("its new server asks for a password")),
+            OpenError::Refused(_) | OpenError::Protocol => {
+                Err(refusals::cannot_move("its new server does not take it"))
+            }
+            OpenError::Stranger(_) => Err(refusals::unreachable()),
+            OpenError::Connect { .. } | OpenError::Closed | OpenError::NotYet => {
+                Ok(match self.shared.config.mode {
+                    Mode::Local => refusals::server_gone(),
+                    Mode::FollowOwner => refusals::unreachable(),
+                })
+            }
+        }
+    }
+
+    async fn move_to(&mut self, region: &RegionId) -> Result<(), OpenError> {
+        if self.memory.is_bound() {
+            return Err(OpenError::Refused("the session is bound to its server".to_owned()));
+        }
+        let (home, statuses) = self.open(region).await?;
+        tracing::debug!(from = %self.home.region, to = %region, "a session moved");
+        self.home = home;
+        self.tell_statuses(statuses);
+        self.tell_cancels();
+        Ok(())
+    }
+
+    /// Opens a quiet connection that looks like the session's.
+    pub async fn open(&self, region: &RegionId) -> Result<(Backend, Statuses), OpenError> {
+        let opening = Backend::open(&self.shared, region, &self.startup, &self.memory);
+        tokio::time::timeout(OPEN_WAIT_MAX, opening).await.unwrap_or(Err(OpenError::NotYet))
+    }
+
+    /// Tells the client which settings of the new server are not those of the old one.
+    fn tell_statuses(&mut self, statuses: Statuses) {
+        for (name, value) in &statuses {
+            if self.statuses.get(name) != Some(value) {
+                messages::put_parameter_status(&mut self.client.outgoing, name, value);
+            }
+        }
+        self.statuses.extend(statuses);
+    }
+
+    /// Cancel requests go to the server that works for the session now.
+    pub fn tell_cancels(&mut self) {
+        let active = match &self.other {
+            Some(other) if self.at_other => other,
+            Some(_) | None => &self.home,
+        };
+        if let Some(key) = &active.key {
+            self.cancellable.moved(&active.target, key);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What does the gateway itself say to a client when things cannot go on?
+
+use domicile_pg::backend::{Report, Severity};
+use domicile_pg::sqlstate::{self, SqlState};
+
+/// Why a session ends.
+#[derive(Debug)]
+pub enum End {
+    /// Everything was said already, or nobody listens.
+    Quietly,
+    /// These are the last words.
+    Saying(Report<'static>),
+}
+
+impl End {
+    fn saying(code: SqlState, message: impl Into<String>) -> Self {
+        Self::Saying(Report::new(Severity::Fatal, code, message.into()))
+    }
+
+    fn hint(self, hint: &'static str) -> Self {
+        match self {
+            Self::Quietly => Self::Quietly,
+            Self::Saying(report) => Self::Saying(report.hint(hint)),
+        }
+    }
+}
+
+/// The bytes of the client, or of a server, are not PostgreSQL's protocol.
+pub fn protocol(error: &impl ToString) -> End {
+    End::saying(sqlstate::PROTOCOL_VIOLATION, error.to_string())
+}
+
+pub fn unsupported_version(major: u16, minor: u16) -> End {
+    let message = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0");
+    End::saying(sqlstate::FEATURE_NOT_SUPPORTED, message)
+}
+
+pub fn startup_too_slow() -> End {
+    End::saying(sqlstate::PROTOCOL_VIOLATION, "startup packet did not arrive in time")
+}
+
+pub fn too_many_connections() -> End {
+    End::saying(sqlstate::TOO_MANY_CONNECTIONS, "gateway has too many connections already")
+}
+
+pub fn shutting_down() -> End {
+    End::saying(sqlstate::ADMIN_SHUTDOWN, "terminating connection because the gateway stops")
+}
+
+/// The session waited for an owner until its budget was over.
+pub fn no_owner() -> End {
+    End::saying(sqlstate::CANNOT_CONNECT_NOW, "no region may take this session now")
+        .hint("A hand-over or a failover is under way. Connect again in a moment.")
+}
+
+/// Somebody is the owner, and cannot be reached.
+pub fn unreachable() -> End {
+    End::saying(sqlstate::CANNOT_CONNECT_NOW, "the server for this session cannot be reached")
+        .hint("It may be starting, or the network to it is down. Connect again in a moment.")
+}
+
+/// The local server went away under an idle session and did not come back.
+pub fn server_gone() -> End {
+    End::saying(
+        sqlstate::ADMIN_SHUTDOWN,
+        "terminating connection because the server of this session is gone",
+    )
+    .hint("Connect again in a moment.")
+}
+
+/// The session would have to move and cannot.
+pub fn cannot_move(why: &str) -> End {
+    let message = format!("terminating connection because the session must move and {why}");
+    End::saying(sqlstate::ADMIN_SHUTDOWN, message)
+        .hint("Connect again: a new session can be used at once.")
+}
+
+/// A statement was sent and no answer came.
+pub fn outcome_unknown() -> End {
+    End::saying(
+        sqlstate::CONNECTION_FAILURE,
+        "connection to the owner was lost; the outcome of the statement is unknown",
+    )
+    .hint("Connect again and look whether the statement took effect before repeating it.")
+}
+
+/// A transaction block was open and no statement was under way.
+pub fn transaction_lost() -> End {
+    End::saying(
+        sqlstate::CONNECTION_FAILURE,
+        "connection to the owner was lost; the open transaction was rolled back",
+    )
+    .hint("Connect again and repeat the transaction.")
+}
+
+/// A cancel request came while the statement waited in the gateway.
+pub fn cancelled() -> Report<'static> {
+    Report::new(
+        Severity::Error,
+        sqlstate::QUERY_CANCELED,
+        "canceling statement due to user request",
+    )
+    .detail("The statement was waiting for an owner and had not begun.")
+}

@@ -1,0 +1,141 @@
+//! What happens to each message between the client and its server?
+//!
+//! Nothing is held back except the first answer to a statement that may go elsewhere, and
+//! nothing is read further than the buffers of the other side have room for.
+
+use bytes::Bytes;
+use domicile_core::route::Caller;
+use domicile_pg::backend::{self, Report, tag};
+use domicile_pg::frontend::tag as from_client;
+
+use super::backend::note_status;
+use super::cut::{self, Piece};
+use super::refusals::{self, End};
+use super::session::{Held, Session};
+
+impl Session {
+    /// Passes on what the client sent, as far as there is room for it.
+    pub async fn relay_to_server(&mut self) -> Result<(), End> {
+        // While a query is held, what follows it waits: the query may have to go elsewhere.
+        while self.held.is_none() && !self.track.is_full() && self.active().link.has_room() {
+            let piece = self.client_cutter.next(&mut self.client.incoming);
+            let Some(piece) = piece.map_err(|e| refusals::protocol(&e))? else { break };
+            match piece {
+                Piece::Whole { tag: from_client::TERMINATE, .. } if self.begun => {
+                    return Err(End::Quietly);
+                }
+                Piece::Whole { tag, raw } => self.pass_on(tag, raw, true).await?,
+                Piece::Head { tag, raw } => self.pass_on(tag, raw, false).await?,
+                Piece::Rest { raw } => self.active().link.outgoing.extend_from_slice(&raw),
+            }
+        }
+        Ok(())
+    }
+
+    async fn pass_on(&mut self, tag: u8, raw: Bytes, whole: bool) -> Result<(), End> {
+        if self.begun && self.track.is_idle() {
+            self.go_home_patiently().await?;
+            // Only a client's own gateway sends a statement elsewhere.
+            if whole && tag == from_client::QUERY && self.caller == Caller::Client {
+                self.held = Some(Held { raw: raw.clone(), refusal: None, redirect: None });
+            }
+        }
+        self.track.sent(tag, &raw, &mut self.memory);
+        self.active().link.outgoing.extend_from_slice(&raw);
+        Ok(())
+    }
+
+    /// Passes on what the server sent, as far as there is room for it.
+    pub async fn relay_to_client(&mut self) -> Result<(), End> {
+        if !self.at_other {
+            self.forget_idle_other();
+        }
+        while self.client.has_room() {
+            let active = self.active();
+            let piece = active.cutter.next(&mut active.link.incoming);
+            let Some(piece) = piece.map_err(|e| refusals::protocol(&e))? else {
+                if self.active().link.has_ended() {
+                    return self.server_ended();
+                }
+                break;
+            };
+            match piece {
+                Piece::Whole { tag, raw } => self.answer(tag, raw).await?,
+                Piece::Head { raw, .. } | Piece::Rest { raw } => {
+                    self.release();
+                    self.client.outgoing.extend_from_slice(&raw);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, tag: u8, raw: Bytes) -> Result<(), End> {
+        self.note(tag, &raw);
+        if self.is_held_back(tag, &raw) {
+            return Ok(());
+        }
+        if tag == tag::ERROR_RESPONSE && self.begun && self.track.is_idle() {
+            // The server says why it closes. The session just goes on elsewhere.
+            tracing::debug!("a server ended an idle session");
+            return Ok(());
+        }
+        self.track.received(tag, &raw, &mut self.memory);
+        if tag == tag::READY_FOR_QUERY {
+            if let Some((held, refusal)) = self.take_refused(&raw) {
+                return self.redirect(held, refusal).await;
+            }
+            self.begun = true;
+            self.client.outgoing.extend_from_slice(&raw);
+            if self.at_other && self.track.is_idle() {
+                self.at_other = false;
+                self.tell_cancels();
+            }
+            return Ok(());
+        }
+        self.client.outgoing.extend_from_slice(&raw);
+        Ok(())
+    }
+
+    /// Remembers what later connections need to know.
+    fn note(&mut self, tag: u8, raw: &Bytes) {
+        let body = cut::body(raw);
+        match tag {
+            tag::PARAMETER_STATUS => note_status(&mut self.statuses, &body),
+            tag::BACKEND_KEY_DATA => {
+                self.home.key = backend::backend_key_data(&body).ok();
+                self.tell_cancels();
+            }
+            tag::ERROR_RESPONSE => {
+                let ends = Report::read(&body).is_ok_and(|report| report.ends_session());
+                self.farewell_said |= ends && !(self.begun && self.track.is_idle());
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing more will come from the active server.
+    fn server_ended(&mut self) -> Result<(), End> {
+        if !self.begun || self.farewell_said {
+            return Err(End::Quietly);
+        }
+        if !self.track.is_quiet() {
+            return Err(refusals::outcome_unknown());
+        }
+        if !self.track.is_idle() {
+            return Err(refusals::transaction_lost());
+        }
+        // The next message of the client finds a new home; a peer's gateway finds one by itself.
+        if self.caller == Caller::Peer { Err(End::Quietly) } else { Ok(()) }
+    }
+
+    /// An unused connection may say something or end at any time.
+    fn forget_idle_other(&mut self) {
+        if let Some(other) = &mut self.other {
+            other.ignore();
+            if other.link.has_ended() {
+                self.other = None;
+            }
+        }
+    }
+}

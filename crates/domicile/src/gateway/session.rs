@@ -1,0 +1,197 @@
+//! What is a client's session, from its startup to its last word?
+//!
+//! One task for each session: it waits until bytes move on any of its connections, then relays
+//! what came. The session lives at its home; a single statement may be served by another region.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domicile_core::id::RegionId;
+use domicile_core::route::{self, Caller, Home, Redirect, Refusal, Routes};
+use domicile_core::time::Millis;
+use domicile_pg::startup::Startup;
+use tokio::sync::watch;
+
+use super::backend::{Backend, OpenError, Statuses};
+use super::cancel::Cancellable;
+use super::cut::Cutter;
+use super::link::Link;
+use super::memory::Memory;
+use super::refusals::{self, End};
+use super::track::Track;
+use super::{Shared, door};
+
+/// A server may take so long for its first answer even when the budget is nearly over.
+const DIAL_WAIT_MIN: Duration = Duration::from_secs(1);
+
+/// A client and its connections to servers.
+pub struct Session {
+    pub shared: Shared,
+    pub routes: watch::Receiver<Arc<Routes>>,
+    pub caller: Caller,
+    pub startup: Startup,
+    pub client: Link,
+    pub client_cutter: Cutter,
+    pub home: Backend,
+    /// The server of another region, kept for statements that its guard takes.
+    pub other: Option<Backend>,
+    /// The statement, or the transaction, that runs now is with `other`.
+    pub at_other: bool,
+    pub track: Track,
+    pub memory: Memory,
+    /// What the client knows of the server's settings.
+    pub statuses: Statuses,
+    pub held: Option<Held>,
+    pub cancellable: Cancellable,
+    /// The login is over.
+    pub begun: bool,
+    /// The server has said its last word, and the client has heard it.
+    pub farewell_said: bool,
+}
+
+/// A simple query whose first answer has not come: if that is a refusal, it may go elsewhere.
+pub struct Held {
+    pub raw: Bytes,
+    pub refusal: Option<(Refusal, Bytes)>,
+    pub redirect: Option<Redirect>,
+}
+
+/// Serves one session to its end.
+pub async fn serve(mut client: Link, caller: Caller, startup: Startup, shared: Shared) {
+    let mut routes = shared.routes.clone();
+    let home = match first_home(&shared, &mut routes, &mut client, caller, &startup).await {
+        Ok(home) => home,
+        Err(end) => return door::say(&mut client, end).await,
+    };
+    let mut session = Session {
+        cancellable: shared.cancels.session(),
+        shared,
+        routes,
+        caller,
+        startup,
+        client,
+        client_cutter: Cutter::default(),
+        home,
+        other: None,
+        at_other: false,
+        track: Track::starting(),
+        memory: Memory::default(),
+        statuses: Statuses::new(),
+        held: None,
+        begun: false,
+        farewell_said: false,
+    };
+    let Err(end) = session.run().await;
+    session.say_goodbye(end).await;
+}
+
+impl Session {
+    /// Relays until the session ends, and returns how.
+    async fn run(&mut self) -> Result<std::convert::Infallible, End> {
+        loop {
+            self.relay_to_client().await?;
+            self.relay_to_server().await?;
+            if self.is_abandoned() {
+                return Err(End::Quietly);
+            }
+            if self.shared.shutdown.is_cancelled() && (self.track.is_idle() || !self.begun) {
+                return Err(refusals::shutting_down());
+            }
+            self.anything_moved().await;
+        }
+    }
+
+    /// Returns whether the client has gone and nothing is left to do for it. A client that only
+    /// stopped sending still gets the answers to what it asked.
+    fn is_abandoned(&self) -> bool {
+        let is_answered = self.track.needs_client() || !self.begun || self.client.is_mute();
+        self.client.has_ended() && is_answered
+    }
+
+    async fn anything_moved(&mut self) {
+        let stopping = self.shared.shutdown.is_cancelled();
+        let other = async {
+            match &mut self.other {
+                Some(other) => other.link.moved().await,
+                None => std::future::pending().await,
+            }
+        };
+        // Servers first: a session should know that its server is gone before it sends more.
+        tokio::select! {
+            biased;
+            () = self.home.link.moved() => {}
+            () = other => {}
+            () = self.client.moved() => {}
+            () = self.shared.shutdown.cancelled(), if !stopping => {}
+        }
+    }
+
+    /// The connection to which statements go now.
+    pub fn active(&mut self) -> &mut Backend {
+        match &mut self.other {
+            Some(other) if self.at_other => other,
+            Some(_) | None => &mut self.home,
+        }
+    }
+
+    async fn say_goodbye(&mut self, end: End) {
+        // In the middle of a message an error would be read as a part of it.
+        let end = if self.active().cutter.is_inside() { End::Quietly } else { end };
+        for backend in [Some(&mut self.home), self.other.as_mut()].into_iter().flatten() {
+            if !backend.link.has_ended() && self.track.is_quiet() {
+                domicile_pg::frontend::put_terminate(&mut backend.link.outgoing);
+            }
+        }
+        door::say(&mut self.client, end).await;
+        for backend in [Some(&mut self.home), self.other.as_mut()].into_iter().flatten() {
+            backend.link.farewell().await;
+        }
+    }
+}
+
+/// Finds the first home of a session, within the park budget. Its first answer has come.
+async fn first_home(
+    shared: &Shared,
+    routes: &mut watch::Receiver<Arc<Routes>>,
+    client: &mut Link,
+    caller: Caller,
+    startup: &Startup,
+) -> Result<Backend, End> {
+    let mut wait = super::moving::Wait::new(shared, budget(shared));
+    loop {
+        let now = routes.borrow_and_update().clone();
+        let end = match route::home(shared.config.mode, caller, &shared.config.region, &now) {
+            Home::Wait => refusals::no_owner(),
+            Home::At(region) => {
+                let dialing = dial(shared, &region, startup);
+                match tokio::time::timeout(wait.left().max(DIAL_WAIT_MIN), dialing).await {
+                    Ok(Ok(home)) => return Ok(home),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%region, %error, "a session has no home yet");
+                        if !error.is_passing() {
+                            return Err(refusals::unreachable());
+                        }
+                        refusals::unreachable()
+                    }
+                    Err(_) => refusals::unreachable(),
+                }
+            }
+        };
+        if wait.is_over() {
+            return Err(end);
+        }
+        wait.pause(shared, routes, client, std::future::pending()).await?;
+    }
+}
+
+async fn dial(shared: &Shared, region: &RegionId, startup: &Startup) -> Result<Backend, OpenError> {
+    let mut backend = Backend::dial(shared, region, startup).await?;
+    backend.first_answer().await?;
+    Ok(backend)
+}
+
+/// How long a session may wait for an owner.
+pub fn budget(shared: &Shared) -> Millis {
+    Millis(u64::try_from(shared.config.park_budget.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,242 @@
+//! Does this text change the session itself, so that a move to another server must repeat it?
+//!
+//! Never guesses on the side of danger: a text that mixes settings with other statements cannot
+//! be repeated, so the session that sent it stays bound to its server. What functions do to a
+//! session (`set_config`) is not seen.
+
+/// What a text means for the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// The session is as it was.
+    Nothing,
+    /// Settings and nothing else; a later text with the same key replaces this one.
+    Settings { key: Vec<u8> },
+    /// The session is as if it had just begun.
+    DiscardAll,
+    /// All prepared statements are gone.
+    DeallocateAll,
+    /// The session holds something that exists only on its server, or that cannot be repeated.
+    Bound,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Other,
+    Setting,
+    DiscardAll,
+    DeallocateAll,
+    Bound,
+}
+
+/// Returns what `sql`, one or more statements, means for the session.
+pub fn read(sql: &[u8]) -> Meaning {
+    let statements = statements(sql);
+    let kinds: Vec<Kind> = statements.iter().map(|words| kind(words)).collect();
+    match kinds.as_slice() {
+        [] => Meaning::Nothing,
+        [Kind::DiscardAll] => Meaning::DiscardAll,
+        [Kind::DeallocateAll] => Meaning::DeallocateAll,
+        [Kind::Setting] => Meaning::Settings { key: statements[0].join(&b' ') },
+        all if all.iter().all(|kind| *kind == Kind::Other) => Meaning::Nothing,
+        all if all.iter().all(|kind| *kind == Kind::Setting) => {
+            Meaning::Settings { key: sql.to_vec() }
+        }
+        _ => Meaning::Bound,
+    }
+}
+
+/// Judges one statement by its first words, in capital letters.
+fn kind(words: &[Vec<u8>]) -> Kind {
+    let word = |at: usize| words.get(at).map(Vec::as_slice).unwrap_or_default();
+    match (word(0), word(1)) {
+        (b"SET", b"LOCAL" | b"TRANSACTION" | b"CONSTRAINTS") => Kind::Other,
+        (b"SET" | b"RESET", _) => Kind::Setting,
+        (b"DISCARD", b"ALL") => Kind::DiscardAll,
+        (b"DEALLOCATE", b"ALL") => Kind::DeallocateAll,
+        (b"DEALLOCATE", b"PREPARE") if word(2) == b"ALL" => Kind::DeallocateAll,
+        (b"DEALLOCATE" | b"LISTEN" | b"UNLISTEN" | b"LOAD", _) => Kind::Bound,
+        (b"PREPARE", b"TRANSACTION") => Kind::Other,
+        (b"PREPARE", _) => Kind::Bound,
+        (b"CREATE", b"TEMP" | b"TEMPORARY" | b"LOCAL" | b"GLOBAL") => Kind::Bound,
+        (b"DECLARE", _) if words.iter().any(|word| word == b"HOLD") => Kind::Bound,
+        _ => Kind::Other,
+    }
+}
+
+/// So many words of a statement are looked at: `SET SESSION name`, `DECLARE .. WITH HOLD`.
+const WORDS_MAX: usize = 12;
+
+/// Returns the first words of each statement that has any. The words of `SET SESSION x = 1` are
+/// `SET X`: two texts that set the same thing begin alike.
+fn statements(sql: &[u8]) -> Vec<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    let mut words: Vec<Vec<u8>> = Vec::new();
+    let mut rest = sql;
+    while let Some(&byte) = rest.first() {
+        if byte == b';' {
+            finish(&mut words, &mut all);
+        }
+        let token = token_bytes(rest);
+        let (token, after) = rest.split_at(token.clamp(1, rest.len()));
+        rest = after;
+        let is_word = byte == b'"' || is_word_byte(byte);
+        if is_word && words.len() < WORDS_MAX {
+            words.push(token.to_ascii_uppercase());
+        }
+    }
+    finish(&mut words, &mut all);
+    all
+}
+
+fn finish(words: &mut Vec<Vec<u8>>, all: &mut Vec<Vec<Vec<u8>>>) {
+    let mut words = std::mem::take(words);
+    if words.first().is_some_and(|word| word == b"SET" || word == b"RESET") {
+        if words.get(1).is_some_and(|word| word == b"SESSION") && words.len() > 2 {
+            words.remove(1);
+        }
+        words.truncate(2);
+    }
+    if !words.is_empty() {
+        all.push(words);
+    }
+}
+
+fn is_word_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.' || byte >= 0x80
+}
+
+/// Returns how many bytes the token at the front has: a word, a quoted text, a comment or one byte.
+fn token_bytes(rest: &[u8]) -> usize {
+    match rest {
+        [b'\'' | b'"', ..] => quoted(rest),
+        [b'-', b'-', ..] => rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len()),
+        [b'/', b'*', ..] => comment(rest),
+        [b'$', ..] => dollar_quoted(rest),
+        [byte, ..] if is_word_byte(*byte) => {
+            let is_inside = |b: &u8| is_word_byte(*b) || *b == b'$';
+            let word = rest.iter().position(|b| !is_inside(b)).unwrap_or(rest.len());
+            // E'..': a backslash hides a quote.
+            match (&rest[..word], rest.get(word)) {
+                (b"E" | b"e", Some(b'\'')) => word + escaped(&rest[word..]),
+                _ => word,
+            }
+        }
+        _ => 1,
+    }
+}
+
+fn quoted(rest: &[u8]) -> usize {
+    let end = rest.iter().skip(1).position(|b| *b == rest[0]);
+    end.map_or(rest.len(), |end| end + 2)
+}
+
+fn escaped(rest: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(byte) = rest.get(at) {
+        match byte {
+            b'\'' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+fn comment(rest: &[u8]) -> usize {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < rest.len() {
+        match &rest[at..] {
+            [b'/', b'*', ..] => (depth, at) = (depth + 1, at + 2),
+            [b'*', b'/', ..] if depth == 1 => return at + 2,
+            [b'*', b'/', ..] => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+fn dollar_quoted(rest: &[u8]) -> usize {
+    let Some(tag) = rest.iter().skip(1).position(|b| *b == b'$') else { return 1 };
+    let mark = &rest[..tag + 2];
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80;
+    if !mark[1..=tag].iter().all(is_name) {
+        return 1;
+    }
+    let body = &rest[mark.len()..];
+    let end = body.windows(mark.len()).position(|window| window == mark);
+    end.map_or(rest.len(), |end| mark.len() + end + mark.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settings(key: &str) -> Meaning {
+        Meaning::Settings { key: key.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn settings_of_one_name_have_one_key_however_they_are_written() {
+        for sql in [
+            "SET search_path = a, b",
+            "set Search_Path to a; ",
+            "SET SESSION search_path='x;y'",
+            "-- why\n/* a /* b */ ; */ SET search_path TO \"a;b\"",
+        ] {
+            assert_eq!(read(sql.as_bytes()), settings("SET SEARCH_PATH"), "{sql}");
+        }
+        assert_eq!(read(b"RESET ALL"), settings("RESET ALL"));
+        assert_eq!(
+            read(b"SET domicile.freshness = E'it\\'s;'"),
+            settings("SET DOMICILE.FRESHNESS")
+        );
+    }
+
+    #[test]
+    fn what_ends_with_the_transaction_is_no_setting() {
+        for sql in [
+            "",
+            ";;",
+            "SET LOCAL search_path = a",
+            "SET TRANSACTION READ ONLY",
+            "SET CONSTRAINTS ALL IMMEDIATE",
+            "SELECT 'SET x = 1; SET y = 2'",
+            "UPDATE t SET a = 1",
+            "DO $x$ BEGIN; SET a = 1; $$ ; END $x$",
+            "BEGIN; INSERT INTO t VALUES (1); COMMIT",
+            "PREPARE TRANSACTION 'x'",
+        ] {
+            assert_eq!(read(sql.as_bytes()), Meaning::Nothing, "{sql}");
+        }
+    }
+
+    #[test]
+    fn several_settings_are_repeated_together_and_a_mixture_binds() {
+        assert_eq!(read(b"SET a = 1; SET b = 2;"), settings("SET a = 1; SET b = 2;"));
+        assert_eq!(read(b"SET a = 1; INSERT INTO t VALUES (1)"), Meaning::Bound);
+        assert_eq!(read(b"DISCARD ALL"), Meaning::DiscardAll);
+        assert_eq!(read(b"deallocate prepare all"), Meaning::DeallocateAll);
+    }
+
+    #[test]
+    fn what_lives_on_one_server_binds_the_session_to_it() {
+        for sql in [
+            "LISTEN orders",
+            "PREPARE p AS SELECT 1",
+            "CREATE TEMP TABLE t (a int)",
+            "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        ] {
+            assert_eq!(read(sql.as_bytes()), Meaning::Bound, "{sql}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(sql in "[-;'\"$/*Ee\\\\ a-cSET\n]{0,60}", raw: Vec<u8>) {
+            let _ = read(sql.as_bytes());
+            let _ = read(&raw);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Where does a server listen, and how does one connect to it?
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+
+use super::link::Link;
+
+/// A server that does not answer a connection request for so long is as good as gone.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// An address of PostgreSQL or of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// The socket `<dir>/.s.PGSQL.<port>`.
+    Unix {
+        dir: PathBuf,
+        port: u16,
+    },
+}
+
+impl Target {
+    pub(super) async fn connect(&self) -> io::Result<Link> {
+        let connecting = async {
+            Ok(match self {
+                Self::Tcp { host, port } => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                    stream.set_nodelay(true)?;
+                    Link::new(stream)
+                }
+                Self::Unix { dir, port } => {
+                    Link::new(UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await?)
+                }
+            })
+        };
+        tokio::time::timeout(CONNECT_WAIT_MAX, connecting).await?
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix { dir, port } => write!(f, "{}:{port}", dir.display()),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Does the gateway get every statement to a server that takes it, and lose none on the way?
+//!
+//! Real clusters, real gateways, clients that do not know of either. The guard is a stand-in of a
+//! few lines that refuses in the words of the real one.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile::gateway::{Config, Gateway, Mode, Routes, Target};
+use domicile::lab::cluster::{Cluster, TemporaryFolder, free_port, temporary_cluster};
+use domicile_core::id::RegionId;
+use tokio::sync::watch;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_util::sync::CancellationToken;
+
+mod follow;
+mod hostile;
+mod refusal;
+mod relay;
+
+/// Longer than anything takes here; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster with a gateway before it.
+struct Region {
+    name: RegionId,
+    cluster: Cluster,
+    address: SocketAddr,
+    routes: watch::Sender<Arc<Routes>>,
+    stop: CancellationToken,
+    served: tokio::task::JoinHandle<()>,
+    _folder: Arc<TemporaryFolder>,
+}
+
+struct Wanted {
+    mode: Mode,
+    park_budget: Duration,
+    routes: Routes,
+}
+
+impl Wanted {
+    fn new(mode: Mode) -> Self {
+        Self { mode, park_budget: Duration::from_secs(30), routes: Routes::default() }
+    }
+
+    fn budget(mut self, milliseconds: u64) -> Self {
+        self.park_budget = Duration::from_millis(milliseconds);
+        self
+    }
+
+    fn owner(mut self, name: &str) -> Self {
+        self.routes = owned_by(1, Some(name));
+        self
+    }
+
+    async fn region(&self) -> Region {
+        self.regions(["eu"]).await.into_iter().next().unwrap()
+    }
+
+    async fn two_regions(&self) -> (Region, Region) {
+        let mut regions = self.regions(["eu", "us"]).await.into_iter();
+        (regions.next().unwrap(), regions.next().unwrap())
+    }
+
+    async fn regions<const N: usize>(&self, names: [&str; N]) -> Vec<Region> {
+        let doors =
+            names.map(|name| (region(name), SocketAddr::from(([127, 0, 0, 1], free_port()))));
+        let mut regions = Vec::new();
+        for (name, address) in &doors {
+            let peers = doors.iter().filter(|(peer, _)| peer != name);
+            let peers = peers.map(|(peer, at)| (peer.clone(), tcp(at.port()))).collect();
+            regions.push(self.start(name.clone(), *address, peers).await);
+        }
+        regions
+    }
+
+    async fn start(
+        &self,
+        name: RegionId,
+        listen: SocketAddr,
+        peers: BTreeMap<RegionId, Target>,
+    ) -> Region {
+        let settings = [("fsync", "off")];
+        let (cluster, folder) = temporary_cluster(name.as_str(), &settings).await.unwrap();
+        let (routes, seen) = watch::channel(Arc::new(self.routes.clone()));
+        let config = Config {
+            region: name.clone(),
+            listen,
+            local: tcp(cluster.port()),
+            peers,
+            park_budget: self.park_budget,
+            mode: self.mode,
+        };
+        let gateway = Gateway::bind(config, seen).await.unwrap();
+        let (address, stop) = (gateway.address(), CancellationToken::new());
+        let served = tokio::spawn(gateway.run(stop.clone()));
+        Region { name, cluster, address, routes, stop, served, _folder: folder }
+    }
+}
+
+impl Region {
+    fn connection_string(&self) -> String {
+        format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.address.port())
+    }
+
+    async fn try_connect(&self) -> Result<Client, tokio_postgres::Error> {
+        let (client, connection) =
+            tokio_postgres::connect(&self.connection_string(), NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    async fn connect(&self) -> Client {
+        within(self.try_connect()).await.unwrap()
+    }
+
+    fn publish(&self, routes: Routes) {
+        self.routes.send_replace(Arc::new(routes));
+    }
+
+    /// Runs statements at the cluster itself, past the gateway.
+    async fn run(&self, sql: &str) {
+        self.cluster.connect().await.unwrap().batch_execute(sql).await.unwrap();
+    }
+
+    async fn count(&self, sql: &str) -> i64 {
+        self.cluster.connect().await.unwrap().query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Makes table `note` with a guard that names `owner`; it is open only where `open`.
+    async fn guard(&self, owner: &str, epoch: u64, open: bool) {
+        self.run(&format!(
+            "CREATE TABLE IF NOT EXISTS guard (owner text, epoch bigint, open boolean);
+             CREATE TABLE IF NOT EXISTS note (id int PRIMARY KEY, body text);
+             CREATE OR REPLACE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$
+             DECLARE known guard;
+             BEGIN
+                 SELECT * INTO known FROM guard;
+                 IF NOT known.open THEN
+                     RAISE 'rows of this partition are not written in this region'
+                     USING ERRCODE = '25006', HINT = 'Connect to the owner.', DETAIL =
+                         format('Owner region: %s, epoch: %s.', known.owner, known.epoch);
+                 END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON note
+                 FOR EACH STATEMENT EXECUTE FUNCTION guard();
+             TRUNCATE guard;
+             INSERT INTO guard VALUES ('{owner}', {epoch}, {open});"
+        ))
+        .await;
+    }
+}
+
+fn region(name: &str) -> RegionId {
+    name.parse().unwrap()
+}
+
+fn tcp(port: u16) -> Target {
+    Target::Tcp { host: "127.0.0.1".to_owned(), port }
+}
+
+fn owned_by(version: u64, owner: Option<&str>) -> Routes {
+    Routes { version, owner_of_whole: owner.map(region), settling: owner.is_none(), live: true }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("this takes much less than a minute")
+}
+
+fn code(error: &tokio_postgres::Error) -> &str {
+    error.code().map_or("no code", SqlState::code)
+}
+
+/// Runs one statement in the simple protocol and returns its first value.
+async fn simple(client: &Client, sql: &str) -> Result<String, tokio_postgres::Error> {
+    let messages = within(client.simple_query(sql)).await?;
+    let row = messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    Ok(row.unwrap_or_default())
+}
+
+/// Returns which cluster answers, by its name.
+async fn place(client: &Client) -> String {
+    simple(client, "SELECT current_setting('cluster_name')").await.unwrap()
+}
+
+/// Waits until `sql` is true at the cluster itself.
+async fn until(region: &Region, sql: &str) {
+    let client = region.cluster.connect().await.unwrap();
+    within(async {
+        while !client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
