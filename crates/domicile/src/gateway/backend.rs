@@ -48,6 +48,10 @@ pub enum OpenError {
     /// Asked again later it may agree.
     #[error("the server does not take sessions yet")]
     NotYet,
+    #[error("the server did not answer in time")]
+    Slow,
+    #[error("ownership changed meanwhile")]
+    Overtaken,
     #[error("the server asks for a password")]
     Password,
     #[error("the server refused the session: {0}")]
@@ -60,7 +64,9 @@ impl OpenError {
     /// Returns whether the same may succeed a moment later.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Closed | Self::NotYet => true,
+            Self::Connect { .. } | Self::Closed | Self::NotYet | Self::Slow | Self::Overtaken => {
+                true
+            }
             Self::Stranger(_) | Self::Password | Self::Refused(_) | Self::Protocol => false,
         }
     }
@@ -98,11 +104,7 @@ impl Backend {
         let mut statuses = Statuses::new();
         opened.until_ready(1, &mut statuses).await?;
         opened.repeat_settings(memory, &mut statuses).await?;
-        for raw in memory.prepared() {
-            opened.link.outgoing.extend_from_slice(raw);
-            frontend::put_sync(&mut opened.link.outgoing);
-            opened.until_ready(1, &mut statuses).await?;
-        }
+        opened.repeat_prepared(memory, &mut statuses).await?;
         Ok((opened, statuses))
     }
 
@@ -112,12 +114,29 @@ impl Backend {
         memory: &Memory,
         statuses: &mut Statuses,
     ) -> Result<(), OpenError> {
+        let mut queries = 0;
         for raw in memory.settings() {
             self.link.outgoing.extend_from_slice(raw);
-            self.until_ready(1, statuses).await?;
+            queries += 1;
         }
+        self.until_ready(queries, statuses).await?;
         self.settings_version = memory.settings_version();
         Ok(())
+    }
+
+    /// All at once: the server may be far away, and the memory has a bound.
+    async fn repeat_prepared(
+        &mut self,
+        memory: &Memory,
+        statuses: &mut Statuses,
+    ) -> Result<(), OpenError> {
+        let mut syncs = 0;
+        for raw in memory.prepared() {
+            self.link.outgoing.extend_from_slice(raw);
+            frontend::put_sync(&mut self.link.outgoing);
+            syncs += 1;
+        }
+        self.until_ready(syncs, statuses).await
     }
 
     /// Waits for the first message, and leaves it where it is.

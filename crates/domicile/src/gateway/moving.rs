@@ -82,6 +82,33 @@ impl Wait {
     }
 }
 
+/// Gives up on `opening` after `patience`, or as soon as ownership is not what it was: a region
+/// that just died may keep a connection waiting while its successor is ready.
+pub async fn unless_overtaken<T>(
+    shared: &Shared,
+    patience: Duration,
+    opening: impl Future<Output = Result<T, OpenError>>,
+) -> Result<T, OpenError> {
+    let mut routes = shared.routes.clone();
+    let before = routes.borrow_and_update().clone();
+    let overtaken = async {
+        let changed = |now: &Arc<Routes>| {
+            now.owner_of_whole != before.owner_of_whole
+                || now.settling != before.settling
+                || now.live != before.live
+        };
+        if routes.wait_for(changed).await.is_err() {
+            // The agent is gone; what it said last still counts.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        opened = tokio::time::timeout(patience, opening) => opened.unwrap_or(Err(OpenError::Slow)),
+        () = overtaken => Err(OpenError::Overtaken),
+    }
+}
+
 impl Session {
     /// Returns once the session is at its home and that home is alive; only for an idle session.
     pub async fn go_home(&mut self, patience: Millis) -> Result<(), End> {
@@ -130,12 +157,14 @@ impl Session {
                 Err(refusals::cannot_move("its new server does not take it"))
             }
             OpenError::Stranger(_) => Err(refusals::unreachable()),
-            OpenError::Connect { .. } | OpenError::Closed | OpenError::NotYet => {
-                Ok(match self.shared.config.mode {
-                    Mode::Local => refusals::server_gone(),
-                    Mode::FollowOwner => refusals::unreachable(),
-                })
-            }
+            OpenError::Connect { .. }
+            | OpenError::Closed
+            | OpenError::NotYet
+            | OpenError::Slow
+            | OpenError::Overtaken => Ok(match self.shared.config.mode {
+                Mode::Local => refusals::server_gone(),
+                Mode::FollowOwner => refusals::unreachable(),
+            }),
         }
     }
 
@@ -154,7 +183,7 @@ impl Session {
     /// Opens a quiet connection that looks like the session's.
     pub async fn open(&self, region: &RegionId) -> Result<(Backend, Statuses), OpenError> {
         let opening = Backend::open(&self.shared, region, &self.startup, &self.memory);
-        tokio::time::timeout(OPEN_WAIT_MAX, opening).await.unwrap_or(Err(OpenError::NotYet))
+        unless_overtaken(&self.shared, OPEN_WAIT_MAX, opening).await
     }
 
     /// Tells the client which settings of the new server are not those of the old one.

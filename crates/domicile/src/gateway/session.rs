@@ -18,6 +18,7 @@ use super::cancel::Cancellable;
 use super::cut::Cutter;
 use super::link::Link;
 use super::memory::Memory;
+use super::moving::{Wait, unless_overtaken};
 use super::refusals::{self, End};
 use super::track::Track;
 use super::{Shared, door};
@@ -158,23 +159,24 @@ async fn first_home(
     caller: Caller,
     startup: &Startup,
 ) -> Result<Backend, End> {
-    let mut wait = super::moving::Wait::new(shared, budget(shared));
+    let mut wait = Wait::new(shared, budget(shared));
     loop {
         let now = routes.borrow_and_update().clone();
         let end = match route::home(shared.config.mode, caller, &shared.config.region, &now) {
             Home::Wait => refusals::no_owner(),
             Home::At(region) => {
                 let dialing = dial(shared, &region, startup);
-                match tokio::time::timeout(wait.left().max(DIAL_WAIT_MIN), dialing).await {
-                    Ok(Ok(home)) => return Ok(home),
-                    Ok(Err(error)) => {
+                let patience = wait.left().max(DIAL_WAIT_MIN);
+                match unless_overtaken(shared, patience, dialing).await {
+                    Ok(home) => return Ok(home),
+                    Err(error) if error.is_passing() => {
                         tracing::debug!(%region, %error, "a session has no home yet");
-                        if !error.is_passing() {
-                            return Err(refusals::unreachable());
-                        }
                         refusals::unreachable()
                     }
-                    Err(_) => refusals::unreachable(),
+                    Err(error) => {
+                        tracing::warn!(%region, %error, "a session has no home");
+                        return Err(refusals::unreachable());
+                    }
                 }
             }
         };
