@@ -132,3 +132,21 @@ async fn a_cancel_request_follows_the_session_to_another_region() {
     cancel.cancel_query(NoTls).await.unwrap();
     assert_eq!(code(&within(sleeping).await.unwrap().unwrap_err()), "57014");
 }
+
+#[tokio::test]
+async fn a_region_that_does_not_answer_holds_nobody_once_it_is_not_the_owner() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peers = BTreeMap::from([(region("us"), tcp(silent.local_addr().unwrap().port()))]);
+    let wanted = Wanted::new(Mode::FollowOwner).owner("eu");
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let eu = wanted.start(region("eu"), listen, peers).await;
+    let client = eu.connect().await;
+    eu.publish(owned_by(2, Some("us")));
+    let mut asking = std::pin::pin!(place(&client));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut asking).await;
+    assert!(early.is_err(), "the owner does not answer");
+    let back = std::time::Instant::now();
+    eu.publish(owned_by(3, Some("eu")));
+    assert_eq!(within(asking).await, "eu");
+    assert!(back.elapsed() < Duration::from_secs(3), "{:?}", back.elapsed());
+}

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 mod follow;
 mod hostile;
+mod load;
 mod refusal;
 mod relay;
 
