@@ -80,6 +80,9 @@ impl Backend {
         startup: &Startup,
     ) -> Result<Self, OpenError> {
         let target = shared.target(region).ok_or_else(|| OpenError::Stranger(region.clone()))?;
+        if shared.is_silent(region) {
+            return Err(OpenError::Slow);
+        }
         let connecting = target.connect().await;
         let mut link =
             connecting.map_err(|source| OpenError::Connect { target: target.clone(), source })?;

@@ -9,7 +9,7 @@
 //! Where to go is decided in `core::route`. The gateway never decides who may write: the guard in
 //! PostgreSQL does, and a gateway that is wrong costs time, not rows. TLS is not offered yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ mod link;
 mod listener;
 mod memory;
 mod moving;
+mod pulse;
 mod redirect;
 mod refusals;
 mod relay;
@@ -38,6 +39,7 @@ mod target;
 mod track;
 
 use cancel::Cancels;
+use pulse::Silent;
 pub use target::Target;
 
 use crate::clock::Clock;
@@ -70,6 +72,7 @@ pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
     shared: Shared,
+    silent: watch::Sender<BTreeSet<RegionId>>,
 }
 
 /// What all sessions of a gateway have in common.
@@ -77,6 +80,7 @@ pub struct Gateway {
 struct Shared {
     config: Arc<Config>,
     routes: watch::Receiver<Arc<Routes>>,
+    silent: Silent,
     cancels: Cancels,
     clock: Clock,
     shutdown: CancellationToken,
@@ -87,14 +91,16 @@ impl Gateway {
     pub async fn bind(config: Config, routes: watch::Receiver<Arc<Routes>>) -> io::Result<Self> {
         let listener = TcpListener::bind(config.listen).await?;
         let address = listener.local_addr()?;
+        let (silent, seen) = watch::channel(BTreeSet::new());
         let shared = Shared {
             config: Arc::new(config),
             routes,
+            silent: seen,
             cancels: Cancels::default(),
             clock: Clock::new(),
             shutdown: CancellationToken::new(),
         };
-        Ok(Self { listener, address, shared })
+        Ok(Self { listener, address, shared, silent })
     }
 
     /// Returns where the gateway really listens.
@@ -105,6 +111,7 @@ impl Gateway {
     /// Serves until `shutdown`; then ends idle sessions at once, the others as they become idle
     /// or after [`SHUTDOWN_WAIT_MAX`].
     pub async fn run(self, shutdown: CancellationToken) {
+        let _pulses = pulse::listen(&self.shared.config, &self.silent);
         listener::run(self.listener, Shared { shutdown, ..self.shared }).await;
     }
 }
@@ -113,6 +120,11 @@ impl Shared {
     /// Returns the routes as they are now.
     fn routes(&self) -> Arc<Routes> {
         self.routes.borrow().clone()
+    }
+
+    /// Returns whether `region` has stopped answering.
+    fn is_silent(&self, region: &RegionId) -> bool {
+        self.silent.borrow().contains(region)
     }
 
     /// Returns how to reach PostgreSQL in `region`: ours directly, others through their gateway.

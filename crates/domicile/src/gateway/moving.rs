@@ -115,10 +115,10 @@ impl Session {
         let mut wait = Wait::new(&self.shared, patience);
         loop {
             let end = match self.wanted_home() {
-                Home::At(region) if region == self.home.region && !self.home.link.has_ended() => {
-                    return Ok(());
-                }
+                Home::At(region) if self.is_at(&region) => return Ok(()),
                 Home::At(_) if self.caller == Caller::Peer => return Err(End::Quietly),
+                // The connection may be as good as ever when the region answers again.
+                Home::At(region) if self.shared.is_silent(&region) => refusals::unreachable(),
                 Home::At(region) => match self.move_to(&region).await {
                     Ok(()) => return Ok(()),
                     Err(error) => self.cannot_open(&region, &error)?,
@@ -131,6 +131,10 @@ impl Session {
             let cancelled = std::future::pending();
             wait.pause(&self.shared, &mut self.routes, &mut self.client, cancelled).await?;
         }
+    }
+
+    fn is_at(&self, region: &RegionId) -> bool {
+        *region == self.home.region && !self.home.link.has_ended() && !self.shared.is_silent(region)
     }
 
     /// As [`Session::go_home`], with all the patience there is.

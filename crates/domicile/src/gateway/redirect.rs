@@ -110,7 +110,12 @@ impl Session {
             return if self.home.link.has_ended() { Err(OpenError::Closed) } else { Ok(()) };
         }
         let mut other = match self.other.take() {
-            Some(other) if other.region == *region && !other.link.has_ended() => other,
+            Some(other) if other.region == *region && !other.link.has_ended() => {
+                if self.shared.is_silent(region) {
+                    return Err(OpenError::Slow);
+                }
+                other
+            }
             Some(_) | None => self.open(region).await?.0,
         };
         if other.settings_version != self.memory.settings_version() {

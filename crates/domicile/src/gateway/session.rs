@@ -93,6 +93,7 @@ impl Session {
         loop {
             self.relay_to_client().await?;
             self.relay_to_server().await?;
+            self.check_stranded()?;
             if self.is_abandoned() {
                 return Err(End::Quietly);
             }
@@ -101,6 +102,20 @@ impl Session {
             }
             self.anything_moved().await;
         }
+    }
+
+    /// Ends a session that waits for a region which has stopped answering.
+    fn check_stranded(&mut self) -> Result<(), End> {
+        let region = self.active().region.clone();
+        if !self.shared.is_silent(&region) || self.track.is_idle() {
+            return Ok(());
+        }
+        tracing::debug!(%region, "a session waited for a region that is silent");
+        Err(match (self.begun, self.track.is_quiet()) {
+            (false, _) => refusals::unreachable(),
+            (true, false) => refusals::outcome_unknown(),
+            (true, true) => refusals::transaction_lost(),
+        })
     }
 
     /// Returns whether the client has gone and nothing is left to do for it. A client that only
@@ -125,6 +140,7 @@ impl Session {
             () = other => {}
             () = self.client.moved() => {}
             () = self.shared.shutdown.cancelled(), if !stopping => {}
+            Ok(()) = self.shared.silent.changed() => {}
         }
     }
 

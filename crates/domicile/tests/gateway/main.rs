@@ -21,6 +21,7 @@ mod hostile;
 mod load;
 mod refusal;
 mod relay;
+mod silence;
 
 /// Longer than anything takes here; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
