@@ -30,6 +30,9 @@ enum Kind {
 
 /// Returns what `sql`, one or more statements, means for the session.
 pub fn read(sql: &[u8]) -> Meaning {
+    if is_plain(sql) {
+        return Meaning::Nothing;
+    }
     let statements = statements(sql);
     let kinds: Vec<Kind> = statements.iter().map(|words| kind(words)).collect();
     match kinds.as_slice() {
@@ -43,6 +46,17 @@ pub fn read(sql: &[u8]) -> Meaning {
         }
         _ => Meaning::Bound,
     }
+}
+
+/// Begins of single statements that are most of what a client sends, and never a setting.
+const PLAIN: [&[u8]; 7] =
+    [b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"BEGIN", b"COMMIT", b"ROLLBACK"];
+
+/// Spares the common statements the closer look.
+fn is_plain(sql: &[u8]) -> bool {
+    let begins =
+        |word: &&[u8]| sql.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
+    PLAIN.iter().any(begins) && !sql.contains(&b';')
 }
 
 /// Judges one statement by its first words, in capital letters.
