@@ -211,8 +211,9 @@ pub fn note_status(statuses: &mut Statuses, body: &Bytes) {
     }
 }
 
-/// Returns whether a server that says this may take the session a moment later.
-fn is_passing(raw: &Bytes) -> bool {
+/// Returns whether the server ends the session, or does not take it, for its own sake: because it
+/// stops, starts or recovers. Another server, or the same a moment later, may take it.
+pub fn is_passing(raw: &Bytes) -> bool {
     use domicile_pg::sqlstate::{ADMIN_SHUTDOWN, CANNOT_CONNECT_NOW, CRASH_SHUTDOWN};
     let body = cut::body(raw);
     let Ok(report) = Report::read(&body) else { return false };

@@ -7,7 +7,12 @@
 //! ```
 //!
 //! Where to go is decided in `core::route`. The gateway never decides who may write: the guard in
-//! PostgreSQL does, and a gateway that is wrong costs time, not rows. TLS is not offered yet.
+//! PostgreSQL does, and a gateway that is wrong costs time, not rows.
+//!
+//! What it does not do yet: TLS; a second connection for a session whose server asks for a
+//! password; redirecting the extended protocol. A session with LISTEN, temporary tables, SQL-level
+//! PREPARE or cursors WITH HOLD is ended, with a reason, when it would have to move; settings made
+//! by functions (`set_config`), and session-level advisory locks, are not seen and stay behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

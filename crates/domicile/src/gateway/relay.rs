@@ -8,7 +8,7 @@ use domicile_core::route::Caller;
 use domicile_pg::backend::{self, Report, tag};
 use domicile_pg::frontend::tag as from_client;
 
-use super::backend::note_status;
+use super::backend::{is_passing, note_status};
 use super::cut::{self, Piece};
 use super::refusals::{self, End};
 use super::session::{Held, Session};
@@ -21,8 +21,13 @@ impl Session {
             let piece = self.client_cutter.next(&mut self.client.incoming);
             let Some(piece) = piece.map_err(|e| refusals::protocol(&e))? else { break };
             match piece {
-                Piece::Whole { tag: from_client::TERMINATE, .. } if self.begun => {
+                Piece::Whole { tag: from_client::TERMINATE, .. } if self.track.is_quiet() => {
                     return Err(End::Quietly);
+                }
+                Piece::Whole { tag: from_client::TERMINATE, raw } => {
+                    // The server closes after it has answered what was asked before.
+                    self.leaving = true;
+                    self.active().link.outgoing.extend_from_slice(&raw);
                 }
                 Piece::Whole { tag, raw } => self.pass_on(tag, raw, true).await?,
                 Piece::Head { tag, raw } => self.pass_on(tag, raw, false).await?,
@@ -75,9 +80,8 @@ impl Session {
         if self.is_held_back(tag, &raw) {
             return Ok(());
         }
-        if tag == tag::ERROR_RESPONSE && self.begun && self.track.is_idle() {
-            // The server says why it closes. The session just goes on elsewhere.
-            tracing::debug!("a server ended an idle session");
+        if tag == tag::ERROR_RESPONSE && self.goes_on_after(&raw) {
+            tracing::debug!("a server ended an idle session for its own sake");
             return Ok(());
         }
         self.track.received(tag, &raw, &mut self.memory);
@@ -108,15 +112,21 @@ impl Session {
             }
             tag::ERROR_RESPONSE => {
                 let ends = Report::read(&body).is_ok_and(|report| report.ends_session());
-                self.farewell_said |= ends && !(self.begun && self.track.is_idle());
+                self.farewell_said |= ends && !self.goes_on_after(raw);
             }
             _ => {}
         }
     }
 
+    /// Returns whether an idle session may hide from its client that the server ends it. What is
+    /// meant for the client, as that it was idle for too long, is passed on.
+    fn goes_on_after(&self, error: &Bytes) -> bool {
+        self.begun && self.caller == Caller::Client && self.track.is_idle() && is_passing(error)
+    }
+
     /// Nothing more will come from the active server.
     fn server_ended(&mut self) -> Result<(), End> {
-        if !self.begun || self.farewell_said {
+        if !self.begun || self.leaving || self.farewell_said {
             return Err(End::Quietly);
         }
         if !self.track.is_quiet() {

@@ -47,6 +47,8 @@ pub struct Session {
     pub cancellable: Cancellable,
     /// The login is over.
     pub begun: bool,
+    /// The client has said goodbye and still waits for answers.
+    pub leaving: bool,
     /// The server has said its last word, and the client has heard it.
     pub farewell_said: bool,
 }
@@ -81,6 +83,7 @@ pub async fn serve(mut client: Link, caller: Caller, startup: Startup, shared: S
         statuses: Statuses::new(),
         held: None,
         begun: false,
+        leaving: false,
         farewell_said: false,
     };
     let Err(end) = session.run().await;

@@ -73,6 +73,25 @@ async fn a_hostile_length_after_the_login_ends_that_session_only() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_holds_up_its_server_and_not_the_gateways_memory() {
+    const ROWS: usize = 100_000;
+    let eu = Wanted::new(Mode::Local).region().await;
+    let mut stream = TcpStream::connect(eu.address).await.unwrap();
+    stream.write_all(&startup(3 << 16)).await.unwrap();
+    let sql = format!("SELECT repeat('x', 1000) FROM generate_series(1, {ROWS})\0");
+    let length = u32::try_from(4 + sql.len()).unwrap().to_be_bytes();
+    stream.write_all(&[b"Q", &length[..], sql.as_bytes()].concat()).await.unwrap();
+    until(&eu, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'ClientWrite')")
+        .await;
+    let goodbye = b"X\x00\x00\x00\x04";
+    stream.write_all(goodbye).await.unwrap();
+    let mut answer = Vec::new();
+    within(stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.len() > ROWS * 1000);
+    assert!(answer.ends_with(b"Z\0\0\0\x05I"));
+}
+
+#[tokio::test]
 async fn a_message_of_no_known_kind_is_for_the_server_to_refuse() {
     let eu = Wanted::new(Mode::Local).region().await;
     let unknown = [&startup(3 << 16)[..], b"\x07\x00\x00\x00\x04"].concat();

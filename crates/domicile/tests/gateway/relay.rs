@@ -149,6 +149,17 @@ async fn a_session_whose_server_stays_away_is_ended_with_a_reason() {
 }
 
 #[tokio::test]
+async fn a_session_that_its_server_ends_for_being_idle_is_told() {
+    let eu = Wanted::new(Mode::Local).region().await;
+    let (client, connection) =
+        tokio_postgres::connect(&eu.connection_string(), NoTls).await.unwrap();
+    let ended = tokio::spawn(connection);
+    client.batch_execute("SET idle_session_timeout = '50ms'").await.unwrap();
+    let error = within(ended).await.unwrap().unwrap_err();
+    assert_eq!(code(&error), "57P05");
+}
+
+#[tokio::test]
 async fn a_statement_that_lost_its_server_has_an_unknown_outcome() {
     let mut eu = Wanted::new(Mode::Local).region().await;
     let client = eu.connect().await;
