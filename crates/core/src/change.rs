@@ -116,7 +116,7 @@ impl Change {
 
 impl Relation {
     /// Returns the key columns of `row` by position, in the relation's order.
-    pub fn key_of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = (usize, &'a Value)> {
+    pub fn key_of<'r>(&self, row: &'r Row) -> impl Iterator<Item = (usize, &'r Value)> {
         self.columns
             .iter()
             .zip(row)

@@ -203,7 +203,8 @@ impl Ownership {
                     if *by == origin.region { Verdict::InHistory } else { Verdict::NeverGranted }
                 }
                 State::HandingOver { by, barrier: Some(cut), .. } => within(by, cut, origin, lsn),
-                State::Fenced { .. } => Verdict::NeverGranted,
+                // Whoever gets this epoch may have it already: its grant is just not known here.
+                State::Fenced { .. } => Verdict::Undecided,
             };
         }
         if let State::Fenced { from, cut, .. } = &entry.state

@@ -95,6 +95,12 @@ fn nothing_is_decided_between_fence_and_cut() {
     assert_eq!(owner(&fenced, 4), None);
     assert_eq!(fenced.verdict(&eu, Lsn(1), stamp(4, 1)), Verdict::Undecided);
     assert!(!fenced.is_closed(stamp(4, 1)));
+    let us = Origin::new(region("us"), 1);
+    assert_eq!(
+        fenced.verdict(&us, Lsn(1), stamp(4, 2)),
+        Verdict::Undecided,
+        "the grant of epoch 2 may just not be known here"
+    );
     assert_eq!(owner(&fenced, 0), Some("ap".into()), "other owners go on");
 }
 

@@ -14,6 +14,18 @@ pub struct Plan {
     pub estimate: Estimate,
 }
 
+impl Plan {
+    /// Returns the plan that an intent was approved as. Its steps follow from the intent alone, so
+    /// that any agent can continue a run from its record.
+    pub fn resumed(run: &RunId, intent: &Intent) -> Self {
+        let steps = match intent {
+            Intent::Failover { from, to, attested } => failover::steps(run, from, to, *attested),
+            Intent::Switchover { range, to } => switchover::steps(run, *range, to),
+        };
+        Self { run: run.clone(), intent: intent.clone(), steps, estimate: Estimate::default() }
+    }
+}
+
 /// What the plan is expected to cost, from the facts it was made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
@@ -33,20 +45,16 @@ pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Ref
         Some(_) if facts.lease_over(to) => reasons.push(Refusal::NoLease(to.clone())),
         Some(_) => {}
     }
-    let steps = match intent {
+    match intent {
         Intent::Failover { from, to, attested } => {
             check_failover(from, to, *attested, facts, &mut reasons);
-            failover::steps(run, from, to, *attested)
         }
-        Intent::Switchover { range, to } => {
-            check_switchover(*range, to, facts, &mut reasons);
-            switchover::steps(run, *range, to)
-        }
-    };
+        Intent::Switchover { range, to } => check_switchover(*range, to, facts, &mut reasons),
+    }
     if !reasons.is_empty() {
         return Err(reasons);
     }
-    Ok(Plan { run: run.clone(), intent: intent.clone(), steps, estimate: estimate(intent, facts) })
+    Ok(Plan { estimate: estimate(intent, facts), ..Plan::resumed(run, intent) })
 }
 
 fn check_failover(

@@ -49,6 +49,19 @@ pub fn next(plan: &Plan, started: bool, facts: &Facts) -> Next {
     Next::Finished(Outcome::Succeeded)
 }
 
+/// Returns the region whose agent should perform the run: the target, which has the least to wait
+/// for, or else the first region by name that holds a live lease.
+///
+/// Two agents may disagree for a moment. That is harmless: effects are compare-and-sets, and the
+/// run's journal has one writer per revision.
+pub fn executor(plan: &Plan, facts: &Facts) -> Option<RegionId> {
+    let live = |region: &&RegionId| {
+        facts.regions.get(*region).is_some_and(|seen| seen.reachable) && !facts.lease_over(region)
+    };
+    let target = plan.intent.to();
+    live(&target).then_some(target).or_else(|| facts.regions.keys().find(live)).cloned()
+}
+
 /// A planned hand-over whose target is lost goes back to the old owner, at a new epoch.
 fn call_off(plan: &Plan, facts: &Facts) -> Option<Next> {
     let Intent::Switchover { to, .. } = &plan.intent else { return None };

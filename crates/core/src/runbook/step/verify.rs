@@ -1,4 +1,4 @@
-//! A write goes through the front door of the new owner.
+//! A write goes through the guard of the new owner.
 
 use super::{Blocker, Effect, Facts};
 use crate::id::{RegionId, RunId};
@@ -11,7 +11,7 @@ pub struct Verify {
 
 impl Verify {
     pub fn explain(&self) -> String {
-        format!("write a canary row through the gateway and guard of region {}", self.to)
+        format!("write a canary row through the guard of region {}", self.to)
     }
 
     pub fn done(&self, facts: &Facts) -> bool {
