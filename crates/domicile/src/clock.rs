@@ -1,8 +1,8 @@
 //! What time is it? The only file that reads a clock.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
-use domicile_core::time::Time;
+use domicile_core::time::{PgTime, Time};
 
 /// This process's monotonic clock, counting from when it was made.
 #[derive(Clone, Copy, Debug)]
@@ -22,4 +22,20 @@ impl Clock {
     pub fn now(&self) -> Time {
         Time(u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+/// This machine's wall clock, as PostgreSQL writes a time.
+///
+/// Only to be shown to a person: nothing may be decided by it.
+pub fn wall() -> PgTime {
+    const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let micros = since.saturating_sub(POSTGRES_EPOCH).as_micros();
+    PgTime(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+/// Milliseconds since 1970 by this machine's wall clock: for people, never for decisions.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

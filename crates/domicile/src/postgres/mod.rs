@@ -1,1 +1,9 @@
 //! The only files that talk to the local database.
+
+pub mod canary;
+pub mod guard;
+pub mod journal;
+pub mod rows;
+pub mod session;
+pub mod setup;
+pub mod stream;

@@ -1,0 +1,429 @@
+//! How does PostgreSQL itself refuse a write that is not this region's to make?
+//!
+//! The guard is an early, clear refusal; the replicated history is the safety. It consists of
+//! triggers on every guarded table and each of its table partitions, a map from partition to
+//! owner, and registers that say how long this region may act as owner.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::Context;
+use domicile_core::config::{Config, KeySource, TableKind};
+use domicile_core::id::{RegionId, RunId, TableName};
+use domicile_core::ownership::{Entry, Ownership, State};
+use domicile_core::partition::{Layout, Scheme};
+use domicile_core::progress::Rpo;
+use domicile_core::time::Millis;
+use tokio_postgres::Client;
+
+use super::session::{quote_name, quote_text};
+
+const SCHEMA_SQL: &str = include_str!("sql/schema.sql");
+const ADMIT_SQL: &str = include_str!("sql/admit.sql");
+
+/// How long writers may hold up a drain before they are terminated.
+const DRAIN_BUDGET: Millis = Millis(2000);
+
+/// The replication prefix of the guard's stamps and of barriers.
+pub const STAMP_PREFIX: &str = "domicile.stamp";
+pub const BARRIER_PREFIX: &str = "domicile.barrier";
+
+/// The table of canary writes: guarded by its own partition number.
+pub fn canary_table() -> TableName {
+    TableName::new("domicile", "canary")
+}
+
+/// Installs schema, functions and triggers. Changes nothing that is in place already, so that it
+/// takes no lock on tables that are guarded.
+pub async fn install(client: &Client, config: &Config, region: &RegionId) -> anyhow::Result<()> {
+    client.batch_execute(SCHEMA_SQL).await.context("create schema domicile")?;
+    let sync = match config.rpo {
+        Rpo::Zero { .. } => "PERFORM set_config('synchronous_commit', 'on', true);",
+        Rpo::None => "",
+    };
+    let applier: String = client.query_one("SELECT session_user::text", &[]).await?.get(0);
+    let admit = ADMIT_SQL
+        .replace("{region}", &quote_text(region.as_str()))
+        .replace("{applier}", &quote_text(&applier))
+        .replace("{sync}", sync);
+    client.batch_execute(&partition_function(&config.layout)).await?;
+    let mapped = client.query_one("SELECT to_regproc('domicile.entry')::text", &[]).await?;
+    if mapped.get::<_, Option<String>>(0).is_none() {
+        // Until the directory is read, nothing is ours.
+        client.batch_execute(&map_function(&[], &BTreeMap::new())).await?;
+    }
+    client.batch_execute(&admit).await.context("create the guard's functions")?;
+    install_triggers(client, config).await
+}
+
+/// Adds the guard to tables and table partitions that lack it or had it disabled.
+///
+/// Returns without a lock when nothing is missing, so it may be called often.
+pub async fn install_triggers(client: &Client, config: &Config) -> anyhow::Result<()> {
+    guard_table(client, &canary_table(), "partition", None).await?;
+    for (table, kind) in &config.tables {
+        let reference = config.layout.reference().map_or(0, |p| p.0).to_string();
+        match kind {
+            TableKind::Local => {}
+            TableKind::Reference => {
+                guard_table(client, table, &reference, Some(&reference)).await?
+            }
+            TableKind::Owned(_) => {
+                let key = KeyExpression::of(config, table)?;
+                let from = key.from.clone();
+                guard_table_with(client, table, &key.expression, &from, None).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn guard_table(
+    client: &Client,
+    table: &TableName,
+    expression: &str,
+    truncate: Option<&str>,
+) -> anyhow::Result<()> {
+    guard_table_with(client, table, expression, "", truncate).await
+}
+
+/// How a row's partition is found, as SQL over a transition table called `row_`.
+struct KeyExpression {
+    expression: String,
+    /// Joins to the parents.
+    from: String,
+}
+
+impl KeyExpression {
+    fn of(config: &Config, table: &TableName) -> anyhow::Result<Self> {
+        let mut from = String::new();
+        let mut alias = "row_".to_owned();
+        let mut table = table.clone();
+        // A chain of parents is as long as there are tables, at most.
+        for depth in 0..=config.tables.len() {
+            match config.kind(&table) {
+                Some(TableKind::Owned(KeySource::Whole)) => {
+                    return Ok(Self { expression: "0".into(), from });
+                }
+                Some(TableKind::Owned(KeySource::Columns(columns))) => {
+                    let key: Vec<String> = columns
+                        .iter()
+                        .map(|c| format!("{alias}.{}::text", quote_name(c)))
+                        .collect();
+                    let key = key.join(" || chr(31) || ");
+                    return Ok(Self { expression: format!("domicile.partition_of({key})"), from });
+                }
+                Some(TableKind::Owned(KeySource::Parent {
+                    table: parent,
+                    columns,
+                    references,
+                })) => {
+                    let next = format!("parent_{depth}");
+                    let on: Vec<String> = columns
+                        .iter()
+                        .zip(references)
+                        .map(|(c, r)| {
+                            format!("{next}.{} = {alias}.{}", quote_name(r), quote_name(c))
+                        })
+                        .collect();
+                    let name = qualified(parent);
+                    write!(from, " LEFT JOIN {name} {next} ON {}", on.join(" AND "))?;
+                    (alias, table) = (next, parent.clone());
+                }
+                _ => anyhow::bail!("table {table} has no partition key"),
+            }
+        }
+        anyhow::bail!("the parents of table {table} form a circle")
+    }
+}
+
+async fn guard_table_with(
+    client: &Client,
+    table: &TableName,
+    expression: &str,
+    joins: &str,
+    truncate: Option<&str>,
+) -> anyhow::Result<()> {
+    let root = qualified(table);
+    let function = format!("domicile.{}", quote_name(&format!("guard {table}")));
+    let truncated = truncate.map_or_else(
+        || "ARRAY(SELECT generate_series(0, domicile.partitions() - 1))".to_owned(),
+        |partition| format!("ARRAY[{partition}]"),
+    );
+    // A child whose parent was deleted in this same transaction has nothing left to name its
+    // partition: the parent's own guard has admitted the deletion.
+    let orphans = "IF TG_OP = 'DELETE' AND coalesce(current_setting('domicile.touched', true), '') <> '' THEN \
+                   wanted := array_remove(wanted, NULL); END IF;";
+    let orphans = if joins.is_empty() { "" } else { orphans };
+    let expression = if expression == "partition" { "row_.partition" } else { expression };
+    let body = format!(
+        "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
+         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+         $guard$
+         DECLARE
+             wanted integer[];
+         BEGIN
+             IF TG_OP = 'TRUNCATE' THEN
+                 wanted := {truncated};
+             END IF;
+             IF TG_OP IN ('INSERT', 'UPDATE') THEN
+                 SELECT array_agg(DISTINCT {expression}) INTO wanted FROM new_rows row_{joins};
+                 PERFORM domicile.admit(wanted);
+             END IF;
+             IF TG_OP IN ('UPDATE', 'DELETE') THEN
+                 SELECT array_agg(DISTINCT {expression}) INTO wanted FROM old_rows row_{joins};
+                 {orphans}
+             END IF;
+             PERFORM domicile.admit(wanted);
+             RETURN NULL;
+         END
+         $guard$"
+    );
+    client.batch_execute(&body).await.with_context(|| format!("create the guard of {table}"))?;
+    let missing = client
+        .query(
+            "SELECT relid::regclass::text
+             FROM (SELECT relid FROM pg_partition_tree(to_regclass($1))
+                   UNION SELECT to_regclass($1)) tree
+             WHERE (SELECT count(*) FROM pg_trigger
+                    WHERE tgrelid = relid AND tgname LIKE 'domicile\\_guard\\_%'
+                      AND tgenabled = 'A' AND tgfoid = to_regproc($2)) < 4",
+            &[&root, &function],
+        )
+        .await
+        .with_context(|| format!("look for the guards of {table}"))?;
+    for row in missing {
+        let Some(leaf) = row.get::<_, Option<String>>(0) else {
+            anyhow::bail!("table {table} does not exist");
+        };
+        client
+            .batch_execute(&trigger_statements(&leaf, &function))
+            .await
+            .with_context(|| format!("guard table {leaf}"))?;
+    }
+    Ok(())
+}
+
+fn trigger_statements(table: &str, function: &str) -> String {
+    let mut sql = String::from("BEGIN; ");
+    let transitions = [
+        ("insert", "REFERENCING NEW TABLE AS new_rows"),
+        ("update", "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"),
+        ("delete", "REFERENCING OLD TABLE AS old_rows"),
+        ("truncate", ""),
+    ];
+    for (event, referencing) in transitions {
+        let name = format!("domicile_guard_{event}");
+        // A row may not be truncated first and refused afterwards: that guard runs before.
+        let when = if event == "truncate" { "BEFORE" } else { "AFTER" };
+        let _ = write!(
+            sql,
+            "CREATE OR REPLACE TRIGGER {name} {when} {event} ON {table} {referencing} \
+             FOR EACH STATEMENT EXECUTE FUNCTION {function}(); \
+             ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}; "
+        );
+    }
+    sql + "COMMIT"
+}
+
+fn qualified(table: &TableName) -> String {
+    format!("{}.{}", quote_name(&table.schema), quote_name(&table.name))
+}
+
+/// `domicile.partition_of` and `domicile.partitions`: the same answers as `core::partition`.
+fn partition_function(layout: &Layout) -> String {
+    let body = match &layout.scheme {
+        Scheme::Whole => "0".to_owned(),
+        Scheme::Hash { count } => format!(
+            "((hashtextextended(key COLLATE \"C\", 0) & 9223372036854775807) % {count})::integer"
+        ),
+        Scheme::Home { regions } => {
+            let mut cases = String::from("CASE key");
+            for (i, region) in regions.iter().enumerate() {
+                let _ = write!(cases, " WHEN {} THEN {i}", quote_text(region.as_str()));
+            }
+            cases + " END"
+        }
+    };
+    format!(
+        "CREATE OR REPLACE FUNCTION domicile.partition_of(key text) RETURNS integer
+         LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT {body} $$;
+         CREATE OR REPLACE FUNCTION domicile.partitions() RETURNS integer
+         LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT {} $$;",
+        layout.total()
+    )
+}
+
+/// The map from partition to owner, as a function: its definition is never read by an old
+/// snapshot, and looking something up costs no table access.
+fn map_function(entries: &[Entry], addresses: &BTreeMap<RegionId, String>) -> String {
+    let mut body = String::new();
+    search(entries, addresses, &mut body);
+    format!(
+        "CREATE OR REPLACE FUNCTION domicile.entry(
+             number integer, OUT owner text, OUT epoch bigint, OUT address text)
+         LANGUAGE plpgsql STABLE AS
+         $map$
+         BEGIN
+             epoch := 0;
+             {body}
+         END
+         $map$"
+    )
+}
+
+/// The region that the guard lets in. A partition that is being handed over is closed already:
+/// its owner drains it and opens it no more.
+fn admitted(entry: &Entry) -> Option<&RegionId> {
+    match &entry.state {
+        State::Owned { by } => Some(by),
+        State::HandingOver { .. } | State::Fenced { .. } => None,
+    }
+}
+
+/// Writes a binary search over `entries`.
+fn search(entries: &[Entry], addresses: &BTreeMap<RegionId, String>, out: &mut String) {
+    match entries {
+        [] => {}
+        [entry] => {
+            if let Some(owner) = admitted(entry) {
+                let _ = write!(out, "owner := {}; ", quote_text(owner.as_str()));
+                let address = addresses.get(owner).map_or("", String::as_str);
+                let _ = write!(out, "address := {}; ", quote_text(address));
+            }
+            let _ = write!(out, "epoch := {}; ", entry.epoch);
+        }
+        _ => {
+            let (low, high) = entries.split_at(entries.len() / 2);
+            let _ = write!(out, "IF number < {} THEN ", high[0].range.first);
+            search(low, addresses, out);
+            out.push_str("ELSE ");
+            search(high, addresses, out);
+            out.push_str("END IF; ");
+        }
+    }
+}
+
+/// Does `next` take anything away from `region` that the guard lets it write under `current`?
+///
+/// Unknown means yes: a drain too many costs milliseconds.
+pub fn takes_away(current: Option<&Ownership>, next: &Ownership, region: &RegionId) -> bool {
+    let Some(current) = current else { return true };
+    let had = current.entries().iter().filter(|entry| admitted(entry) == Some(region));
+    had.into_iter().any(|had| {
+        next.entries().iter().any(|now| {
+            now.range.overlap(&had.range).is_some()
+                && (now.epoch != had.epoch || admitted(now) != Some(region))
+        })
+    })
+}
+
+/// Makes the guard go by `ownership`. What is gained counts at once; what is lost is drained
+/// first by [`drain`].
+pub async fn set_map(
+    client: &Client,
+    ownership: &Ownership,
+    addresses: &BTreeMap<RegionId, String>,
+) -> anyhow::Result<()> {
+    let map = map_function(ownership.entries(), addresses);
+    client.batch_execute(&map).await.context("write the guard's map")
+}
+
+/// Takes partitions away from this region: waits until every guarded transaction has ended,
+/// durably, and lets no new one pass the old map. With `barrier`, leaves a message of that run in
+/// the WAL behind the last of them.
+///
+/// New writers queue behind the drain for its few milliseconds and then meet the new map. Writers
+/// that do not end within the budget are terminated.
+pub async fn drain(
+    client: &Client,
+    ownership: &Ownership,
+    addresses: &BTreeMap<RegionId, String>,
+    barriers: &[RunId],
+) -> anyhow::Result<()> {
+    let map = map_function(ownership.entries(), addresses);
+    let mut script = format!(
+        "LOCK TABLE domicile.fence IN EXCLUSIVE MODE; {map}; \
+         SELECT setval('domicile.generation', \
+                       coalesce(pg_sequence_last_value('domicile.generation'), 0) + 1);"
+    );
+    for RunId(run) in barriers {
+        let _ = write!(
+            script,
+            "SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {});",
+            quote_text(run)
+        );
+    }
+    let attempt = format!("BEGIN; SET LOCAL lock_timeout = {}; {script} COMMIT;", DRAIN_BUDGET.0);
+    match client.batch_execute(&attempt).await {
+        Ok(()) => return Ok(()),
+        Err(error) if error.code().is_some_and(|code| code.code() == "55P03") => {}
+        Err(error) => return Err(error).context("drain the writers"),
+    }
+    client.batch_execute("ROLLBACK").await?;
+    tracing::warn!("writers did not end within {DRAIN_BUDGET}; terminating them");
+    client
+        .batch_execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks \
+             WHERE relation = 'domicile.fence'::regclass AND granted \
+               AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()",
+        )
+        .await?;
+    client.batch_execute(&attempt).await.context("drain the writers after terminating them")
+}
+
+/// One reading of the database's clock, in microseconds since 1970.
+pub async fn read_clock(client: &Client) -> anyhow::Result<i64> {
+    Ok(client.query_one("SELECT domicile.now_us()", &[]).await.context("read the clock")?.get(0))
+}
+
+/// Lets this region act as owner from `granted_at` until `deadline`, both by the database's
+/// clock: absolute, so that a call that arrives late grants nothing.
+pub async fn set_lease(client: &Client, granted_at: i64, deadline: i64) -> anyhow::Result<()> {
+    client
+        .query_one(
+            "SELECT setval('domicile.granted_at', $1), setval('domicile.deadline', $2), \
+                    setval('domicile.postmaster', domicile.postmaster_us())",
+            &[&granted_at, &deadline],
+        )
+        .await
+        .context("extend the guard's lease")?;
+    Ok(())
+}
+
+/// Ends the lease at once: not even a transaction that was admitted may commit.
+pub async fn revoke_lease(client: &Client) -> anyhow::Result<()> {
+    client
+        .query_one("SELECT setval('domicile.deadline', 0)", &[])
+        .await
+        .context("end the guard's lease")?;
+    Ok(())
+}
+
+/// Writes through the guard, as an application would.
+pub async fn write_canary(client: &Client, partition: u32, run: &str) -> anyhow::Result<()> {
+    let partition = i32::try_from(partition).context("partition number")?;
+    client
+        .execute(
+            "INSERT INTO domicile.canary AS canary (partition, run) VALUES ($1, $2)
+             ON CONFLICT (partition) DO UPDATE SET run = excluded.run, at = clock_timestamp()",
+            &[&partition, &run],
+        )
+        .await
+        .context("write the canary")?;
+    Ok(())
+}
+
+/// The runs that wait for this region to drain.
+pub fn barriers_due(ownership: &Ownership, region: &RegionId) -> Vec<RunId> {
+    let mut runs: Vec<RunId> = ownership
+        .entries()
+        .iter()
+        .filter_map(|entry| match &entry.state {
+            State::HandingOver { by, run, barrier: None, .. } if by == region => Some(run.clone()),
+            _ => None,
+        })
+        .collect();
+    runs.dedup();
+    runs
+}

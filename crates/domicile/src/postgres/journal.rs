@@ -1,0 +1,161 @@
+//! Where does a change go that is not part of the history, or that lost a conflict?
+//!
+//! Into `domicile.journal`, with its row images; and its key into `domicile.repair`, so that the
+//! row is read again from a peer. Repeating an entry changes nothing.
+
+use anyhow::Context;
+use domicile_core::change::{Change, Relation, Row, Transaction, Value};
+use domicile_core::id::{Origin, TableName};
+use serde_json::{Map, Value as Json, json};
+use tokio_postgres::{Client, GenericClient};
+
+/// A row of the journal as it is written.
+pub struct Entry<'a> {
+    pub origin: &'a Origin,
+    pub transaction: &'a Transaction,
+    /// Which change of the transaction.
+    pub index: usize,
+    /// The local row that was in the way, where there was one.
+    pub local: Option<Json>,
+    /// The conflict's or the diversion's name, as in `beyond_cut`.
+    pub conflict: &'a str,
+    pub reason: &'a str,
+}
+
+/// Journals every change of a transaction that is kept out of the history, and has its rows
+/// repaired. Durable when it returns.
+pub async fn divert(
+    client: &mut Client,
+    origin: &Origin,
+    transaction: &Transaction,
+    conflict: &str,
+    reason: &str,
+) -> anyhow::Result<()> {
+    let postgres = client.transaction().await.context("begin")?;
+    for index in 0..transaction.changes.len() {
+        let entry = Entry { origin, transaction, index, local: None, conflict, reason };
+        // What is in the journal already was marked then, and may be repaired by now.
+        if write(&postgres, &entry).await? {
+            mark_for_repair(&postgres, transaction, &transaction.changes[index]).await?;
+        }
+    }
+    postgres.commit().await.context("commit the journal")
+}
+
+/// Writes one entry and returns true; an entry that is there already stays as it is.
+pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Result<bool> {
+    let Entry { transaction, index, .. } = entry;
+    let change = &transaction.changes[*index];
+    let relations: Vec<&Relation> =
+        change.relations().iter().filter_map(|r| transaction.relations.get(*r as usize)).collect();
+    let Some(relation) = relations.first() else { return Ok(false) };
+    let names: Vec<String> = relations.iter().map(|r| r.table.to_string()).collect();
+    let (operation, old, new) = match change {
+        Change::Insert { new, .. } => ("insert", None, Some(new)),
+        Change::Update { old, new, .. } => ("update", old.as_ref(), Some(new)),
+        Change::Delete { old, .. } => ("delete", Some(old), None),
+        Change::Truncate { .. } => ("truncate", None, None),
+    };
+    let key = key_image(relation, change);
+    let written = client
+        .execute(
+            "INSERT INTO domicile.journal
+                 (origin, lsn, xid, change, relation, operation, key, old, new, local, conflict, reason)
+             VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             ON CONFLICT (origin, lsn, change) DO NOTHING",
+            &[
+                &entry.origin.to_string(),
+                &transaction.lsn.to_string(),
+                &i64::from(transaction.xid),
+                &i32::try_from(*index).unwrap_or(i32::MAX),
+                &names.join(", "),
+                &operation,
+                &key,
+                &old.map(|row| image(relation, row)),
+                &new.map(|row| image(relation, row)),
+                &entry.local,
+                &entry.conflict,
+                &entry.reason,
+            ],
+        )
+        .await
+        .context("write the conflict journal")?;
+    Ok(written > 0)
+}
+
+/// Remembers the rows that `change` touched: old and new key.
+pub async fn mark_for_repair(
+    client: &impl GenericClient,
+    transaction: &Transaction,
+    change: &Change,
+) -> anyhow::Result<()> {
+    for index in change.relations() {
+        let Some(relation) = transaction.relations.get(*index as usize) else { continue };
+        for key in keys(relation, change) {
+            mark_key(client, &relation.table, &key).await?;
+        }
+        if matches!(change, Change::Truncate { .. }) {
+            // Every row of the table is in question: the empty key stands for all of them.
+            mark_key(client, &relation.table, &json!({})).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn mark_key(
+    client: &impl GenericClient,
+    table: &TableName,
+    key: &Json,
+) -> anyhow::Result<()> {
+    client
+        .execute(
+            "INSERT INTO domicile.repair (schema_name, table_name, key) VALUES ($1, $2, $3)
+             ON CONFLICT DO NOTHING",
+            &[&table.schema, &table.name, key],
+        )
+        .await
+        .context("mark a row for repair")?;
+    Ok(())
+}
+
+/// The keys of the rows that a change touched, without those that a row does not carry.
+fn keys(relation: &Relation, change: &Change) -> Vec<Json> {
+    let rows: Vec<&Row> = match change {
+        Change::Insert { new, .. } => vec![new],
+        Change::Update { old, new, .. } => old.iter().chain([new]).collect(),
+        Change::Delete { old, .. } => vec![old],
+        Change::Truncate { .. } => Vec::new(),
+    };
+    let mut keys: Vec<Json> = rows.into_iter().map(|row| key_of(relation, row)).collect();
+    keys.dedup();
+    keys
+}
+
+/// A row's identity. A table without one is known by the whole row.
+fn key_of(relation: &Relation, row: &Row) -> Json {
+    if relation.columns.iter().any(|c| c.key) {
+        let key = relation.key_of(row);
+        Json::Object(key.filter_map(|(i, value)| member(relation, i, value)).collect())
+    } else {
+        image(relation, row)
+    }
+}
+
+fn key_image(relation: &Relation, change: &Change) -> Option<Json> {
+    keys(relation, change).into_iter().next()
+}
+
+/// A row as JSON: every value as PostgreSQL's text, columns that were not sent left out.
+fn image(relation: &Relation, row: &Row) -> Json {
+    let values = row.iter().enumerate();
+    Json::Object(values.filter_map(|(i, value)| member(relation, i, value)).collect::<Map<_, _>>())
+}
+
+fn member(relation: &Relation, index: usize, value: &Value) -> Option<(String, Json)> {
+    let name = relation.columns.get(index)?.name.clone();
+    match value {
+        Value::Null => Some((name, Json::Null)),
+        Value::Unchanged => None,
+        Value::Text(text) => Some((name, Json::String(String::from_utf8_lossy(text).into_owned()))),
+    }
+}

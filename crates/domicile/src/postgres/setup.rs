@@ -1,0 +1,95 @@
+//! What must be there before anything is captured: publication, slot, and who we are.
+
+use anyhow::Context;
+use domicile_core::config::{Config, TableKind};
+use domicile_core::id::TableName;
+use tokio_postgres::Client;
+
+use super::guard::canary_table;
+use super::session::quote_name;
+use crate::capture::PUBLICATION;
+
+/// The slot's name: slots belong to the instance, which may serve several clusters.
+pub fn slot_name(config: &Config) -> String {
+    format!("domicile_{}", config.cluster.replace('-', "_"))
+}
+
+/// What became of the slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// It did not exist, and nothing was ever captured: now it does.
+    Created,
+    Existing,
+    /// It is gone or invalidated although this region has captured before. It is never made
+    /// again silently: what was committed in between would be lost without a trace.
+    Lost(String),
+}
+
+/// Brings the publication up to date and makes the slot, if this region never had one.
+pub async fn prepare(
+    client: &Client,
+    config: &Config,
+    captured_before: bool,
+) -> anyhow::Result<Slot> {
+    publish(client, config).await?;
+    let slot = slot_name(config);
+    let found = client
+        .query_opt("SELECT wal_status FROM pg_replication_slots WHERE slot_name = $1", &[&slot])
+        .await
+        .context("look for the slot")?;
+    match found {
+        Some(row) => match row.get::<_, Option<&str>>(0) {
+            Some("lost") => Ok(Slot::Lost(format!("slot \"{slot}\" is invalidated"))),
+            _ => Ok(Slot::Existing),
+        },
+        None if captured_before => Ok(Slot::Lost(format!("slot \"{slot}\" does not exist"))),
+        None => {
+            client
+                .execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot])
+                .await
+                .context("create the slot")?;
+            Ok(Slot::Created)
+        }
+    }
+}
+
+async fn publish(client: &Client, config: &Config) -> anyhow::Result<()> {
+    let guarded = config.tables.iter().filter(|(_, kind)| !matches!(kind, TableKind::Local));
+    let mut wanted: Vec<TableName> = guarded.map(|(table, _)| table.clone()).collect();
+    wanted.push(canary_table());
+    let list: Vec<String> = wanted
+        .iter()
+        .map(|t| format!("{}.{}", quote_name(&t.schema), quote_name(&t.name)))
+        .collect();
+    let list = list.join(", ");
+    let published = client
+        .query(
+            "SELECT n.nspname, c.relname FROM pg_publication p
+             JOIN pg_publication_rel r ON r.prpubid = p.oid
+             JOIN pg_class c ON c.oid = r.prrelid
+             JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE p.pubname = $1",
+            &[&PUBLICATION],
+        )
+        .await
+        .context("read the publication")?;
+    let mut published: Vec<TableName> = published
+        .iter()
+        .map(|r| TableName::new(r.get::<_, &str>(0), r.get::<_, &str>(1)))
+        .collect();
+    published.sort();
+    wanted.sort();
+    if published == wanted {
+        return Ok(());
+    }
+    let exists = client
+        .query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[&PUBLICATION])
+        .await?
+        .is_some();
+    let statement = if exists {
+        format!("ALTER PUBLICATION {PUBLICATION} SET TABLE {list}")
+    } else {
+        format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE {list}")
+    };
+    client.batch_execute(&statement).await.context("publish the tables")
+}

@@ -1,0 +1,108 @@
+-- The guard's decision, the same for every table: may this transaction write these partitions?
+--
+-- {region}, {applier} and {sync} are filled in when the guard is installed.
+
+CREATE OR REPLACE FUNCTION domicile.admit(wanted integer[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$
+DECLARE
+    touched text := coalesce(current_setting('domicile.touched', true), '');
+    stamp text;
+    number integer;
+    entry record;
+BEGIN
+    IF wanted IS NULL THEN
+        RETURN;
+    END IF;
+    -- The applier is known by who it is and by its replication origin, not by a setting.
+    IF session_user = {applier} AND pg_replication_origin_session_is_setup() THEN
+        RETURN;
+    END IF;
+    -- Taken before anything is read: what is true now stays true until this transaction ends,
+    -- unless the lease itself runs out.
+    LOCK TABLE domicile.fence IN ROW EXCLUSIVE MODE;
+    FOREACH number IN ARRAY wanted LOOP
+        IF number IS NULL THEN
+            RAISE EXCEPTION USING ERRCODE = '23502',
+                MESSAGE = 'row has no partition',
+                DETAIL = 'Its partition key is null, names no region, or its parent row does not exist.';
+        END IF;
+        SELECT * INTO entry FROM domicile.entry(number);
+        IF entry.owner IS DISTINCT FROM {region} THEN
+            PERFORM domicile.refuse(number, entry.owner, entry.epoch, entry.address);
+        END IF;
+        stamp := ' ' || number || ':' || entry.epoch || ' ';
+        IF strpos(touched, stamp) = 0 THEN
+            IF touched = '' THEN
+                INSERT INTO domicile.commit_check (generation)
+                VALUES (pg_sequence_last_value('domicile.generation'));
+            END IF;
+            PERFORM pg_logical_emit_message(true, 'domicile.stamp', number || ':' || entry.epoch);
+            touched := touched || stamp;
+            PERFORM set_config('domicile.touched', touched, true);
+        END IF;
+    END LOOP;
+    IF NOT domicile.lease_live() THEN
+        SELECT * INTO entry FROM domicile.entry(number);
+        PERFORM domicile.refuse(number, {region}, entry.epoch, entry.address);
+    END IF;
+END
+$$;
+
+-- A function's definition is read by the catalogue's own snapshot, not by the transaction's: so
+-- even a transaction that began long ago is told today's owner.
+CREATE OR REPLACE FUNCTION domicile.refuse(number integer, owner text, epoch bigint, address text)
+RETURNS void LANGUAGE plpgsql AS
+$$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = '25006',
+        MESSAGE = CASE
+            WHEN owner IS NULL THEN format('partition %s has no owner now', number)
+            WHEN owner = {region} THEN format('partition %s is owned by this region "%s", but its lease is over', number, owner)
+            ELSE format('partition %s is owned by region "%s", not by this region "%s"', number, owner, {region})
+        END,
+        DETAIL = format('Owner region: %s, epoch: %s.', coalesce(owner, 'none'), epoch),
+        HINT = CASE
+            WHEN owner IS NULL THEN 'It is being given to another region; try again shortly.'
+            WHEN owner = {region} THEN 'The agent of this region renews the lease; see "domicile status".'
+            ELSE format('Write through the gateway of region "%s" at %s.', owner, address)
+        END;
+END
+$$;
+
+-- Runs just before the commit record: the lease may have run out, or the partition may have been
+-- taken away, since the statement was admitted.
+CREATE OR REPLACE FUNCTION domicile.at_commit() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$
+BEGIN
+    IF NOT domicile.lease_live() THEN
+        RAISE EXCEPTION USING ERRCODE = '25006',
+            MESSAGE = 'the lease of this region "' || {region} || '" ended before the commit',
+            DETAIL = 'Owner region: ' || {region} || ', epoch: 0.',
+            HINT = 'The transaction was rolled back; try again.';
+    END IF;
+    IF NEW.generation IS DISTINCT FROM pg_sequence_last_value('domicile.generation') THEN
+        RAISE EXCEPTION USING ERRCODE = '25006',
+            MESSAGE = 'a partition was taken away from region "' || {region} || '" before the commit',
+            DETAIL = 'Owner region: none, epoch: 0.',
+            HINT = 'The transaction was rolled back; try again.';
+    END IF;
+    {sync}
+    DELETE FROM domicile.commit_check WHERE id = NEW.id;
+    RETURN NULL;
+END
+$$;
+
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgrelid = 'domicile.commit_check'::regclass AND tgname = 'at_commit'
+    ) THEN
+        CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON domicile.commit_check
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION domicile.at_commit();
+        ALTER TABLE domicile.commit_check ENABLE ALWAYS TRIGGER at_commit;
+    END IF;
+END
+$$;

@@ -1,0 +1,85 @@
+-- What Domicile keeps inside a region's PostgreSQL. Every statement may run again at any time.
+
+CREATE SCHEMA IF NOT EXISTS domicile;
+REVOKE ALL ON SCHEMA domicile FROM PUBLIC;
+
+-- Registers. Sequences are not MVCC: a REPEATABLE READ transaction that began before the lease
+-- ended still reads today's value. All times are microseconds of this server's clock.
+CREATE SEQUENCE IF NOT EXISTS domicile.deadline MINVALUE 0 START 0;
+CREATE SEQUENCE IF NOT EXISTS domicile.granted_at MINVALUE 0 START 0;
+-- The postmaster that the lease was given to: a promoted standby, a restored backup or a cloned
+-- disk starts another one and inherits nothing.
+CREATE SEQUENCE IF NOT EXISTS domicile.postmaster MINVALUE 0 START 0;
+-- Counts how often something was taken away from this region.
+CREATE SEQUENCE IF NOT EXISTS domicile.generation MINVALUE 0 START 0;
+
+-- Held in ROW EXCLUSIVE mode by every guarded transaction until it ends, durably; taken in
+-- EXCLUSIVE mode to drain them. A lock on a relation of ours cannot be taken by anybody else.
+CREATE TABLE IF NOT EXISTS domicile.fence ();
+
+-- The apply checkpoint, written in the transaction whose rows it describes.
+CREATE TABLE IF NOT EXISTS domicile.progress (
+    origin text PRIMARY KEY,
+    applied pg_lsn NOT NULL,
+    -- Up to here rows may already show what is about to be applied: a repair read them later.
+    converge_to pg_lsn
+) WITH (fillfactor = 10);
+
+-- One row per guarded transaction while it runs, so that a check is queued for its commit.
+CREATE UNLOGGED TABLE IF NOT EXISTS domicile.commit_check (
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    generation bigint NOT NULL
+) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0);
+
+-- What lost, and why. Nothing is lost silently.
+CREATE TABLE IF NOT EXISTS domicile.journal (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    origin text NOT NULL,
+    lsn pg_lsn NOT NULL,
+    xid bigint NOT NULL,
+    change integer NOT NULL,
+    relation text NOT NULL,
+    operation text NOT NULL,
+    key jsonb,
+    old jsonb,
+    new jsonb,
+    local jsonb,
+    conflict text NOT NULL,
+    reason text NOT NULL,
+    UNIQUE (origin, lsn, change)
+);
+
+-- Rows whose local image is not the history's: they are read again from a peer.
+CREATE TABLE IF NOT EXISTS domicile.repair (
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    key jsonb NOT NULL,
+    PRIMARY KEY (schema_name, table_name, key)
+);
+
+-- One row per partition for canary writes: guarded and replicated like any owned table.
+CREATE TABLE IF NOT EXISTS domicile.canary (
+    partition integer PRIMARY KEY,
+    run text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE OR REPLACE FUNCTION domicile.now_us() RETURNS bigint
+LANGUAGE sql VOLATILE AS
+$$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
+
+CREATE OR REPLACE FUNCTION domicile.postmaster_us() RETURNS bigint
+LANGUAGE sql STABLE AS
+$$ SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint $$;
+
+-- A clock that has stepped back before the grant would lengthen the lease: then it is over.
+CREATE OR REPLACE FUNCTION domicile.lease_live() RETURNS boolean
+LANGUAGE sql VOLATILE AS
+$$
+    SELECT coalesce(
+        pg_sequence_last_value('domicile.postmaster') = domicile.postmaster_us()
+        AND domicile.now_us() BETWEEN pg_sequence_last_value('domicile.granted_at')
+                                  AND pg_sequence_last_value('domicile.deadline'),
+        false)
+$$;
