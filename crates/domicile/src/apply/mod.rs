@@ -1,0 +1,318 @@
+//! From another origin's log to this region's tables.
+//!
+//! One applier per origin. Transactions are applied in the origin's order, each only after
+//! everything it may depend on is visible here: no region shows an effect before its cause. Many
+//! go into one PostgreSQL transaction, together with the apply checkpoint, so a crash repeats
+//! nothing and loses nothing.
+//!
+//! **Invariant:** the checkpoint moves in the transaction whose rows it describes.
+
+mod conflict;
+mod statement;
+
+pub use statement::Text;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use domicile_core::change::{Change, Transaction};
+use domicile_core::history::{Admission, admit};
+use domicile_core::id::{Origin, RegionId};
+use domicile_core::lsn::Lsn;
+use domicile_core::record;
+use futures_util::future::try_join_all;
+use tokio::sync::{RwLock, watch};
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use tokio_util::sync::CancellationToken;
+
+use crate::capture::ORIGIN_PREFIX;
+use crate::complain::Complaint;
+use crate::directory::view::OwnershipView;
+use crate::log::Log;
+use crate::positions::Positions;
+use crate::postgres::session;
+use statement::statement;
+
+/// Bytes of log read at a time: also the most that one PostgreSQL transaction applies.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+const BATCH_TRANSACTIONS_MAX: usize = 500;
+/// Prepared statements that one applier keeps.
+const STATEMENTS_MAX: usize = 512;
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+#[derive(Clone)]
+pub struct ApplierConfig {
+    pub postgres: String,
+    pub region: RegionId,
+    pub origin: Origin,
+}
+
+/// Applies one origin's log, reconnecting as often as it must.
+pub struct Applier {
+    pub config: ApplierConfig,
+    pub log: Log,
+    pub positions: Positions,
+    /// Records that lie beyond a cut are passed over.
+    pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    /// Held for reading while rows are written: a repair takes it for writing.
+    pub gate: Arc<RwLock<()>>,
+    /// Counts repairs: after one, the checkpoint is read again.
+    pub repairs: watch::Receiver<u64>,
+}
+
+/// A transaction could not be applied as it is: a row is not what the origin saw.
+#[derive(Debug, thiserror::Error)]
+#[error("a row is not what the origin saw")]
+struct RowDiffers;
+
+impl Applier {
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut complaint = Complaint::default();
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                ended = self.session() => {
+                    if let Err(error) = ended {
+                        let what = format!("apply of {} stopped, it starts again", self.config.origin);
+                        complaint.warn(&what, &error);
+                    }
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(RETRY_AFTER) => {}
+            }
+        }
+    }
+
+    /// Applies until something breaks or a repair has moved the ground.
+    async fn session(&mut self) -> anyhow::Result<()> {
+        self.repairs.mark_unchanged();
+        let mut writer = Writer::open(&self.config).await?;
+        self.positions.applied(&self.config.origin, writer.applied, 0);
+        let mut reader = self.log.read(writer.applied);
+        let mut end = self.log.watch_end();
+        loop {
+            end.mark_unchanged();
+            let Some(frames) = reader.next_batch(BATCH_BYTES_MAX).await? else {
+                tokio::select! {
+                    changed = end.changed() => changed.context("the log is closed")?,
+                    _ = self.repairs.changed() => return Ok(()),
+                }
+                continue;
+            };
+            let mut transactions = Vec::with_capacity(frames.len());
+            for frame in frames {
+                let transaction = record::decode(&frame.payload).context("read a record")?;
+                transactions.push(self.without_tail(transaction));
+            }
+            let mut rest = transactions.as_slice();
+            while !rest.is_empty() {
+                tokio::select! {
+                    () = self.positions.wait_for(&rest[0].needs, &self.config.region) => {}
+                    _ = self.repairs.changed() => return Ok(()),
+                }
+                let ready = self.ready(rest);
+                let (batch, later) = rest.split_at(ready);
+                let _gate = self.gate.read().await;
+                if self.repairs.has_changed().unwrap_or(true) {
+                    return Ok(());
+                }
+                self.apply(&mut writer, batch).await?;
+                rest = later;
+            }
+        }
+    }
+
+    /// Empties a transaction that is known to lie outside the history: only its place is kept.
+    fn without_tail(&self, transaction: Transaction) -> Transaction {
+        let view = self.ownership.borrow();
+        let Some(ownership) = &view.ownership else { return transaction };
+        match admit(ownership, &self.config.origin, &transaction, |_| true) {
+            Admission::Admit | Admission::Wait => transaction,
+            Admission::Divert(_) => Transaction { changes: Vec::new(), ..transaction },
+        }
+    }
+
+    /// How many of these, from the first on, can be applied now: at least one.
+    fn ready(&self, transactions: &[Transaction]) -> usize {
+        let frontier = self.positions.frontier();
+        let covered = |t: &&Transaction| frontier.missing(&t.needs, &self.config.region).is_none();
+        let count = transactions.iter().take(BATCH_TRANSACTIONS_MAX).take_while(covered).count();
+        count.max(1)
+    }
+
+    async fn apply(&self, writer: &mut Writer, batch: &[Transaction]) -> anyhow::Result<()> {
+        let Some(last) = batch.last() else { return Ok(()) };
+        let origin = &self.config.origin;
+        self.positions.claim(origin, last.lsn);
+        match writer.apply_fast(origin, batch).await {
+            Ok(()) => self.positions.applied(origin, last.lsn, batch.len() as u64),
+            Err(error) if is_transient(&error) => return Err(error),
+            Err(error) => {
+                tracing::debug!(%origin, "applying one by one: {error:#}");
+                for transaction in batch {
+                    writer.apply_slow(origin, transaction).await?;
+                    self.positions.applied(origin, transaction.lsn, 1);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Errors that pass: a lock, a deadlock, a full disk, a server that restarts.
+fn is_transient(error: &anyhow::Error) -> bool {
+    let Some(postgres) = error.downcast_ref::<tokio_postgres::Error>() else { return false };
+    match postgres.code().map(|code| code.code()) {
+        Some(code) => {
+            matches!(code, "40P01" | "40001" | "55P03")
+                || code.starts_with("53")
+                || code.starts_with("57P0")
+                || code.starts_with("08")
+        }
+        None => true,
+    }
+}
+
+/// A session that writes as the applier: guards let it pass, user triggers do not fire.
+struct Writer {
+    client: Client,
+    /// The apply checkpoint.
+    applied: Lsn,
+    /// Up to here a row that is not what the origin saw is expected, not a conflict.
+    converge_to: Lsn,
+    prepared: BTreeMap<String, tokio_postgres::Statement>,
+}
+
+impl Writer {
+    async fn open(config: &ApplierConfig) -> anyhow::Result<Self> {
+        let client = session::connect(&config.postgres, "domicile apply").await?;
+        open_session(&client, config).await?;
+        let checkpoint = client
+            .query_opt(
+                "SELECT applied::text, coalesce(converge_to, '0/0')::text
+                 FROM domicile.progress WHERE origin = $1",
+                &[&config.origin.to_string()],
+            )
+            .await
+            .context("read the apply checkpoint")?;
+        let (applied, converge_to) = match checkpoint {
+            Some(row) => (row.get::<_, &str>(0).parse()?, row.get::<_, &str>(1).parse()?),
+            None => (Lsn::ZERO, Lsn::ZERO),
+        };
+        Ok(Self { client, applied, converge_to, prepared: BTreeMap::new() })
+    }
+
+    /// Applies all of `batch` in one transaction, pipelined; fails on the first surprise.
+    async fn apply_fast(&mut self, origin: &Origin, batch: &[Transaction]) -> anyhow::Result<()> {
+        let mut work = Vec::new();
+        for transaction in batch {
+            for change in &transaction.changes {
+                let statement =
+                    statement(transaction, change).context("a change names no relation")?;
+                let prepared = self.prepare(&statement.sql).await?;
+                let counts = !matches!(change, Change::Truncate { .. });
+                work.push((prepared, statement.parameters, counts));
+            }
+        }
+        let last = batch.last().map_or(self.applied, |t| t.lsn);
+        let result = self.execute_all(origin, last, &work).await;
+        if result.is_err() {
+            self.client.batch_execute("ROLLBACK").await?;
+        } else {
+            self.applied = last;
+        }
+        result
+    }
+
+    async fn execute_all(
+        &self,
+        origin: &Origin,
+        last: Lsn,
+        work: &[(tokio_postgres::Statement, Vec<statement::Text<'_>>, bool)],
+    ) -> anyhow::Result<()> {
+        let client = &self.client;
+        client.batch_execute("BEGIN").await?;
+        let each = work.iter().map(|(prepared, parameters, counts)| async move {
+            let parameters: Vec<&(dyn ToSql + Sync)> =
+                parameters.iter().map(|p| p as &(dyn ToSql + Sync)).collect();
+            let rows = client.execute(prepared, &parameters).await?;
+            if *counts && rows == 0 { Err(anyhow::Error::new(RowDiffers)) } else { Ok(()) }
+        });
+        try_join_all(each).await?;
+        save_checkpoint(client, origin, last).await?;
+        client.batch_execute("COMMIT").await.map_err(anyhow::Error::new)
+    }
+
+    async fn prepare(&mut self, sql: &str) -> anyhow::Result<tokio_postgres::Statement> {
+        if let Some(prepared) = self.prepared.get(sql) {
+            return Ok(prepared.clone());
+        }
+        if self.prepared.len() >= STATEMENTS_MAX {
+            self.prepared.clear();
+        }
+        let prepared = self.client.prepare(sql).await?;
+        self.prepared.insert(sql.to_owned(), prepared.clone());
+        Ok(prepared)
+    }
+
+    /// Applies one transaction change by change, settling what the fast way stumbled over.
+    async fn apply_slow(
+        &mut self,
+        origin: &Origin,
+        transaction: &Transaction,
+    ) -> anyhow::Result<()> {
+        // The schema may have changed under the prepared statements.
+        self.prepared.clear();
+        let converging = transaction.lsn <= self.converge_to;
+        let postgres = self.client.transaction().await?;
+        conflict::apply(&postgres, origin, transaction, converging).await?;
+        save_checkpoint(&postgres, origin, transaction.lsn).await?;
+        postgres.commit().await?;
+        self.applied = transaction.lsn;
+        Ok(())
+    }
+}
+
+/// Makes `client` an applier's session: guards let it pass, user triggers do not fire, and what
+/// it commits is recognised when it is captured.
+pub(crate) async fn open_session(client: &Client, config: &ApplierConfig) -> anyhow::Result<()> {
+    let origin_name = format!("{ORIGIN_PREFIX}{}", config.origin);
+    client
+        .batch_execute("SET session_replication_role = replica; SET synchronous_commit = off")
+        .await
+        .context("become the applier")?;
+    client
+        .execute(
+            "SELECT pg_replication_origin_create($1) WHERE pg_replication_origin_oid($1) IS NULL",
+            &[&origin_name],
+        )
+        .await
+        .context("create the replication origin")?;
+    client
+        .execute("SELECT pg_replication_origin_session_setup($1)", &[&origin_name])
+        .await
+        .context("take the replication origin")?;
+    Ok(())
+}
+
+async fn save_checkpoint(
+    client: &impl tokio_postgres::GenericClient,
+    origin: &Origin,
+    applied: Lsn,
+) -> anyhow::Result<()> {
+    client
+        .execute(
+            "INSERT INTO domicile.progress AS progress (origin, applied)
+             VALUES ($1, $2::text::pg_lsn)
+             ON CONFLICT (origin) DO UPDATE
+             SET applied = greatest(progress.applied, excluded.applied)",
+            &[&origin.to_string(), &applied.to_string()],
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! From the slot to this region's own replication log.
+//!
+//! Each transaction is judged before it enters the log: what lies outside the history goes to the
+//! conflict journal instead. The slot is confirmed up to what is as durable as the RPO asks; at
+//! RPO 0 this connection is PostgreSQL's synchronous standby, so that is also what lets a client's
+//! COMMIT return.
+//!
+//! **Invariant:** the log holds this origin's transactions in commit order, none twice, none that
+//! the ownership known here says is outside the history.
+
+mod assemble;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use domicile_core::change::Transaction;
+use domicile_core::history::{Admission, Reason, admit};
+use domicile_core::id::{Origin, RunId};
+use domicile_core::lsn::{Cut, Lsn};
+use domicile_core::progress::Rpo;
+use domicile_core::record;
+use domicile_pg::feedback::Event;
+use domicile_pg::pgoutput::Decoder;
+use tokio::sync::watch;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::complain::Complaint;
+use crate::directory::view::OwnershipView;
+use crate::log::Log;
+use crate::positions::Positions;
+use crate::postgres::stream::{Stream, StreamConfig};
+use crate::postgres::{journal, session};
+
+pub use assemble::ORIGIN_PREFIX;
+use assemble::{Assembled, Assembler};
+
+/// As PostgreSQL's `synchronous_standby_names` knows the capture.
+pub const APPLICATION_NAME: &str = "domicile";
+pub const PUBLICATION: &str = "domicile";
+
+/// Transactions that may wait for a decision before the stream is read no further.
+const UNDECIDED_MAX: usize = 10_000;
+/// Bytes of records that are flushed together at most.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+#[derive(Clone)]
+pub struct CaptureConfig {
+    pub postgres: String,
+    pub slot: String,
+    pub origin: Origin,
+    pub rpo: Rpo,
+}
+
+/// Reads the slot and writes the log, reconnecting as often as it must.
+pub struct Capture {
+    config: CaptureConfig,
+    log: Log,
+    positions: Positions,
+    ownership: watch::Receiver<Arc<OwnershipView>>,
+    /// Barriers that stand durably in the log, for those who wait to announce them.
+    barriers: watch::Sender<Vec<(RunId, Cut)>>,
+}
+
+impl Capture {
+    pub fn new(
+        config: CaptureConfig,
+        log: Log,
+        positions: Positions,
+        ownership: watch::Receiver<Arc<OwnershipView>>,
+    ) -> Self {
+        Self { config, log, positions, ownership, barriers: watch::Sender::new(Vec::new()) }
+    }
+
+    pub fn barriers(&self) -> watch::Receiver<Vec<(RunId, Cut)>> {
+        self.barriers.subscribe()
+    }
+
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut complaint = Complaint::default();
+        while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                ended = self.stream() => {
+                    if let Err(error) = ended {
+                        complaint.warn("capture stopped, it starts again", &error);
+                    }
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(RETRY_AFTER) => {}
+            }
+        }
+    }
+
+    async fn stream(&self) -> anyhow::Result<()> {
+        let postgres = session::connect(&self.config.postgres, "domicile journal").await?;
+        let stream = Stream::start(&StreamConfig {
+            connection: session::configure(&self.config.postgres, APPLICATION_NAME)?,
+            application_name: APPLICATION_NAME.into(),
+            slot: self.config.slot.clone(),
+            publication: PUBLICATION.into(),
+            start: Lsn::ZERO,
+            protocol_version: 1,
+            streaming: false,
+        })
+        .await
+        .context("start the replication stream")?;
+        tracing::info!(origin = %self.config.origin, "capturing");
+        Session {
+            capture: self,
+            stream,
+            postgres,
+            decoder: Decoder::new(),
+            assembler: Assembler::default(),
+            undecided: VecDeque::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            batch_barriers: Vec::new(),
+            confirmed: Lsn::ZERO,
+        }
+        .run()
+        .await
+    }
+}
+
+/// One connection's worth of capturing.
+struct Session<'a> {
+    capture: &'a Capture,
+    stream: Stream,
+    postgres: Client,
+    decoder: Decoder,
+    assembler: Assembler,
+    /// Read, in order, but not judged yet: a cut is being decided.
+    undecided: VecDeque<Transaction>,
+    batch: Vec<(Lsn, Bytes)>,
+    batch_bytes: usize,
+    batch_barriers: Vec<(RunId, Cut)>,
+    confirmed: Lsn,
+}
+
+impl Session<'_> {
+    async fn run(mut self) -> anyhow::Result<()> {
+        let mut changed = self.capture.positions.subscribe();
+        let mut ownership = self.capture.ownership.clone();
+        loop {
+            let full = self.undecided.len() >= UNDECIDED_MAX;
+            tokio::select! {
+                event = self.stream.next(), if !full => {
+                    let keepalive = self.take(event?)?;
+                    self.drain_buffered(keepalive).await?;
+                }
+                _ = changed.changed() => self.confirm(false).await?,
+                _ = ownership.changed() => {
+                    self.judge().await?;
+                    self.flush().await?;
+                    self.confirm(false).await?;
+                }
+            }
+        }
+    }
+
+    /// Takes everything that has arrived, then flushes once and confirms once.
+    async fn drain_buffered(&mut self, mut keepalive: bool) -> anyhow::Result<()> {
+        loop {
+            self.judge().await?;
+            if self.batch_bytes >= BATCH_BYTES_MAX {
+                self.flush().await?;
+            }
+            match self.stream.buffered()? {
+                Some(event) => keepalive |= self.take(event)?,
+                None => break,
+            }
+        }
+        self.flush().await?;
+        self.confirm(keepalive).await
+    }
+
+    /// Returns whether the server should be answered whatever has changed: every keepalive is, or
+    /// commits that carry nothing for us would wait for seconds.
+    fn take(&mut self, event: Event) -> anyhow::Result<bool> {
+        match event {
+            Event::Keepalive(keepalive) => {
+                if !self.assembler.is_open() && self.undecided.is_empty() {
+                    self.capture.positions.seen(Lsn(keepalive.end));
+                }
+                Ok(true)
+            }
+            Event::XLogData(data) => {
+                let decoded = self.decoder.decode(data.payload).context("decode pgoutput")?;
+                match self.assembler.take(decoded.message)? {
+                    Assembled::Open => {}
+                    Assembled::Nothing(end) if self.undecided.is_empty() => {
+                        self.capture.positions.seen(end);
+                    }
+                    Assembled::Nothing(_) => {}
+                    Assembled::Transaction(transaction) => self.undecided.push_back(transaction),
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Moves transactions into the batch or into the journal, in order, as far as is decided.
+    async fn judge(&mut self) -> anyhow::Result<()> {
+        while let Some(transaction) = self.undecided.pop_front() {
+            let view = self.capture.ownership.borrow().clone();
+            let admission = match &view.ownership {
+                // Only guarded tables are published.
+                Some(known) => admit(known, &self.capture.config.origin, &transaction, |_| true),
+                None => Admission::Wait,
+            };
+            match admission {
+                Admission::Wait => {
+                    self.undecided.push_front(transaction);
+                    return Ok(());
+                }
+                Admission::Admit => self.admit(transaction),
+                Admission::Divert(reason) => self.divert(&transaction, &reason).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self, mut transaction: Transaction) {
+        let lsn = transaction.lsn;
+        let last = self.batch.last().map_or(self.capture.log.end(), |(lsn, _)| *lsn);
+        if lsn <= last {
+            // Sent again after a restart: the log has it.
+            self.capture.positions.seen(lsn);
+            return;
+        }
+        transaction.needs = self.capture.positions.needs();
+        if let Some(run) = transaction.barrier.take() {
+            let cut = Cut { origin: self.capture.config.origin.clone(), lsn };
+            self.batch_barriers.push((run.clone(), cut));
+            transaction.barrier = Some(run);
+        }
+        let payload = Bytes::from(record::encode(&transaction));
+        self.batch_bytes += payload.len();
+        self.capture.positions.captured(lsn, transaction.committed_at);
+        self.batch.push((lsn, payload));
+    }
+
+    async fn divert(&mut self, transaction: &Transaction, reason: &Reason) -> anyhow::Result<()> {
+        let origin = &self.capture.config.origin;
+        let why = explain(reason);
+        tracing::warn!(lsn = %transaction.lsn, xid = transaction.xid, "kept out of the history: {why}");
+        journal::divert(&mut self.postgres, origin, transaction, reason.slug(), &why).await?;
+        self.capture.positions.seen(transaction.lsn);
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> anyhow::Result<()> {
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            self.batch_bytes = 0;
+            let end = self.capture.log.append(batch).await.context("append to the log")?;
+            self.capture.positions.flushed(end);
+        }
+        if !self.batch_barriers.is_empty() {
+            let barriers = std::mem::take(&mut self.batch_barriers);
+            self.capture.barriers.send_modify(|known| known.extend(barriers));
+        }
+        Ok(())
+    }
+
+    async fn confirm(&mut self, always: bool) -> anyhow::Result<()> {
+        let lsn = self.capture.positions.confirmable(self.capture.config.rpo);
+        if always || lsn > self.confirmed {
+            self.confirmed = self.confirmed.max(lsn);
+            self.capture.positions.confirmed(self.confirmed);
+            let at = self.confirmed;
+            self.stream.confirm(at, at, at).await.context("confirm the slot")?;
+        }
+        Ok(())
+    }
+}
+
+/// A sentence for the journal.
+pub fn explain(reason: &Reason) -> String {
+    match reason {
+        Reason::BeyondCut(cut) => {
+            format!("written after {cut}, where the owner's epoch ends: it was not shipped in time")
+        }
+        Reason::Unstamped => "written past the guard: no stamp names its partition".into(),
+        Reason::NeverGranted(stamp) => format!(
+            "written to partition {} at epoch {}, which this region was never granted",
+            stamp.partition, stamp.epoch
+        ),
+    }
+}

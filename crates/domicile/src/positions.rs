@@ -1,0 +1,197 @@
+//! How far is everything, as this agent knows it?
+//!
+//! Capture, peers and apply each know one number; this is where they meet. Holds positions and
+//! no logic: what they allow is answered by `core::progress`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use domicile_core::id::{Origin, RegionId};
+use domicile_core::lsn::{Frontier, Lsn};
+use domicile_core::progress::{CommitTimes, OriginProgress, Progress, Rpo};
+use domicile_core::time::{Millis, PgTime};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Commits whose times are remembered, to tell how old what a peer lacks is.
+const COMMIT_TIMES_MAX: usize = 8192;
+
+/// All positions of one agent. Cheap to clone.
+#[derive(Clone)]
+pub struct Positions {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Bumped on every change: those who wait look again.
+    changed: watch::Sender<u64>,
+}
+
+struct State {
+    own: OriginProgress,
+    own_flushed: Lsn,
+    /// When each peer last told how far it is.
+    heard: BTreeMap<RegionId, Instant>,
+    times: CommitTimes,
+    /// What our tables certainly show.
+    applied: Frontier,
+    /// What our tables may show: claimed before the commit that makes it visible.
+    claimed: Frontier,
+    captured_transactions: u64,
+    applied_transactions: u64,
+    confirmed: Lsn,
+}
+
+impl Positions {
+    /// Starts from a log that ends at `log_end`.
+    pub fn new(log_end: Lsn) -> Self {
+        let state = State {
+            own: OriginProgress::resume(log_end),
+            own_flushed: log_end,
+            heard: BTreeMap::new(),
+            times: CommitTimes::new(COMMIT_TIMES_MAX),
+            applied: Frontier::default(),
+            claimed: Frontier::default(),
+            captured_transactions: 0,
+            applied_transactions: 0,
+            confirmed: Lsn::ZERO,
+        };
+        let changed = watch::Sender::new(0);
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed }) }
+    }
+
+    /// Our log was made whole again from peers, up to `end`.
+    pub fn recovered(&self, end: Lsn) {
+        self.change(|state| {
+            state.own.captured(end);
+            state.own.flushed(end);
+            state.own_flushed = state.own_flushed.max(end);
+        });
+    }
+
+    /// Tells of every change after this call.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+
+    pub fn captured(&self, lsn: Lsn, committed_at: PgTime) {
+        self.change(|state| {
+            state.own.captured(lsn);
+            state.times.note(lsn, committed_at);
+            state.captured_transactions += 1;
+        });
+    }
+
+    pub fn seen(&self, position: Lsn) {
+        self.change(|state| state.own.seen(position));
+    }
+
+    pub fn flushed(&self, end: Lsn) {
+        self.change(|state| {
+            state.own.flushed(end);
+            state.own_flushed = state.own_flushed.max(end);
+        });
+    }
+
+    pub fn confirmed(&self, lsn: Lsn) {
+        self.lock().confirmed = lsn;
+    }
+
+    /// A peer told how far it is with our own log.
+    pub fn peer(&self, region: &RegionId, report: Progress) {
+        self.change(|state| {
+            state.own.peer(region, report);
+            state.heard.insert(region.clone(), Instant::now());
+        });
+    }
+
+    /// What the slot may be told.
+    pub fn confirmable(&self, rpo: Rpo) -> Lsn {
+        self.lock().own.confirmable(rpo)
+    }
+
+    /// Our tables are about to show `origin` up to `lsn`: whatever is captured from now on may
+    /// depend on it.
+    pub fn claim(&self, origin: &Origin, lsn: Lsn) {
+        self.lock().claimed.advance(origin, lsn);
+    }
+
+    pub fn applied(&self, origin: &Origin, lsn: Lsn, transactions: u64) {
+        self.change(|state| {
+            state.claimed.advance(origin, lsn);
+            state.applied.advance(origin, lsn);
+            state.applied_transactions += transactions;
+        });
+    }
+
+    /// What a transaction that is captured now needs to have been applied before it.
+    pub fn needs(&self) -> Frontier {
+        self.lock().claimed.clone()
+    }
+
+    pub fn frontier(&self) -> Frontier {
+        self.lock().applied.clone()
+    }
+
+    pub fn counts(&self) -> Counts {
+        let state = self.lock();
+        Counts {
+            captured_transactions: state.captured_transactions,
+            applied_transactions: state.applied_transactions,
+            confirmed: state.confirmed,
+            log_end: state.own_flushed,
+        }
+    }
+
+    /// How far `region` is with our log, and how old what it lacks is, by our database's clock.
+    pub fn peer_view(&self, region: &RegionId, now: PgTime) -> PeerView {
+        let state = self.lock();
+        let progress = state.own.peers().get(region).copied().unwrap_or_default();
+        PeerView {
+            progress,
+            heard: state.heard.get(region).copied(),
+            lag_bytes: state.own_flushed.bytes_since(progress.applied),
+            exposure: state.times.age_beyond(progress.flushed, now),
+            staleness: state.times.age_beyond(progress.applied, now),
+        }
+    }
+
+    /// Waits until the applied frontier covers `needed`; never for our own origins.
+    pub async fn wait_for(&self, needed: &Frontier, own: &RegionId) {
+        let mut changed = self.subscribe();
+        while self.lock().applied.missing(needed, own).is_some() {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.shared.changed.send_modify(|count| *count += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change leaves the state whole, so a panic elsewhere spoils nothing.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    pub captured_transactions: u64,
+    pub applied_transactions: u64,
+    pub confirmed: Lsn,
+    pub log_end: Lsn,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct PeerView {
+    pub progress: Progress,
+    /// When the peer last told.
+    pub heard: Option<Instant>,
+    pub lag_bytes: u64,
+    pub exposure: Millis,
+    pub staleness: Millis,
+}

@@ -1,0 +1,67 @@
+//! What do peers hold of our own log that we do not?
+//!
+//! A damaged segment was set aside, or a disk forgot what it had promised: what a peer has taken
+//! is history all the same. Asked once, before anything new is captured.
+
+use std::time::Duration;
+
+use domicile_core::lsn::Lsn;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::peer::client::Follower;
+
+/// How long peers that do not answer are waited for, when nothing is known to be missing.
+const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_millis(300);
+
+pub struct Recovery {
+    /// Of our own origin.
+    pub follower: Follower,
+    /// Our log was known to reach this far: until it does again, nothing is captured.
+    pub must_reach: Lsn,
+    /// A region that has never captured anything has nothing to ask for.
+    pub captured_before: bool,
+}
+
+impl Recovery {
+    pub async fn run(self, shutdown: &CancellationToken) {
+        if self.captured_before {
+            self.fetch(shutdown).await;
+        }
+        self.follower.positions.recovered(self.follower.log.end());
+    }
+
+    async fn fetch(&self, shutdown: &CancellationToken) {
+        let started = Instant::now();
+        loop {
+            let answered = self.ask_all().await;
+            let log = &self.follower.log;
+            let whole = log.end() >= self.must_reach;
+            let enough = answered == self.follower.sources.len() || started.elapsed() > PATIENCE;
+            if whole && enough {
+                return;
+            }
+            if !whole {
+                let (end, must_reach) = (log.end(), self.must_reach);
+                tracing::error!(%end, %must_reach, "log_corrupt: our log waits for a peer to fetch it from");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(RETRY_AFTER) => {}
+            }
+        }
+    }
+
+    /// Returns how many peers answered.
+    async fn ask_all(&self) -> usize {
+        let mut answered = 0;
+        for (region, client) in &self.follower.sources {
+            match self.follower.fetch_missing(client.clone()).await {
+                Ok(_) => answered += 1,
+                Err(error) => tracing::debug!(%region, "tells nothing of our log: {error:#}"),
+            }
+        }
+        answered
+    }
+}

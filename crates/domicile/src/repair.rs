@@ -1,0 +1,268 @@
+//! Makes rows right again whose local image is not the history's.
+//!
+//! Their keys stand in `domicile.repair`. Apply is held, the rows are read from a peer that shows
+//! at least what we show, together with that peer's frontier, and written in one transaction.
+//! Then apply goes on: up to that frontier the rows may already show what is applied, and that is
+//! no conflict.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use domicile_core::id::{Origin, RegionId, TableName};
+use domicile_core::lsn::Frontier;
+use serde_json::Value as Json;
+use tokio::sync::{RwLock, watch};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Transaction};
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{ApplierConfig, Text, open_session};
+use crate::complain::Complaint;
+use crate::directory::view::OwnershipView;
+use crate::peer;
+use crate::positions::Positions;
+use crate::postgres::rows::{Key, matching, qualified};
+use crate::postgres::session::quote_name;
+use crate::proto::{FetchRowsRequest, FetchRowsResponse, fetch_rows_request};
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const ROWS_PER_REPAIR_MAX: i64 = 5000;
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub struct Repairer {
+    pub postgres: String,
+    pub region: RegionId,
+    pub origin: Origin,
+    pub peers: Vec<(RegionId, peer::Client)>,
+    pub positions: Positions,
+    pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    /// Taken for writing: no row is applied meanwhile.
+    pub gate: Arc<RwLock<()>>,
+    /// Counts repairs, for the appliers.
+    pub repairs: watch::Sender<u64>,
+    pub diverted: watch::Receiver<u64>,
+}
+
+struct Pending {
+    table: TableName,
+    key: Json,
+}
+
+impl Repairer {
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut complaint = Complaint::default();
+        loop {
+            match self.repair_some().await {
+                Ok(0) => complaint.settled(),
+                Ok(rows) => {
+                    tracing::info!("repaired {rows} rows");
+                    continue;
+                }
+                Err(error) => complaint.warn("rows are not repaired yet", &error),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = self.diverted.changed() => {}
+            }
+        }
+    }
+
+    /// Repairs up to [`ROWS_PER_REPAIR_MAX`] rows; returns how many.
+    async fn repair_some(&self) -> anyhow::Result<usize> {
+        let config = ApplierConfig {
+            postgres: self.postgres.clone(),
+            region: self.region.clone(),
+            origin: self.origin.clone(),
+        };
+        let mut client =
+            crate::postgres::session::connect(&self.postgres, "domicile repair").await?;
+        if pending(&client).await?.is_empty() {
+            return Ok(0);
+        }
+        let _held = self.gate.write().await;
+        open_session(&client, &config).await?;
+        let pending = pending(&client).await?;
+        let mut tables: BTreeMap<TableName, Vec<Json>> = BTreeMap::new();
+        for Pending { table, key } in &pending {
+            tables.entry(table.clone()).or_default().push(key.clone());
+        }
+        let mut refused = anyhow::anyhow!("no peer answers");
+        for (region, peer) in &self.peers {
+            match self.fetch(&client, peer.clone(), region, &tables).await {
+                Ok(fetched) => {
+                    self.write(&mut client, &fetched, &tables).await?;
+                    self.repairs.send_modify(|n| *n += 1);
+                    return Ok(pending.len());
+                }
+                Err(error) => refused = error.context(format!("ask region {region}")),
+            }
+        }
+        Err(refused)
+    }
+
+    /// Reads the rows of every table from one peer, which must show at least what we show.
+    async fn fetch(
+        &self,
+        client: &Client,
+        mut peer: peer::Client,
+        region: &RegionId,
+        tables: &BTreeMap<TableName, Vec<Json>>,
+    ) -> anyhow::Result<Fetched> {
+        let ours = self.needed(client, region).await?;
+        let mut fetched = Fetched { tables: Vec::new(), frontier: Frontier::default() };
+        for (table, keys) in tables {
+            let whole = keys.iter().any(|key| key.as_object().is_some_and(|o| o.is_empty()));
+            let keys: Vec<Key> =
+                if whole { Vec::new() } else { keys.iter().map(lift_key).collect() };
+            let request = FetchRowsRequest {
+                schema: table.schema.clone(),
+                table: table.name.clone(),
+                keys: keys.iter().map(lower_key).collect(),
+            };
+            let answer = tokio::time::timeout(FETCH_TIMEOUT, peer.fetch_rows(request));
+            let answer = answer.await.context("the peer is silent")??.into_inner();
+            let mut theirs = Frontier::default();
+            for position in &answer.frontier {
+                theirs.advance(&position.origin.parse()?, domicile_core::lsn::Lsn(position.lsn));
+            }
+            if let Some((origin, lsn)) = theirs.missing(&ours, region) {
+                anyhow::bail!("it does not show {origin} up to {lsn} yet");
+            }
+            for (origin, lsn) in theirs.iter() {
+                fetched.frontier.advance(origin, lsn);
+            }
+            fetched.tables.push((table.clone(), keys, answer));
+        }
+        Ok(fetched)
+    }
+
+    /// What a peer must show so that its rows are not older than ours.
+    async fn needed(&self, client: &Client, peer: &RegionId) -> anyhow::Result<Frontier> {
+        let mut ours = Frontier::default();
+        let rows = client.query("SELECT origin, applied::text FROM domicile.progress", &[]).await?;
+        for row in rows {
+            let origin: Origin = row.get::<_, &str>(0).parse()?;
+            if origin.region != *peer {
+                ours.advance(&origin, row.get::<_, &str>(1).parse()?);
+            }
+        }
+        // Of our own history, everything up to the last cut: what lies beyond is not history.
+        let view = self.ownership.borrow().clone();
+        for entry in view.ownership.iter().flat_map(|o| o.entries()) {
+            for cut in entry.closed.iter().map(|c| &c.cut).chain(entry.state.cut()) {
+                if cut.origin == self.origin {
+                    ours.advance(&cut.origin, cut.lsn);
+                }
+            }
+        }
+        Ok(ours)
+    }
+
+    async fn write(
+        &self,
+        client: &mut Client,
+        fetched: &Fetched,
+        pending: &BTreeMap<TableName, Vec<Json>>,
+    ) -> anyhow::Result<()> {
+        let postgres = client.transaction().await?;
+        postgres.batch_execute("SET LOCAL synchronous_commit = local").await?;
+        for (table, keys, answer) in &fetched.tables {
+            if keys.is_empty() {
+                postgres.execute(&format!("DELETE FROM ONLY {}", qualified(table)), &[]).await?;
+            }
+            for key in keys {
+                let (condition, parameters) = matching(key);
+                let sql = format!("DELETE FROM ONLY {} WHERE {condition}", qualified(table));
+                execute(&postgres, &sql, &parameters).await?;
+            }
+            for row in answer.rows.iter().filter(|row| !row.values.is_empty()) {
+                insert(&postgres, table, &answer.columns, row).await?;
+            }
+            // Only these: more may have been marked meanwhile.
+            postgres
+                .execute(
+                    "DELETE FROM domicile.repair
+                     WHERE schema_name = $1 AND table_name = $2 AND key = ANY ($3)",
+                    &[&table.schema, &table.name, &pending.get(table)],
+                )
+                .await?;
+        }
+        for (origin, lsn) in fetched.frontier.iter() {
+            if origin.region == self.region {
+                continue;
+            }
+            postgres
+                .execute(
+                    "INSERT INTO domicile.progress AS progress (origin, applied, converge_to)
+                     VALUES ($1, '0/0', $2::text::pg_lsn)
+                     ON CONFLICT (origin) DO UPDATE
+                     SET converge_to = greatest(progress.converge_to, excluded.converge_to)",
+                    &[&origin.to_string(), &lsn.to_string()],
+                )
+                .await?;
+        }
+        postgres.commit().await.context("commit the repair")
+    }
+}
+
+struct Fetched {
+    tables: Vec<(TableName, Vec<Key>, FetchRowsResponse)>,
+    /// Up to here the rows may already show what we are still to apply.
+    frontier: Frontier,
+}
+
+async fn pending(client: &Client) -> anyhow::Result<Vec<Pending>> {
+    let rows = client
+        .query(
+            "SELECT schema_name, table_name, key FROM domicile.repair LIMIT $1",
+            &[&ROWS_PER_REPAIR_MAX],
+        )
+        .await
+        .context("read what is to be repaired")?;
+    Ok(rows
+        .iter()
+        .map(|row| Pending {
+            table: TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)),
+            key: row.get(2),
+        })
+        .collect())
+}
+
+fn lift_key(key: &Json) -> Key {
+    let members = key.as_object().into_iter().flatten();
+    members.map(|(column, value)| (column.clone(), value.as_str().map(str::to_owned))).collect()
+}
+
+fn lower_key(key: &Key) -> fetch_rows_request::Key {
+    fetch_rows_request::Key {
+        columns: key.iter().map(|(column, _)| column.clone()).collect(),
+        values: key.iter().map(|(_, v)| peer::server::lower_value(v.clone())).collect(),
+    }
+}
+
+async fn insert(
+    postgres: &Transaction<'_>,
+    table: &TableName,
+    columns: &[String],
+    row: &crate::proto::fetch_rows_response::Row,
+) -> anyhow::Result<()> {
+    let names: Vec<String> = columns.iter().map(|c| quote_name(c)).collect();
+    let places: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
+    let sql = format!(
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
+        qualified(table),
+        names.join(", "),
+        places.join(", ")
+    );
+    let values: Vec<Text<'_>> = row.values.iter().map(|v| Text(v.text.as_deref())).collect();
+    execute(postgres, &sql, &values).await
+}
+
+async fn execute(postgres: &Transaction<'_>, sql: &str, values: &[Text<'_>]) -> anyhow::Result<()> {
+    let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| v as _).collect();
+    postgres.execute(sql, &parameters).await.context("write a repaired row")?;
+    Ok(())
+}

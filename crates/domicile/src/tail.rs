@@ -1,0 +1,125 @@
+//! Which records of our logs lie beyond a cut that was decided after they were written?
+//!
+//! A region that comes back after its partitions were given away finds its own unshipped tail in
+//! its log; one that was cut off while a cut was decided may even have applied another's. Each
+//! such transaction goes to the conflict journal with its rows, once, and its rows are repaired.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use domicile_core::history::{Admission, admit};
+use domicile_core::id::Origin;
+use domicile_core::lsn::Lsn;
+use domicile_core::ownership::Ownership;
+use domicile_core::record;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::capture::explain;
+use crate::directory::view::OwnershipView;
+use crate::log::{Log, Logs};
+use crate::positions::Positions;
+use crate::postgres::{journal, session};
+
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Looks at the logs again whenever a cut becomes known.
+pub struct Tails {
+    pub postgres: String,
+    pub origin: Origin,
+    pub logs: Logs,
+    pub positions: Positions,
+    pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    /// Told when rows were marked for repair.
+    pub diverted: watch::Sender<u64>,
+}
+
+impl Tails {
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut examined: BTreeMap<Origin, Vec<Lsn>> = BTreeMap::new();
+        loop {
+            let view = self.ownership.borrow_and_update().clone();
+            if let Some(ownership) = &view.ownership
+                && let Err(error) = self.examine(ownership, &mut examined).await
+            {
+                tracing::warn!("the logs' tails are not examined yet: {error:#}");
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(RETRY_AFTER) => continue,
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = self.ownership.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn examine(
+        &self,
+        ownership: &Ownership,
+        examined: &mut BTreeMap<Origin, Vec<Lsn>>,
+    ) -> anyhow::Result<()> {
+        for (origin, log) in self.logs.all() {
+            let cuts = cuts_of(ownership, &origin);
+            let Some(first) = cuts.first() else { continue };
+            if examined.get(&origin) == Some(&cuts) {
+                continue;
+            }
+            self.divert_after(ownership, &origin, &log, *first).await?;
+            examined.insert(origin, cuts);
+        }
+        Ok(())
+    }
+
+    async fn divert_after(
+        &self,
+        ownership: &Ownership,
+        origin: &Origin,
+        log: &Log,
+        cut: Lsn,
+    ) -> anyhow::Result<()> {
+        let mut client = None;
+        let mut count = 0_u64;
+        let mut reader = log.read(cut);
+        let shown = if *origin == self.origin {
+            Lsn(u64::MAX)
+        } else {
+            self.positions.frontier().get(origin)
+        };
+        while let Some(frames) = reader.next_batch(READ_BYTES_MAX).await? {
+            for frame in frames.iter().filter(|frame| frame.lsn <= shown) {
+                let transaction = record::decode(&frame.payload).context("read a record")?;
+                let admission = admit(ownership, origin, &transaction, |_| true);
+                let Admission::Divert(reason) = admission else { continue };
+                let postgres = match &mut client {
+                    Some(client) => client,
+                    None => {
+                        client.insert(session::connect(&self.postgres, "domicile journal").await?)
+                    }
+                };
+                let why = explain(&reason);
+                journal::divert(postgres, origin, &transaction, reason.slug(), &why).await?;
+                count += 1;
+            }
+        }
+        if count > 0 {
+            tracing::warn!(%origin, after = %cut, "{count} transactions lie beyond the cut: journaled");
+            self.diverted.send_modify(|n| *n += 1);
+        }
+        Ok(())
+    }
+}
+
+/// Where epochs of this origin's region end, lowest first.
+fn cuts_of(ownership: &Ownership, origin: &Origin) -> Vec<Lsn> {
+    let entries = ownership.entries().iter();
+    let cuts = entries.flat_map(|e| e.closed.iter().map(|c| &c.cut).chain(e.state.cut()));
+    let mut cuts: Vec<Lsn> = cuts.filter(|cut| cut.origin == *origin).map(|cut| cut.lsn).collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts
+}
