@@ -1,0 +1,196 @@
+//! May this record enter our copy of its origin's log?
+//!
+//! `core::history::accept` decides; here the decision, the append and the seal are kept from
+//! overtaking one another. A seal is on disk before it is promised, and once it is promised no
+//! record that it forbids can slip in behind.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use bytes::Bytes;
+use domicile_core::frame::{self, Taken};
+use domicile_core::history::{Refused, Seal, accept};
+use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId};
+use domicile_core::lsn::{Cut, Lsn};
+use domicile_core::record;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{RwLock, watch};
+
+use crate::directory::view::OwnershipView;
+use crate::log::Logs;
+
+/// The copies of other origins' logs, and what was promised about them.
+pub struct Intake {
+    logs: Logs,
+    ownership: watch::Receiver<Arc<OwnershipView>>,
+    /// Read while appending, written while sealing.
+    seals: RwLock<SealFile>,
+}
+
+/// What became of a batch of records.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything up to here that belongs to the history is durable.
+    UpTo(Lsn),
+    /// The rest of the batch is refused for now: its epoch is sealed and its cut not known yet.
+    SealedAt(Lsn),
+}
+
+impl Intake {
+    pub fn open(
+        logs: Logs,
+        ownership: watch::Receiver<Arc<OwnershipView>>,
+        data: &Path,
+    ) -> anyhow::Result<Self> {
+        let seals = SealFile::open(data.join("seals.json"))?;
+        Ok(Self { logs, ownership, seals: RwLock::new(seals) })
+    }
+
+    /// Appends framed records of `origin`, leaving out what is known to lie outside the history.
+    pub async fn append(&self, origin: &Origin, frames: &[u8]) -> anyhow::Result<Outcome> {
+        let seals = self.seals.read().await;
+        let view = self.ownership.borrow().clone();
+        let log = self.logs.get_or_create(origin)?;
+        let mut batch = Vec::new();
+        let mut upto = log.end();
+        let mut sealed = false;
+        let mut rest = frames;
+        while !rest.is_empty() {
+            let Taken::Whole { lsn, payload, consumed } = frame::take(rest) else {
+                anyhow::bail!("a peer sent a broken record after {upto}");
+            };
+            rest = &rest[consumed..];
+            if lsn <= upto {
+                continue;
+            }
+            let head = record::decode_head(payload).context("read a peer's record")?;
+            let verdict = match &view.ownership {
+                Some(known) => accept(&seals.seals, known, origin, lsn, &head.stamps),
+                None => Ok(()),
+            };
+            match verdict {
+                Ok(()) => batch.push((lsn, Bytes::copy_from_slice(payload))),
+                Err(Refused::Outside(reason)) => {
+                    tracing::info!(%origin, %lsn, "left out, {}", reason.slug());
+                }
+                Err(Refused::Sealed { stamp }) => {
+                    tracing::info!(%origin, %lsn, partition = %stamp.partition, "refused, sealed");
+                    sealed = true;
+                    break;
+                }
+            }
+            upto = lsn;
+        }
+        if !batch.is_empty() {
+            log.append(batch).await?;
+        }
+        Ok(if sealed { Outcome::SealedAt(upto) } else { Outcome::UpTo(upto) })
+    }
+
+    /// Promises durably to take nothing more of these epochs of `region`. Returns what is held.
+    pub async fn seal(
+        &self,
+        region: &RegionId,
+        epochs: &[(PartitionRange, Epoch)],
+    ) -> anyhow::Result<Vec<Cut>> {
+        let mut seals = self.seals.write().await;
+        let held: Vec<Cut> = self
+            .logs
+            .all()
+            .into_iter()
+            .filter(|(origin, _)| origin.region == *region)
+            .map(|(origin, log)| Cut { origin, lsn: log.end() })
+            .collect();
+        let new = epochs.iter().filter_map(|(range, epoch)| {
+            let seal =
+                Seal { region: region.clone(), range: *range, epoch: *epoch, held: held.clone() };
+            let known = |s: &Seal| {
+                s.region == seal.region && s.range == seal.range && s.epoch == seal.epoch
+            };
+            (!seals.seals.iter().any(known)).then_some(seal)
+        });
+        let new: Vec<Seal> = new.collect();
+        if !new.is_empty() {
+            seals.add(new)?;
+            tracing::info!(%region, ?held, "sealed");
+        }
+        Ok(held)
+    }
+}
+
+/// The seals on disk: rewritten whole, they are few.
+struct SealFile {
+    path: PathBuf,
+    seals: Vec<Seal>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SealDocument {
+    region: String,
+    range: String,
+    epoch: u64,
+    /// Origin and LSN.
+    held: Vec<(String, String)>,
+}
+
+impl SealFile {
+    fn open(path: PathBuf) -> anyhow::Result<Self> {
+        let documents: Vec<SealDocument> = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("read seals {}", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                return Err(error).with_context(|| format!("read seals {}", path.display()));
+            }
+        };
+        let seals = documents.iter().map(lift).collect::<anyhow::Result<_>>()?;
+        Ok(Self { path, seals })
+    }
+
+    fn add(&mut self, new: Vec<Seal>) -> anyhow::Result<()> {
+        let documents: Vec<SealDocument> = self.seals.iter().chain(&new).map(lower).collect();
+        let bytes = serde_json::to_vec_pretty(&documents)?;
+        replace(&self.path, &bytes)
+            .with_context(|| format!("write seals {}", self.path.display()))?;
+        self.seals.extend(new);
+        Ok(())
+    }
+}
+
+fn lift(document: &SealDocument) -> anyhow::Result<Seal> {
+    let held = document
+        .held
+        .iter()
+        .map(|(origin, lsn)| Ok(Cut { origin: origin.parse()?, lsn: lsn.parse()? }));
+    Ok(Seal {
+        region: document.region.parse()?,
+        range: document.range.parse()?,
+        epoch: Epoch(document.epoch),
+        held: held.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+fn lower(seal: &Seal) -> SealDocument {
+    SealDocument {
+        region: seal.region.to_string(),
+        range: seal.range.to_string(),
+        epoch: seal.epoch.0,
+        held: seal.held.iter().map(|h| (h.origin.to_string(), h.lsn.to_string())).collect(),
+    }
+}
+
+/// Writes a file so that after a crash it has either its old or its new content.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = fs::File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    match path.parent() {
+        Some(folder) => fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,42 @@
+//! Region to region: ship logs, seal, fetch rows, ask how things are.
+//!
+//! A region pulls the log of every other origin, from its home or, when that is gone, from any
+//! survivor that holds it. Connections are plain TCP for now; [`channel`] and the server's
+//! incoming stream are the two places where TLS goes.
+
+pub mod client;
+pub mod intake;
+pub mod server;
+
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+
+use crate::proto::peer_client::PeerClient;
+
+/// A peer that sends nothing for this long is gone: it sends a heartbeat every
+/// [`HEARTBEAT_EVERY`].
+pub const SILENCE_MAX: Duration = Duration::from_millis(1500);
+pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Enough for the bandwidth-delay product of a fast ocean link.
+const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// A record is at most 1 GiB; a message carries one at least.
+pub const MESSAGE_BYTES_MAX: usize = (1 << 30) + (1 << 20);
+
+pub type Client = PeerClient<Channel>;
+
+/// Opens a connection to the agent at `address`, lazily: the first call connects.
+pub fn channel(address: &str) -> anyhow::Result<Client> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true);
+    Ok(PeerClient::new(endpoint.connect_lazy())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX))
+}

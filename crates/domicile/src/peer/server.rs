@@ -1,0 +1,284 @@
+//! What do we tell other regions? Our logs, our promises, our rows, our state.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use domicile_core::config::Config;
+use domicile_core::id::{Epoch, Origin, PartitionId, PartitionRange, RegionId, TableName};
+use domicile_core::lsn::Lsn;
+use domicile_core::progress::Progress;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::intake::Intake;
+use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX};
+use crate::directory::view::OwnershipView;
+use crate::log::{Log, Logs};
+use crate::positions::Positions;
+use crate::postgres::canary::Canary;
+use crate::postgres::{rows, session};
+use crate::proto::peer_server::{Peer, PeerServer};
+use crate::proto::subscribe_request::{Kind, Open};
+use crate::proto::{
+    FetchRowsRequest, FetchRowsResponse, Position, ProbeRequest, ProbeResponse, Records,
+    SealRequest, SealResponse, StatusRequest, StatusResponse, SubscribeRequest, Value,
+    fetch_rows_response, seal_response,
+};
+use crate::status::RegionStatus;
+
+/// Bytes of records sent in one message, unless one record alone is longer.
+const SEND_BYTES_MAX: usize = 1024 * 1024;
+
+/// Everything the server answers from.
+pub struct Desk {
+    pub config: Arc<Config>,
+    pub region: RegionId,
+    pub origin: Origin,
+    pub logs: Logs,
+    pub positions: Positions,
+    pub intake: Arc<Intake>,
+    pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    pub canary: Canary,
+    pub status: watch::Receiver<Arc<RegionStatus>>,
+    pub postgres: String,
+}
+
+/// Serves peers until `shutdown`. A connection that breaks the protocol is closed, no more.
+pub async fn serve(
+    desk: Desk,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let service = PeerServer::new(Service { desk: Arc::new(desk) })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(1)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(2)))
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
+        .await?;
+    Ok(())
+}
+
+struct Service {
+    desk: Arc<Desk>,
+}
+
+type RecordStream = Pin<Box<dyn Stream<Item = Result<Records, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Peer for Service {
+    type SubscribeStream = RecordStream;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<SubscribeRequest>>,
+    ) -> Result<Response<RecordStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.and_then(|m| m.kind);
+        let Some(Kind::Open(open)) = first else {
+            return Err(Status::invalid_argument("the first message opens the subscription"));
+        };
+        let subscription = self.open(&open)?;
+        let (sender, receiver) = mpsc::channel(8);
+        let ours = subscription.origin == self.desk.origin;
+        let log = subscription.log.clone();
+        tokio::spawn(async move {
+            if let Err(status) = send_log(&log, subscription.after, &sender).await {
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        if ours {
+            let positions = self.desk.positions.clone();
+            let peer = subscription.peer;
+            tokio::spawn(async move {
+                while let Ok(Some(message)) = requests.message().await {
+                    if let Some(Kind::Progress(progress)) = message.kind {
+                        positions.peer(&peer, lift_progress(progress));
+                    }
+                }
+            });
+        }
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {
+        let request = request.into_inner();
+        self.same_cluster(&request.cluster)?;
+        let region = self.known_region(&request.origin_region)?;
+        let epochs: Vec<(PartitionRange, Epoch)> = request
+            .epochs
+            .iter()
+            .filter(|e| e.first <= e.last)
+            .map(|e| (PartitionRange::new(e.first, e.last), Epoch(e.epoch)))
+            .collect();
+        let held = self.desk.intake.seal(&region, &epochs).await.map_err(internal)?;
+        let held = held
+            .into_iter()
+            .map(|cut| seal_response::Held { origin: cut.origin.to_string(), lsn: cut.lsn.0 });
+        Ok(Response::new(SealResponse { held: held.collect() }))
+    }
+
+    async fn fetch_rows(
+        &self,
+        request: Request<FetchRowsRequest>,
+    ) -> Result<Response<FetchRowsResponse>, Status> {
+        let request = request.into_inner();
+        let table = TableName::new(request.schema, request.table);
+        let keys: Vec<rows::Key> = request
+            .keys
+            .into_iter()
+            .map(|key| {
+                let values = key.values.into_iter().map(lift_value);
+                key.columns.into_iter().zip(values).collect()
+            })
+            .collect();
+        let mut client =
+            session::connect(&self.desk.postgres, "domicile rows").await.map_err(internal)?;
+        let found =
+            rows::fetch(&mut client, &self.desk.origin, &table, &keys).await.map_err(internal)?;
+        let lower_row = |row: Option<Vec<Option<String>>>| fetch_rows_response::Row {
+            values: row.unwrap_or_default().into_iter().map(lower_value).collect(),
+        };
+        Ok(Response::new(FetchRowsResponse {
+            columns: found.columns,
+            rows: found.rows.into_iter().map(lower_row).collect(),
+            frontier: found
+                .frontier
+                .iter()
+                .map(|(origin, lsn)| Position { origin: origin.to_string(), lsn: lsn.0 })
+                .collect(),
+        }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let status = self.desk.status.borrow().clone();
+        let json = serde_json::to_string(status.as_ref()).map_err(internal)?;
+        Ok(Response::new(StatusResponse { json }))
+    }
+
+    async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
+        let answer = match self.probe_guard().await {
+            Ok(()) => ProbeResponse { writable: true, reason: String::new() },
+            Err(error) => ProbeResponse { writable: false, reason: format!("{error:#}") },
+        };
+        Ok(Response::new(answer))
+    }
+}
+
+struct Subscription {
+    peer: RegionId,
+    origin: Origin,
+    log: Log,
+    after: Lsn,
+}
+
+impl Service {
+    fn open(&self, open: &Open) -> Result<Subscription, Status> {
+        self.same_cluster(&open.cluster)?;
+        let peer = self.known_region(&open.region)?;
+        let origin: Origin =
+            open.origin.parse().map_err(|e| Status::invalid_argument(format!("{e}")))?;
+        self.known_region(origin.region.as_str())?;
+        let log = self
+            .desk
+            .logs
+            .get(&origin)
+            .ok_or_else(|| Status::not_found(format!("no log of origin {origin} here")))?;
+        Ok(Subscription { peer, origin, log, after: Lsn(open.after_lsn) })
+    }
+
+    fn same_cluster(&self, cluster: &str) -> Result<(), Status> {
+        if cluster == self.desk.config.cluster {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!(
+            "this is cluster \"{}\", not \"{cluster}\"",
+            self.desk.config.cluster
+        )))
+    }
+
+    fn known_region(&self, name: &str) -> Result<RegionId, Status> {
+        let known = self.desk.config.regions.iter().find(|r| r.id.as_str() == name);
+        known
+            .map(|region| region.id.clone())
+            .ok_or_else(|| Status::permission_denied(format!("there is no region \"{name}\"")))
+    }
+
+    async fn probe_guard(&self) -> anyhow::Result<()> {
+        let view = self.desk.ownership.borrow().clone();
+        let owned = view
+            .ownership
+            .as_ref()
+            .and_then(|o| o.writable_by(&self.desk.region).next())
+            .map(|entry| PartitionId(entry.range.first));
+        let partition =
+            owned.ok_or_else(|| anyhow::anyhow!("this region owns no partition to write to"))?;
+        self.desk.canary.write(partition, "probe").await
+    }
+}
+
+/// Sends everything after `after`, then whatever comes, with heartbeats in between.
+async fn send_log(
+    log: &Log,
+    after: Lsn,
+    sender: &mpsc::Sender<Result<Records, Status>>,
+) -> Result<(), Status> {
+    let mut reader = log.read(after);
+    let mut end = log.watch_end();
+    // Said at once, so that the subscriber knows that the stream stands.
+    let mut heartbeat = true;
+    loop {
+        end.mark_unchanged();
+        let frames = reader.next_batch(SEND_BYTES_MAX).await.map_err(internal)?;
+        let quiet = frames.is_none();
+        if !quiet || heartbeat {
+            let mut bytes = BytesMut::new();
+            for frame in frames.unwrap_or_default() {
+                bytes.extend_from_slice(&frame.frame);
+            }
+            let records = Records { frames: Bytes::from(bytes), end_lsn: log.end().0 };
+            if sender.send(Ok(records)).await.is_err() {
+                return Ok(());
+            }
+        }
+        heartbeat = false;
+        if quiet {
+            tokio::select! {
+                changed = end.changed() => {
+                    changed.map_err(|_| Status::unavailable("the log is closed"))?;
+                }
+                () = tokio::time::sleep(HEARTBEAT_EVERY) => heartbeat = true,
+                () = sender.closed() => return Ok(()),
+            }
+        }
+    }
+}
+
+fn lift_progress(progress: crate::proto::subscribe_request::Progress) -> Progress {
+    Progress {
+        received: Lsn(progress.received),
+        flushed: Lsn(progress.flushed),
+        applied: Lsn(progress.applied),
+    }
+}
+
+pub(crate) fn lift_value(value: Value) -> Option<String> {
+    value.text.map(|text| String::from_utf8_lossy(&text).into_owned())
+}
+
+pub(crate) fn lower_value(value: Option<String>) -> Value {
+    Value { text: value.map(Bytes::from) }
+}
+
+fn internal(error: impl std::fmt::Display) -> Status {
+    Status::internal(format!("{error:#}"))
+}
