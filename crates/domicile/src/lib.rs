@@ -3,12 +3,25 @@
 //! What to do is decided in `domicile-core`; the loops here wait for an event, ask, and perform
 //! the answer. `agent` is the one place where the parts are joined.
 
+pub mod agent;
+pub mod apply;
+pub mod capture;
 pub mod clock;
+mod complain;
 pub mod directory;
 pub mod gateway;
 pub mod lab;
 pub mod log;
+pub mod observe;
+pub mod operate;
+pub mod peer;
+pub mod positions;
 pub mod postgres;
 pub mod proto;
+pub mod recover;
+pub mod repair;
+pub mod report;
 pub mod settings;
 pub mod status;
+pub mod tail;
+pub mod tenure;

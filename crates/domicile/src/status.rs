@@ -62,6 +62,10 @@ pub struct PeerStatus {
     pub staleness_ms: u64,
     /// How long we have seen no renewal of the peer's lease.
     pub lease_silent_ms: u64,
+    /// What became of our last write through the peer's guard, tried once its lease fell silent:
+    /// `written`, `refused`, `unreachable`; empty while it is not tried.
+    #[serde(default)]
+    pub probe: String,
 }
 
 /// A state with a name, as in `postgres_unreachable`, and what to do about it.

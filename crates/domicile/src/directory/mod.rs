@@ -11,10 +11,12 @@
 //! the loss of that machine.
 
 pub mod client;
+pub mod documents;
 mod events;
 mod follow;
 pub mod server;
 mod store;
+pub mod view;
 
 use bytes::Bytes;
 

@@ -1,0 +1,500 @@
+//! One region's agent: the one place where the parts are built and joined.
+//!
+//! ```text
+//!   tenure ── lease, guard ──> PostgreSQL ──slot──> capture ──> log <──peer server──> others
+//!     │ barriers <──────────────────────────────────┘            │
+//!     └── directory <── operator <── observer          followers ┴> logs ──> appliers ──> PostgreSQL
+//! ```
+//!
+//! Holds no logic: each part is given what it needs and runs until the token is cancelled.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use domicile_core::config::{Config, Region};
+use domicile_core::id::{Origin, RegionId};
+use domicile_core::lsn::Lsn;
+use domicile_core::partition::Scheme;
+use tokio::net::TcpListener;
+use tokio::sync::{RwLock, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::{Applier, ApplierConfig};
+use crate::capture::{Capture, CaptureConfig};
+use crate::clock::Clock;
+use crate::directory::documents::{LEASE_PREFIX, RUN_PREFIX};
+use crate::directory::{self, view};
+use crate::gateway::{self, Gateway, Mode, Routes};
+use crate::log::{LOG_SEGMENT_BYTES, Log, LogState, Logs};
+use crate::observe::Observer;
+use crate::operate::Operator;
+use crate::peer::client::Follower;
+use crate::peer::intake::Intake;
+use crate::peer::server::Desk;
+use crate::positions::Positions;
+use crate::postgres::canary::Canary;
+use crate::postgres::setup;
+use crate::recover::Recovery;
+use crate::repair::Repairer;
+use crate::report::Reporter;
+use crate::status::RegionStatus;
+use crate::tail::Tails;
+use crate::tenure::{Tenure, TenureState};
+use crate::{log, peer};
+
+/// Until local failover is recognised as the end of an incarnation, each region has its first.
+const INCARNATION: u32 = 1;
+const PARK_BUDGET: Duration = Duration::from_secs(10);
+/// Runs the agent of `region` until `shutdown`.
+pub async fn run(
+    config: Config,
+    region: RegionId,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let here =
+        config.region(&region).with_context(|| format!("there is no region \"{region}\""))?;
+    let listeners = Listeners::bind(here).await?;
+    let parts = Parts::build(config.clone(), here.clone(), &shutdown).await?;
+    let mut tasks = JoinSet::new();
+    parts.start(listeners, &shutdown, &mut tasks).await?;
+    tracing::info!(%region, "agent started");
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(panic) = ended {
+            // A part that is gone leaves the agent half alive: better not at all.
+            shutdown.cancel();
+            return Err(panic).context("a part of the agent stopped");
+        }
+        if !shutdown.is_cancelled() {
+            shutdown.cancel();
+            anyhow::bail!("a part of the agent ended by itself");
+        }
+    }
+    Ok(())
+}
+
+struct Listeners {
+    peer: TcpListener,
+    gateway: SocketAddr,
+}
+
+impl Listeners {
+    async fn bind(here: &Region) -> anyhow::Result<Self> {
+        let address = resolve(&here.peer_listen).await?;
+        let peer = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listen for peers on {}", here.peer_listen))?;
+        Ok(Self { peer, gateway: resolve(&here.gateway_listen).await? })
+    }
+}
+
+async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
+    let mut found =
+        tokio::net::lookup_host(address).await.with_context(|| format!("look up {address}"))?;
+    found.next().with_context(|| format!("{address} has no address"))
+}
+
+/// Everything the parts share.
+struct Parts {
+    config: Arc<Config>,
+    here: Region,
+    origin: Origin,
+    clock: Clock,
+    logs: Logs,
+    own_log: Log,
+    positions: Positions,
+    directory: directory::Client,
+    ownership: watch::Receiver<Arc<view::OwnershipView>>,
+    leases: watch::Receiver<Arc<directory::View>>,
+    runs: watch::Receiver<Arc<directory::View>>,
+    intake: Arc<Intake>,
+    peers: BTreeMap<RegionId, peer::Client>,
+    captured_before: bool,
+    /// How far our own log was known to reach before damage to it was set aside.
+    must_reach: Lsn,
+}
+
+impl Parts {
+    async fn build(
+        config: Arc<Config>,
+        here: Region,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let origin = Origin::new(here.id.clone(), INCARNATION);
+        let data = PathBuf::from(&here.data);
+        let (logs, opened) = Logs::open(&data, LOG_SEGMENT_BYTES).context("open the logs")?;
+        let mut must_reach = Lsn::ZERO;
+        for (of, opened) in opened {
+            must_reach = must_reach.max(mend(&logs, &of, &opened, &origin).await?);
+        }
+        let own_log = logs.get_or_create(&origin)?;
+        let directory = directory::Client::new(&config.directory.address)?;
+        let ownership = view::follow(&directory, &config.cluster, shutdown.clone());
+        let leases = directory.follow(LEASE_PREFIX, shutdown.clone());
+        let runs = directory.follow(RUN_PREFIX, shutdown.clone());
+        let intake = Arc::new(Intake::open(logs.clone(), ownership.clone(), &data)?);
+        let peers = config
+            .regions
+            .iter()
+            .filter(|r| r.id != here.id)
+            .map(|r| Ok((r.id.clone(), peer::channel(&r.peer)?)))
+            .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+        let captured_before = own_log.end() > Lsn::ZERO || must_reach > Lsn::ZERO;
+        Ok(Self {
+            positions: Positions::new(own_log.end()),
+            clock: Clock::new(),
+            config,
+            here,
+            origin,
+            logs,
+            own_log,
+            directory,
+            ownership,
+            leases,
+            runs,
+            intake,
+            peers,
+            captured_before,
+            must_reach,
+        })
+    }
+
+    fn follower(&self, origin: &Origin, log: Log) -> Follower {
+        let mut sources: Vec<(RegionId, peer::Client)> =
+            self.peers.iter().map(|(region, client)| (region.clone(), client.clone())).collect();
+        sources.sort_by_key(|(region, _)| *region != origin.region);
+        Follower {
+            cluster: self.config.cluster.clone(),
+            region: self.here.id.clone(),
+            origin: origin.clone(),
+            log,
+            sources,
+            intake: self.intake.clone(),
+            positions: self.positions.clone(),
+        }
+    }
+
+    async fn start(
+        self,
+        listeners: Listeners,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let tenure_state = watch::Sender::new(TenureState::default());
+        let status = watch::Sender::new(Arc::new(RegionStatus::default()));
+        let capture = self.capture();
+        let stopping = shutdown.clone();
+        let barriers = capture.barriers();
+        let observer = Observer::new(
+            self.config.clone(),
+            self.here.id.clone(),
+            self.clock,
+            self.leases.clone(),
+            self.ownership.clone(),
+            self.logs.clone(),
+            self.positions.clone(),
+            status.subscribe(),
+            self.peers.clone(),
+        );
+        let tenure = Tenure {
+            config: self.config.clone(),
+            region: self.here.id.clone(),
+            postgres: self.here.postgres.clone(),
+            agent: uuid::Uuid::now_v7().to_string(),
+            clock: self.clock,
+            directory: self.directory.clone(),
+            ownership: self.ownership.clone(),
+            barriers,
+            captured_before: self.captured_before,
+            state: tenure_state.clone(),
+        };
+        let recovery = Recovery {
+            follower: self.follower(&self.origin, self.own_log.clone()),
+            must_reach: self.must_reach,
+            captured_before: self.captured_before,
+        };
+        let captured = async move {
+            let (recovery, stop) = (recovery, stopping);
+            recovery.run(&stop).await;
+            capture.run(stop).await;
+        };
+        tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), captured));
+        tasks.spawn(tenure.run(shutdown.clone()));
+        self.start_replication(shutdown, tasks, tenure_state.subscribe())?;
+        self.start_peer_server(listeners.peer, status.subscribe(), shutdown, tasks);
+        self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;
+        tasks.spawn(observer.clone().run(shutdown.clone()));
+        tasks.spawn(
+            self.reporter(&observer, tenure_state.subscribe(), status).run(shutdown.clone()),
+        );
+        tasks.spawn(self.operator(observer).run(shutdown.clone()));
+        Ok(())
+    }
+
+    fn capture(&self) -> Capture {
+        let config = CaptureConfig {
+            postgres: self.here.postgres.clone(),
+            slot: setup::slot_name(&self.config),
+            origin: self.origin.clone(),
+            rpo: self.config.rpo,
+        };
+        let (log, positions) = (self.own_log.clone(), self.positions.clone());
+        Capture::new(config, log, positions, self.ownership.clone())
+    }
+
+    /// Followers, appliers, and what makes rows right again.
+    fn start_replication(
+        &self,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+        tenure: watch::Receiver<TenureState>,
+    ) -> anyhow::Result<()> {
+        let gate = Arc::new(RwLock::new(()));
+        let repairs = watch::Sender::new(0);
+        let diverted = watch::Sender::new(0);
+        for region in self.peers.keys() {
+            let origin = Origin::new(region.clone(), INCARNATION);
+            let log = self.logs.get_or_create(&origin)?;
+            tasks.spawn(self.follower(&origin, log.clone()).run(shutdown.clone()));
+            let applier = Applier {
+                config: ApplierConfig {
+                    postgres: self.here.postgres.clone(),
+                    region: self.here.id.clone(),
+                    origin,
+                },
+                log,
+                positions: self.positions.clone(),
+                ownership: self.ownership.clone(),
+                gate: gate.clone(),
+                repairs: repairs.subscribe(),
+            };
+            tasks.spawn(after_setup(
+                tenure.clone(),
+                shutdown.clone(),
+                applier.run(shutdown.clone()),
+            ));
+        }
+        let tails = Tails {
+            postgres: self.here.postgres.clone(),
+            origin: self.origin.clone(),
+            logs: self.logs.clone(),
+            positions: self.positions.clone(),
+            ownership: self.ownership.clone(),
+            diverted: diverted.clone(),
+        };
+        tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), tails.run(shutdown.clone())));
+        let repairer = Repairer {
+            postgres: self.here.postgres.clone(),
+            region: self.here.id.clone(),
+            origin: self.origin.clone(),
+            peers: self.peers.iter().map(|(r, c)| (r.clone(), c.clone())).collect(),
+            positions: self.positions.clone(),
+            ownership: self.ownership.clone(),
+            gate,
+            repairs,
+            diverted: diverted.subscribe(),
+        };
+        tasks.spawn(after_setup(tenure, shutdown.clone(), repairer.run(shutdown.clone())));
+        Ok(())
+    }
+
+    fn start_peer_server(
+        &self,
+        listener: TcpListener,
+        status: watch::Receiver<Arc<RegionStatus>>,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let desk = Desk {
+            config: self.config.clone(),
+            region: self.here.id.clone(),
+            origin: self.origin.clone(),
+            logs: self.logs.clone(),
+            positions: self.positions.clone(),
+            intake: self.intake.clone(),
+            ownership: self.ownership.clone(),
+            canary: Canary::new(self.here.postgres.clone()),
+            status,
+            postgres: self.here.postgres.clone(),
+        };
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) = peer::server::serve(desk, listener, shutdown).await {
+                tracing::error!("the peer server ended: {error:#}");
+            }
+        });
+    }
+
+    async fn start_gateway(
+        &self,
+        listen: SocketAddr,
+        tenure: watch::Receiver<TenureState>,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let routes = watch::Sender::new(Arc::new(Routes::default()));
+        let config = gateway::Config {
+            region: self.here.id.clone(),
+            listen,
+            local: local_target(&self.here.postgres)?,
+            peers: self
+                .config
+                .regions
+                .iter()
+                .filter(|r| r.id != self.here.id)
+                .map(|r| Ok((r.id.clone(), tcp_target(&r.gateway)?)))
+                .collect::<anyhow::Result<_>>()?,
+            park_budget: PARK_BUDGET,
+            mode: match self.config.layout.scheme {
+                Scheme::Whole => Mode::FollowOwner,
+                Scheme::Hash { .. } | Scheme::Home { .. } => Mode::Local,
+            },
+        };
+        let gateway = Gateway::bind(config, routes.subscribe())
+            .await
+            .with_context(|| format!("listen for clients on {listen}"))?;
+        tasks.spawn(gateway.run(shutdown.clone()));
+        let publisher = RoutePublisher {
+            clock: self.clock,
+            whole: self.config.layout.scheme == Scheme::Whole,
+            ownership: self.ownership.clone(),
+            tenure,
+            routes,
+        };
+        tasks.spawn(publisher.run(shutdown.clone()));
+        Ok(())
+    }
+
+    fn reporter(
+        &self,
+        observer: &Observer,
+        tenure: watch::Receiver<TenureState>,
+        status: watch::Sender<Arc<RegionStatus>>,
+    ) -> Reporter {
+        Reporter {
+            config: self.config.clone(),
+            region: self.here.id.clone(),
+            origin: self.origin.clone(),
+            postgres: self.here.postgres.clone(),
+            clock: self.clock,
+            logs: self.logs.clone(),
+            positions: self.positions.clone(),
+            ownership: self.ownership.clone(),
+            observer: observer.clone(),
+            tenure,
+            status,
+        }
+    }
+
+    fn operator(&self, observer: Observer) -> Operator {
+        Operator {
+            config: self.config.clone(),
+            region: self.here.id.clone(),
+            directory: self.directory.clone(),
+            runs: self.runs.clone(),
+            ownership: self.ownership.clone(),
+            positions: self.positions.clone(),
+            observer,
+            intake: self.intake.clone(),
+            canary: Arc::new(Canary::new(self.here.postgres.clone())),
+            peers: self.peers.clone(),
+        }
+    }
+}
+
+/// Sets damaged segments aside. Returns how far our own log must reach again.
+async fn mend(logs: &Logs, of: &Origin, opened: &log::Opened, own: &Origin) -> anyhow::Result<Lsn> {
+    if opened.torn_bytes > 0 {
+        tracing::info!(origin = %of, bytes = opened.torn_bytes, "removed a write that a crash cut short");
+    }
+    let LogState::Corrupt { segment, offset, resumes_at } = &opened.state else {
+        return Ok(Lsn::ZERO);
+    };
+    let log = logs.get_or_create(of)?;
+    let end = log.set_aside_corrupt().await?;
+    tracing::error!(
+        origin = %of, segment = %segment.display(), offset, %end, %resumes_at,
+        "log_corrupt: the segment was set aside; what it held is fetched again from a peer"
+    );
+    Ok(if of == own { *resumes_at } else { Lsn::ZERO })
+}
+
+/// Runs `part` once PostgreSQL has what it needs.
+async fn after_setup(
+    mut tenure: watch::Receiver<TenureState>,
+    shutdown: CancellationToken,
+    part: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        () = shutdown.cancelled() => return,
+        ready = tenure.wait_for(|state| state.slot_ready) => if ready.is_err() { return },
+    }
+    part.await;
+}
+
+/// Tells the gateway who owns what.
+struct RoutePublisher {
+    clock: Clock,
+    whole: bool,
+    ownership: watch::Receiver<Arc<view::OwnershipView>>,
+    tenure: watch::Receiver<TenureState>,
+    routes: watch::Sender<Arc<Routes>>,
+}
+
+impl RoutePublisher {
+    async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let view = self.ownership.borrow_and_update().clone();
+            let tenure = self.tenure.borrow_and_update().clone();
+            let now = self.clock.now();
+            let known = view.ownership.as_ref();
+            let first = known.and_then(|o| o.entries().first());
+            let next = Routes {
+                version: self.routes.borrow().version,
+                owner_of_whole: first.filter(|_| self.whole).and_then(|e| e.owner()).cloned(),
+                settling: known.is_none_or(|o| o.entries().iter().any(|e| e.state.run().is_some())),
+                live: tenure.guard_revision >= view.revision
+                    && tenure.lease_until.is_some_and(|until| now < until),
+            };
+            self.routes.send_if_modified(|routes| {
+                let changed = **routes != next;
+                if changed {
+                    *routes = Arc::new(Routes { version: next.version + 1, ..next });
+                }
+                changed
+            });
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = self.ownership.changed() => if changed.is_err() { return },
+                changed = self.tenure.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+fn tcp_target(address: &str) -> anyhow::Result<gateway::Target> {
+    let (host, port) = address.rsplit_once(':').context("an address is host:port")?;
+    Ok(gateway::Target::Tcp { host: host.to_owned(), port: port.parse()? })
+}
+
+/// Where the gateway finds the region's own PostgreSQL: as the agent does.
+fn local_target(postgres: &str) -> anyhow::Result<gateway::Target> {
+    let config =
+        tokio_postgres::Config::from_str(postgres).context("read the connection string")?;
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    Ok(match config.get_hosts().first() {
+        Some(tokio_postgres::config::Host::Unix(dir)) => {
+            gateway::Target::Unix { dir: dir.clone(), port }
+        }
+        Some(tokio_postgres::config::Host::Tcp(host)) => {
+            gateway::Target::Tcp { host: host.clone(), port }
+        }
+        None => gateway::Target::Tcp { host: "localhost".into(), port },
+    })
+}

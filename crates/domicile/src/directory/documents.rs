@@ -1,0 +1,287 @@
+//! What do the directory's documents say? Their JSON, and one lift and lower for each.
+//!
+//! Core types are never serialized: renaming one must not change what is stored.
+
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use domicile_core::id::{Epoch, PartitionRange, RegionId, RunId};
+use domicile_core::lsn::Cut;
+use domicile_core::ownership::{Closed, Entry, Ownership, State};
+use domicile_core::runbook::{Estimate, Intent};
+use serde::{Deserialize, Serialize};
+
+/// The one document that says who owns what.
+pub const OWNERSHIP_KEY: &str = "ownership";
+pub const LEASE_PREFIX: &str = "lease/";
+pub const RUN_PREFIX: &str = "run/";
+
+pub fn lease_key(region: &RegionId) -> String {
+    format!("{LEASE_PREFIX}{region}")
+}
+
+pub fn run_key(run: &RunId) -> String {
+    format!("{RUN_PREFIX}{run}")
+}
+
+/// A region's lease. What counts is the document's revision, which every renewal changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseDocument {
+    /// The agent process that holds it.
+    pub agent: String,
+    pub renewals: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct OwnershipDocument {
+    version: u32,
+    cluster: String,
+    partitions: Vec<EntryDocument>,
+}
+
+const OWNERSHIP_VERSION: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct EntryDocument {
+    range: String,
+    epoch: u64,
+    state: StateDocument,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    closed: Vec<ClosedDocument>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+enum StateDocument {
+    Owned { by: String },
+    HandingOver { by: String, to: String, run: String, barrier: Option<CutDocument> },
+    Fenced { from: String, run: String, cut: Option<CutDocument> },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ClosedDocument {
+    epoch: u64,
+    by: String,
+    cut: CutDocument,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct CutDocument {
+    origin: String,
+    lsn: String,
+}
+
+/// Lowers ownership to what is stored.
+pub fn lower_ownership(cluster: &str, ownership: &Ownership) -> Bytes {
+    let partitions = ownership.entries().iter().map(lower_entry).collect();
+    let document =
+        OwnershipDocument { version: OWNERSHIP_VERSION, cluster: cluster.to_owned(), partitions };
+    json(&document)
+}
+
+/// Lifts stored ownership; refuses another cluster's.
+pub fn lift_ownership(cluster: &str, value: &[u8]) -> anyhow::Result<Ownership> {
+    let document: OwnershipDocument =
+        serde_json::from_slice(value).context("read the ownership document")?;
+    if document.version != OWNERSHIP_VERSION {
+        bail!("ownership document has version {}, expected {OWNERSHIP_VERSION}", document.version);
+    }
+    if document.cluster != cluster {
+        bail!("the directory serves cluster \"{}\", not \"{cluster}\"", document.cluster);
+    }
+    let entries = document.partitions.iter().map(lift_entry).collect::<anyhow::Result<Vec<_>>>()?;
+    Ownership::from_entries(entries).context("ownership document has gaps or overlaps")
+}
+
+fn lower_entry(entry: &Entry) -> EntryDocument {
+    let state = match &entry.state {
+        State::Owned { by } => StateDocument::Owned { by: by.to_string() },
+        State::HandingOver { by, to, run, barrier } => StateDocument::HandingOver {
+            by: by.to_string(),
+            to: to.to_string(),
+            run: run.to_string(),
+            barrier: barrier.as_ref().map(lower_cut),
+        },
+        State::Fenced { from, run, cut } => StateDocument::Fenced {
+            from: from.to_string(),
+            run: run.to_string(),
+            cut: cut.as_ref().map(lower_cut),
+        },
+    };
+    let closed = entry.closed.iter().map(|closed| ClosedDocument {
+        epoch: closed.epoch.0,
+        by: closed.by.to_string(),
+        cut: lower_cut(&closed.cut),
+    });
+    EntryDocument {
+        range: entry.range.to_string(),
+        epoch: entry.epoch.0,
+        state,
+        closed: closed.collect(),
+    }
+}
+
+fn lift_entry(entry: &EntryDocument) -> anyhow::Result<Entry> {
+    let state = match &entry.state {
+        StateDocument::Owned { by } => State::Owned { by: by.parse()? },
+        StateDocument::HandingOver { by, to, run, barrier } => State::HandingOver {
+            by: by.parse()?,
+            to: to.parse()?,
+            run: RunId(run.clone()),
+            barrier: barrier.as_ref().map(lift_cut).transpose()?,
+        },
+        StateDocument::Fenced { from, run, cut } => State::Fenced {
+            from: from.parse()?,
+            run: RunId(run.clone()),
+            cut: cut.as_ref().map(lift_cut).transpose()?,
+        },
+    };
+    let closed = entry.closed.iter().map(|closed| {
+        let cut = lift_cut(&closed.cut)?;
+        Ok(Closed { epoch: Epoch(closed.epoch), by: closed.by.parse()?, cut })
+    });
+    Ok(Entry {
+        range: PartitionRange::from_str(&entry.range)?,
+        epoch: Epoch(entry.epoch),
+        state,
+        closed: closed.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+fn lower_cut(cut: &Cut) -> CutDocument {
+    CutDocument { origin: cut.origin.to_string(), lsn: cut.lsn.to_string() }
+}
+
+fn lift_cut(cut: &CutDocument) -> anyhow::Result<Cut> {
+    Ok(Cut { origin: cut.origin.parse()?, lsn: cut.lsn.parse()? })
+}
+
+/// One execution of a runbook: what was wanted, and what was done so far. Any agent can continue
+/// it from here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunDocument {
+    pub run: String,
+    pub intent: IntentDocument,
+    pub state: RunState,
+    /// The region whose agent performs it now.
+    pub executor: Option<String>,
+    /// What the plan expected to be lost, in milliseconds of acknowledged work.
+    pub estimated_loss_ms: u64,
+    pub steps: Vec<StepDocument>,
+    pub journal: Vec<RunEntry>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    Running,
+    Succeeded,
+    CalledOff,
+    Overruled,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDocument {
+    pub name: String,
+    pub explain: String,
+}
+
+/// One line of a run's journal: written before an effect and when a wait begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEntry {
+    /// Unix time in milliseconds by the executor's wall clock: for people, never for decisions.
+    pub at_ms: u64,
+    pub executor: String,
+    pub step: String,
+    pub what: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum IntentDocument {
+    Failover { from: String, to: String, attested: bool },
+    Switchover { range: String, to: String },
+}
+
+pub fn lower_intent(intent: &Intent) -> IntentDocument {
+    match intent {
+        Intent::Failover { from, to, attested } => IntentDocument::Failover {
+            from: from.to_string(),
+            to: to.to_string(),
+            attested: *attested,
+        },
+        Intent::Switchover { range, to } => {
+            IntentDocument::Switchover { range: range.to_string(), to: to.to_string() }
+        }
+    }
+}
+
+pub fn lift_intent(intent: &IntentDocument) -> anyhow::Result<Intent> {
+    Ok(match intent {
+        IntentDocument::Failover { from, to, attested } => {
+            Intent::Failover { from: from.parse()?, to: to.parse()?, attested: *attested }
+        }
+        IntentDocument::Switchover { range, to } => {
+            Intent::Switchover { range: range.parse()?, to: to.parse()? }
+        }
+    })
+}
+
+impl RunDocument {
+    /// A run that was planned and not begun.
+    pub fn new(plan: &domicile_core::runbook::Plan) -> Self {
+        let Estimate { loss, .. } = plan.estimate;
+        let step = |step: &domicile_core::runbook::Step| StepDocument {
+            name: step.name().to_owned(),
+            explain: step.explain(),
+        };
+        Self {
+            run: plan.run.to_string(),
+            intent: lower_intent(&plan.intent),
+            state: RunState::Running,
+            executor: None,
+            estimated_loss_ms: loss.0,
+            steps: plan.steps.iter().map(step).collect(),
+            journal: Vec::new(),
+        }
+    }
+}
+
+/// Encodes any document of ours.
+pub fn json(document: &impl Serialize) -> Bytes {
+    Bytes::from(serde_json::to_vec(document).expect("a document of plain fields is always JSON"))
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_core::id::Origin;
+    use domicile_core::lsn::Lsn;
+    use domicile_core::ownership::OwnershipChange;
+
+    use super::*;
+
+    #[test]
+    fn ownership_survives_the_directory_in_every_state() {
+        let regions: Vec<RegionId> = ["ap", "eu", "us"].map(|r| r.parse().unwrap()).to_vec();
+        let run = RunId("1".into());
+        let cut = Cut { origin: Origin::new(regions[1].clone(), 1), lsn: Lsn(77) };
+        let start = Ownership::initial(9, &regions);
+        let fenced = start
+            .apply(&OwnershipChange::Fence { from: regions[1].clone(), run: run.clone() })
+            .unwrap();
+        let cut = fenced.apply(&OwnershipChange::Cut { run: run.clone(), cut }).unwrap();
+        let granted = cut
+            .apply(&OwnershipChange::Grant { run: run.clone(), to: regions[2].clone() })
+            .unwrap();
+        let range = PartitionRange::new(4, 4);
+        let moving = granted
+            .apply(&OwnershipChange::HandOver { range, to: regions[0].clone(), run })
+            .unwrap();
+        for ownership in [start, fenced, cut, granted, moving] {
+            let stored = lower_ownership("shop", &ownership);
+            assert_eq!(lift_ownership("shop", &stored).unwrap(), ownership);
+            assert!(lift_ownership("other", &stored).is_err(), "another cluster's");
+        }
+    }
+}

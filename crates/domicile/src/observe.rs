@@ -1,0 +1,273 @@
+//! What is true now, as far as this region can see?
+//!
+//! Times the other regions' leases on our own clock, probes a region whose lease fell silent, and
+//! asks every region how it sees things. Judges nothing: `core::outage` and `core::runbook` do.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domicile_core::config::Config;
+use domicile_core::id::{Origin, RegionId};
+use domicile_core::lease::Seen;
+use domicile_core::lsn::{Frontier, Lsn};
+use domicile_core::outage::{Probe, Sighting, judge};
+use domicile_core::runbook::{Facts, RegionFacts};
+use domicile_core::time::{Millis, Time};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::directory::View;
+use crate::directory::documents::lease_key;
+use crate::directory::view::OwnershipView;
+use crate::log::Logs;
+use crate::peer;
+use crate::positions::Positions;
+use crate::proto::{ProbeRequest, StatusRequest};
+use crate::status::RegionStatus;
+
+/// How often every region is asked.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// An answer that takes longer is none.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// What this agent has seen of the others. Cheap to clone.
+#[derive(Clone)]
+pub struct Observer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Arc<Config>,
+    region: RegionId,
+    clock: Clock,
+    leases: watch::Receiver<Arc<View>>,
+    ownership: watch::Receiver<Arc<OwnershipView>>,
+    logs: Logs,
+    positions: Positions,
+    own_status: watch::Receiver<Arc<RegionStatus>>,
+    peers: BTreeMap<RegionId, peer::Client>,
+    seen: Mutex<BTreeMap<RegionId, Remembered>>,
+}
+
+#[derive(Clone, Default)]
+struct Remembered {
+    lease: Option<Seen>,
+    /// The last answer and when it came.
+    status: Option<(Time, RegionStatus)>,
+    probe: Option<Probe>,
+}
+
+impl Observer {
+    #[expect(clippy::too_many_arguments, reason = "joined once, in agent.rs")]
+    pub fn new(
+        config: Arc<Config>,
+        region: RegionId,
+        clock: Clock,
+        leases: watch::Receiver<Arc<View>>,
+        ownership: watch::Receiver<Arc<OwnershipView>>,
+        logs: Logs,
+        positions: Positions,
+        own_status: watch::Receiver<Arc<RegionStatus>>,
+        peers: BTreeMap<RegionId, peer::Client>,
+    ) -> Self {
+        let seen = Mutex::default();
+        let shared = Shared {
+            config,
+            region,
+            clock,
+            leases,
+            ownership,
+            logs,
+            positions,
+            own_status,
+            peers,
+            seen,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Keeps looking until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        for (region, client) in self.shared.peers.clone() {
+            tokio::spawn(self.clone().ask(region, client, shutdown.clone()));
+        }
+        let mut leases = self.shared.leases.clone();
+        loop {
+            self.note_leases();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = leases.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn note_leases(&self) {
+        let now = self.shared.clock.now();
+        let view = self.shared.leases.borrow().clone();
+        let mut seen = self.lock();
+        for region in &self.shared.config.regions {
+            if let Some((_, revision)) = view.documents.get(&lease_key(&region.id)) {
+                let remembered = seen.entry(region.id.clone()).or_default();
+                remembered.lease = Some(Seen::note(remembered.lease, *revision, now));
+            }
+        }
+    }
+
+    async fn ask(self, region: RegionId, mut client: peer::Client, shutdown: CancellationToken) {
+        loop {
+            let answer = timeout(ANSWER_TIMEOUT, client.status(StatusRequest {})).await;
+            let status = answer
+                .ok()
+                .and_then(Result::ok)
+                .and_then(|answer| serde_json::from_str(&answer.into_inner().json).ok());
+            let now = self.shared.clock.now();
+            if let Some(status) = status {
+                self.lock().entry(region.clone()).or_default().status = Some((now, status));
+            }
+            if self.silent_for(&region, now) >= self.shared.config.failover.suspect_after {
+                let probe = self.probe(&mut client).await;
+                self.lock().entry(region.clone()).or_default().probe = Some(probe);
+            } else {
+                self.lock().entry(region.clone()).or_default().probe = None;
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(ASK_EVERY) => {}
+            }
+        }
+    }
+
+    async fn probe(&self, client: &mut peer::Client) -> Probe {
+        match timeout(ANSWER_TIMEOUT, client.probe(ProbeRequest {})).await {
+            Ok(Ok(answer)) if answer.get_ref().writable => Probe::Written,
+            Ok(Ok(_)) => Probe::Refused,
+            Ok(Err(_)) | Err(_) => Probe::Unreachable,
+        }
+    }
+
+    /// How long no renewal of the region's lease was seen.
+    pub fn silent_for(&self, region: &RegionId, now: Time) -> Millis {
+        let seen = self.lock();
+        let lease = seen.get(region).and_then(|r| r.lease);
+        lease.map_or(Millis(u64::MAX), |lease| lease.silent_for(now))
+    }
+
+    /// What a run needs to know, gathered now. `None` until the directory was read.
+    pub fn facts(&self) -> Option<Facts> {
+        let shared = &self.shared;
+        let view = shared.ownership.borrow().clone();
+        let ownership = view.ownership.clone()?;
+        let now = shared.clock.now();
+        let seen = self.lock().clone();
+        let regions = shared.config.regions.iter().map(|r| {
+            let facts = self.region_facts(&r.id, &seen, now);
+            (r.id.clone(), facts)
+        });
+        Some(Facts {
+            now,
+            rpo: shared.config.rpo,
+            ownership,
+            ownership_revision: view.revision,
+            regions: regions.collect(),
+            seals: BTreeMap::new(),
+            canary_written: false,
+        })
+    }
+
+    fn region_facts(
+        &self,
+        region: &RegionId,
+        seen: &BTreeMap<RegionId, Remembered>,
+        now: Time,
+    ) -> RegionFacts {
+        let shared = &self.shared;
+        let remembered = seen.get(region).cloned().unwrap_or_default();
+        let lease_over_at = remembered.lease.map(|lease| lease.over_at(&shared.config.lease));
+        if *region == shared.region {
+            let own = shared.own_status.borrow().clone();
+            let logs = shared.logs.all().into_iter();
+            return RegionFacts {
+                reachable: true,
+                lease_over_at,
+                outage: None,
+                flushed: logs.map(|(origin, log)| (origin, log.end())).collect(),
+                applied: shared.positions.frontier(),
+                ownership_seen: own.ownership_seen,
+                exposure: exposure(&own),
+            };
+        }
+        let fresh = Millis(3 * ANSWER_TIMEOUT.as_millis() as u64 / 2);
+        let status = remembered.status.as_ref();
+        let reachable = status.is_some_and(|(at, _)| now.since(*at) <= fresh);
+        let told = status.map(|(_, status)| status);
+        RegionFacts {
+            reachable,
+            lease_over_at,
+            outage: Some(self.outage(region, seen, now)),
+            flushed: told.map(|s| lift_frontier(&s.flushed)).unwrap_or_default(),
+            applied: told.map(|s| lift_frontier(&s.applied)).unwrap_or_default(),
+            ownership_seen: told.map_or(0, |s| s.ownership_seen),
+            exposure: told.map(exposure).unwrap_or_default(),
+        }
+    }
+
+    /// Puts our own sighting beside what the other regions report.
+    fn outage(
+        &self,
+        region: &RegionId,
+        seen: &BTreeMap<RegionId, Remembered>,
+        now: Time,
+    ) -> domicile_core::outage::Outage {
+        let shared = &self.shared;
+        let ours = seen.get(region).cloned().unwrap_or_default();
+        let silent_for = ours.lease.map_or(Millis(0), |lease| lease.silent_for(now));
+        // A region that was never seen alive is starting up, not lost.
+        let mut sightings = Vec::new();
+        if let Some(probe) = ours.probe {
+            sightings.push(Sighting { observer: shared.region.clone(), silent_for, probe });
+        }
+        for (observer, remembered) in seen {
+            let Some((at, status)) = &remembered.status else { continue };
+            let told = status.peers.iter().find(|p| p.region == region.as_str());
+            let (Some(told), true) = (told, observer != region) else { continue };
+            sightings.push(Sighting {
+                observer: observer.clone(),
+                // What they said is as old as it is.
+                silent_for: Millis(told.lease_silent_ms.saturating_sub(now.since(*at).0)),
+                probe: match told.probe.as_str() {
+                    "written" => Probe::Written,
+                    "refused" => Probe::Refused,
+                    _ => Probe::Unreachable,
+                },
+            });
+        }
+        let policy = &shared.config.failover;
+        judge(region, &sightings, policy.suspect_after, policy.observers)
+    }
+
+    /// Our own last probe of a region, for our status.
+    pub fn probe_of(&self, region: &RegionId) -> Option<Probe> {
+        self.lock().get(region).and_then(|r| r.probe)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RegionId, Remembered>> {
+        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What losing a region would cost: the age of its oldest commit that no peer has flushed.
+fn exposure(status: &RegionStatus) -> Millis {
+    Millis(status.peers.iter().map(|p| p.exposure_ms).min().unwrap_or(0))
+}
+
+fn lift_frontier(positions: &BTreeMap<String, String>) -> Frontier {
+    positions
+        .iter()
+        .filter_map(|(origin, lsn)| {
+            Some((origin.parse::<Origin>().ok()?, lsn.parse::<Lsn>().ok()?))
+        })
+        .collect()
+}

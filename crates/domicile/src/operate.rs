@@ -1,0 +1,352 @@
+//! Performs runs: asks core what is next, does exactly that, and writes it down before and after.
+//!
+//! Every agent looks at every run in the directory; the one that core names as executor performs
+//! it. When that one dies, another is named and goes on from the facts. Nothing that matters is
+//! remembered here: seals are on the survivors' disks and asked for again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use domicile_core::config::Config;
+use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
+use domicile_core::lsn::{Cut, Lsn};
+use domicile_core::ownership::Ownership;
+use domicile_core::runbook::{
+    Effect, Facts, Intent, Next, Outcome, Plan, executor, failover, next, plan,
+};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::complain::Complaint;
+use crate::directory::documents::{
+    RUN_PREFIX, RunDocument, RunEntry, RunState, json, lift_intent, run_key,
+};
+use crate::directory::view::OwnershipView;
+use crate::directory::{Client as Directory, View, Written};
+use crate::observe::Observer;
+use crate::peer;
+use crate::peer::intake::Intake;
+use crate::positions::Positions;
+use crate::postgres::canary::Canary;
+use crate::proto::{ProbeRequest, SealRequest, seal_request};
+use crate::tenure::change_ownership;
+
+/// How often the facts are looked at when nothing tells of a change.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after an effect that failed, so that a broken one is not hammered.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+pub struct Operator {
+    pub config: Arc<Config>,
+    pub region: RegionId,
+    pub directory: Directory,
+    pub runs: watch::Receiver<Arc<View>>,
+    pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    pub positions: Positions,
+    pub observer: Observer,
+    pub intake: Arc<Intake>,
+    pub canary: Arc<Canary>,
+    pub peers: BTreeMap<RegionId, peer::Client>,
+}
+
+/// A run as this agent performs it.
+struct Performing {
+    document: RunDocument,
+    revision: u64,
+    plan: Plan,
+    seals: BTreeMap<RegionId, Vec<Cut>>,
+    canary_written: bool,
+    /// The last thing journaled, so that a wait is written down once.
+    last: Option<(usize, String)>,
+}
+
+impl Operator {
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut performing: BTreeMap<String, Performing> = BTreeMap::new();
+        let mut positions = self.positions.subscribe();
+        let mut complaint = Complaint::default();
+        loop {
+            if let Some(facts) = self.observer.facts() {
+                if let Err(error) = self.start_automatic(&facts).await {
+                    complaint.warn("no failover was started", &error);
+                }
+                self.look(&facts, &mut performing).await;
+            }
+            let busy = !performing.is_empty();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                _ = self.ownership.changed() => {}
+                _ = self.runs.changed() => {}
+                _ = positions.changed(), if busy => {}
+            }
+        }
+    }
+
+    /// Starts the failover that nobody has to ask for, if this region is to take over.
+    async fn start_automatic(&self, facts: &Facts) -> anyhow::Result<()> {
+        let Some(intent) = failover::automatic(&self.config.failover, facts) else {
+            return Ok(());
+        };
+        if *intent.to() != self.region || self.is_running(&intent) {
+            return Ok(());
+        }
+        match start(&self.directory, &intent, facts).await {
+            Ok(run) => tracing::warn!(%run, "{intent} starts: the outage is confirmed"),
+            Err(Start::Refused(reasons)) => tracing::debug!("{intent} not started: {reasons:?}"),
+            Err(Start::Failed(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Is the same failover under way already?
+    fn is_running(&self, intent: &Intent) -> bool {
+        let Intent::Failover { from, .. } = intent else { return false };
+        let view = self.runs.borrow();
+        view.documents.values().filter_map(|(value, _)| lift_run(value)).any(|run| {
+            run.state == RunState::Running
+                && matches!(lift_intent(&run.intent), Ok(Intent::Failover { from: of, .. }) if of == *from)
+        })
+    }
+
+    /// Takes every running run a step further, as far as it is ours.
+    async fn look(&self, facts: &Facts, performing: &mut BTreeMap<String, Performing>) {
+        let view = self.runs.borrow().clone();
+        for (key, (value, revision)) in &view.documents {
+            let Some(document) = lift_run(value) else { continue };
+            if document.state != RunState::Running {
+                performing.remove(key);
+                continue;
+            }
+            let known = performing.get(key).is_some_and(|p| p.revision >= *revision);
+            if !known {
+                let Ok(intent) = lift_intent(&document.intent) else { continue };
+                let plan = Plan::resumed(&RunId(document.run.clone()), &intent);
+                let kept = performing.remove(key);
+                let (seals, canary_written, last) = match kept {
+                    Some(kept) => (kept.seals, kept.canary_written, kept.last),
+                    None => Default::default(),
+                };
+                let revision = *revision;
+                performing.insert(
+                    key.clone(),
+                    Performing { document, revision, plan, seals, canary_written, last },
+                );
+            }
+            let Some(run) = performing.get_mut(key) else { continue };
+            if executor(&run.plan, facts).as_ref() != Some(&self.region) {
+                continue;
+            }
+            if let Err(error) = self.advance(run, facts).await {
+                tracing::warn!(run = %run.plan.run, "run is held up: {error:#}");
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+
+    /// Does what is next, again and again while there is something to do at once.
+    async fn advance(&self, run: &mut Performing, facts: &Facts) -> anyhow::Result<()> {
+        let mut facts = facts.clone();
+        loop {
+            facts.seals.clone_from(&run.seals);
+            facts.canary_written = run.canary_written;
+            let started = !run.document.journal.is_empty();
+            match next(&run.plan, started, &facts) {
+                Next::Wait { step, blocker } => {
+                    return self.journal(run, step, format!("waits: {blocker}")).await;
+                }
+                Next::Finished(outcome) => return self.finish(run, &outcome).await,
+                Next::Do { step, effect } => {
+                    self.journal(run, step, format!("does: {}", describe(&effect))).await?;
+                    self.perform(run, &effect, &facts).await?;
+                }
+            }
+            // Look again at once, by the directory's own word.
+            let document = self.directory.get(crate::directory::documents::OWNERSHIP_KEY).await?;
+            let document = document.context("there is no ownership")?;
+            let ownership =
+                crate::directory::documents::lift_ownership(&self.config.cluster, &document.value)?;
+            let Some(newer) = self.observer.facts() else { return Ok(()) };
+            facts = Facts { ownership, ownership_revision: document.revision, ..newer };
+        }
+    }
+
+    async fn perform(
+        &self,
+        run: &mut Performing,
+        effect: &Effect,
+        facts: &Facts,
+    ) -> anyhow::Result<()> {
+        match effect {
+            Effect::Change(change) => {
+                change_ownership(&self.directory, &self.config.cluster, change).await
+            }
+            Effect::Seal { regions, from } => {
+                let epochs = fenced_epochs(&facts.ownership, &run.plan.run);
+                let asked = regions.iter().map(|region| {
+                    let sealed = self.seal(region, from, &epochs, &run.plan.run);
+                    async move { (region.clone(), sealed.await) }
+                });
+                for (region, sealed) in futures_util::future::join_all(asked).await {
+                    match sealed {
+                        Ok(held) => {
+                            run.seals.insert(region, held);
+                        }
+                        Err(error) => tracing::warn!(%region, "did not seal: {error:#}"),
+                    }
+                }
+                Ok(())
+            }
+            Effect::WriteCanary { region } => {
+                self.write_canary(region, &run.plan.run, &facts.ownership).await?;
+                run.canary_written = true;
+                Ok(())
+            }
+        }
+    }
+
+    async fn seal(
+        &self,
+        region: &RegionId,
+        from: &RegionId,
+        epochs: &[(PartitionRange, Epoch)],
+        run: &RunId,
+    ) -> anyhow::Result<Vec<Cut>> {
+        if *region == self.region {
+            return self.intake.seal(from, epochs).await;
+        }
+        let mut peer = self.peers.get(region).context("there is no such peer")?.clone();
+        let request = SealRequest {
+            cluster: self.config.cluster.clone(),
+            run: run.to_string(),
+            origin_region: from.to_string(),
+            epochs: epochs
+                .iter()
+                .map(|(range, epoch)| seal_request::Epochs {
+                    first: range.first,
+                    last: range.last,
+                    epoch: epoch.0,
+                })
+                .collect(),
+        };
+        let answer =
+            timeout(CALL_TIMEOUT, peer.seal(request)).await.context("ask for a seal")??;
+        let held = answer.into_inner().held.into_iter();
+        held.map(|h| Ok(Cut { origin: h.origin.parse()?, lsn: Lsn(h.lsn) })).collect()
+    }
+
+    async fn write_canary(
+        &self,
+        region: &RegionId,
+        run: &RunId,
+        ownership: &Ownership,
+    ) -> anyhow::Result<()> {
+        if *region != self.region {
+            let mut peer = self.peers.get(region).context("there is no such peer")?.clone();
+            let answer = timeout(CALL_TIMEOUT, peer.probe(ProbeRequest {})).await;
+            let answer = answer.context("ask for a canary write")??.into_inner();
+            anyhow::ensure!(answer.writable, "{}", answer.reason);
+            return Ok(());
+        }
+        let partition = ownership
+            .writable_by(region)
+            .next()
+            .map(|entry| PartitionId(entry.range.first))
+            .context("the new owner owns nothing")?;
+        self.canary.write(partition, &run.0).await
+    }
+
+    async fn journal(&self, run: &mut Performing, step: usize, what: String) -> anyhow::Result<()> {
+        if run.last.as_ref().is_some_and(|(at, said)| *at == step && *said == what) {
+            return Ok(());
+        }
+        let name = run.plan.steps.get(step).map_or("run", |s| s.name());
+        run.document.journal.push(RunEntry {
+            at_ms: crate::clock::unix_ms(),
+            executor: self.region.to_string(),
+            step: name.to_owned(),
+            what: what.clone(),
+        });
+        run.document.executor = Some(self.region.to_string());
+        self.save(run).await?;
+        tracing::info!(run = %run.plan.run, step = name, "{what}");
+        run.last = Some((step, what));
+        Ok(())
+    }
+
+    async fn finish(&self, run: &mut Performing, outcome: &Outcome) -> anyhow::Result<()> {
+        let (state, what) = match outcome {
+            Outcome::Succeeded => (RunState::Succeeded, "succeeded".to_owned()),
+            Outcome::CalledOff { back_to } => {
+                (RunState::CalledOff, format!("called off: region {back_to} stays the owner"))
+            }
+            Outcome::Overruled => (RunState::Overruled, "overruled by another run".to_owned()),
+        };
+        run.document.state = state;
+        let last = run.plan.steps.len();
+        self.journal(run, last, what).await
+    }
+
+    /// Writes the run's document; whoever has written it meanwhile is performing it now.
+    async fn save(&self, run: &mut Performing) -> anyhow::Result<()> {
+        let key = run_key(&run.plan.run);
+        let written = self.directory.write(&key, run.revision, Some(json(&run.document))).await?;
+        match written {
+            Written::At(revision) => {
+                run.revision = revision;
+                Ok(())
+            }
+            Written::Conflict(_) => {
+                // The next look takes the newer document over.
+                run.revision = 0;
+                anyhow::bail!("another agent has written to run {}", run.plan.run)
+            }
+        }
+    }
+}
+
+/// Why a run was not started.
+#[derive(Debug)]
+pub enum Start {
+    Refused(Vec<plan::Refusal>),
+    Failed(anyhow::Error),
+}
+
+/// Plans `intent` and writes the run into the directory, where an agent takes it up.
+pub async fn start(directory: &Directory, intent: &Intent, facts: &Facts) -> Result<RunId, Start> {
+    let run = RunId(uuid::Uuid::now_v7().to_string());
+    let plan = plan(&run, intent, facts).map_err(Start::Refused)?;
+    let document = RunDocument::new(&plan);
+    let written = directory.write(&run_key(&run), 0, Some(json(&document))).await;
+    match written {
+        Ok(Written::At(_)) => Ok(run),
+        Ok(Written::Conflict(_)) => Err(Start::Failed(anyhow::anyhow!("run {run} exists"))),
+        Err(error) => Err(Start::Failed(error.into())),
+    }
+}
+
+fn lift_run(value: &[u8]) -> Option<RunDocument> {
+    serde_json::from_slice(value)
+        .inspect_err(|error| tracing::error!("a run under {RUN_PREFIX} is unreadable: {error}"))
+        .ok()
+}
+
+/// The epochs that a run has fenced: the ones before those it will grant.
+fn fenced_epochs(ownership: &Ownership, run: &RunId) -> Vec<(PartitionRange, Epoch)> {
+    ownership
+        .ranges_of(run)
+        .map(|entry| (entry.range, Epoch(entry.epoch.0.saturating_sub(1))))
+        .collect()
+}
+
+fn describe(effect: &Effect) -> String {
+    match effect {
+        Effect::Change(change) => format!("{change:?}"),
+        Effect::Seal { regions, from } => format!("asks {regions:?} to seal the log of {from}"),
+        Effect::WriteCanary { region } => format!("writes a canary in region {region}"),
+    }
+}

@@ -1,0 +1,190 @@
+//! Puts this region's status together, again and again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domicile_core::config::Config;
+use domicile_core::id::{Origin, RegionId};
+use domicile_core::outage::Probe;
+use domicile_core::time::{PgTime, Time};
+use tokio::sync::watch;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::directory::view::OwnershipView;
+use crate::log::Logs;
+use crate::observe::Observer;
+use crate::positions::Positions;
+use crate::postgres::session;
+use crate::status::{Condition, OwnedRange, PeerStatus, RegionStatus};
+use crate::tenure::TenureState;
+
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// Counting journal rows is a scan: not at every report.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// Microseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
+const PG_EPOCH_US: i64 = 946_684_800_000_000;
+
+pub struct Reporter {
+    pub config: Arc<Config>,
+    pub region: RegionId,
+    pub origin: Origin,
+    pub postgres: String,
+    pub clock: Clock,
+    pub logs: Logs,
+    pub positions: Positions,
+    pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    pub observer: Observer,
+    pub tenure: watch::Receiver<TenureState>,
+    pub status: watch::Sender<Arc<RegionStatus>>,
+}
+
+/// What only PostgreSQL can tell.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    /// The database's clock, and ours at that moment.
+    clock: Option<(PgTime, Time)>,
+    journal_entries: u64,
+    repairs_pending: u64,
+}
+
+impl Reporter {
+    pub async fn run(self, shutdown: CancellationToken) {
+        let counted = watch::Sender::new(Counted::default());
+        let count = self.count(&counted);
+        let report = async {
+            let mut tick = tokio::time::interval(REPORT_EVERY);
+            loop {
+                tick.tick().await;
+                let seen = *counted.borrow();
+                self.status.send_replace(Arc::new(self.status(seen)));
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = count => {}
+            () = report => {}
+        }
+    }
+
+    /// Asks PostgreSQL, as often as it answers.
+    async fn count(&self, counted: &watch::Sender<Counted>) {
+        let mut client: Option<Client> = None;
+        let mut tick = tokio::time::interval(COUNT_EVERY);
+        loop {
+            tick.tick().await;
+            if !self.tenure.borrow().slot_ready {
+                continue;
+            }
+            let open = match client.take() {
+                Some(open) if !open.is_closed() => Ok(open),
+                _ => session::connect(&self.postgres, "domicile status").await,
+            };
+            let Ok(open) = open else { continue };
+            let before = self.clock.now();
+            let row = open
+                .query_one(
+                    "SELECT domicile.now_us(), (SELECT count(*) FROM domicile.journal),
+                            (SELECT count(*) FROM domicile.repair)",
+                    &[],
+                )
+                .await;
+            if let Ok(row) = row {
+                counted.send_replace(Counted {
+                    clock: Some((PgTime(row.get::<_, i64>(0) - PG_EPOCH_US), before)),
+                    journal_entries: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0),
+                    repairs_pending: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
+                });
+                client = Some(open);
+            }
+        }
+    }
+
+    fn status(&self, counted: Counted) -> RegionStatus {
+        let now = self.clock.now();
+        let tenure = self.tenure.borrow().clone();
+        let view = self.ownership.borrow().clone();
+        let counts = self.positions.counts();
+        let database_now = counted.clock.map_or(PgTime(0), |(then, at)| {
+            PgTime(then.0 + i64::try_from(now.since(at).0).unwrap_or(0) * 1000)
+        });
+        let known = view.ownership.as_ref();
+        let owns = known
+            .into_iter()
+            .flat_map(|o| o.writable_by(&self.region))
+            .map(|entry| OwnedRange { partitions: entry.range.to_string(), epoch: entry.epoch.0 });
+        let logs = self.logs.all();
+        let flushed: BTreeMap<String, String> =
+            logs.iter().map(|(o, log)| (o.to_string(), log.end().to_string())).collect();
+        let frontier = self.positions.frontier();
+        RegionStatus {
+            region: self.region.to_string(),
+            origin: self.origin.to_string(),
+            postgres_reachable: tenure.postgres_reachable,
+            postgres_version: tenure.postgres_version,
+            lease_live: tenure.lease_until.is_some_and(|until| now < until),
+            owns: owns.collect(),
+            ownership_seen: view.revision.min(tenure.guard_revision),
+            directory_connected: view.connected,
+            log_end: counts.log_end.to_string(),
+            confirmed: counts.confirmed.to_string(),
+            flushed,
+            applied: frontier.iter().map(|(o, lsn)| (o.to_string(), lsn.to_string())).collect(),
+            peers: self.peers(database_now, now),
+            captured_transactions_total: counts.captured_transactions,
+            applied_transactions_total: counts.applied_transactions,
+            journal_entries: counted.journal_entries,
+            repairs_pending: counted.repairs_pending,
+            conditions: self.conditions(&tenure, &view),
+        }
+    }
+
+    fn peers(&self, database_now: PgTime, now: Time) -> Vec<PeerStatus> {
+        let others = self.config.regions.iter().filter(|r| r.id != self.region);
+        others
+            .map(|r| {
+                let seen = self.positions.peer_view(&r.id, database_now);
+                let silent = self.observer.silent_for(&r.id, now);
+                PeerStatus {
+                    region: r.id.to_string(),
+                    connected: seen.heard.is_some_and(|at| at.elapsed() < crate::peer::SILENCE_MAX),
+                    flushed: seen.progress.flushed.to_string(),
+                    applied: seen.progress.applied.to_string(),
+                    lag_bytes: seen.lag_bytes,
+                    exposure_ms: seen.exposure.0,
+                    staleness_ms: seen.staleness.0,
+                    // Never seen is not silent: the region may not have started yet.
+                    lease_silent_ms: if silent.0 == u64::MAX { 0 } else { silent.0 },
+                    probe: match self.observer.probe_of(&r.id) {
+                        None => String::new(),
+                        Some(Probe::Written) => "written".into(),
+                        Some(Probe::Refused) => "refused".into(),
+                        Some(Probe::Unreachable) => "unreachable".into(),
+                    },
+                }
+            })
+            .collect()
+    }
+
+    fn conditions(&self, tenure: &TenureState, view: &OwnershipView) -> Vec<Condition> {
+        let mut conditions = Vec::new();
+        let mut add = |name: &str, detail: &str| {
+            conditions.push(Condition { name: name.into(), detail: detail.into() });
+        };
+        if !tenure.postgres_reachable {
+            add("postgres_unreachable", "the agent cannot reach this region's PostgreSQL");
+        }
+        if !view.connected {
+            add("directory_unreachable", "writes stop when the lease runs out");
+        }
+        if view.regressed {
+            add("directory_regressed", "the directory is older than what was seen before");
+        }
+        if let Some((name, detail)) = &tenure.halted {
+            add(name, detail);
+        }
+        conditions
+    }
+}

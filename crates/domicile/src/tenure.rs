@@ -1,0 +1,272 @@
+//! How does this region come to own partitions, keep the right to write, and give it up?
+//!
+//! One loop holds the lease in the directory and the guard in PostgreSQL together, always in this
+//! order: read the database's clock, renew the lease, read who owns what, make the guard go by
+//! it, and only then extend the guard's deadline, counted from that first reading. So a renewal
+//! that is late grants nothing, and the guard never outlives a fence that it has not seen.
+//!
+//! **Invariant:** the deadline is extended only after the guard's map is as new as the ownership
+//! that was read after the renewal.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use domicile_core::config::Config;
+use domicile_core::id::{RegionId, RunId};
+use domicile_core::lease::Held;
+use domicile_core::lsn::Cut;
+use domicile_core::ownership::{Ownership, OwnershipChange};
+use domicile_core::time::Time;
+use tokio::sync::watch;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::complain::Complaint;
+use crate::directory::documents::{
+    LeaseDocument, OWNERSHIP_KEY, json, lease_key, lift_ownership, lower_ownership,
+};
+use crate::directory::view::OwnershipView;
+use crate::directory::{Client as Directory, Written};
+use crate::postgres::{guard, session, setup};
+
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How often guards and publication are looked over: new table partitions need one.
+const GUARDS_EVERY: Duration = Duration::from_secs(5);
+/// Held by the one agent that may act for this database.
+const AGENT_LOCK: i64 = 0x646f_6d69_6369_6c65;
+/// Attempts at a compare-and-set before the facts are gathered anew.
+const CAS_ATTEMPTS: usize = 8;
+
+/// What the loop has reached, for everyone else.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TenureState {
+    pub postgres_reachable: bool,
+    pub postgres_version: u32,
+    /// Until when the guard admits writes, by this agent's clock.
+    pub lease_until: Option<Time>,
+    /// The revision of ownership that the guard goes by.
+    pub guard_revision: u64,
+    /// Capture may start: publication and slot are there.
+    pub slot_ready: bool,
+    /// A named state that stops everything, and why.
+    pub halted: Option<(String, String)>,
+}
+
+pub struct Tenure {
+    pub config: Arc<Config>,
+    pub region: RegionId,
+    pub postgres: String,
+    /// This process, as the lease names its holder.
+    pub agent: String,
+    pub clock: Clock,
+    pub directory: Directory,
+    pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    /// Barriers that stand in our log.
+    pub barriers: watch::Receiver<Vec<(RunId, Cut)>>,
+    pub captured_before: bool,
+    pub state: watch::Sender<TenureState>,
+}
+
+/// What one session with PostgreSQL knows of the guard it has installed.
+struct Guard {
+    client: Client,
+    map: Option<(Ownership, u64)>,
+}
+
+impl Tenure {
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut complaint = Complaint::default();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                ended = self.session() => {
+                    if let Err(error) = ended {
+                        complaint.warn("cannot act as owner for now", &error);
+                    }
+                }
+            }
+            self.state.send_modify(|state| state.lease_until = None);
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(RETRY_AFTER) => {}
+            }
+        }
+    }
+
+    async fn session(&mut self) -> anyhow::Result<()> {
+        let mut guard = match self.open().await {
+            Ok(guard) => guard,
+            Err(error) => {
+                self.state.send_modify(|state| state.postgres_reachable = false);
+                return Err(error);
+            }
+        };
+        self.found_cluster().await?;
+        let mut renew =
+            tokio::time::interval(Duration::from_millis(self.config.lease.renew_every.0));
+        renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut guards = tokio::time::interval(GUARDS_EVERY);
+        loop {
+            tokio::select! {
+                _ = renew.tick() => self.renew(&mut guard).await?,
+                changed = self.ownership.changed() => {
+                    changed.context("the directory is closed")?;
+                    let view = self.ownership.borrow_and_update().clone();
+                    if let Some(ownership) = &view.ownership {
+                        self.follow(&mut guard, ownership, view.revision).await?;
+                    }
+                    self.announce_barriers().await?;
+                }
+                changed = self.barriers.changed() => {
+                    changed.context("capture is closed")?;
+                    self.announce_barriers().await?;
+                }
+                _ = guards.tick() => guard::install_triggers(&guard.client, &self.config).await?,
+            }
+        }
+    }
+
+    async fn open(&self) -> anyhow::Result<Guard> {
+        let client = session::connect(&self.postgres, "domicile agent").await?;
+        let version: i32 = client
+            .query_one("SELECT current_setting('server_version_num')::integer", &[])
+            .await?
+            .get(0);
+        let alone: bool =
+            client.query_one("SELECT pg_try_advisory_lock($1)", &[&AGENT_LOCK]).await?.get(0);
+        if !alone {
+            bail!("another agent is acting for this database");
+        }
+        guard::install(&client, &self.config, &self.region).await?;
+        match setup::prepare(&client, &self.config, self.captured_before).await? {
+            setup::Slot::Lost(why) => {
+                let way_out = format!("{why}: this region has to be seeded again");
+                self.state.send_modify(|s| s.halted = Some(("slot_lost".into(), way_out.clone())));
+                bail!("{way_out}");
+            }
+            setup::Slot::Created | setup::Slot::Existing => {}
+        }
+        self.state.send_modify(|state| {
+            state.postgres_reachable = true;
+            state.postgres_version = u32::try_from(version).unwrap_or(0);
+            state.slot_ready = true;
+        });
+        Ok(Guard { client, map: None })
+    }
+
+    /// Writes the first ownership when this is a new cluster.
+    async fn found_cluster(&self) -> anyhow::Result<()> {
+        if self.directory.get(OWNERSHIP_KEY).await?.is_none() {
+            let initial = self.config.initial_ownership();
+            let value = lower_ownership(&self.config.cluster, &initial);
+            self.directory.write(OWNERSHIP_KEY, 0, Some(value)).await?;
+        }
+        Ok(())
+    }
+
+    async fn renew(&self, guard: &mut Guard) -> anyhow::Result<()> {
+        let held = Held { sent_at: self.clock.now() };
+        let granted_at = guard::read_clock(&guard.client).await?;
+        self.renew_lease().await?;
+        let document = self.directory.get(OWNERSHIP_KEY).await?.context("there is no ownership")?;
+        if self.ownership.borrow().regressed {
+            bail!("the directory is older than what was seen before: nothing of it is believed");
+        }
+        let ownership = lift_ownership(&self.config.cluster, &document.value)?;
+        self.follow(guard, &ownership, document.revision).await?;
+        let terms = &self.config.lease;
+        let lasts = i64::try_from((terms.ttl - terms.margin).0).unwrap_or(i64::MAX) * 1000;
+        guard::set_lease(&guard.client, granted_at, granted_at + lasts).await?;
+        let until = held.deadline(terms);
+        self.state.send_modify(|state| state.lease_until = Some(until));
+        Ok(())
+    }
+
+    async fn renew_lease(&self) -> anyhow::Result<()> {
+        let key = lease_key(&self.region);
+        for _ in 0..CAS_ATTEMPTS {
+            let seen = self.directory.get(&key).await?;
+            let renewals = seen
+                .as_ref()
+                .and_then(|d| serde_json::from_slice::<LeaseDocument>(&d.value).ok())
+                .map_or(0, |lease| lease.renewals);
+            let lease = LeaseDocument { agent: self.agent.clone(), renewals: renewals + 1 };
+            let expected = seen.map_or(0, |d| d.revision);
+            if let Written::At(_) = self.directory.write(&key, expected, Some(json(&lease))).await?
+            {
+                return Ok(());
+            }
+        }
+        bail!("somebody else keeps writing this region's lease")
+    }
+
+    /// Makes the guard go by `ownership`, draining first what it takes away.
+    async fn follow(
+        &self,
+        guard: &mut Guard,
+        ownership: &Ownership,
+        revision: u64,
+    ) -> anyhow::Result<()> {
+        if guard.map.as_ref().is_some_and(|(_, known)| *known >= revision) {
+            return Ok(());
+        }
+        let addresses: BTreeMap<RegionId, String> =
+            self.config.regions.iter().map(|r| (r.id.clone(), r.gateway.clone())).collect();
+        let before = guard.map.as_ref().map(|(map, _)| map);
+        if guard::takes_away(before, ownership, &self.region) {
+            let due = guard::barriers_due(ownership, &self.region);
+            guard::drain(&guard.client, ownership, &addresses, &due).await?;
+        } else {
+            guard::set_map(&guard.client, ownership, &addresses).await?;
+        }
+        guard.map = Some((ownership.clone(), revision));
+        self.state.send_modify(|state| state.guard_revision = revision);
+        Ok(())
+    }
+
+    /// Tells the directory where our drained epochs end, once those barriers are in our log.
+    async fn announce_barriers(&self) -> anyhow::Result<()> {
+        let view = self.ownership.borrow().clone();
+        let Some(ownership) = &view.ownership else { return Ok(()) };
+        let known = self.barriers.borrow().clone();
+        for run in guard::barriers_due(ownership, &self.region) {
+            // The newest: a drain that was repeated after a restart left a later one.
+            if let Some((_, barrier)) = known.iter().rev().find(|(of, _)| *of == run) {
+                let change = OwnershipChange::Barrier { run, barrier: barrier.clone() };
+                change_ownership(&self.directory, &self.config.cluster, &change).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changes ownership by compare-and-set, on whatever it is now. A change that somebody else has
+/// made already is refused by core and is not an error here.
+pub async fn change_ownership(
+    directory: &Directory,
+    cluster: &str,
+    change: &OwnershipChange,
+) -> anyhow::Result<()> {
+    for _ in 0..CAS_ATTEMPTS {
+        let document = directory.get(OWNERSHIP_KEY).await?.context("there is no ownership")?;
+        let ownership = lift_ownership(cluster, &document.value)?;
+        let next = match ownership.apply(change) {
+            Ok(next) => next,
+            Err(refusal) => {
+                tracing::debug!(?change, "not changed: {refusal}");
+                return Ok(());
+            }
+        };
+        let value = lower_ownership(cluster, &next);
+        if let Written::At(revision) =
+            directory.write(OWNERSHIP_KEY, document.revision, Some(value)).await?
+        {
+            tracing::info!(revision, "ownership changed: {change:?}");
+            return Ok(());
+        }
+    }
+    bail!("ownership keeps changing under our hands")
+}
