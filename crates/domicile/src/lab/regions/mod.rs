@@ -111,12 +111,17 @@ impl Regions {
     /// Makes all of it and returns once every region is ready for clients.
     pub async fn start(config: RegionsConfig) -> Result<Self, RegionsError> {
         let mut regions = Self::create(config).await?;
-        regions.directory.start()?;
-        for place in regions.places.values_mut() {
+        regions.start_all().await?;
+        Ok(regions)
+    }
+
+    /// Starts directory and agents and returns once every region is ready for clients.
+    pub async fn start_all(&mut self) -> Result<(), RegionsError> {
+        self.directory.start()?;
+        for place in self.places.values_mut() {
             place.agent.start()?;
         }
-        regions.wait_until_ready().await?;
-        Ok(regions)
+        self.wait_until_ready().await
     }
 
     /// Makes and seeds the clusters, starts the relays and writes all files; runs no process of
