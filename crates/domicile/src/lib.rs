@@ -7,6 +7,7 @@ pub mod agent;
 pub mod apply;
 pub mod capture;
 pub mod clock;
+pub mod demo;
 mod complain;
 pub mod directory;
 pub mod gateway;
