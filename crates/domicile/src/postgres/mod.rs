@@ -1,6 +1,7 @@
 //! The only files that talk to the local database.
 
 pub mod canary;
+pub mod catalog;
 pub mod guard;
 pub mod journal;
 pub mod rows;
