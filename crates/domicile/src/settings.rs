@@ -17,6 +17,7 @@ use domicile_core::config::Config;
 pub mod keys;
 pub mod mistake;
 mod outline;
+mod partition;
 mod regions;
 mod resolve;
 mod tables;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use mistake::Mistake;
 use mistake::Mistakes;
+pub use partition::Partition;
 
 /// The file that every command reads unless told otherwise.
 pub const FILE_DEFAULT: &str = "domicile.toml";

@@ -3,11 +3,12 @@
 use domicile_core::config::{Config, Directory, FailoverPolicy, REGIONS_MAX, TableKind};
 use domicile_core::id::RegionId;
 use domicile_core::lease::LeaseTerms;
-use domicile_core::partition::{Layout, PARTITIONS_MAX, Scheme};
+use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
 use domicile_core::time::{DriftPpm, Millis};
 
 use super::mistake::Mistakes;
+use super::partition::Partition;
 use super::written::{Written, WrittenDirectory, WrittenFailover, WrittenLease, WrittenRpo};
 use super::{regions, tables, units};
 
@@ -54,25 +55,6 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     })
 }
 
-/// The partition scheme as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Partition {
-    Whole,
-    Hash { columns: Vec<String>, count: u32 },
-    Home { column: String },
-}
-
-impl Partition {
-    /// The key of a table that names none.
-    pub(super) fn columns(&self) -> Vec<String> {
-        match self {
-            Self::Whole => Vec::new(),
-            Self::Hash { columns, .. } => columns.clone(),
-            Self::Home { column } => vec![column.clone()],
-        }
-    }
-}
-
 fn layout(partition: &Partition, ids: Vec<RegionId>, has_reference: bool) -> Layout {
     let scheme = match partition {
         Partition::Whole => Scheme::Whole,
@@ -101,39 +83,12 @@ fn cluster(written: &Written, mistakes: &mut Mistakes) -> Option<String> {
 
 fn partition(written: &Written, mistakes: &mut Mistakes) -> Option<Partition> {
     let text = required("partition", written.partition.as_deref(), mistakes)?;
-    match read_partition(text) {
+    match text.parse::<Partition>() {
         Ok(partition) => Some(partition),
         Err(wrong) => {
             mistakes.add("partition", wrong);
             None
         }
-    }
-}
-
-/// Reads `whole`, `hash(column, n)` or `home(column)`.
-fn read_partition(text: &str) -> Result<Partition, String> {
-    let refused =
-        || format!("\"{text}\" is not a scheme: expected whole, hash(column, n) or home(column)");
-    let text = text.trim();
-    if text == "whole" {
-        return Ok(Partition::Whole);
-    }
-    let (name, rest) = text.split_once('(').ok_or_else(refused)?;
-    let inner = rest.strip_suffix(')').ok_or_else(refused)?;
-    let arguments: Vec<&str> = inner.split(',').map(str::trim).collect();
-    if arguments.iter().any(|argument| argument.is_empty()) {
-        return Err(refused());
-    }
-    match (name.trim(), arguments.as_slice()) {
-        ("home", [column]) => Ok(Partition::Home { column: (*column).to_owned() }),
-        ("hash", [columns @ .., count]) if !columns.is_empty() => {
-            let number = count.parse().ok().filter(|n| (1..=PARTITIONS_MAX).contains(n));
-            let count = number.ok_or_else(|| {
-                format!("\"{count}\" partitions: expected a number from 1 to {PARTITIONS_MAX}")
-            })?;
-            Ok(Partition::Hash { columns: columns.iter().map(|c| c.to_string()).collect(), count })
-        }
-        _ => Err(refused()),
     }
 }
 

@@ -6,7 +6,8 @@ use domicile_core::config::{KeySource, TableKind};
 use domicile_core::id::TableName;
 
 use super::mistake::Mistakes;
-use super::resolve::{Partition, required};
+use super::partition::Partition;
+use super::resolve::required;
 use super::written::{WrittenParent, WrittenTable};
 
 /// Returns the tables that could be understood; `partition` is absent when it is itself wrong.
