@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod apply;
 pub mod capture;
+pub mod cli;
 pub mod clock;
 pub mod demo;
 mod complain;

@@ -1,1 +1,30 @@
-fn main() {}
+//! Parses the command line and runs one command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use domicile::cli::{Cli, Exit};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("DOMICILE_LOG").unwrap_or(EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(cli.colour_on_stderr())
+        .init();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("domicile: start runtime: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    match runtime.block_on(cli.run()) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("domicile: {error:#}");
+            Exit::of(&error).into()
+        }
+    }
+}

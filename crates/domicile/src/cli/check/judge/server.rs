@@ -1,0 +1,156 @@
+//! Can this server and this role carry an agent?
+
+use domicile_core::config::Config;
+use domicile_core::progress::Rpo;
+
+use super::{Finding, blocker, ok, warn};
+use crate::cli::check::survey::{Probes, Reached, Server};
+
+const VERSION_NUM_MIN: i32 = 140_000;
+/// The first version that was never tried.
+const VERSION_NUM_END: i32 = 190_000;
+/// One for capture.
+const SLOTS_NEEDED: i64 = 1;
+/// One for capture, and one while a slot is being read again after a lost connection.
+const SENDERS_NEEDED: i64 = 2;
+
+pub fn judge(config: &Config, facts: &Reached, add: &mut impl FnMut(Finding)) {
+    let server = &facts.server;
+    version(server, add);
+    settings(server, add);
+    rights(server, &facts.probes, add);
+    if matches!(config.rpo, Rpo::Zero { .. }) {
+        ack_fence(server, add);
+    }
+    if server.large_objects > 0 {
+        let what = format!("{} large objects are not replicated", server.large_objects);
+        let way_out = "Keep such data in bytea columns or outside the database.";
+        add(warn("large_objects", object(server), what, way_out));
+    }
+}
+
+fn object(server: &Server) -> String {
+    format!("database \"{}\"", server.database)
+}
+
+fn parameter(name: &str) -> String {
+    format!("parameter \"{name}\"")
+}
+
+fn version(server: &Server, add: &mut impl FnMut(Finding)) {
+    let object = format!("PostgreSQL {}", server.version);
+    if server.version_num < VERSION_NUM_MIN {
+        add(blocker("version", object, "is too old", "Upgrade to 14 or newer."));
+    } else if server.version_num >= VERSION_NUM_END {
+        let way_out = "Use 14 to 18, or try it well before you rely on it.";
+        add(warn("version", object, "is newer than any version that was tried", way_out));
+    } else {
+        let what = format!("answers as role \"{}\"", server.role);
+        add(ok("reachable", object, what));
+    }
+    if server.in_recovery {
+        let way_out = "Name the primary's address, or one that follows it.";
+        let what = "is a standby: it takes no writes and no slot of ours";
+        add(blocker("standby", self::object(server), what, way_out));
+    }
+    if server.encoding != "UTF8" {
+        let what = format!("has encoding {}", server.encoding);
+        let way_out = "Dump it and restore it into a database with ENCODING 'UTF8'.";
+        add(blocker("encoding", self::object(server), what, way_out));
+    }
+}
+
+fn settings(server: &Server, add: &mut impl FnMut(Finding)) {
+    if server.wal_level != "logical" {
+        let what = format!("is {}, but changes can only be read at logical", server.wal_level);
+        let way_out = "ALTER SYSTEM SET wal_level = 'logical', then restart PostgreSQL.";
+        add(blocker("wal_level", parameter("wal_level"), what, way_out));
+    }
+    for (name, max, used, needed, what_for) in [
+        ("max_replication_slots", server.slots_max, server.slots_used, SLOTS_NEEDED, "slots"),
+        ("max_wal_senders", server.senders_max, server.senders_used, SENDERS_NEEDED, "WAL senders"),
+    ] {
+        if max - used < needed {
+            let what = format!("leaves {} of {max} {what_for}, {needed} needed", max - used);
+            let way_out = format!(
+                "ALTER SYSTEM SET {name} = {}, then restart PostgreSQL.",
+                used + needed + 4
+            );
+            add(blocker(name, parameter(name), what, way_out));
+        }
+    }
+    if server.prepared_transactions_max > 0 {
+        let what = format!(
+            "is {}: a transaction prepared before a switchover can still commit after it",
+            server.prepared_transactions_max
+        );
+        let way_out = "Set it to 0 unless an application needs two-phase commit.";
+        let name = "max_prepared_transactions";
+        add(warn(name, parameter(name), what, way_out));
+    }
+    if server.slot_keep_size != "-1" {
+        let name = "max_slot_wal_keep_size";
+        let what = format!(
+            "is {}: an agent that is away for longer loses its slot, and its region is seeded again",
+            server.slot_keep_size
+        );
+        let way_out = "Leave it at -1 and watch the disk, or make it hold the longest absence.";
+        add(warn(name, parameter(name), what, way_out));
+    }
+}
+
+fn rights(server: &Server, probes: &Probes, add: &mut impl FnMut(Finding)) {
+    let role = || format!("role \"{}\"", server.role);
+    if let Err(said) = &probes.slot
+        && server.wal_level == "logical"
+        && !server.in_recovery
+    {
+        let what = format!("cannot make a logical replication slot: {said}");
+        let way_out = format!(
+            "ALTER ROLE {} REPLICATION, or what your provider has in its place \
+             (rds_replication, cloudsqlsuperuser, azure_pg_admin).",
+            super::quoted_name(&server.role)
+        );
+        add(blocker("may_not_replicate", role(), what, way_out));
+    }
+    if let Err(said) = &probes.origin {
+        let what = format!("cannot use replication origins: {said}");
+        let way_out = "Use a superuser, or grant EXECUTE on the pg_replication_origin_* functions.";
+        add(blocker("may_not_use_origins", role(), what, way_out));
+    }
+    if let Err(said) = &probes.replica_role {
+        let what = format!("cannot apply changes without firing triggers again: {said}");
+        let way_out = "Use a superuser, or (15 and newer) GRANT SET ON PARAMETER \
+                       session_replication_role.";
+        add(blocker("may_not_set_replica_role", role(), what, way_out));
+    }
+    if !server.may_create_schema {
+        let what = format!("may not create schema \"domicile\" in {}", object(server));
+        let way_out = format!(
+            "GRANT CREATE ON DATABASE {} TO {}.",
+            super::quoted_name(&server.database),
+            super::quoted_name(&server.role)
+        );
+        add(blocker("may_not_create_schema", role(), what, way_out));
+    }
+}
+
+/// At RPO 0 a commit waits for the capture connection, which is a synchronous standby.
+fn ack_fence(server: &Server, add: &mut impl FnMut(Finding)) {
+    let object = parameter("synchronous_standby_names");
+    if !server.may_set_standby_names {
+        let what = format!(
+            "may not be set by role \"{}\", so commits cannot wait for other regions",
+            server.role
+        );
+        let way_out = "Use a superuser, or (15 and newer) GRANT ALTER SYSTEM ON PARAMETER \
+                       synchronous_standby_names and EXECUTE ON FUNCTION pg_reload_conf(), or \
+                       set rpo = \"none\".";
+        add(blocker("ack_fence", object.clone(), what, way_out));
+    }
+    if !server.standby_names.is_empty() && !server.standby_names.contains("domicile") {
+        let what = format!("is already \"{}\"", server.standby_names);
+        let way_out = "At rpo = \"0\" Domicile sets it: make sure that nothing else does.";
+        add(warn("standby_names_taken", object, what, way_out));
+    }
+}

@@ -1,0 +1,130 @@
+//! Can this table be replicated at all, whatever owns its rows?
+
+use super::{Finding, blocker, object, quoted, warn};
+use crate::cli::check::survey::Reached;
+use crate::postgres::catalog::{Catalog, Persistence, ReplicaIdentity, RowSecurity, Shape, Table};
+
+pub fn judge(table: &Table, facts: &Reached, add: &mut impl FnMut(Finding)) {
+    if !table.ours {
+        let what = format!("does not belong to role \"{}\"", facts.server.role);
+        let way_out = format!(
+            "Only its owner may publish and guard it: ALTER TABLE {} OWNER TO {}, or use the \
+             owner's role.",
+            quoted(&table.name),
+            super::quoted_name(&facts.server.role)
+        );
+        add(blocker("not_ours", object(&table.name), what, way_out));
+    }
+    persistence(table, &facts.catalog, add);
+    identity(table, &facts.catalog, add);
+    constraints(table, add);
+    if table.row_security == RowSecurity::Forced && !facts.server.bypasses_row_security {
+        let what = format!(
+            "has forced row security, which would hide rows from role \"{}\"",
+            facts.server.role
+        );
+        let way_out = format!(
+            "ALTER ROLE {} BYPASSRLS, or use a superuser.",
+            super::quoted_name(&facts.server.role)
+        );
+        add(blocker("row_security", object(&table.name), what, way_out));
+    } else if table.row_security != RowSecurity::Off {
+        let what = "has row security: applied rows are not held against its policies";
+        let way_out = "Nothing, if the policies are the same in every region.";
+        add(warn("row_security", object(&table.name), what, way_out));
+    }
+    if table.inherits {
+        let what = "is a child by plain inheritance: each table is replicated on its own";
+        let way_out = "List the parent and every child that holds rows.";
+        add(warn("inheritance", object(&table.name), what, way_out));
+    }
+}
+
+/// Returns why this cannot be replicated at all, unless it is a table in its own right.
+pub fn refusal(table: &Table) -> Option<Finding> {
+    let what = match (table.shape, &table.partition_of) {
+        (Shape::Plain | Shape::Partitioned, None) => return None,
+        (_, Some(root)) => {
+            let what = format!("is a table partition of \"{root}\"");
+            let way_out = "List the partitioned table: its table partitions come with it.";
+            return Some(blocker("table_partition", object(&table.name), what, way_out));
+        }
+        (Shape::Foreign, None) => "is a foreign table: its rows are elsewhere",
+        (Shape::MaterialisedView, None) => "is a materialised view: it is refreshed, not written",
+        (Shape::View, None) => "is a view",
+    };
+    let way_out = "Set kind = \"local\", or take it out of the configuration.";
+    Some(blocker("not_a_table", object(&table.name), what, way_out))
+}
+
+fn persistence(table: &Table, catalog: &Catalog, add: &mut impl FnMut(Finding)) {
+    for part in parts(table, catalog) {
+        let what = match part.persistence {
+            Persistence::Permanent => match part.shape {
+                Shape::Foreign => "is a foreign table: its rows are elsewhere",
+                _ => continue,
+            },
+            Persistence::Unlogged => "is unlogged: its changes are not in the WAL",
+            Persistence::Temporary => "is temporary",
+        };
+        let way_out = match part.persistence {
+            Persistence::Unlogged => {
+                format!("ALTER TABLE {} SET LOGGED, or set kind = \"local\".", quoted(&part.name))
+            }
+            _ => "Set kind = \"local\", or take it out of the configuration.".to_owned(),
+        };
+        add(blocker("not_logged", object(&part.name), what, way_out));
+    }
+}
+
+/// UPDATE and DELETE need a row's identity: of a partitioned table, in each of its leaves.
+fn identity(table: &Table, catalog: &Catalog, add: &mut impl FnMut(Finding)) {
+    let leaves: Vec<&Table> =
+        parts(table, catalog).filter(|part| part.shape != Shape::Partitioned).collect();
+    for leaf in &leaves {
+        if leaf.replica_identity == ReplicaIdentity::Nothing && !leaf.primary_key().is_empty() {
+            let way_out = format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT.", quoted(&leaf.name));
+            let what = "has REPLICA IDENTITY NOTHING: no UPDATE or DELETE is possible";
+            add(blocker("no_replica_identity", object(&leaf.name), what, way_out));
+        }
+    }
+    if leaves.iter().all(|leaf| leaf.rows_have_identity()) {
+        return;
+    }
+    let deferrable = table.unique_indexes.iter().any(|index| index.primary && !index.immediate);
+    if deferrable {
+        let what =
+            "has a deferrable primary key, which cannot identify a changed row: inserts only";
+        let way_out = "Make the primary key NOT DEFERRABLE.";
+        add(warn("deferrable_primary_key", object(&table.name), what, way_out));
+    } else if table.primary_key().is_empty() {
+        let what = "has no primary key: inserts only, UPDATE and DELETE will be refused";
+        let way_out = format!(
+            "ALTER TABLE {} ADD PRIMARY KEY (...); or leave it, for a table that is only \
+             appended to.",
+            quoted(&table.name)
+        );
+        add(warn("no_primary_key", object(&table.name), what, way_out));
+    }
+}
+
+fn constraints(table: &Table, add: &mut impl FnMut(Finding)) {
+    let deferrable = table.unique_indexes.iter().filter(|i| !i.immediate && !i.primary);
+    for index in deferrable {
+        let what = format!("has a deferrable unique constraint, \"{}\"", index.name);
+        let way_out = "Applied rows are checked one by one, and values that swap places within a \
+                       transaction collide: make it NOT DEFERRABLE.";
+        add(warn("deferrable_unique", object(&table.name), what, way_out));
+    }
+    for name in &table.exclusions {
+        let what = format!("has an exclusion constraint, \"{name}\"");
+        let way_out = "It is checked in each region alone: rows of two owners may still overlap.";
+        add(warn("exclusion", object(&table.name), what, way_out));
+    }
+}
+
+/// The table and, of a partitioned one, all its table partitions.
+fn parts<'a>(table: &'a Table, catalog: &'a Catalog) -> impl Iterator<Item = &'a Table> {
+    let below = table.descendants.iter().filter_map(|name| catalog.table(name));
+    std::iter::once(table).chain(below)
+}

@@ -1,0 +1,161 @@
+//! What is true of one region's database? Reads and tries; judges nothing.
+//!
+//! Rights are probed by doing the thing, not by looking at a role's attributes: managed services
+//! hand them out in ways of their own. Every probe undoes what it did, and nothing of another's
+//! is touched.
+
+use domicile_core::config::Region;
+use domicile_core::id::RegionId;
+use tokio_postgres::{Client, Row};
+
+use crate::cli::connect::{cause, connect};
+use crate::postgres::catalog::{self, Catalog};
+
+const SERVER: &str = include_str!("server.sql");
+/// `has_parameter_privilege` came with 15; before, only superusers may alter the system.
+const PARAMETER_PRIVILEGES_SINCE: i32 = 150_000;
+
+/// One region's database, or why nothing is known of it.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    pub region: RegionId,
+    pub reached: Result<Reached, String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Reached {
+    pub server: Server,
+    pub probes: Probes,
+    pub catalog: Catalog,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    pub version_num: i32,
+    pub version: String,
+    pub database: String,
+    pub database_oid: u32,
+    pub role: String,
+    pub encoding: String,
+    /// Absent when the role may not read it.
+    pub system_identifier: Option<i64>,
+    /// Tells a server from its copies, which share the identifier.
+    pub started: String,
+    pub in_recovery: bool,
+    pub wal_level: String,
+    pub slots_max: i64,
+    /// Others' slots; ours are named `domicile...`.
+    pub slots_used: i64,
+    pub senders_max: i64,
+    pub senders_used: i64,
+    pub prepared_transactions_max: i64,
+    /// As PostgreSQL prints it; `-1` is no limit.
+    pub slot_keep_size: String,
+    pub standby_names: String,
+    pub may_create_schema: bool,
+    pub may_set_standby_names: bool,
+    pub bypasses_row_security: bool,
+    pub large_objects: i64,
+}
+
+/// What happened when the role tried; the error is what the server said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probes {
+    pub slot: Result<(), String>,
+    pub origin: Result<(), String>,
+    pub replica_role: Result<(), String>,
+}
+
+pub async fn survey(region: &Region) -> Survey {
+    let reached = reach(region).await.map_err(|error| format!("{error:#}"));
+    Survey { region: region.id.clone(), reached }
+}
+
+async fn reach(region: &Region) -> anyhow::Result<Reached> {
+    let client = connect(&region.postgres).await?;
+    let server = read_server(&client).await?;
+    let catalog = catalog::read(&client).await?;
+    let probes = probe(&client).await;
+    Ok(Reached { server, probes, catalog })
+}
+
+async fn read_server(client: &Client) -> anyhow::Result<Server> {
+    let row = client.query_one(SERVER, &[]).await?;
+    let version_num: i32 = row.get("version_num");
+    let may_alter = if version_num >= PARAMETER_PRIVILEGES_SINCE {
+        let sql = "SELECT has_parameter_privilege('synchronous_standby_names', 'ALTER SYSTEM')";
+        client.query_one(sql, &[]).await?.get(0)
+    } else {
+        row.get("superuser")
+    };
+    Ok(lift(&row, may_alter && row.get("may_reload")))
+}
+
+fn lift(row: &Row, may_set_standby_names: bool) -> Server {
+    Server {
+        version_num: row.get("version_num"),
+        version: row.get("version"),
+        database: row.get("database"),
+        database_oid: row.get("database_oid"),
+        role: row.get("role"),
+        encoding: row.get("encoding"),
+        system_identifier: row.get("system_identifier"),
+        started: row.get("started"),
+        in_recovery: row.get("in_recovery"),
+        wal_level: row.get("wal_level"),
+        slots_max: row.get("slots_max"),
+        slots_used: row.get("slots_used"),
+        senders_max: row.get("senders_max"),
+        senders_used: row.get("senders_used"),
+        prepared_transactions_max: row.get("prepared_transactions_max"),
+        slot_keep_size: row.get("slot_keep_size"),
+        standby_names: row.get("standby_names"),
+        may_create_schema: row.get("may_create_schema"),
+        may_set_standby_names,
+        bypasses_row_security: row.get("bypasses_row_security"),
+        large_objects: row.get("large_objects"),
+    }
+}
+
+async fn probe(client: &Client) -> Probes {
+    let name = format!("domicile_check_{}", uuid::Uuid::now_v7().simple());
+    // A slot waits for the transactions that are open now; a probe should not.
+    let _ = client.batch_execute("SET statement_timeout = '5s'").await;
+    let slot = run(
+        client,
+        &[
+            &format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput', true)"),
+            &format!("SELECT pg_drop_replication_slot('{name}')"),
+        ],
+    )
+    .await;
+    let origin = run(
+        client,
+        &[
+            &format!("SELECT pg_replication_origin_create('{name}')"),
+            &format!("SELECT pg_replication_origin_session_setup('{name}')"),
+            "SELECT pg_replication_origin_session_reset()",
+            &format!("SELECT pg_replication_origin_drop('{name}')"),
+        ],
+    )
+    .await;
+    if origin.is_err() {
+        let drop = format!(
+            "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin \
+             WHERE roname = '{name}'"
+        );
+        let _ = client.batch_execute(&drop).await;
+    }
+    let replica_role =
+        run(client, &["SET session_replication_role = replica", "RESET session_replication_role"])
+            .await;
+    Probes { slot, origin, replica_role }
+}
+
+/// Runs one statement after another, each in a transaction of its own, up to the first error.
+async fn run(client: &Client, statements: &[&str]) -> Result<(), String> {
+    for statement in statements {
+        client.batch_execute(statement).await.map_err(|error| cause(&error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! How does a command reach a database, and what does it say when it cannot?
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, NoTls};
+
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// No statement of a command is worth more than this to the database.
+const STATEMENT_WAIT: &str = "-c statement_timeout=30s";
+
+/// Why there is no session. Tells the whole chain of causes in one line, without secrets.
+#[derive(Debug, thiserror::Error)]
+#[error("connect to {place}: {cause}")]
+pub struct ConnectError {
+    place: String,
+    cause: String,
+}
+
+/// Opens a session; it ends when the client is dropped.
+pub async fn connect(connection: &str) -> Result<Client, ConnectError> {
+    let place = place(connection);
+    let failed =
+        |error: tokio_postgres::Error| ConnectError { place: place.clone(), cause: cause(&error) };
+    let mut config: tokio_postgres::Config = connection.parse().map_err(failed)?;
+    config.application_name("domicile");
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT_WAIT);
+    }
+    if config.get_options().is_none() {
+        config.options(STATEMENT_WAIT);
+    }
+    let (client, session) = config.connect(NoTls).await.map_err(failed)?;
+    tokio::spawn(async move {
+        if let Err(error) = session.await {
+            tracing::debug!(%error, "a session ended");
+        }
+    });
+    Ok(client)
+}
+
+/// What the database said, or what kept it from saying anything.
+pub fn cause(error: &tokio_postgres::Error) -> String {
+    if let Some(said) = error.as_db_error() {
+        return said.message().to_owned();
+    }
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+/// Names the place without user or password.
+pub fn place(connection: &str) -> String {
+    let Ok(config) = connection.parse::<tokio_postgres::Config>() else {
+        return "an unreadable connection string".to_owned();
+    };
+    let host = config.get_hosts().first().map_or("localhost".to_owned(), host_name);
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    match config.get_dbname() {
+        Some(database) => format!("{host}:{port}/{database}"),
+        None => format!("{host}:{port}"),
+    }
+}
+
+fn host_name(host: &tokio_postgres::config::Host) -> String {
+    match host {
+        tokio_postgres::config::Host::Tcp(name) => name.clone(),
+        #[cfg(unix)]
+        tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_names_no_secret() {
+        assert_eq!(place("postgres://app:secret@db.example/shop"), "db.example:5432/shop");
+        assert_eq!(place("host=10.0.0.1 port=6000 password=secret"), "10.0.0.1:6000");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_says_where_and_why() {
+        let port = crate::lab::cluster::free_port();
+        let error = connect(&format!("host=127.0.0.1 port={port} user=x")).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("connect to 127.0.0.1:{port}: ")), "{text}");
+        assert!(text.contains("refused"), "{text}");
+    }
+}

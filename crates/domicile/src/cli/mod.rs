@@ -1,0 +1,168 @@
+//! Which commands are there, and what do they share?
+//!
+//! One file per command. A command reads and prints; what it finds out is judged in values that
+//! tests can make, and what changes the cluster is decided in `domicile-core`.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use domicile_core::config::Config;
+
+use crate::settings::{self, SettingsError};
+
+mod check;
+mod completions;
+mod config;
+mod connect;
+mod directory;
+mod init;
+mod journal;
+mod output;
+
+pub(crate) use output::Output;
+
+const AFTER_HELP: &str = "\
+Examples:
+  domicile init --from postgres://postgres@db.example/shop   propose a domicile.toml
+  domicile check                                             is every database ready for it?
+  domicile directory                                         serve the embedded directory
+  domicile journal list --region eu                          what lost, and why
+
+Exit codes:
+  0  done
+  1  failed
+  2  the command line or the configuration is wrong
+  3  refused, with the reasons
+
+Environment:
+  DOMICILE_CONFIG  the configuration file, instead of --config
+  DOMICILE_LOG     what to log to standard error, as in info or domicile=debug
+  NO_COLOR         no colours, not even on a terminal";
+
+/// Every row has a home: multi-region for ordinary PostgreSQL, with one writer per row.
+#[derive(Debug, Parser)]
+#[command(name = "domicile", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+pub struct Cli {
+    /// The file that describes the cluster.
+    #[arg(
+        long,
+        global = true,
+        env = "DOMICILE_CONFIG",
+        value_name = "FILE",
+        default_value = settings::FILE_DEFAULT
+    )]
+    config: PathBuf,
+
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read a database and propose a configuration for it
+    Init(init::Init),
+    /// Say whether every region's database is ready
+    Check(check::Check),
+    /// Print or check the configuration
+    Config(config::ConfigCommand),
+    /// Serve the embedded directory, for regions on one machine
+    Directory(directory::Directory),
+    /// Show what lost against another region's change
+    Journal(journal::Journal),
+    /// Print a shell's completion script
+    Completions(completions::Completions),
+}
+
+/// How a command ended. Errors end in [`Exit::Failed`] or [`Exit::Usage`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    Failed,
+    /// The command line or the configuration is wrong.
+    Usage,
+    /// Nothing was done, and the reasons were printed.
+    Refused,
+}
+
+impl Exit {
+    /// The exit code for an error that a command returned.
+    pub fn of(error: &anyhow::Error) -> Self {
+        if error.chain().any(|cause| cause.is::<SettingsError>() || cause.is::<UsageError>()) {
+            Self::Usage
+        } else {
+            Self::Failed
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Refused => 3,
+        })
+    }
+}
+
+/// An argument that fits its type but not the rest, such as a region that is not in the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub String);
+
+/// What the global options say.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub config_file: PathBuf,
+    pub output: Output,
+}
+
+impl Context {
+    pub fn config(&self) -> Result<Config, SettingsError> {
+        settings::load(&self.config_file)
+    }
+}
+
+impl Cli {
+    pub fn colour_on_stderr(&self) -> bool {
+        output::colour_wanted(std::io::stderr().is_terminal())
+    }
+
+    pub async fn run(self) -> anyhow::Result<Exit> {
+        let context = Context { config_file: self.config, output: Output::new(self.json) };
+        match self.command {
+            Command::Init(command) => command.run(&context).await,
+            Command::Check(command) => command.run(&context).await,
+            Command::Config(command) => command.run(&context),
+            Command::Directory(command) => command.run(&context).await,
+            Command::Journal(command) => command.run(&context).await,
+            Command::Completions(command) => command.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_not_a_failure_of_the_command() {
+        let missing = settings::load("/nonexistent/domicile.toml".as_ref()).unwrap_err();
+        assert_eq!(Exit::of(&missing.into()), Exit::Usage);
+        assert_eq!(Exit::of(&anyhow::anyhow!("connect")), Exit::Failed);
+    }
+}
