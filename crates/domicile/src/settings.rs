@@ -37,7 +37,7 @@ pub const FILE_DEFAULT: &str = "domicile.toml";
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("read {}: {source}", path.display())]
+    #[error("read {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("{}\n{}", heading(path, mistakes), mistake::lines(mistakes))]
     Mistakes { path: PathBuf, mistakes: Vec<Mistake> },

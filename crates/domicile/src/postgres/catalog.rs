@@ -134,9 +134,9 @@ pub struct ForeignKey {
 /// Why the catalogue could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
-    #[error("read catalogue: {0}")]
+    #[error("read catalogue")]
     Query(#[from] tokio_postgres::Error),
-    #[error("understand catalogue entry of table \"{table}\": {source}")]
+    #[error("understand catalogue entry of table \"{table}\"")]
     Entry { table: TableName, source: serde_json::Error },
     #[error("table \"{table}\" has {what} \"{value}\", which this version does not know")]
     Letter { table: TableName, what: &'static str, value: String },

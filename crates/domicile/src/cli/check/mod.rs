@@ -80,7 +80,7 @@ fn print(output: Output, config: &Config, findings: &[Finding]) -> anyhow::Resul
     for finding in findings {
         let text = match finding.way_out.as_str() {
             "" => finding.what.clone(),
-            way_out => format!("{}\n{way_out}", finding.what),
+            way_out => format!("{}\n-> {way_out}", finding.what),
         };
         let regions = match finding.regions.len() {
             0 => "all".to_owned(),
