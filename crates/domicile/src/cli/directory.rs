@@ -43,7 +43,9 @@ async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
 }
 
 /// Cancels the token at the first SIGTERM or SIGINT.
-fn cancel_on_signal(token: CancellationToken) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+pub(super) fn cancel_on_signal(
+    token: CancellationToken,
+) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     Ok(tokio::spawn(async move {

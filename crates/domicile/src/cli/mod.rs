@@ -12,6 +12,7 @@ use domicile_core::config::Config;
 
 use crate::settings::{self, SettingsError};
 
+mod agent;
 mod check;
 mod completions;
 mod config;
@@ -20,6 +21,10 @@ mod directory;
 mod init;
 mod journal;
 mod output;
+mod outside;
+mod partition;
+mod runs;
+mod status;
 
 pub(crate) use output::Output;
 
@@ -28,6 +33,9 @@ Examples:
   domicile init --from postgres://postgres@db.example/shop   propose a domicile.toml
   domicile check                                             is every database ready for it?
   domicile directory                                         serve the embedded directory
+  domicile agent --region eu                                 run a region's agent
+  domicile status                                            how is every region?
+  domicile switchover --from eu --to us                      move partitions, losing nothing
   domicile journal list --region eu                          what lost, and why
 
 Exit codes:
@@ -73,6 +81,18 @@ enum Command {
     Config(config::ConfigCommand),
     /// Serve the embedded directory, for regions on one machine
     Directory(directory::Directory),
+    /// Run a region's agent
+    Agent(agent::Agent),
+    /// Say how every region is, and how far behind
+    Status(status::Status),
+    /// List, show and move partitions
+    Partition(partition::Partition),
+    /// Say what a failover or switchover would do
+    Plan(runs::Plan),
+    /// Take over everything that a lost region owns
+    Failover(runs::Failover),
+    /// Move partitions while everything is well
+    Switchover(runs::Switchover),
     /// Show what lost against another region's change
     Journal(journal::Journal),
     /// Print a shell's completion script
@@ -142,6 +162,12 @@ impl Cli {
             Command::Check(command) => command.run(&context).await,
             Command::Config(command) => command.run(&context),
             Command::Directory(command) => command.run(&context).await,
+            Command::Agent(command) => command.run(&context).await,
+            Command::Status(command) => command.run(&context).await,
+            Command::Partition(command) => command.run(&context).await,
+            Command::Plan(command) => command.run(&context).await,
+            Command::Failover(command) => command.run(&context).await,
+            Command::Switchover(command) => command.run(&context).await,
             Command::Journal(command) => command.run(&context).await,
             Command::Completions(command) => command.run(),
         }

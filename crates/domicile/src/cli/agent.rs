@@ -1,0 +1,47 @@
+//! How does one run a region's agent?
+
+use clap::Args;
+use domicile_core::id::RegionId;
+use tokio_util::sync::CancellationToken;
+
+use super::directory::cancel_on_signal;
+use super::{Context, Exit, UsageError};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Runs until it gets SIGTERM or SIGINT. Prepares the region's PostgreSQL by
+itself: schema domicile, guards, publication, slot. Waits for PostgreSQL and the
+directory when they are not there yet.
+
+Example:
+  domicile --config /etc/domicile.toml agent --region eu")]
+pub struct Agent {
+    /// The region that this machine is in
+    #[arg(long, env = "DOMICILE_REGION", value_name = "NAME")]
+    region: RegionId,
+    /// Stop when standard input ends, as it does when the parent process dies
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+impl Agent {
+    pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        let config = context.config()?;
+        if config.region(&self.region).is_none() {
+            let known: Vec<String> = config.region_ids().iter().map(ToString::to_string).collect();
+            let known = known.join(", ");
+            return Err(UsageError(format!("no region {}: there are {known}", self.region)).into());
+        }
+        let shutdown = CancellationToken::new();
+        let signalled = cancel_on_signal(shutdown.clone())?;
+        if self.exit_with_stdin {
+            let shutdown = shutdown.clone();
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                shutdown.cancel();
+            });
+        }
+        let ran = crate::agent::run(config, self.region, shutdown).await;
+        signalled.abort();
+        ran.map(|()| Exit::Done)
+    }
+}

@@ -1,0 +1,124 @@
+//! What can be seen of the cluster from outside: by asking the directory and every agent?
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use domicile_core::config::Config;
+use domicile_core::id::RegionId;
+use domicile_core::lsn::Frontier;
+use domicile_core::outage::{Probe, Sighting, judge};
+use domicile_core::ownership::Ownership;
+use domicile_core::runbook::{Facts, RegionFacts};
+use domicile_core::time::{Millis, Time};
+use tokio::time::timeout;
+
+use crate::directory::documents::{OWNERSHIP_KEY, lift_ownership};
+use crate::directory::{self};
+use crate::peer;
+use crate::proto::StatusRequest;
+use crate::status::RegionStatus;
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The directory's word and every region's own.
+pub struct Outside {
+    pub directory: directory::Client,
+    pub ownership: Ownership,
+    pub ownership_revision: u64,
+    /// `Err` says why a region does not answer.
+    pub statuses: BTreeMap<RegionId, Result<RegionStatus, String>>,
+}
+
+impl Outside {
+    pub async fn look(config: &Config) -> anyhow::Result<Self> {
+        let directory = directory::Client::new(&config.directory.address)?;
+        let document = directory
+            .get(OWNERSHIP_KEY)
+            .await?
+            .context("the directory has no ownership yet: no agent has started")?;
+        Ok(Self {
+            ownership: lift_ownership(&config.cluster, &document.value)?,
+            ownership_revision: document.revision,
+            statuses: ask_all(config).await,
+            directory,
+        })
+    }
+
+    /// What a plan is made of. Only durations come from other clocks: "now" is arbitrary here.
+    pub fn facts(&self, config: &Config) -> Facts {
+        let now = Time(1 << 40);
+        let regions = config.region_ids().into_iter().map(|region| {
+            let facts = self.region_facts(config, &region, now);
+            (region, facts)
+        });
+        Facts {
+            now,
+            rpo: config.rpo,
+            ownership: self.ownership.clone(),
+            ownership_revision: self.ownership_revision,
+            regions: regions.collect(),
+            seals: BTreeMap::new(),
+            canary_written: false,
+        }
+    }
+
+    fn region_facts(&self, config: &Config, region: &RegionId, now: Time) -> RegionFacts {
+        let sightings: Vec<Sighting> = self.sightings(region).collect();
+        let silent = sightings.iter().map(|s| s.silent_for).min().unwrap_or_default();
+        let lasts = config.lease.drift.outlast(config.lease.ttl);
+        let policy = &config.failover;
+        let told = self.statuses.get(region).and_then(|s| s.as_ref().ok());
+        let frontier = |positions: &BTreeMap<String, String>| -> Frontier {
+            let lift = |(o, l): (&String, &String)| Some((o.parse().ok()?, l.parse().ok()?));
+            positions.iter().filter_map(lift).collect()
+        };
+        RegionFacts {
+            reachable: told.is_some(),
+            lease_over_at: Some(Time((now + lasts).0.saturating_sub(silent.0))),
+            outage: Some(judge(region, &sightings, policy.suspect_after, policy.observers)),
+            flushed: told.map(|s| frontier(&s.flushed)).unwrap_or_default(),
+            applied: told.map(|s| frontier(&s.applied)).unwrap_or_default(),
+            ownership_seen: told.map_or(0, |s| s.ownership_seen),
+            exposure: told.map_or(Millis(0), |s| {
+                Millis(s.peers.iter().map(|p| p.exposure_ms).min().unwrap_or(0))
+            }),
+        }
+    }
+
+    /// What the other regions have seen of `region`.
+    fn sightings<'a>(&'a self, region: &'a RegionId) -> impl Iterator<Item = Sighting> + 'a {
+        self.statuses.iter().filter(move |(observer, _)| *observer != region).filter_map(
+            move |(observer, status)| {
+                let seen =
+                    status.as_ref().ok()?.peers.iter().find(|p| p.region == region.as_str())?;
+                Some(Sighting {
+                    observer: observer.clone(),
+                    silent_for: Millis(seen.lease_silent_ms),
+                    probe: match seen.probe.as_str() {
+                        "written" => Probe::Written,
+                        "refused" => Probe::Refused,
+                        _ => Probe::Unreachable,
+                    },
+                })
+            },
+        )
+    }
+}
+
+/// Asks every agent at once.
+pub async fn ask_all(config: &Config) -> BTreeMap<RegionId, Result<RegionStatus, String>> {
+    let asked = config.regions.iter().map(|region| async move {
+        (region.id.clone(), ask(&region.peer).await.map_err(|e| format!("{e:#}")))
+    });
+    futures_util::future::join_all(asked).await.into_iter().collect()
+}
+
+async fn ask(address: &str) -> anyhow::Result<RegionStatus> {
+    let mut client = peer::channel(address)?;
+    let answer = timeout(ANSWER_TIMEOUT, client.status(StatusRequest {}))
+        .await
+        .context("the agent is silent")?
+        .map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+    serde_json::from_str(&answer.into_inner().json).context("read the agent's status")
+}

@@ -1,0 +1,104 @@
+//! How is every region, and how far behind is it?
+
+use clap::Args;
+use comfy_table::Color;
+use domicile_core::id::RegionId;
+use serde_json::json;
+
+use super::output::trimmed;
+use super::outside::ask_all;
+use super::{Context, Exit, Output};
+use crate::status::RegionStatus;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Asks every region's agent. Ends with 1 when a region does not answer or cannot write.
+
+Examples:
+  domicile status
+  domicile status --json | jq '.[] | {region, lease_live, journal_entries}'"
+)]
+pub struct Status {}
+
+impl Status {
+    pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        let config = context.config()?;
+        let statuses = ask_all(&config).await;
+        let well = statuses.values().all(|s| s.as_ref().is_ok_and(|s| s.lease_live));
+        if context.output.is_json() {
+            let all: Vec<serde_json::Value> = statuses
+                .iter()
+                .map(|(region, status)| match status {
+                    Ok(status) => serde_json::to_value(status).unwrap_or_default(),
+                    Err(why) => json!({ "region": region.as_str(), "unreachable": why }),
+                })
+                .collect();
+            context.output.print_json(&all)?;
+        } else {
+            context.output.print(&regions(&context.output, &statuses))?;
+            context.output.print(&links(&context.output, &statuses))?;
+        }
+        Ok(if well { Exit::Done } else { Exit::Failed })
+    }
+}
+
+type Statuses = std::collections::BTreeMap<RegionId, Result<RegionStatus, String>>;
+
+fn regions(output: &Output, statuses: &Statuses) -> String {
+    let mut table =
+        output.table(["REGION", "STATE", "OWNS", "LOG END", "JOURNAL", "TO REPAIR", "CONDITIONS"]);
+    for (region, status) in statuses {
+        let name = output.cell(region.as_str(), Color::Reset);
+        let Ok(status) = status else {
+            let why = status.as_ref().err().map_or("", String::as_str);
+            table.add_row([
+                name,
+                output.cell("unreachable", Color::Red),
+                output.cell(why, Color::Reset),
+            ]);
+            continue;
+        };
+        let state = if status.lease_live {
+            output.cell("writable", Color::Green)
+        } else {
+            output.cell("read-only", Color::Yellow)
+        };
+        let owns: Vec<&str> = status.owns.iter().map(|o| o.partitions.as_str()).collect();
+        let conditions: Vec<&str> = status.conditions.iter().map(|c| c.name.as_str()).collect();
+        let owns = if owns.is_empty() { "nothing".to_owned() } else { owns.join(" ") };
+        table.add_row([
+            name,
+            state,
+            output.cell(&owns, Color::Reset),
+            output.cell(&status.log_end, Color::Reset),
+            output.cell(&status.journal_entries.to_string(), Color::Reset),
+            output.cell(&status.repairs_pending.to_string(), Color::Reset),
+            output.cell(&conditions.join(" "), Color::Red),
+        ]);
+    }
+    trimmed(&table)
+}
+
+fn links(output: &Output, statuses: &Statuses) -> String {
+    let mut table =
+        output.table(["FROM", "TO", "LINK", "LAG", "STALENESS", "EXPOSURE", "LEASE SILENT"]);
+    for (region, status) in statuses {
+        for peer in status.iter().flat_map(|s| &s.peers) {
+            let link = if peer.connected {
+                output.cell("up", Color::Green)
+            } else {
+                output.cell("down", Color::Red)
+            };
+            table.add_row([
+                output.cell(region.as_str(), Color::Reset),
+                output.cell(&peer.region, Color::Reset),
+                link,
+                output.cell(&format!("{} B", peer.lag_bytes), Color::Reset),
+                output.cell(&format!("{} ms", peer.staleness_ms), Color::Reset),
+                output.cell(&format!("{} ms", peer.exposure_ms), Color::Reset),
+                output.cell(&format!("{} ms", peer.lease_silent_ms), Color::Reset),
+            ]);
+        }
+    }
+    format!("\n{}", trimmed(&table))
+}
