@@ -16,6 +16,7 @@ mod bank;
 mod bypass;
 mod proof;
 mod report;
+mod runs;
 mod scene;
 mod screen;
 mod story;

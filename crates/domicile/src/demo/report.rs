@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use domicile_core::time::Time;
 use serde::Serialize;
 
 use super::proof::Proof;
@@ -56,11 +57,22 @@ pub struct Failover {
     pub rto_ms: Option<u64>,
     /// Until every one of the partitions had answered.
     pub rto_all_ms: Option<u64>,
-    /// Age of the oldest commit that no other region held, as the plan of the failover saw it.
-    pub estimated_loss: Option<serde_json::Value>,
-    /// Acknowledged operations that the surviving history does not contain.
-    pub measured_loss: u64,
+    /// What the plan of the failover expected.
+    pub estimated_loss: Option<Loss>,
+    /// What the surviving history does not contain of what was acknowledged.
+    pub measured_loss: Loss,
     pub client_errors: u64,
+    #[serde(skip)]
+    pub killed_at: Time,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Loss {
+    /// From the oldest commit that was lost until the outage.
+    pub ms: u64,
+    /// How many acknowledged operations; an estimate does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operations: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -101,7 +113,12 @@ impl Report {
         self.refused_as_promised = totals.refused_as_promised;
         self.lost_acknowledged = proof.lost.len() as u64;
         self.journaled = proof.journaled;
-        self.failover.measured_loss = self.lost_acknowledged;
+        let killed_at = self.failover.killed_at;
+        let oldest = proof.lost.iter().map(|ack| ack.at).min().unwrap_or(killed_at);
+        self.failover.measured_loss = Loss {
+            ms: killed_at.0.saturating_sub(oldest.0),
+            operations: Some(self.lost_acknowledged),
+        };
         self.checksums_equal = proof.checksums_equal();
         self.tables = proof.tables();
         let texts = tally.error_texts().into_iter();
@@ -151,8 +168,13 @@ impl Report {
 
     fn failed_over(&self) -> Promise {
         let rto = self.failover.rto_ms;
+        let estimated = self.failover.estimated_loss.map_or(0, |loss| loss.ms);
         let detail = rto.map_or("no write was answered again".to_owned(), |ms| {
-            format!("writes answered again after {:.1} s", ms as f64 / 1000.0)
+            format!(
+                "writes answered again after {:.1} s; loss estimated {estimated} ms, measured {} ms",
+                ms as f64 / 1000.0,
+                self.failover.measured_loss.ms
+            )
         });
         Promise {
             promise: "a lost region's partitions get a new owner without a person".to_owned(),
@@ -244,7 +266,6 @@ mod tests {
     use super::*;
     use crate::demo::proof::Books;
     use crate::demo::tally::Acknowledged;
-    use domicile_core::time::Time;
     use uuid::Uuid;
 
     fn ack() -> Acknowledged {

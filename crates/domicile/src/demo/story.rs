@@ -14,12 +14,14 @@ use tokio::task::JoinSet;
 
 use super::bypass::Bypass;
 use super::proof::{Books, Proof};
-use super::report::{Failover, Rejoin, Report, Switchover};
+use super::report::{Failover, Loss, Rejoin, Report, Switchover};
+use super::runs;
 use super::scene::{Narrator, Poller, RegionView, Scene, Tone};
 use super::tally::{Phase, Tally, pause_ms, slowest_ms};
 use super::workload::{Workload, WorkloadConfig};
 use super::{DemoConfig, Rpo};
 use crate::clock::Clock;
+use crate::directory;
 use crate::lab::regions::{Regions, Statuses, unready};
 
 const COMMAND_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -58,7 +60,8 @@ struct Story<'a> {
     scene: watch::Receiver<Scene>,
     tally: Arc<Tally>,
     workload: Option<Workload>,
-    /// The poller and the clients that go past the gateway.
+    directory: directory::Client,
+    /// The poller, who tells of runs, and the clients that go past the gateway.
     tasks: JoinSet<()>,
     regions: Regions,
 }
@@ -88,6 +91,8 @@ impl<'a> Story<'a> {
         tasks.spawn(poller.run(scene));
         narrator.say(Tone::Plain, "three PostgreSQL clusters are up; starting the agents");
         regions.start_all().await?;
+        let directory = directory::Client::new(&regions.directory().to_string())?;
+        tasks.spawn(runs::narrate(directory.clone(), narrator.clone()));
         let mut story = Self {
             config,
             clock,
@@ -95,6 +100,7 @@ impl<'a> Story<'a> {
             scene: watching,
             tally,
             workload: None,
+            directory,
             tasks,
             regions,
         };
@@ -203,13 +209,15 @@ impl<'a> Story<'a> {
             rto_ms.unwrap_or(0) as f64 / 1000.0
         );
         self.narrator.say(Tone::Good, text);
+        let estimated = runs::estimated_loss_ms(&self.directory, &name).await?;
         Ok(Failover {
             lost: name,
             partitions,
             rto_ms,
             rto_all_ms: last.map(|last| all_at.0 - last.0),
-            estimated_loss: None,
-            measured_loss: 0,
+            estimated_loss: estimated.map(|ms| Loss { ms, operations: None }),
+            measured_loss: Loss::default(),
+            killed_at,
             client_errors: self.tally.errors_in(Phase::Failover),
         })
     }

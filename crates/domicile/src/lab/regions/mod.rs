@@ -19,12 +19,14 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
+mod config;
 mod error;
 mod file;
 mod links;
 mod program;
 mod watch;
 
+pub use config::RegionsConfig;
 pub use error::RegionsError;
 use error::log_tail;
 use file::{Common, Seen};
@@ -32,57 +34,12 @@ pub use links::{Links, Purpose};
 use program::Program;
 pub use watch::{Observer, Statuses, partitions_of, unready};
 
-use crate::lab::cluster::{Cluster, ClusterConfig, PgBin, TemporaryFolder, free_port};
+use crate::lab::cluster::{Cluster, ClusterConfig, TemporaryFolder, free_port};
 use crate::status::RegionStatus;
 
 /// From the last process started until everything owns, listens and ships.
 const READY_WAIT_MAX: Duration = Duration::from_secs(90);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// What world to make.
-#[derive(Clone, Debug)]
-pub struct RegionsConfig {
-    pub names: Vec<String>,
-    /// As in `hash(branch_id, 12)` or `whole`.
-    pub partition: String,
-    /// How many partitions that makes, one for all reference tables included.
-    pub partitions: u32,
-    /// `0` or `none`.
-    pub rpo: String,
-    /// There and back between two regions.
-    pub round_trip: Duration,
-    pub lease: Duration,
-    pub automatic_failover: bool,
-    pub bin: PgBin,
-    /// Kept afterwards; a temporary one that goes when it is absent.
-    pub keep: Option<PathBuf>,
-    /// Runs in every region before its agent starts, so it must do the same everywhere.
-    pub seed_sql: String,
-    /// The `[[table]]` part of the configuration.
-    pub tables: String,
-    /// The `domicile` program: in a test `env!("CARGO_BIN_EXE_domicile")`, else ourselves.
-    pub binary: PathBuf,
-}
-
-impl RegionsConfig {
-    /// Three regions 40 ms apart that share `partitions` partitions by the hash of `column`.
-    pub fn three(binary: PathBuf, bin: PgBin, column: &str, partitions: u32) -> Self {
-        Self {
-            names: ["eu", "us", "ap"].map(str::to_owned).to_vec(),
-            partition: format!("hash({column}, {partitions})"),
-            partitions,
-            rpo: "0".to_owned(),
-            round_trip: Duration::from_millis(40),
-            lease: Duration::from_secs(3),
-            automatic_failover: true,
-            bin,
-            keep: None,
-            seed_sql: String::new(),
-            tables: String::new(),
-            binary,
-        }
-    }
-}
 
 /// One region: its cluster, its agent, and where they are found.
 #[derive(Debug)]
@@ -100,6 +57,7 @@ pub struct Regions {
     config: RegionsConfig,
     places: BTreeMap<String, Place>,
     directory: Program,
+    directory_address: SocketAddr,
     links: Links,
     observer: Observer,
     folder: PathBuf,
@@ -168,12 +126,13 @@ impl Regions {
             config,
             places,
             directory: program,
+            directory_address: directory,
             links,
             observer,
             folder,
             _temporary: temporary,
         };
-        regions.write_files(directory)?;
+        regions.write_files()?;
         Ok(regions)
     }
 
@@ -188,6 +147,11 @@ impl Regions {
     /// Returns a handle that asks agents for their status; it may be cloned and kept.
     pub fn observer(&self) -> &Observer {
         &self.observer
+    }
+
+    /// Returns where the directory is, without a link in between.
+    pub fn directory(&self) -> SocketAddr {
+        self.directory_address
     }
 
     /// Returns where clients of this region connect.
@@ -328,8 +292,8 @@ impl Regions {
         self.places.get_mut(region).expect("a region of the lab")
     }
 
-    fn write_files(&self, directory: SocketAddr) -> Result<(), RegionsError> {
-        let config = &self.config;
+    fn write_files(&self) -> Result<(), RegionsError> {
+        let (config, directory) = (&self.config, self.directory_address);
         let common = Common {
             cluster: "lab".to_owned(),
             partition: config.partition.clone(),

@@ -1,6 +1,7 @@
 //! Are regions made alike, and do they leave nothing behind, even when abandoned half-way?
 
 use super::*;
+use crate::lab::cluster::PgBin;
 
 fn two() -> RegionsConfig {
     let binary = PathBuf::from("/bin/false");

@@ -1,0 +1,51 @@
+//! What world should the lab make?
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::lab::cluster::PgBin;
+
+/// What world to make.
+#[derive(Clone, Debug)]
+pub struct RegionsConfig {
+    pub names: Vec<String>,
+    /// As in `hash(branch_id, 12)` or `whole`.
+    pub partition: String,
+    /// How many partitions that makes, one for all reference tables included.
+    pub partitions: u32,
+    /// `0` or `none`.
+    pub rpo: String,
+    /// There and back between two regions.
+    pub round_trip: Duration,
+    pub lease: Duration,
+    pub automatic_failover: bool,
+    pub bin: PgBin,
+    /// Kept afterwards; a temporary one that goes when it is absent.
+    pub keep: Option<PathBuf>,
+    /// Runs in every region before its agent starts, so it must do the same everywhere.
+    pub seed_sql: String,
+    /// The `[[table]]` part of the configuration.
+    pub tables: String,
+    /// The `domicile` program: in a test `env!("CARGO_BIN_EXE_domicile")`, else ourselves.
+    pub binary: PathBuf,
+}
+
+impl RegionsConfig {
+    /// Three regions 40 ms apart that share `partitions` partitions by the hash of `column`.
+    pub fn three(binary: PathBuf, bin: PgBin, column: &str, partitions: u32) -> Self {
+        Self {
+            names: ["eu", "us", "ap"].map(str::to_owned).to_vec(),
+            partition: format!("hash({column}, {partitions})"),
+            partitions,
+            rpo: "0".to_owned(),
+            round_trip: Duration::from_millis(40),
+            lease: Duration::from_secs(3),
+            automatic_failover: true,
+            bin,
+            keep: None,
+            seed_sql: String::new(),
+            tables: String::new(),
+            binary,
+        }
+    }
+}
