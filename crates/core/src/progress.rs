@@ -63,6 +63,11 @@ impl OriginProgress {
         self.seen = self.seen.max(position);
     }
 
+    /// Up to where everything in the stream was read and judged.
+    pub fn position(&self) -> Lsn {
+        self.seen
+    }
+
     /// Our log is durable up to `end`.
     pub fn flushed(&mut self, end: Lsn) {
         self.flushed = self.flushed.max(end);

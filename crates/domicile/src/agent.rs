@@ -274,11 +274,19 @@ impl Parts {
                 gate: gate.clone(),
                 repairs: repairs.subscribe(),
             };
-            tasks.spawn(after_setup(
-                tenure.clone(),
-                shutdown.clone(),
-                applier.run(shutdown.clone()),
-            ));
+            let (known, positions) = (tenure.clone(), self.positions.clone());
+            let stop = shutdown.clone();
+            let applied = async move {
+                // What was left unshipped by the last run of this region is judged first: else its
+                // rows would meet the others' changes as conflicts.
+                let start = known.borrow().wal_at_start.unwrap_or_default();
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = positions.wait_for_capture(start) => {}
+                }
+                applier.run(stop).await;
+            };
+            tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), applied));
         }
         let tails = Tails {
             postgres: self.here.postgres.clone(),

@@ -167,6 +167,16 @@ impl Positions {
         }
     }
 
+    /// Waits until capture has read and judged everything up to `position`.
+    pub async fn wait_for_capture(&self, position: Lsn) {
+        let mut changed = self.subscribe();
+        while self.lock().own.position() < position {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
         self.shared.changed.send_modify(|count| *count += 1);

@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use domicile_core::config::Config;
 use domicile_core::id::{RegionId, RunId};
 use domicile_core::lease::Held;
-use domicile_core::lsn::Cut;
+use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::{Ownership, OwnershipChange};
 use domicile_core::time::Time;
 use tokio::sync::watch;
@@ -51,6 +51,8 @@ pub struct TenureState {
     pub guard_revision: u64,
     /// Capture may start: publication and slot are there.
     pub slot_ready: bool,
+    /// Where PostgreSQL's WAL ended when this agent first reached it.
+    pub wal_at_start: Option<Lsn>,
     /// A named state that stops everything, and why.
     pub halted: Option<(String, String)>,
 }
@@ -135,6 +137,9 @@ impl Tenure {
             .query_one("SELECT current_setting('server_version_num')::integer", &[])
             .await?
             .get(0);
+        let wal_end: String =
+            client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0);
+        let wal_end: Lsn = wal_end.parse()?;
         let alone: bool =
             client.query_one("SELECT pg_try_advisory_lock($1)", &[&AGENT_LOCK]).await?.get(0);
         if !alone {
@@ -153,6 +158,7 @@ impl Tenure {
             state.postgres_reachable = true;
             state.postgres_version = u32::try_from(version).unwrap_or(0);
             state.slot_ready = true;
+            state.wal_at_start = state.wal_at_start.or(Some(wal_end));
         });
         Ok(Guard { client, map: None })
     }

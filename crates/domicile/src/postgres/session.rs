@@ -28,7 +28,8 @@ pub fn configure(connection: &str, application: &str) -> anyhow::Result<tokio_po
     let mut options: String =
         PINNED.iter().map(|(name, value)| format!("-c {name}={value} ")).collect();
     options.push_str("-c synchronous_commit=local -c statement_timeout=0 -c lock_timeout=0 ");
-    options.push_str("-c idle_in_transaction_session_timeout=0 -c search_path=pg_catalog");
+    options.push_str("-c idle_in_transaction_session_timeout=0 -c search_path=pg_catalog ");
+    options.push_str("-c client_min_messages=warning");
     config.options(&options).application_name(application).connect_timeout(CONNECT_TIMEOUT);
     Ok(config)
 }
