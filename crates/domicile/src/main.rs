@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("DOMICILE_LOG").unwrap_or(EnvFilter::new("info")))
+        .with_env_filter(
+            EnvFilter::try_from_env("DOMICILE_LOG").unwrap_or(EnvFilter::new(cli.log_default())),
+        )
         .with_writer(std::io::stderr)
         .with_ansi(cli.colour_on_stderr())
         .init();

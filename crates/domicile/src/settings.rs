@@ -30,6 +30,7 @@ mod tests;
 pub use mistake::Mistake;
 use mistake::Mistakes;
 pub use partition::Partition;
+pub(crate) use units::duration;
 
 /// The file that every command reads unless told otherwise.
 pub const FILE_DEFAULT: &str = "domicile.toml";

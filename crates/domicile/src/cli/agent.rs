@@ -2,9 +2,8 @@
 
 use clap::Args;
 use domicile_core::id::RegionId;
-use tokio_util::sync::CancellationToken;
 
-use super::directory::cancel_on_signal;
+use super::lifetime::Lifetime;
 use super::{Context, Exit, UsageError};
 
 #[derive(Debug, Args)]
@@ -18,9 +17,8 @@ pub struct Agent {
     /// The region that this machine is in
     #[arg(long, env = "DOMICILE_REGION", value_name = "NAME")]
     region: RegionId,
-    /// Stop when standard input ends, as it does when the parent process dies
-    #[arg(long, hide = true)]
-    exit_with_stdin: bool,
+    #[command(flatten)]
+    lifetime: Lifetime,
 }
 
 impl Agent {
@@ -31,17 +29,7 @@ impl Agent {
             let known = known.join(", ");
             return Err(UsageError(format!("no region {}: there are {known}", self.region)).into());
         }
-        let shutdown = CancellationToken::new();
-        let signalled = cancel_on_signal(shutdown.clone())?;
-        if self.exit_with_stdin {
-            let shutdown = shutdown.clone();
-            std::thread::spawn(move || {
-                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-                shutdown.cancel();
-            });
-        }
-        let ran = crate::agent::run(config, self.region, shutdown).await;
-        signalled.abort();
-        ran.map(|()| Exit::Done)
+        let shutdown = self.lifetime.token()?;
+        crate::agent::run(config, self.region, shutdown).await.map(|()| Exit::Done)
     }
 }

@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
+use super::lifetime::Lifetime;
 use super::{Context, Exit};
 use crate::directory::server::{self, DirectoryConfig};
 
@@ -20,6 +19,8 @@ pub struct Directory {
     /// Listen here instead of at directory.address
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+    #[command(flatten)]
+    lifetime: Lifetime,
 }
 
 impl Directory {
@@ -28,11 +29,8 @@ impl Directory {
         let listen = resolve(self.listen.as_deref().unwrap_or(&directory.address)).await?;
         let config = DirectoryConfig { listen, data: directory.data.into() };
         let listener = config.bind().await?;
-        let shutdown = CancellationToken::new();
-        let signalled = cancel_on_signal(shutdown.clone())?;
-        let served = server::serve(config, listener, shutdown).await;
-        signalled.abort();
-        served.map(|()| Exit::Done)
+        let shutdown = self.lifetime.token()?;
+        server::serve(config, listener, shutdown).await.map(|()| Exit::Done)
     }
 }
 
@@ -40,19 +38,4 @@ async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     let found = tokio::net::lookup_host(address).await;
     let found = found.with_context(|| format!("look up {address}"))?.next();
     found.with_context(|| format!("look up {address}: it has no address"))
-}
-
-/// Cancels the token at the first SIGTERM or SIGINT.
-pub(super) fn cancel_on_signal(
-    token: CancellationToken,
-) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
-    Ok(tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => (),
-            _ = interrupt.recv() => (),
-        }
-        token.cancel();
-    }))
 }

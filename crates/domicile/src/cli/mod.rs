@@ -17,9 +17,11 @@ mod check;
 mod completions;
 mod config;
 mod connect;
+mod demo;
 mod directory;
 mod init;
 mod journal;
+mod lifetime;
 mod output;
 mod outside;
 mod partition;
@@ -30,6 +32,7 @@ pub(crate) use output::Output;
 
 const AFTER_HELP: &str = "\
 Examples:
+  domicile demo                                              see it survive an outage, here and now
   domicile init --from postgres://postgres@db.example/shop   propose a domicile.toml
   domicile check                                             is every database ready for it?
   domicile directory                                         serve the embedded directory
@@ -73,6 +76,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Try it: three regions, a bank, an outage, and the proof that nothing was lost
+    Demo(demo::Demo),
     /// Read a database and propose a configuration for it
     Init(init::Init),
     /// Say whether every region's database is ready
@@ -155,9 +160,18 @@ impl Cli {
         output::colour_wanted(std::io::stderr().is_terminal())
     }
 
+    /// What is logged unless `DOMICILE_LOG` says otherwise: nothing routine over a screen.
+    pub fn log_default(&self) -> &'static str {
+        match self.command {
+            Command::Demo(_) => "error",
+            _ => "info",
+        }
+    }
+
     pub async fn run(self) -> anyhow::Result<Exit> {
         let context = Context { config_file: self.config, output: Output::new(self.json) };
         match self.command {
+            Command::Demo(command) => command.run(&context).await,
             Command::Init(command) => command.run(&context).await,
             Command::Check(command) => command.run(&context).await,
             Command::Config(command) => command.run(&context),

@@ -54,6 +54,8 @@ pub enum Display {
     Screen,
     /// One line for each event.
     Lines,
+    /// Only what comes of it.
+    Nothing,
 }
 
 #[derive(Clone, Debug)]
@@ -157,7 +159,7 @@ pub async fn run(config: DemoConfig) -> anyhow::Result<Outcome> {
     );
     let mut screen = match config.display {
         Display::Screen => Some(screen::Screen::open(scene.subscribe())?),
-        Display::Lines => None,
+        Display::Lines | Display::Nothing => None,
     };
     let stage = Stage { clock, narrator, scene };
     tokio::select! {

@@ -156,8 +156,7 @@ impl<'a> Story<'a> {
         let partitions = self.owned_by(from);
         let (from_name, to_name) = (self.name(from), self.name(to));
         let begin = self.enter(Phase::Switchover);
-        let text =
-            format!("moving all {} partitions of {from_name} to {to_name}", partitions.len());
+        let text = format!("moving {} of {from_name} to {to_name}", count(&partitions));
         self.narrator.say(Tone::Deed, text);
         self.command(&["switchover", "--from", &from_name, "--to", &to_name]).await?;
         self.served_by_others(&partitions, from, begin).await?;
@@ -204,8 +203,8 @@ impl<'a> Story<'a> {
             .max();
         let rto_ms = pause_ms(&acknowledged, &partitions, lost, killed_at);
         let text = format!(
-            "writes to {} partitions of {name} are answered again after {:.1} s",
-            partitions.len(),
+            "writes to {} of {name} are answered again after {:.1} s",
+            count(&partitions),
             rto_ms.unwrap_or(0) as f64 / 1000.0
         );
         self.narrator.say(Tone::Good, text);
@@ -361,5 +360,12 @@ impl<'a> Story<'a> {
     fn smallest_owner(&self) -> anyhow::Result<usize> {
         let regions = 1..self.regions.names().len();
         regions.min_by_key(|region| self.owned_by(*region).len()).context("find another region")
+    }
+}
+
+fn count(partitions: &[u32]) -> String {
+    match partitions {
+        [_] => "the partition".to_owned(),
+        several => format!("{} partitions", several.len()),
     }
 }

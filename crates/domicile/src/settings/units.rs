@@ -5,7 +5,7 @@ use domicile_core::time::Millis;
 
 const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
 
-pub(super) fn duration(text: &str) -> Result<Millis, String> {
+pub(crate) fn duration(text: &str) -> Result<Millis, String> {
     let refused = || {
         format!(
             "\"{text}\" is not a duration: expected a number and ms, s, m or h, as in \"500ms\""
