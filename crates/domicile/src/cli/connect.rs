@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio_postgres::{Client, NoTls};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
-/// No statement of a command is worth more than this to the database.
-const STATEMENT_WAIT: &str = "-c statement_timeout=30s";
+/// No statement of a command is worth more time than this to the database, and no commit of one
+/// waits for other regions: a probe should not hang because an agent is away.
+const OPTIONS: &str = "-c statement_timeout=30s -c synchronous_commit=local";
 
 /// Why there is no session. Tells the whole chain of causes in one line, without secrets.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +27,11 @@ pub async fn connect(connection: &str) -> Result<Client, ConnectError> {
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_WAIT);
     }
-    if config.get_options().is_none() {
-        config.options(STATEMENT_WAIT);
-    }
+    let options = match config.get_options() {
+        Some(theirs) => format!("{OPTIONS} {theirs}"),
+        None => OPTIONS.to_owned(),
+    };
+    config.options(&options);
     let (client, session) = config.connect(NoTls).await.map_err(failed)?;
     tokio::spawn(async move {
         if let Err(error) = session.await {

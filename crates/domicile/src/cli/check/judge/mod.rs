@@ -11,6 +11,8 @@ mod regions;
 mod sequences;
 mod server;
 mod table;
+#[cfg(test)]
+mod tests;
 mod unlisted;
 
 pub use keys::may_be_key;

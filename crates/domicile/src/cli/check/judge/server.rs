@@ -9,6 +9,8 @@ use crate::cli::check::survey::{Probes, Reached, Server};
 const VERSION_NUM_MIN: i32 = 140_000;
 /// The first version that was never tried.
 const VERSION_NUM_END: i32 = 190_000;
+/// How the capture connection is known as a synchronous standby.
+const STANDBY_NAME: &str = crate::capture::APPLICATION_NAME;
 /// One for capture.
 const SLOTS_NEEDED: i64 = 1;
 /// One for capture, and one while a slot is being read again after a lost connection.
@@ -137,7 +139,10 @@ fn rights(server: &Server, probes: &Probes, add: &mut impl FnMut(Finding)) {
 
 /// At RPO 0 a commit waits for the capture connection, which is a synchronous standby.
 fn ack_fence(server: &Server, add: &mut impl FnMut(Finding)) {
-    let object = parameter("synchronous_standby_names");
+    if server.standby_names.contains(STANDBY_NAME) {
+        return;
+    }
+    let name = "synchronous_standby_names";
     if !server.may_set_standby_names {
         let what = format!(
             "may not be set by role \"{}\", so commits cannot wait for other regions",
@@ -146,11 +151,17 @@ fn ack_fence(server: &Server, add: &mut impl FnMut(Finding)) {
         let way_out = "Use a superuser, or (15 and newer) GRANT ALTER SYSTEM ON PARAMETER \
                        synchronous_standby_names and EXECUTE ON FUNCTION pg_reload_conf(), or \
                        set rpo = \"none\".";
-        add(blocker("ack_fence", object.clone(), what, way_out));
+        return add(blocker("ack_fence", parameter(name), what, way_out));
     }
-    if !server.standby_names.is_empty() && !server.standby_names.contains("domicile") {
-        let what = format!("is already \"{}\"", server.standby_names);
-        let way_out = "At rpo = \"0\" Domicile sets it: make sure that nothing else does.";
-        add(warn("standby_names_taken", object, what, way_out));
-    }
+    let what = format!(
+        "is \"{}\" and does not name the agent, so commits do not wait and rpo = \"0\" does not \
+         hold yet",
+        server.standby_names
+    );
+    // Set earlier, every commit would wait for an agent that is not there.
+    let way_out = format!(
+        "Once this region's agent runs: ALTER SYSTEM SET {name} = '{STANDBY_NAME}'; SELECT \
+         pg_reload_conf();"
+    );
+    add(warn("ack_fence_not_set", parameter(name), what, way_out));
 }

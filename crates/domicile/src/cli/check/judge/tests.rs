@@ -1,0 +1,207 @@
+//! What is made of facts that no test server can show?
+
+use super::*;
+use crate::cli::check::survey::{Probes, Server};
+use crate::postgres::catalog::{
+    Catalog, Column, ForeignKey, Persistence, ReplicaIdentity, RowSecurity, Shape, Table,
+    UniqueIndex,
+};
+use crate::settings;
+
+/// PostgreSQL 16 as an agent wants it.
+fn server() -> Server {
+    Server {
+        version_num: 160_004,
+        version: "16.4".into(),
+        database: "shop".into(),
+        database_oid: 5,
+        role: "domicile".into(),
+        encoding: "UTF8".into(),
+        system_identifier: None,
+        started: "2026-01-01".into(),
+        in_recovery: false,
+        wal_level: "logical".into(),
+        slots_max: 10,
+        slots_used: 0,
+        senders_max: 10,
+        senders_used: 0,
+        prepared_transactions_max: 0,
+        slot_keep_size: "-1".into(),
+        standby_names: "domicile".into(),
+        may_create_schema: true,
+        may_set_standby_names: true,
+        bypasses_row_security: true,
+        large_objects: 0,
+    }
+}
+
+fn table(name: &str, columns: &[(&str, &str)]) -> Table {
+    let column = |(name, type_name): &(&str, &str)| Column {
+        name: name.to_string(),
+        type_name: type_name.to_string(),
+        not_null: true,
+        generated: false,
+        default: None,
+        sequence: None,
+    };
+    Table {
+        oid: 0,
+        name: name.parse().unwrap(),
+        shape: Shape::Plain,
+        persistence: Persistence::Permanent,
+        replica_identity: ReplicaIdentity::Default,
+        row_security: RowSecurity::Off,
+        rows: 0.0,
+        ours: true,
+        partition_of: None,
+        descendants: Vec::new(),
+        inherits: false,
+        columns: columns.iter().map(column).collect(),
+        unique_indexes: vec![UniqueIndex {
+            name: format!("{name}_pkey"),
+            primary: true,
+            immediate: true,
+            whole: true,
+            replica_identity: false,
+            columns: columns.iter().map(|(name, _)| name.to_string()).collect(),
+        }],
+        exclusions: Vec::new(),
+        foreign_keys: Vec::new(),
+    }
+}
+
+fn foreign_key(columns: &[&str], to: &str, references: &[&str]) -> ForeignKey {
+    let names = |list: &[&str]| list.iter().map(|name| name.to_string()).collect();
+    ForeignKey {
+        name: "link".into(),
+        table: to.parse().unwrap(),
+        columns: names(columns),
+        references: names(references),
+    }
+}
+
+fn judged(partition: &str, listed: &str, server: Server, tables: Vec<Table>) -> Vec<Finding> {
+    let region = |name: &str, host: u8| {
+        format!(
+            "[[region]]\nname = \"{name}\"\npostgres = \"host=10.0.0.{host} user=x dbname=shop\"\n\
+             peer = \"10.0.0.{host}:1\"\ngateway = \"10.0.0.{host}:2\"\ndata = \"/d\"\n"
+        )
+    };
+    let text = format!(
+        "cluster = \"shop\"\npartition = \"{partition}\"\n\
+         [directory]\naddress = \"10.0.0.9:1\"\ndata = \"/d\"\n{}{}{listed}",
+        region("eu", 1),
+        region("us", 2)
+    );
+    let config = settings::parse(&text).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+    let tables = tables.into_iter().map(|table| (table.name.clone(), table)).collect();
+    let mut catalog = Catalog { tables };
+    catalog.link_partitions();
+    let probes = Probes { slot: Ok(()), origin: Ok(()), replica_role: Ok(()) };
+    let region = config.regions[0].id.clone();
+    judge(&config, &[Survey { region, reached: Ok(Reached { server, probes, catalog }) }])
+}
+
+/// The names of what is wrong, the worst first.
+fn wrong(findings: &[Finding]) -> Vec<&str> {
+    findings.iter().filter(|f| f.level != Level::Ok).map(|f| f.name).collect()
+}
+
+fn wrong_with_server(server: Server) -> Vec<&'static str> {
+    let accounts = table("accounts", &[("bid", "integer")]);
+    let findings =
+        judged("hash(bid, 8)", "[[table]]\nname = \"accounts\"\n", server, vec![accounts]);
+    findings.into_iter().filter(|f| f.level != Level::Ok).map(|f| f.name).collect()
+}
+
+#[test]
+fn a_sound_server_has_nothing_wrong() {
+    assert_eq!(wrong_with_server(server()), [""; 0]);
+}
+
+#[test]
+fn servers_that_cannot_carry_an_agent_are_told_why() {
+    assert_eq!(wrong_with_server(Server { version_num: 130_009, ..server() }), ["version"]);
+    assert_eq!(wrong_with_server(Server { version_num: 190_000, ..server() }), ["version"]);
+    assert_eq!(wrong_with_server(Server { in_recovery: true, ..server() }), ["standby"]);
+    assert_eq!(wrong_with_server(Server { encoding: "LATIN1".into(), ..server() }), ["encoding"]);
+    assert_eq!(wrong_with_server(Server { slots_used: 10, ..server() }), ["max_replication_slots"]);
+    assert_eq!(wrong_with_server(Server { senders_used: 9, ..server() }), ["max_wal_senders"]);
+    let limited = Server { slot_keep_size: "10GB".into(), ..server() };
+    assert_eq!(wrong_with_server(limited), ["max_slot_wal_keep_size"]);
+}
+
+#[test]
+fn at_rpo_zero_commits_must_wait_for_the_agent() {
+    let unset = Server { standby_names: String::new(), ..server() };
+    assert_eq!(wrong_with_server(unset.clone()), ["ack_fence_not_set"]);
+    let taken = Server { standby_names: "standby1".into(), ..server() };
+    assert_eq!(wrong_with_server(taken), ["ack_fence_not_set"]);
+    let managed = Server { may_set_standby_names: false, ..unset };
+    assert_eq!(wrong_with_server(managed), ["ack_fence"]);
+    let set_by_another = Server { may_set_standby_names: false, ..server() };
+    assert_eq!(wrong_with_server(set_by_another), [""; 0]);
+}
+
+#[test]
+fn rows_of_one_partition_may_refer_to_each_other() {
+    let orders = table("orders", &[("tenant", "text"), ("id", "bigint")]);
+    let mut lines = table("lines", &[("tenant", "text"), ("order_id", "bigint"), ("n", "integer")]);
+    lines.foreign_keys.push(foreign_key(&["tenant", "order_id"], "orders", &["tenant", "id"]));
+    let listed = "[[table]]\nname = \"orders\"\n[[table]]\nname = \"lines\"\n";
+    let findings = judged("hash(tenant, 8)", listed, server(), vec![orders.clone(), lines.clone()]);
+    assert_eq!(wrong(&findings), [""; 0]);
+
+    lines.foreign_keys = vec![foreign_key(&["order_id"], "orders", &["id"])];
+    let findings = judged("hash(tenant, 8)", listed, server(), vec![orders.clone(), lines.clone()]);
+    assert_eq!(wrong(&findings), ["foreign_key_across_owners"]);
+    let findings = judged("whole", listed, server(), vec![orders, lines]);
+    assert_eq!(wrong(&findings), [""; 0], "one owner has all rows");
+}
+
+#[test]
+fn a_parent_must_be_one_row() {
+    let mut orders = table("orders", &[("bid", "integer"), ("id", "bigint")]);
+    let mut lines = table("lines", &[("order_id", "bigint"), ("n", "integer")]);
+    lines.foreign_keys.push(foreign_key(&["order_id"], "orders", &["id"]));
+    let listed = "[[table]]\nname = \"orders\"\n[[table]]\nname = \"lines\"\n\
+                  parent = { table = \"orders\", columns = \"order_id\", references = \"id\" }\n";
+    let findings = judged("hash(bid, 8)", listed, server(), vec![orders.clone(), lines.clone()]);
+    assert_eq!(wrong(&findings), ["parent_not_unique"]);
+
+    let mut index = orders.unique_indexes[0].clone();
+    index.primary = false;
+    index.columns = vec!["id".into()];
+    orders.unique_indexes.push(index);
+    let findings = judged("hash(bid, 8)", listed, server(), vec![orders, lines]);
+    assert_eq!(wrong(&findings), ["unique_per_owner"], "the parent has one, and it says so");
+}
+
+#[test]
+fn a_home_is_named_in_text() {
+    let listed = "[[table]]\nname = \"accounts\"\n";
+    let by = |type_name| {
+        let accounts = table("accounts", &[("home", type_name)]);
+        judged("home(home)", listed, server(), vec![accounts])
+    };
+    assert_eq!(wrong(&by("text")), [""; 0]);
+    assert_eq!(wrong(&by("character varying(10)")), [""; 0]);
+    assert_eq!(wrong(&by("integer")), ["key_type_home"]);
+}
+
+#[test]
+fn an_unlogged_leaf_spoils_its_partitioned_table() {
+    let mut days = table("days", &[("bid", "integer"), ("day", "date")]);
+    days.shape = Shape::Partitioned;
+    let mut leaf = table("days_1", &[("bid", "integer"), ("day", "date")]);
+    leaf.partition_of = Some(days.name.clone());
+    leaf.persistence = Persistence::Unlogged;
+    let listed = "[[table]]\nname = \"days\"\n";
+    let findings = judged("hash(bid, 8)", listed, server(), vec![days.clone(), leaf.clone()]);
+    assert_eq!(wrong(&findings), ["not_logged"]);
+
+    leaf.persistence = Persistence::Permanent;
+    let listed = "[[table]]\nname = \"days_1\"\n";
+    let findings = judged("hash(bid, 8)", listed, server(), vec![days, leaf]);
+    assert_eq!(wrong(&findings), ["table_partition", "not_listed"]);
+}
