@@ -60,6 +60,11 @@ impl Seen {
         }
     }
 
+    /// Starts counting anew: while the directory could not be heard, silence meant nothing.
+    pub fn heard_again(self, now: Time) -> Self {
+        Self { at: now, ..self }
+    }
+
     /// How long no renewal was seen.
     pub fn silent_for(&self, now: Time) -> Millis {
         now.since(self.at)
@@ -92,6 +97,13 @@ mod tests {
         assert!(held.deadline(&terms()) < seen.over_at(&terms()));
         assert!(held.live(Time(12_899), &terms()));
         assert!(!held.live(Time(12_900), &terms()));
+    }
+
+    #[test]
+    fn silence_of_the_directory_is_not_silence_of_the_holder() {
+        let seen = Seen { revision: 7, at: Time(100) }.heard_again(Time(60_000));
+        assert_eq!(seen.silent_for(Time(60_000)), Millis(0));
+        assert_eq!(Seen::note(Some(seen), 7, Time(60_500)).silent_for(Time(60_500)), Millis(500));
     }
 
     #[test]

@@ -43,6 +43,7 @@ use crate::postgres::setup;
 use crate::recover::Recovery;
 use crate::repair::Repairer;
 use crate::report::Reporter;
+use crate::routes::RoutePublisher;
 use crate::status::RegionStatus;
 use crate::tail::Tails;
 use crate::tenure::{Tenure, TenureState};
@@ -369,6 +370,7 @@ impl Parts {
             .with_context(|| format!("listen for clients on {listen}"))?;
         tasks.spawn(gateway.run(shutdown.clone()));
         let publisher = RoutePublisher {
+            region: self.here.id.clone(),
             clock: self.clock,
             whole: self.config.layout.scheme == Scheme::Whole,
             ownership: self.ownership.clone(),
@@ -444,46 +446,6 @@ async fn after_setup(
         ready = tenure.wait_for(|state| state.slot_ready) => if ready.is_err() { return },
     }
     part.await;
-}
-
-/// Tells the gateway who owns what.
-struct RoutePublisher {
-    clock: Clock,
-    whole: bool,
-    ownership: watch::Receiver<Arc<view::OwnershipView>>,
-    tenure: watch::Receiver<TenureState>,
-    routes: watch::Sender<Arc<Routes>>,
-}
-
-impl RoutePublisher {
-    async fn run(mut self, shutdown: CancellationToken) {
-        loop {
-            let view = self.ownership.borrow_and_update().clone();
-            let tenure = self.tenure.borrow_and_update().clone();
-            let now = self.clock.now();
-            let known = view.ownership.as_ref();
-            let first = known.and_then(|o| o.entries().first());
-            let next = Routes {
-                version: self.routes.borrow().version,
-                owner_of_whole: first.filter(|_| self.whole).and_then(|e| e.owner()).cloned(),
-                settling: known.is_none_or(|o| o.entries().iter().any(|e| e.state.run().is_some())),
-                live: tenure.guard_revision >= view.revision
-                    && tenure.lease_until.is_some_and(|until| now < until),
-            };
-            self.routes.send_if_modified(|routes| {
-                let changed = **routes != next;
-                if changed {
-                    *routes = Arc::new(Routes { version: next.version + 1, ..next });
-                }
-                changed
-            });
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                changed = self.ownership.changed() => if changed.is_err() { return },
-                changed = self.tenure.changed() => if changed.is_err() { return },
-            }
-        }
-    }
 }
 
 fn tcp_target(address: &str) -> anyhow::Result<gateway::Target> {

@@ -23,6 +23,7 @@ pub mod proto;
 pub mod recover;
 pub mod repair;
 pub mod report;
+pub mod routes;
 pub mod settings;
 pub mod status;
 pub mod tail;

@@ -95,8 +95,14 @@ impl Observer {
             tokio::spawn(self.clone().ask(region, client, shutdown.clone()));
         }
         let mut leases = self.shared.leases.clone();
+        let mut connected = false;
         loop {
-            self.note_leases();
+            let view = leases.borrow_and_update().clone();
+            if view.connected && !connected {
+                self.hear_again();
+            }
+            connected = view.connected;
+            self.note_leases(&view);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 changed = leases.changed() => if changed.is_err() { return },
@@ -104,9 +110,17 @@ impl Observer {
         }
     }
 
-    fn note_leases(&self) {
+    /// After a loss of the directory every lease has its full length again: the holders could
+    /// not renew either, or we could not see it.
+    fn hear_again(&self) {
         let now = self.shared.clock.now();
-        let view = self.shared.leases.borrow().clone();
+        for remembered in self.lock().values_mut() {
+            remembered.lease = remembered.lease.map(|lease| lease.heard_again(now));
+        }
+    }
+
+    fn note_leases(&self, view: &View) {
+        let now = self.shared.clock.now();
         let mut seen = self.lock();
         for region in &self.shared.config.regions {
             if let Some((_, revision)) = view.documents.get(&lease_key(&region.id)) {
@@ -148,8 +162,12 @@ impl Observer {
         }
     }
 
-    /// How long no renewal of the region's lease was seen.
+    /// How long no renewal of the region's lease was seen; zero while the directory is not heard,
+    /// because then nothing can be said.
     pub fn silent_for(&self, region: &RegionId, now: Time) -> Millis {
+        if !self.shared.leases.borrow().connected {
+            return Millis(0);
+        }
         let seen = self.lock();
         let lease = seen.get(region).and_then(|r| r.lease);
         lease.map_or(Millis(u64::MAX), |lease| lease.silent_for(now))
@@ -223,7 +241,9 @@ impl Observer {
     ) -> domicile_core::outage::Outage {
         let shared = &self.shared;
         let ours = seen.get(region).cloned().unwrap_or_default();
-        let silent_for = ours.lease.map_or(Millis(0), |lease| lease.silent_for(now));
+        let heard = shared.leases.borrow().connected;
+        let silent_for =
+            ours.lease.filter(|_| heard).map_or(Millis(0), |lease| lease.silent_for(now));
         // A region that was never seen alive is starting up, not lost.
         let mut sightings = Vec::new();
         if let Some(probe) = ours.probe {
