@@ -1,0 +1,98 @@
+//! What does the directory hold, and who may change it?
+//!
+//! Documents with one revision counter, changed by compare-and-set; reads are always of the
+//! latest state. The directory itself never fails here: a region that is cut from it sees the
+//! same as an outage. Its clock does not matter: nobody asks it for a time.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use domicile_core::id::RunId;
+use domicile_core::ownership::Ownership;
+use domicile_core::runbook::{Outcome, Plan};
+
+/// `run/<id>`: a plan that is being carried out.
+#[derive(Clone, Debug)]
+pub struct RunDocument {
+    pub revision: u64,
+    pub plan: Rc<Plan>,
+    /// The run has, or had, partitions in its hands.
+    pub started: bool,
+    pub outcome: Option<Outcome>,
+}
+
+pub type Runs = BTreeMap<RunId, Rc<RunDocument>>;
+
+/// All documents, as read at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub revision: u64,
+    pub ownership: Rc<Ownership>,
+    /// The revision of the ownership document.
+    pub ownership_revision: u64,
+    /// The revision of each region's lease; 0 when it has none.
+    pub leases: Vec<u64>,
+    /// Runs that have not ended.
+    pub runs: Rc<Runs>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Directory {
+    now: Snapshot,
+    pub ended: BTreeMap<RunId, Outcome>,
+}
+
+impl Directory {
+    pub fn new(regions: usize, ownership: Ownership) -> Self {
+        let now = Snapshot {
+            revision: 1,
+            ownership: Rc::new(ownership),
+            ownership_revision: 1,
+            leases: vec![0; regions],
+            runs: Rc::default(),
+        };
+        Self { now, ended: BTreeMap::new() }
+    }
+
+    pub fn read(&self) -> &Snapshot {
+        &self.now
+    }
+
+    pub fn renew(&mut self, region: usize) {
+        self.now.revision += 1;
+        self.now.leases[region] = self.now.revision;
+    }
+
+    /// Returns whether the document was still at `expected`.
+    pub fn swap_ownership(&mut self, expected: u64, value: Rc<Ownership>) -> bool {
+        let fits = self.now.ownership_revision == expected;
+        if fits {
+            self.now.revision += 1;
+            self.now.ownership_revision = self.now.revision;
+            self.now.ownership = value;
+        }
+        fits
+    }
+
+    /// Writes a run whose document is still at its revision; 0 creates it.
+    pub fn put_run(&mut self, document: &RunDocument) -> bool {
+        let id = &document.plan.run;
+        let at = self.now.runs.get(id).map_or(0, |d| d.revision);
+        if at != document.revision || self.ended.contains_key(id) {
+            return false;
+        }
+        self.now.revision += 1;
+        let runs = Rc::make_mut(&mut self.now.runs);
+        match &document.outcome {
+            Some(outcome) => {
+                runs.remove(id);
+                self.ended.insert(id.clone(), outcome.clone());
+            }
+            None => {
+                let revision = self.now.revision;
+                runs.insert(id.clone(), Rc::new(RunDocument { revision, ..document.clone() }));
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,82 @@
+//! What do agents say to one another and to the directory?
+
+use std::rc::Rc;
+
+use domicile_core::history::Seal;
+use domicile_core::id::RunId;
+use domicile_core::lsn::{Cut, Lsn};
+use domicile_core::outage::{Probe, Sighting};
+use domicile_core::ownership::Ownership;
+use domicile_core::progress::Progress;
+
+use crate::directory::{RunDocument, Snapshot};
+use crate::disk::Record;
+use crate::setup::Key;
+
+#[derive(Clone, Debug)]
+pub enum Message {
+    // to the directory
+    Renew,
+    Read,
+    SwapOwnership {
+        expected: u64,
+        value: Rc<Ownership>,
+    },
+    PutRun(Rc<RunDocument>),
+    // from the directory
+    Renewed {
+        revision: u64,
+    },
+    State(Rc<Snapshot>),
+    /// A watched document changed: time to read.
+    Changed,
+    // between agents
+    /// Asks for what follows `after`; says how far the asker is with this origin.
+    Fetch {
+        origin: usize,
+        after: Lsn,
+        progress: Progress,
+    },
+    /// The records between `after` and `upto`: all there are in the origin's history.
+    Records {
+        origin: usize,
+        after: Lsn,
+        upto: Lsn,
+        records: Vec<Rc<Record>>,
+    },
+    Report(Rc<Report>),
+    SealThese {
+        run: RunId,
+        seals: Vec<Seal>,
+    },
+    Sealed {
+        run: RunId,
+        held: Vec<Cut>,
+    },
+    WriteCanary(RunId),
+    CanaryWritten(RunId),
+    ProbeGuard,
+    Probed(Probe),
+    AskRows(Vec<Key>),
+    Rows(Rc<Rows>),
+}
+
+/// What an agent tells every other one, several times a second.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// By origin. `applied` is durable.
+    pub progress: Vec<Progress>,
+    /// The revision of the ownership that its guard goes by.
+    pub ownership_seen: u64,
+    pub sightings: Vec<(usize, Sighting)>,
+}
+
+/// A peer's rows, and how far its tables were when they were read.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    pub rows: Vec<(Key, u32)>,
+    pub applied: Vec<Lsn>,
+    /// The end of the peer's own log, once all its commits were captured.
+    pub own: Lsn,
+    pub ownership_revision: u64,
+}

@@ -1,0 +1,156 @@
+//! What does this agent see of the others, and what does it tell them?
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use domicile_core::id::RunId;
+use domicile_core::lsn::Frontier;
+use domicile_core::outage::{Probe, Sighting, judge};
+use domicile_core::runbook::{Facts, RegionFacts};
+use domicile_core::time::{Millis, Time};
+
+use super::ship::progress_of;
+use super::{Agent, Context, Host, send};
+use crate::clock::Micros;
+use crate::message::{Message, Report};
+use crate::setup::Setup;
+
+const REPORT_EVERY: Millis = Millis(150);
+/// A peer that was not heard of for this long is not reachable; an older probe says nothing.
+const HEARD_LATELY: Millis = Millis(1000);
+
+impl Agent {
+    pub(super) fn report(&mut self, host: &mut Host, cx: &mut Context<'_>) {
+        let now = host.clock.monotonic(cx.now);
+        if now < self.due.report {
+            return;
+        }
+        self.due.report = now + REPORT_EVERY;
+        let progress: Vec<_> = (0..cx.setup.count()).map(|o| progress_of(host, o)).collect();
+        cx.oracle.reported(host.index, &progress);
+        // A database that is down admits nothing, and comes back without a guard.
+        let ownership_seen =
+            if host.postgres.up { self.guard_revision } else { self.ownership_revision() };
+        let sightings =
+            (0..cx.setup.count()).filter_map(|r| Some((r, self.sighting(host, r, now)?))).collect();
+        let report = Rc::new(Report { progress, ownership_seen, sightings });
+        for peer in (0..cx.setup.count()).filter(|r| *r != host.index) {
+            send(cx, peer, Message::Report(report.clone()));
+        }
+    }
+
+    pub(super) fn hear(
+        &mut self,
+        host: &mut Host,
+        cx: &mut Context<'_>,
+        from: usize,
+        report: Rc<Report>,
+    ) {
+        self.progress.peer(&cx.setup.regions[from], report.progress[host.index]);
+        self.heard[from] = Some((host.clock.monotonic(cx.now), report));
+    }
+
+    fn sighting(&self, host: &Host, region: usize, now: Time) -> Option<Sighting> {
+        if region == host.index {
+            return None;
+        }
+        let silent_for = self.leases[region]?.silent_for(now);
+        let probe = match self.probes[region] {
+            Some((at, probe)) if now.since(at) < HEARD_LATELY => probe,
+            _ => Probe::Unreachable,
+        };
+        Some(Sighting { observer: host.id.clone(), silent_for, probe })
+    }
+
+    /// Asks regions whose lease has fallen silent to write through their guard.
+    pub(super) fn observe(&mut self, host: &mut Host, cx: &mut Context<'_>) {
+        let now = host.clock.monotonic(cx.now);
+        if now < self.due.observe {
+            return;
+        }
+        self.due.observe = now + Millis(250);
+        for region in (0..cx.setup.count()).filter(|r| *r != host.index) {
+            let silent = self.leases[region].map_or(Millis(0), |seen| seen.silent_for(now));
+            if silent >= cx.setup.policy.suspect_after {
+                send(cx, region, Message::ProbeGuard);
+            }
+        }
+    }
+
+    pub(super) fn answer_probe(&mut self, host: &mut Host, cx: &mut Context<'_>, asker: usize) {
+        let wall = host.clock.wall(cx.now);
+        let open = host.postgres.guard.as_ref().is_some_and(|guard| {
+            let first = guard.open.keys().next();
+            first.is_some_and(|p| host.postgres.admits(*p, wall, false).is_some())
+        });
+        let probe = match host.postgres.answers() {
+            true if open => Probe::Written,
+            true => Probe::Refused,
+            false => Probe::Unreachable,
+        };
+        send(cx, asker, Message::Probed(probe));
+    }
+
+    pub(super) fn probed(&mut self, host: &Host, cx: &Context<'_>, from: usize, probe: Probe) {
+        self.probes[from] = Some((host.clock.monotonic(cx.now), probe));
+    }
+
+    /// What this agent knows, as core wants to be told; `run` chooses the seals.
+    pub(super) fn facts(
+        &self,
+        host: &Host,
+        setup: &Setup,
+        at: Micros,
+        run: Option<&RunId>,
+    ) -> Option<Facts> {
+        let state = self.state.as_ref()?;
+        let now = host.clock.monotonic(at);
+        let execution = run.and_then(|run| self.executions.get(run));
+        let regions: BTreeMap<_, _> = (0..setup.count())
+            .map(|r| (setup.regions[r].clone(), self.region_facts(host, setup, r, now)))
+            .collect();
+        Some(Facts {
+            now,
+            rpo: setup.rpo,
+            ownership: (*state.ownership).clone(),
+            ownership_revision: state.ownership_revision,
+            regions,
+            seals: execution.map(|e| e.seals.clone()).unwrap_or_default(),
+            canary_written: execution.is_some_and(|e| e.canary_written),
+        })
+    }
+
+    fn region_facts(&self, host: &Host, setup: &Setup, region: usize, now: Time) -> RegionFacts {
+        let lately = |heard: &&(Time, Rc<Report>)| now.since(heard.0) < HEARD_LATELY;
+        let report = self.heard[region].as_ref();
+        let own = region == host.index;
+        let progress: Vec<_> = if own {
+            (0..setup.count()).map(|o| progress_of(host, o)).collect()
+        } else {
+            report.map(|(_, report)| report.progress.clone()).unwrap_or_default()
+        };
+        let origins = || setup.origins.iter().cloned().zip(&progress);
+        let flushed: Frontier = origins().map(|(o, p)| (o, p.flushed)).collect();
+        let applied: Frontier = origins().map(|(o, p)| (o, p.applied)).collect();
+        let mut sightings: Vec<Sighting> = self.sighting(host, region, now).into_iter().collect();
+        for (_, heard) in self.heard.iter().flatten().filter(lately) {
+            let told = heard.sightings.iter().filter(|(about, _)| *about == region);
+            sightings.extend(told.map(|(_, sighting)| sighting.clone()));
+        }
+        let policy = &setup.policy;
+        let name = &setup.regions[region];
+        RegionFacts {
+            reachable: own || report.as_ref().is_some_and(lately),
+            lease_over_at: self.leases[region].map(|seen| seen.over_at(&setup.terms)),
+            outage: Some(judge(name, &sightings, policy.suspect_after, policy.observers)),
+            flushed,
+            applied,
+            ownership_seen: match report {
+                _ if own => self.guard_revision,
+                Some((_, report)) => report.ownership_seen,
+                None => 0,
+            },
+            exposure: Millis(0),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Which world does this seed stand for? Fixed for the whole run.
+
+use domicile_core::config::FailoverPolicy;
+use domicile_core::id::{Origin, PartitionId, RegionId};
+use domicile_core::lease::LeaseTerms;
+use domicile_core::lsn::{Frontier, Lsn};
+use domicile_core::ownership::Ownership;
+use domicile_core::partition::{Layout, Scheme};
+use domicile_core::progress::Rpo;
+use domicile_core::time::{DriftPpm, Millis};
+
+use crate::rng::Rng;
+
+/// A row's key; also its index in every table.
+pub type Key = u32;
+
+const REGION_NAMES: [&str; 5] = ["ap", "eu", "us", "sa", "af"];
+const KEYS: u32 = 24;
+pub const DRIFT_PPM_MAX: u64 = 500;
+
+/// A rule broken on purpose, to show that the invariants can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sabotage {
+    /// Peers answer a seal and forget it.
+    SkipSeal,
+    /// Nobody diverts what lies past a cut.
+    IgnoreCut,
+    /// The guard never looks at its deadline.
+    ExtendLease,
+    /// A commit that is kept out of the history is confirmed to its waiting client.
+    ConfirmDiverted,
+    /// An agent that starts again opens the guard for what is being handed over.
+    ReopenDrained,
+    /// A repair takes a peer's rows without asking how far the peer is.
+    RepairBlindly,
+}
+
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub regions: Vec<RegionId>,
+    pub origins: Vec<Origin>,
+    /// The partition of each key.
+    pub partitions: Vec<PartitionId>,
+    pub layout: Layout,
+    pub rpo: Rpo,
+    pub terms: LeaseTerms,
+    pub policy: FailoverPolicy,
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Setup {
+    pub fn choose(rng: &mut Rng, sabotage: Option<Sabotage>) -> Self {
+        let count = rng.between(3, REGION_NAMES.len() as u64) as usize;
+        let regions: Vec<RegionId> = REGION_NAMES[..count]
+            .iter()
+            .map(|name| name.parse().expect("these are region names"))
+            .collect();
+        let scheme = match rng.below(6) {
+            0 => Scheme::Whole,
+            1 => Scheme::Home { regions: regions.clone() },
+            _ => Scheme::Hash { count: rng.between(6, 12) as u32 },
+        };
+        let layout = Layout { scheme, has_reference: false };
+        let rpo = match rng.below(5) {
+            0 | 1 => Rpo::None,
+            2 if count > 3 => Rpo::Zero { copies: 2 },
+            _ => Rpo::Zero { copies: 1 },
+        };
+        Self {
+            origins: regions.iter().map(|r| Origin::new(r.clone(), 1)).collect(),
+            partitions: (0..KEYS).map(|key| partition(&layout, &regions, key)).collect(),
+            regions,
+            layout,
+            rpo,
+            terms: LeaseTerms {
+                ttl: Millis(3000),
+                renew_every: Millis(500),
+                margin: Millis(200),
+                drift: DriftPpm(DRIFT_PPM_MAX),
+            },
+            policy: FailoverPolicy { automatic: true, observers: 2, suspect_after: Millis(2000) },
+            sabotage,
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// The directory is the node after the last region.
+    pub fn directory(&self) -> usize {
+        self.regions.len()
+    }
+
+    pub fn index(&self, region: &RegionId) -> Option<usize> {
+        self.regions.iter().position(|r| r == region)
+    }
+
+    pub fn first_owners(&self) -> Ownership {
+        Ownership::initial(self.layout.total(), &self.regions)
+    }
+
+    pub fn frontier(&self, positions: &[Lsn]) -> Frontier {
+        self.origins.iter().cloned().zip(positions.iter().copied()).collect()
+    }
+
+    pub fn breaks(&self, rule: Sabotage) -> bool {
+        self.sabotage == Some(rule)
+    }
+}
+
+fn partition(layout: &Layout, regions: &[RegionId], key: Key) -> PartitionId {
+    let text = match &layout.scheme {
+        Scheme::Home { .. } => regions[key as usize % regions.len()].to_string(),
+        Scheme::Whole | Scheme::Hash { .. } => key.to_string(),
+    };
+    layout.partition_of(&[text.as_bytes()]).expect("every home here is a region")
+}
