@@ -15,8 +15,11 @@ impl Fence {
         format!("raise the epoch of everything that region {} owns, and name no owner", self.from)
     }
 
+    /// A run fences once, all in one change. What the region is given while the run goes on is
+    /// of later epochs, which this run's seals do not speak of.
     pub fn done(&self, facts: &Facts) -> bool {
-        !facts.ownership.owns_anything(&self.from)
+        let fenced = facts.ownership.ranges_of(&self.run).next().is_some();
+        fenced || !facts.ownership.owns_anything(&self.from)
     }
 
     pub fn blocked(&self, _: &Facts) -> Option<Blocker> {
