@@ -62,9 +62,13 @@ impl Seal {
         }
     }
 
+    /// A region that came back goes on renewing its lease for ever; but once its guard goes by
+    /// the fence, it admits nothing that the fence forbids.
     fn lease_wait(&self, facts: &Facts) -> Option<Blocker> {
-        let over_at = facts.regions.get(&self.from)?.lease_over_at?;
-        (facts.rpo == Rpo::None && facts.now < over_at)
+        let from = facts.regions.get(&self.from)?;
+        let over_at = from.lease_over_at?;
+        let knows = from.reachable && from.ownership_seen >= facts.ownership_revision;
+        (facts.rpo == Rpo::None && facts.now < over_at && !knows)
             .then(|| Blocker::LeaseLive { region: self.from.clone(), over_at })
     }
 
