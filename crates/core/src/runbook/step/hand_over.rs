@@ -22,14 +22,16 @@ impl HandOver {
         )
     }
 
+    /// Once the run has partitions in its hands, those are all that it will get: what another
+    /// run has fenced meanwhile is lost to this one, and must not hold up the rest.
     pub fn done(&self, facts: &Facts) -> bool {
+        let mut in_hands = facts.ownership.ranges_of(&self.run).peekable();
+        if in_hands.peek().is_some() {
+            return in_hands.all(|e| e.state.cut().is_some());
+        }
         let mut entries =
             facts.ownership.entries().iter().filter(|e| e.range.overlap(&self.range).is_some());
-        entries.all(|e| match &e.state {
-            State::Owned { by } => *by == self.to,
-            State::HandingOver { run, barrier, .. } => *run == self.run && barrier.is_some(),
-            State::Fenced { .. } => false,
-        })
+        entries.all(|e| matches!(&e.state, State::Owned { by } if *by == self.to))
     }
 
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
