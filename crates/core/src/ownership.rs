@@ -72,7 +72,7 @@ pub struct Closed {
 /// is refused or changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnershipChange {
-    /// Starts a planned hand-over of `range`, all owned by one region, to `to`.
+    /// Starts a planned hand-over of `range` to `to`; what is `to`'s already stays as it is.
     HandOver { range: PartitionRange, to: RegionId, run: RunId },
     /// The owner has drained: nothing of `run`'s partitions was written after `barrier`.
     Barrier { run: RunId, barrier: Cut },
@@ -82,6 +82,9 @@ pub enum OwnershipChange {
     Cut { run: RunId, cut: Cut },
     /// Makes `to` the owner of everything that `run` drained or fenced and cut.
     Grant { run: RunId, to: RegionId },
+    /// Gives everything that `run` drained back to whoever handed it over: at the next epoch, and
+    /// each part to its own former owner, which alone is sure to have all of its history.
+    HandBack { run: RunId },
 }
 
 /// Why a change cannot be made to this value.
@@ -243,7 +246,8 @@ impl Ownership {
             OwnershipChange::Barrier { run, barrier } => self.set_barrier(run, barrier),
             OwnershipChange::Fence { from, run } => self.fence(from, run),
             OwnershipChange::Cut { run, cut } => self.set_cut(run, cut),
-            OwnershipChange::Grant { run, to } => self.grant(run, to),
+            OwnershipChange::Grant { run, to } => self.grant(run, |_| Some(to.clone())),
+            OwnershipChange::HandBack { run } => self.grant(run, State::handing_over),
         }
     }
 
@@ -256,7 +260,7 @@ impl Ownership {
         if range.last >= self.total() {
             return Err(OwnershipRefusal::NoSuchPartition(range));
         }
-        let mut entries = Vec::new();
+        let (mut entries, mut moves) = (Vec::new(), false);
         for entry in &self.entries {
             let Some(part) = entry.range.overlap(&range) else {
                 entries.push(entry.clone());
@@ -269,8 +273,10 @@ impl Ownership {
                 });
             };
             if by == to {
-                return Err(OwnershipRefusal::AlreadyOwner { range: part, to: to.clone() });
+                entries.push(entry.clone());
+                continue;
             }
+            moves = true;
             let state = State::HandingOver {
                 by: by.clone(),
                 to: to.clone(),
@@ -278,6 +284,9 @@ impl Ownership {
                 barrier: None,
             };
             entries.extend(entry.split(part, state));
+        }
+        if !moves {
+            return Err(OwnershipRefusal::AlreadyOwner { range, to: to.clone() });
         }
         Ok(Self { entries }.merged())
     }
@@ -318,11 +327,17 @@ impl Ownership {
         })
     }
 
-    fn grant(&self, run: &RunId, to: &RegionId) -> Result<Self, OwnershipRefusal> {
+    /// Closes the epoch of every partition in `run`'s hands and starts the next, for whom `to` says.
+    fn grant(
+        &self,
+        run: &RunId,
+        to: impl Fn(&State) -> Option<RegionId>,
+    ) -> Result<Self, OwnershipRefusal> {
         if let Some(open) = self.ranges_of(run).find(|e| e.state.cut().is_none()) {
             return Err(OwnershipRefusal::NoCut(open.range));
         }
         self.change_where(run, |entry| {
+            let Some(to) = to(&entry.state) else { return false };
             let (by, cut, epoch, granted) = match &entry.state {
                 State::HandingOver { by, run: of, barrier: Some(cut), .. } if of == run => {
                     (by.clone(), cut.clone(), entry.epoch, entry.epoch.next())
@@ -338,7 +353,7 @@ impl Ownership {
                 entry.closed.remove(0);
             }
             entry.epoch = granted;
-            entry.state = State::Owned { by: to.clone() };
+            entry.state = State::Owned { by: to };
             true
         })
     }
@@ -418,6 +433,14 @@ impl State {
         match self {
             Self::Owned { .. } => None,
             Self::HandingOver { run, .. } | Self::Fenced { run, .. } => Some(run),
+        }
+    }
+
+    /// Who is handing over.
+    fn handing_over(&self) -> Option<RegionId> {
+        match self {
+            Self::HandingOver { by, .. } => Some(by.clone()),
+            Self::Owned { .. } | Self::Fenced { .. } => None,
         }
     }
 

@@ -151,3 +151,36 @@ fn each_grant_raises_the_epoch_by_one() {
     }
     assert_eq!(ownership.entry(PartitionId(4)).unwrap().closed.len(), 4);
 }
+
+#[test]
+fn a_hand_over_leaves_alone_what_the_target_owns_already() {
+    let (r, range) = (run("1"), PartitionRange::new(5, 6));
+    let to = region("us");
+    let moving = three()
+        .apply(&OwnershipChange::HandOver { range, to: to.clone(), run: r.clone() })
+        .unwrap();
+    let in_hands: Vec<_> = moving.ranges_of(&r).map(|e| e.range).collect();
+    assert_eq!(in_hands, [PartitionRange::new(5, 5)]);
+    let range = PartitionRange::new(6, 7);
+    let nothing = three().apply(&OwnershipChange::HandOver { range, to: to.clone(), run: r });
+    assert_eq!(nothing, Err(OwnershipRefusal::AlreadyOwner { range, to }));
+}
+
+#[test]
+fn a_hand_over_of_two_owners_goes_back_to_each() {
+    let (r, range) = (run("1"), PartitionRange::new(2, 3));
+    let ownership = three()
+        .apply(&OwnershipChange::HandOver { range, to: region("us"), run: r.clone() })
+        .and_then(|o| o.apply(&OwnershipChange::Barrier { run: r.clone(), barrier: cut("ap", 5) }))
+        .unwrap();
+    let back = OwnershipChange::HandBack { run: r.clone() };
+    let open = PartitionRange::new(3, 3);
+    assert_eq!(ownership.apply(&back), Err(OwnershipRefusal::NoCut(open)), "eu still writes");
+    let ownership = ownership
+        .apply(&OwnershipChange::Barrier { run: r, barrier: cut("eu", 7) })
+        .and_then(|o| o.apply(&back))
+        .unwrap();
+    assert_eq!(owner(&ownership, 2), Some("ap".into()));
+    assert_eq!(owner(&ownership, 3), Some("eu".into()));
+    assert_eq!(ownership.entry(PartitionId(3)).unwrap().epoch, Epoch(2));
+}

@@ -29,7 +29,7 @@ pub mod step;
 pub mod switchover;
 
 pub use plan::{Estimate, Plan, plan};
-pub use run::{Next, Outcome, executor, next};
+pub use run::{Next, Outcome, ended, executor, next};
 pub use step::Step;
 
 /// What somebody wants to happen.

@@ -1,8 +1,9 @@
 //! Which step is a run at?
 
-use super::{Blocker, Effect, Facts, Intent, Plan};
+use super::{Blocker, Effect, Facts, Intent, Plan, Step};
 use crate::id::RegionId;
-use crate::ownership::{OwnershipChange, State};
+use crate::outage::Outage;
+use crate::ownership::{Ownership, OwnershipChange, State};
 
 /// What to do about a run now. `step` is an index into the plan's steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +17,8 @@ pub enum Next {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Succeeded,
-    /// The target was lost before the grant: the old owner has its partitions back.
+    /// The target was lost before the grant, or the lost region came back before the fence: the
+    /// old owner has its partitions, still or again.
     CalledOff {
         back_to: RegionId,
     },
@@ -31,10 +33,10 @@ pub fn next(plan: &Plan, started: bool, facts: &Facts) -> Next {
     if let Some(next) = call_off(plan, facts) {
         return next;
     }
-    if started && let Some(outcome) = taken_away(plan, facts) {
+    if let Some(outcome) = taken_away(plan, started, facts) {
         return Next::Finished(outcome);
     }
-    for (i, step) in plan.steps.iter().enumerate() {
+    for (i, step) in plan.steps.iter().enumerate().skip(first_open(plan, started, facts)) {
         if step.done(facts) {
             continue;
         }
@@ -62,37 +64,83 @@ pub fn executor(plan: &Plan, facts: &Facts) -> Option<RegionId> {
     live(&target).then_some(target).or_else(|| facts.regions.keys().find(live)).cloned()
 }
 
-/// A planned hand-over whose target is lost goes back to the old owner, at a new epoch.
+/// Has a run ended, given what its journal says?
+///
+/// One that has partitions in its hands has not, whatever was noted: an executor may have called
+/// it off while another was already changing the directory for it.
+pub fn ended(plan: &Plan, noted: Option<&Outcome>, ownership: &Ownership) -> bool {
+    noted.is_some() && ownership.ranges_of(&plan.run).next().is_none()
+}
+
+/// A planned hand-over whose target is lost goes back to the old owners, at a new epoch.
 fn call_off(plan: &Plan, facts: &Facts) -> Option<Next> {
     let Intent::Switchover { to, .. } = &plan.intent else { return None };
     if !facts.lease_over(to) {
         return None;
     }
-    let open = facts.ownership.ranges_of(&plan.run).next()?;
-    let State::HandingOver { by, barrier, .. } = &open.state else { return None };
-    Some(match barrier {
-        None => Next::Wait { step: 0, blocker: Blocker::Draining { region: by.clone() } },
-        Some(_) => {
-            let grant = OwnershipChange::Grant { run: plan.run.clone(), to: by.clone() };
-            Next::Do { step: 0, effect: Effect::Change(grant) }
+    let mut in_hands = facts.ownership.ranges_of(&plan.run).peekable();
+    in_hands.peek()?;
+    let draining = in_hands.find_map(|entry| match &entry.state {
+        State::HandingOver { by, barrier: None, .. } => Some(by.clone()),
+        _ => None,
+    });
+    Some(match draining {
+        Some(region) => Next::Wait { step: 0, blocker: Blocker::Draining { region } },
+        None => {
+            let back = OwnershipChange::HandBack { run: plan.run.clone() };
+            Next::Do { step: 0, effect: Effect::Change(back) }
         }
     })
 }
 
-/// Nothing of a hand-over is left in this run's hands, and the target did not get it.
-fn taken_away(plan: &Plan, facts: &Facts) -> Option<Outcome> {
-    let Intent::Switchover { range, to } = &plan.intent else { return None };
+/// The first step that is still open, as far as the run's hands tell.
+///
+/// A run that had partitions and has none left has granted them. Asking its earlier steps again
+/// would judge what happened since: a lost region that is back and owns something anew would be
+/// waited for, or fenced again.
+fn first_open(plan: &Plan, started: bool, facts: &Facts) -> usize {
+    let in_hands = facts.ownership.ranges_of(&plan.run).next().is_some();
+    let grant = plan.steps.iter().position(|step| matches!(step, Step::Grant(_)));
+    match grant {
+        Some(grant) if started && !in_hands => grant + 1,
+        _ => 0,
+    }
+}
+
+/// Nothing is in this run's hands, and the target does not have what the run was for.
+fn taken_away(plan: &Plan, started: bool, facts: &Facts) -> Option<Outcome> {
     if facts.ownership.ranges_of(&plan.run).next().is_some() {
         return None;
     }
-    let mut meant = facts.ownership.entries().iter().filter(|e| e.range.overlap(range).is_some());
-    let lost = meant.find(|e| !matches!(&e.state, State::Owned { by } if by == to))?;
-    Some(match (&lost.state, lost.closed.last()) {
-        (State::Owned { by }, Some(last)) if last.by == *by => {
-            Outcome::CalledOff { back_to: by.clone() }
+    match &plan.intent {
+        Intent::Switchover { range, to } if started => {
+            let entries = facts.ownership.entries().iter();
+            let mut meant = entries.filter(|e| e.range.overlap(range).is_some());
+            let lost = meant.find(|e| !matches!(&e.state, State::Owned { by } if by == to))?;
+            Some(match (&lost.state, lost.closed.last()) {
+                (State::Owned { by }, Some(last)) if last.by == *by => {
+                    Outcome::CalledOff { back_to: by.clone() }
+                }
+                _ => Outcome::Overruled,
+            })
         }
-        _ => Outcome::Overruled,
-    })
+        Intent::Switchover { .. } => None,
+        // Granted, and lost again: there is nothing left that a canary could be written to.
+        Intent::Failover { to, .. } if started => {
+            (!facts.ownership.owns_anything(to)).then_some(Outcome::Overruled)
+        }
+        Intent::Failover { from, attested, .. } => {
+            let seen = facts.regions.get(from).and_then(|region| region.outage.as_ref());
+            if !facts.ownership.owns_anything(from) {
+                // Another run was faster.
+                Some(Outcome::Overruled)
+            } else if !attested && seen == Some(&Outage::None) {
+                Some(Outcome::CalledOff { back_to: from.clone() })
+            } else {
+                None
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -84,9 +84,14 @@ fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
 }
 
 fn play(plan: &Plan, facts: &mut Facts) -> (Vec<String>, Outcome) {
+    go_on(plan, false, facts)
+}
+
+/// Goes on with a run of which the journal says whether it was `started`.
+fn go_on(plan: &Plan, started: bool, facts: &mut Facts) -> (Vec<String>, Outcome) {
     let mut story = Vec::new();
     for _ in 0..40 {
-        match next(plan, !story.is_empty(), facts) {
+        match next(plan, started || !story.is_empty(), facts) {
             Next::Do { step, effect } => {
                 story.push(format!("do {}", plan.steps[step].name()));
                 perform(facts, effect);
@@ -231,7 +236,7 @@ fn a_run_that_another_agent_continues_at_any_point_ends_the_same() {
         // The next executor starts without what the last one kept in memory.
         facts.seals.clear();
         facts.canary_written = false;
-        let (_, resumed) = play(&plan, &mut facts);
+        let (_, resumed) = go_on(&plan, stop > 0, &mut facts);
         assert_eq!(resumed, outcome, "stopped after {stop}");
         assert_eq!(facts.ownership, whole.ownership, "stopped after {stop}");
     }
@@ -251,4 +256,126 @@ fn nobody_fails_over_a_region_that_owns_nothing() {
     let plan = failover(&facts);
     play(&plan, &mut facts);
     assert_eq!(automatic(&policy, &facts), None);
+}
+
+fn change(facts: &mut Facts, change: OwnershipChange) {
+    perform(facts, Effect::Change(change));
+}
+
+/// `eu` is fenced by the run and owns partition 0 anew, of a later epoch.
+fn fenced_and_given_more(facts: &mut Facts) {
+    change(facts, OwnershipChange::Fence { from: region("eu"), run: run() });
+    let (more, range) = (RunId("2".into()), PartitionRange::new(0, 0));
+    let barrier = Cut { origin: Origin::new(region("ap"), 1), lsn: Lsn(5) };
+    let to = region("eu");
+    change(facts, OwnershipChange::HandOver { range, to: to.clone(), run: more.clone() });
+    change(facts, OwnershipChange::Barrier { run: more.clone(), barrier });
+    change(facts, OwnershipChange::Grant { run: more, to });
+}
+
+#[test]
+fn a_run_fences_once_and_not_what_the_region_is_given_later() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    fenced_and_given_more(&mut facts);
+    let (story, outcome) = go_on(&plan, true, &mut facts);
+    assert_eq!(story[0], "do seal");
+    assert_eq!(outcome, Outcome::Succeeded);
+    assert_eq!(owner(&facts, 0), "eu");
+    assert_eq!(owner(&facts, 4), "us");
+}
+
+#[test]
+fn a_failover_that_has_granted_does_not_look_back() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    fenced_and_given_more(&mut facts);
+    change(&mut facts, OwnershipChange::Cut { run: run(), cut: Cut { origin: eu(), lsn: Lsn(9) } });
+    change(&mut facts, OwnershipChange::Grant { run: run(), to: region("us") });
+    facts.regions.get_mut(&region("eu")).unwrap().outage = Some(Outage::None);
+    let (story, outcome) = go_on(&plan, true, &mut facts);
+    assert_eq!(story, ["wait reroute", "do verify"]);
+    assert_eq!(outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn a_failover_whose_target_has_lost_everything_again_ends() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    play(&plan, &mut facts);
+    facts.canary_written = false;
+    change(&mut facts, OwnershipChange::Fence { from: region("us"), run: RunId("2".into()) });
+    assert_eq!(next(&plan, true, &facts), Next::Finished(Outcome::Overruled));
+}
+
+#[test]
+fn of_two_failovers_of_one_region_the_slower_one_ends() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let slower = failover(&facts);
+    change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: RunId("2".into()) });
+    assert_eq!(next(&slower, false, &facts), Next::Finished(Outcome::Overruled));
+}
+
+#[test]
+fn a_failover_ends_when_the_region_comes_back_before_the_fence() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    facts.regions.get_mut(&region("eu")).unwrap().outage = Some(Outage::None);
+    let back_to = region("eu");
+    assert_eq!(next(&plan, false, &facts), Next::Finished(Outcome::CalledOff { back_to }));
+}
+
+#[test]
+fn a_fenced_region_that_came_back_and_knows_the_fence_is_not_waited_for() {
+    let mut facts = facts(Rpo::None);
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: run() });
+    for survivor in ["ap", "us"] {
+        facts.seals.insert(region(survivor), Vec::new());
+    }
+    let revision = facts.ownership_revision;
+    let back = facts.regions.get_mut(&region("eu")).unwrap();
+    back.reachable = true;
+    facts.seals.insert(region("eu"), Vec::new());
+    assert!(matches!(
+        next(&plan, true, &facts),
+        Next::Wait { blocker: Blocker::LeaseLive { .. }, .. }
+    ));
+    facts.regions.get_mut(&region("eu")).unwrap().ownership_seen = revision;
+    assert!(matches!(next(&plan, true, &facts), Next::Do { step: 3, .. }), "it goes on to the cut");
+}
+
+#[test]
+fn a_switchover_goes_on_with_what_no_failover_took_from_it() {
+    let mut facts = facts(Rpo::None);
+    let range = PartitionRange::new(2, 3);
+    let plan = plan(&run(), &Intent::Switchover { range, to: region("us") }, &facts).unwrap();
+    change(&mut facts, OwnershipChange::HandOver { range, to: region("us"), run: run() });
+    change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: RunId("2".into()) });
+    let draining = Blocker::Draining { region: region("ap") };
+    assert_eq!(next(&plan, true, &facts), Next::Wait { step: 0, blocker: draining });
+    let barrier = Cut { origin: Origin::new(region("ap"), 1), lsn: Lsn(5) };
+    change(&mut facts, OwnershipChange::Barrier { run: run(), barrier });
+    let (story, outcome) = go_on(&plan, true, &mut facts);
+    assert_eq!(story[..2], ["wait catch_up", "do grant"]);
+    assert_eq!(outcome, Outcome::Overruled, "partition 3 is in other hands");
+    assert_eq!(owner(&facts, 2), "us");
+}
+
+#[test]
+fn a_run_with_partitions_in_its_hands_has_not_ended() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    let noted = Outcome::Overruled;
+    assert!(ended(&plan, Some(&noted), &facts.ownership));
+    assert!(!ended(&plan, None, &facts.ownership));
+    change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: run() });
+    assert!(!ended(&plan, Some(&noted), &facts.ownership));
 }
