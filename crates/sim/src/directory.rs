@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use domicile_core::id::RunId;
 use domicile_core::ownership::Ownership;
-use domicile_core::runbook::{Outcome, Plan};
+use domicile_core::runbook::{Outcome, Plan, ended};
 
 /// `run/<id>`: a plan that is being carried out.
 #[derive(Clone, Debug)]
@@ -32,14 +32,21 @@ pub struct Snapshot {
     pub ownership_revision: u64,
     /// The revision of each region's lease; 0 when it has none.
     pub leases: Vec<u64>,
-    /// Runs that have not ended.
+    /// All runs, also those that have ended.
     pub runs: Rc<Runs>,
+}
+
+impl Snapshot {
+    pub fn open_runs(&self) -> impl Iterator<Item = &Rc<RunDocument>> {
+        let open =
+            |run: &&Rc<RunDocument>| !ended(&run.plan, run.outcome.as_ref(), &self.ownership);
+        self.runs.values().filter(open)
+    }
 }
 
 #[derive(Clone, Debug)]
 pub struct Directory {
     now: Snapshot,
-    pub ended: BTreeMap<RunId, Outcome>,
 }
 
 impl Directory {
@@ -51,7 +58,7 @@ impl Directory {
             leases: vec![0; regions],
             runs: Rc::default(),
         };
-        Self { now, ended: BTreeMap::new() }
+        Self { now }
     }
 
     pub fn read(&self) -> &Snapshot {
@@ -78,21 +85,13 @@ impl Directory {
     pub fn put_run(&mut self, document: &RunDocument) -> bool {
         let id = &document.plan.run;
         let at = self.now.runs.get(id).map_or(0, |d| d.revision);
-        if at != document.revision || self.ended.contains_key(id) {
+        if at != document.revision {
             return false;
         }
         self.now.revision += 1;
-        let runs = Rc::make_mut(&mut self.now.runs);
-        match &document.outcome {
-            Some(outcome) => {
-                runs.remove(id);
-                self.ended.insert(id.clone(), outcome.clone());
-            }
-            None => {
-                let revision = self.now.revision;
-                runs.insert(id.clone(), Rc::new(RunDocument { revision, ..document.clone() }));
-            }
-        }
+        let revision = self.now.revision;
+        let document = Rc::new(RunDocument { revision, ..document.clone() });
+        Rc::make_mut(&mut self.now.runs).insert(document.plan.run.clone(), document);
         true
     }
 }

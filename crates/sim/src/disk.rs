@@ -89,8 +89,4 @@ impl Disk {
     pub fn crash(&mut self) {
         self.logs.iter_mut().for_each(Log::crash);
     }
-
-    pub fn flushed(&self) -> Vec<Lsn> {
-        self.logs.iter().map(|log| log.flushed).collect()
-    }
 }

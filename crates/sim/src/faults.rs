@@ -128,7 +128,7 @@ fn slow(rng: &mut Rng, setup: &Setup) -> Fault {
 
 /// By microseconds: within half the lease's margin, or by more than any lease.
 fn step(rng: &mut Rng) -> i64 {
-    let by = if rng.chance(500) { rng.between(1, 100) } else { rng.between(10_000, 3_600_000) };
+    let by = if rng.chance(500) { rng.between(1, 100) } else { rng.between(100_000, 3_600_000) };
     let by = (by * MS) as i64;
     if rng.chance(500) { by } else { -by }
 }

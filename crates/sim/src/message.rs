@@ -8,6 +8,7 @@ use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::outage::{Probe, Sighting};
 use domicile_core::ownership::Ownership;
 use domicile_core::progress::Progress;
+use domicile_core::time::Time;
 
 use crate::directory::{RunDocument, Snapshot};
 use crate::disk::Record;
@@ -16,7 +17,10 @@ use crate::setup::Key;
 #[derive(Clone, Debug)]
 pub enum Message {
     // to the directory
-    Renew,
+    /// Comes back in the answer: an answer must not pass for that to a later question.
+    Renew {
+        token: Time,
+    },
     Read,
     SwapOwnership {
         expected: u64,
@@ -25,6 +29,7 @@ pub enum Message {
     PutRun(Rc<RunDocument>),
     // from the directory
     Renewed {
+        token: Time,
         revision: u64,
     },
     State(Rc<Snapshot>),

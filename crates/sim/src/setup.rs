@@ -29,8 +29,6 @@ pub enum Sabotage {
     ExtendLease,
     /// A commit that is kept out of the history is confirmed to its waiting client.
     ConfirmDiverted,
-    /// An agent that starts again opens the guard for what is being handed over.
-    ReopenDrained,
     /// A repair takes a peer's rows without asking how far the peer is.
     RepairBlindly,
 }

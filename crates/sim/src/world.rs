@@ -147,7 +147,7 @@ impl World {
             steps: step,
             commits,
             acknowledged,
-            runs: self.directory.ended.len(),
+            runs: self.directory.read().runs.len(),
             setup: format!(
                 "{} regions, {} partitions, {:?}",
                 self.setup.count(),
@@ -252,10 +252,10 @@ impl World {
     fn ask_directory(&mut self, from: usize, message: Message) {
         let directory = self.setup.directory();
         match message {
-            Message::Renew => {
+            Message::Renew { token } => {
                 self.directory.renew(from);
                 let revision = self.directory.read().revision;
-                self.send(directory, from, Message::Renewed { revision });
+                self.send(directory, from, Message::Renewed { token, revision });
             }
             Message::Read => {
                 let state = Rc::new(self.directory.read().clone());

@@ -4,9 +4,12 @@
 //! progress are one transaction, with an asynchronous commit: a crash loses both or none.
 
 use domicile_core::history::{Admission, admit};
+use domicile_core::lsn::Lsn;
 
 use super::{Agent, Context, Host};
+use crate::disk::Log;
 use crate::postgres::EntryKind;
+use crate::setup::Setup;
 
 /// Transactions applied before the agent looks at anything else.
 const APPLY_AT_ONCE_MAX: usize = 32;
@@ -44,7 +47,7 @@ impl Agent {
             if admit(ownership, name, transaction, |_| true) != Admission::Admit {
                 return false;
             }
-            let here = cx.setup.frontier(&host.postgres.tables.applied);
+            let here = cx.setup.frontier(&covered(host));
             if here.missing(&transaction.needs, &host.id).is_some() {
                 return false;
             }
@@ -54,4 +57,30 @@ impl Agent {
         host.postgres.write(EntryKind::Apply { origin, record, upto });
         true
     }
+
+    /// What the next record of `origin` waits for; for the report of a world that never rests.
+    pub fn apply_waits(&self, host: &Host, setup: &Setup, origin: usize) -> String {
+        let applied = &host.postgres.tables.applied;
+        let next = host.disk.logs[origin].after(applied[origin]).next();
+        let (Some(record), Some(ownership)) = (next, self.ownership()) else {
+            return "no record".into();
+        };
+        let transaction = &record.transaction;
+        let admission = admit(ownership, &setup.origins[origin], transaction, |_| true);
+        let missing = setup.frontier(&covered(host)).missing(&transaction.needs, &host.id);
+        format!("record {} at {}: {admission:?}, lacks {missing:?}", record.id, transaction.lsn)
+    }
+}
+
+/// How far this region shows each origin's history.
+///
+/// Nothing of it lies between what is applied and the next record of the log. That matters when
+/// a cause was diverted later: its position is then in no log, and whoever waited for a record
+/// there would wait for ever.
+fn covered(host: &Host) -> Vec<Lsn> {
+    let next = |(log, applied): (&Log, &Lsn)| match log.after(*applied).next() {
+        Some(record) => Lsn(record.transaction.lsn.0 - 1),
+        None => log.flushed.max(*applied),
+    };
+    host.disk.logs.iter().zip(&host.postgres.tables.applied).map(next).collect()
 }

@@ -72,7 +72,7 @@ impl Agent {
         commits: &[domicile_core::lsn::Lsn],
     ) {
         if !cx.setup.breaks(Sabotage::ConfirmDiverted) {
-            commits.iter().for_each(|lsn| drop(host.postgres.waiting.remove(lsn)));
+            host.postgres.waiting.retain(|lsn, _| !commits.contains(lsn));
         }
     }
 

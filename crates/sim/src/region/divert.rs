@@ -97,9 +97,12 @@ impl Agent {
         {
             let meant = |(key, _): &&(Key, u32)| host.postgres.tables.repair.contains(key);
             let rows: Vec<_> = rows.rows.iter().filter(meant).copied().collect();
-            cx.trace.line(cx.now, format_args!("{} repairs {rows:?}", host.id));
-            host.postgres.write_through(EntryKind::Repair { rows });
+            if !rows.is_empty() {
+                cx.trace.line(cx.now, format_args!("{} repairs {rows:?}", host.id));
+                host.postgres.write_through(EntryKind::Repair { rows });
+            }
             self.repair = None;
+            self.due.repair = now + Millis(cx.rng.between(50, 400));
         } else if now.since(repair.asked_at) > REPAIR_PATIENCE {
             self.repair = None;
             self.due.repair = now + Millis(cx.rng.between(50, 400));

@@ -235,7 +235,7 @@ impl Agent {
 
     pub fn receive(&mut self, host: &mut Host, cx: &mut Context<'_>, from: usize, m: Message) {
         match m {
-            Message::Renewed { revision } => self.renewed(host, cx, revision),
+            Message::Renewed { token, revision } => self.renewed(cx, token, revision),
             Message::State(snapshot) => self.learn(host, cx, snapshot),
             Message::Changed => self.ask_directory(cx),
             Message::Fetch { origin, after, progress } => {
@@ -253,7 +253,10 @@ impl Agent {
             Message::Probed(probe) => self.probed(host, cx, from, probe),
             Message::AskRows(keys) => self.serve_rows(host, cx, from, &keys),
             Message::Rows(rows) => self.take_rows(from, rows),
-            Message::Renew | Message::Read | Message::SwapOwnership { .. } | Message::PutRun(_) => {
+            Message::Renew { .. }
+            | Message::Read
+            | Message::SwapOwnership { .. }
+            | Message::PutRun(_) => {
                 unreachable!("only the directory is asked this")
             }
         }

@@ -56,9 +56,10 @@ impl Agent {
         }
         self.due.operate = now + OPERATE_EVERY;
         self.executions.retain(|run, _| {
-            state.runs.contains_key(run) || state.ownership.ranges_of(run).next().is_some()
+            state.runs.get(run).is_none_or(|r| r.outcome.is_none())
+                || state.ownership.ranges_of(run).next().is_some()
         });
-        for document in state.runs.values() {
+        for document in state.open_runs() {
             if self.is_executor(host, cx, document, now) {
                 self.go_on(host, cx, document, now);
             }
@@ -83,7 +84,8 @@ impl Agent {
         }
         let Some(facts) = self.facts(host, cx.setup, cx.now, Some(id)) else { return };
         if !run.started && facts.ownership.ranges_of(id).next().is_some() {
-            self.put_run(host, cx, &RunDocument { started: true, ..(**run).clone() });
+            let run = RunDocument { started: true, outcome: None, ..(**run).clone() };
+            self.put_run(host, cx, &run);
             return self.acted(id, now);
         }
         match next(&run.plan, run.started, &facts) {
@@ -98,7 +100,8 @@ impl Agent {
                 }
             }
             Next::Finished(outcome) => {
-                self.put_run(host, cx, &RunDocument { outcome: Some(outcome), ..(**run).clone() });
+                let run = RunDocument { outcome: Some(outcome), ..(**run).clone() };
+                self.put_run(host, cx, &run);
                 self.acted(id, now);
             }
         }
@@ -193,15 +196,12 @@ impl Agent {
     ) {
         let wall = host.clock.wall(cx.now);
         let postgres = &mut host.postgres;
-        let key = (0..cx.setup.partitions.len() as u32).find(|key| {
-            let partition = cx.setup.partitions[*key as usize];
-            postgres.admits(partition, wall, false).is_some() && !postgres.locked(*key)
-        });
-        let (Some(key), true) = (key, postgres.answers()) else { return };
-        let partition = cx.setup.partitions[key as usize];
+        let open = postgres.guard.iter().flat_map(|guard| guard.open.keys()).copied().next();
+        let (Some(partition), true) = (open, postgres.answers()) else { return };
         let Some(epoch) = postgres.admits(partition, wall, false) else { return };
         let stamps = vec![domicile_core::change::Stamp { partition, epoch }];
-        let (id, keys) = (cx.oracle.next_id(), vec![key]);
+        // The canary's own row is of no interest to anybody.
+        let (id, keys) = (cx.oracle.next_id(), Vec::new());
         cx.oracle.admitted(host.index, &stamps);
         let kind =
             EntryKind::Local { id, keys: keys.clone(), stamps: stamps.clone(), barrier: None };
@@ -219,7 +219,7 @@ impl Agent {
         let Some(facts) = self.facts(host, cx.setup, cx.now, None) else { return };
         let Some(intent) = failover::automatic(&cx.setup.policy, &facts) else { return };
         let known = self.state.as_ref().is_some_and(|state| {
-            state.runs.values().any(|run| same_outage(&run.plan.intent, &intent))
+            state.open_runs().any(|run| same_outage(&run.plan.intent, &intent))
         });
         if !known && cx.rng.chance(500) {
             self.begin(host, cx, intent);

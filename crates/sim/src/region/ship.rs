@@ -63,7 +63,7 @@ impl Agent {
             }
             fetching.asked_at = Some(now);
             let relay = (host.index + 1 + cx.rng.index(cx.setup.count() - 1)) % cx.setup.count();
-            let peer = if fetching.misses % 2 == 0 { origin } else { relay };
+            let peer = if fetching.misses.is_multiple_of(2) { origin } else { relay };
             let progress = progress_of(host, origin);
             send(cx, peer, Message::Fetch { origin, after: log.received, progress });
         }

@@ -12,13 +12,12 @@ use domicile_core::id::{Epoch, PartitionId, RunId};
 use domicile_core::lease::{Held, Seen};
 use domicile_core::lsn::Cut;
 use domicile_core::ownership::{OwnershipChange, State};
-use domicile_core::time::Millis;
+use domicile_core::time::{Millis, Time};
 
 use super::{Agent, Context, Host, Renewal, send};
 use crate::directory::Snapshot;
 use crate::message::Message;
 use crate::postgres::{EntryKind, Guard};
-use crate::setup::Sabotage;
 
 /// A renewal without an answer is given up after this long.
 const RENEWAL_PATIENCE: Millis = Millis(1000);
@@ -38,11 +37,13 @@ impl Agent {
         self.due.renew = now + cx.setup.terms.renew_every;
         let (wall, start) = (host.clock.wall(cx.now), host.postgres.start);
         self.renewal = Renewal::Sent { at: now, wall, start };
-        send(cx, cx.setup.directory(), Message::Renew);
+        send(cx, cx.setup.directory(), Message::Renew { token: now });
     }
 
-    pub(super) fn renewed(&mut self, _: &mut Host, cx: &mut Context<'_>, revision: u64) {
-        if let Renewal::Sent { at, wall, start } = self.renewal {
+    pub(super) fn renewed(&mut self, cx: &mut Context<'_>, token: Time, revision: u64) {
+        if let Renewal::Sent { at, wall, start } = self.renewal
+            && at == token
+        {
             self.held = Some(Held { sent_at: at });
             self.renewal = Renewal::Reading { revision, wall, start };
             self.ask_directory(cx);
@@ -95,16 +96,10 @@ impl Agent {
             self.guard_revision = self.ownership_revision();
             return;
         };
-        let reopen = cx.setup.breaks(Sabotage::ReopenDrained);
         let mut open = BTreeMap::new();
         for entry in ownership.entries() {
-            let mine = match &entry.state {
-                State::Owned { by } => *by == host.id,
-                State::HandingOver { by, barrier: None, run, .. } => {
-                    reopen && *by == host.id && !self.draining.contains_key(run)
-                }
-                State::HandingOver { .. } | State::Fenced { .. } => false,
-            };
+            // Closed as soon as a hand-over is seen; until it is seen, `Owned` is what was read.
+            let mine = matches!(&entry.state, State::Owned { by } if *by == host.id);
             for number in entry.range.first..=entry.range.last {
                 let partition = PartitionId(number);
                 let kept = guard.open.get(&partition) == Some(&entry.epoch);

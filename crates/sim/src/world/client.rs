@@ -22,7 +22,7 @@ impl World {
         if !place.host.postgres.answers() {
             return;
         }
-        let write = self.workload.write(&mut self.rng, &self.setup, &place.host.postgres);
+        let write = self.workload.write(&mut self.rng, &self.setup, &place.host);
         let postgres = &mut place.host.postgres;
         if write.keys.is_empty() || write.keys.iter().any(|key| postgres.locked(*key)) {
             return;
@@ -85,7 +85,9 @@ impl World {
         self.oracle.committed(region, id, lsn, &keys, &stamps, &saw);
         match self.setup.rpo {
             Rpo::None => self.oracle.acknowledged(id),
-            Rpo::Zero { .. } => drop(postgres.waiting.insert(lsn, id)),
+            Rpo::Zero { .. } => {
+                postgres.waiting.insert(lsn, id);
+            }
         }
         let here = &self.setup.regions[region];
         let stamps: Vec<String> =

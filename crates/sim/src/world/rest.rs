@@ -27,7 +27,8 @@ impl World {
     fn restless(&self) -> Vec<String> {
         let mut reasons = Vec::new();
         let state = self.directory.read();
-        for (id, run) in state.runs.iter() {
+        for run in state.open_runs() {
+            let id = &run.plan.run;
             let started = if run.started { "started" } else { "not started" };
             let asked = self.regions.iter().filter_map(|r| {
                 let agent = r.agent.as_ref()?;
@@ -79,7 +80,12 @@ impl World {
             if applied < end {
                 let of = &self.setup.origins[origin];
                 let held = place.host.disk.logs[origin].flushed;
-                reasons.push(format!("{here} applied {of} to {applied}, holds {held} of {end}"));
+                let agent = place.agent.as_ref();
+                let why = agent.map(|a| a.apply_waits(&place.host, &self.setup, origin));
+                reasons.push(format!(
+                    "{here} applied {of} to {applied}, holds {held} of {end}: {}",
+                    why.unwrap_or_default()
+                ));
             }
         }
     }
