@@ -14,11 +14,15 @@ use domicile_core::ownership::Ownership;
 use domicile_core::time::{Millis, Time};
 
 use super::{Agent, Context, Host, send};
+use crate::disk::Log;
 use crate::message::{Message, Rows};
 use crate::postgres::EntryKind;
 use crate::setup::{Key, Sabotage};
 
 const REPAIR_PATIENCE: Millis = Millis(900);
+/// After so many peers that could not help, perhaps none can: each may show a row that is itself
+/// no history. Then the logs must tell.
+const REPAIR_MISSES_MAX: u32 = 6;
 
 pub struct Repair {
     asked_at: Time,
@@ -87,7 +91,7 @@ impl Agent {
             host.postgres.write_through(EntryKind::Repair { rows });
         }
         if host.postgres.tables.repair.is_empty() {
-            self.repair = None;
+            (self.repair, self.repair_misses) = (None, 0);
             return;
         }
         let now = host.clock.monotonic(cx.now);
@@ -97,6 +101,7 @@ impl Agent {
         {
             let meant = |(key, _): &&(Key, u32)| host.postgres.tables.repair.contains(key);
             let rows: Vec<_> = rows.rows.iter().filter(meant).copied().collect();
+            self.repair_misses += u32::from(rows.is_empty());
             if !rows.is_empty() {
                 cx.trace.line(cx.now, format_args!("{} repairs {rows:?}", host.id));
                 host.postgres.write_through(EntryKind::Repair { rows });
@@ -105,13 +110,45 @@ impl Agent {
             self.due.repair = now + Millis(cx.rng.between(50, 400));
         } else if now.since(repair.asked_at) > REPAIR_PATIENCE {
             self.repair = None;
+            self.repair_misses += 1;
             self.due.repair = now + Millis(cx.rng.between(50, 400));
         }
     }
 
-    fn ask_rows(&mut self, host: &Host, cx: &mut Context<'_>, now: Time) {
+    /// Takes the rows from the logs here: each as the newest record of history left it.
+    fn repair_from_logs(&mut self, host: &mut Host, cx: &mut Context<'_>) {
+        let own = &host.disk.logs[host.index];
+        if !self.caught_up(host) || own.received != own.flushed {
+            return;
+        }
+        let newest = |key: Key| {
+            let partition = cx.setup.partitions[key as usize];
+            let shown = |(origin, log): (usize, &'_ Log)| {
+                let upto = match origin == host.index {
+                    true => log.flushed,
+                    false => host.postgres.tables.applied[origin],
+                };
+                let writes = log.after(Lsn::ZERO).filter(|r| r.keys.contains(&key));
+                let last = writes.take_while(|r| r.transaction.lsn <= upto).last()?;
+                let stamp = last.transaction.stamps.iter().find(|s| s.partition == partition)?;
+                Some((stamp.epoch, last.transaction.lsn, last.id))
+            };
+            let last = host.disk.logs.iter().enumerate().filter_map(shown).max();
+            last.map_or(0, |(_, _, id)| id)
+        };
+        let rows: Vec<_> =
+            host.postgres.tables.repair.iter().map(|key| (*key, newest(*key))).collect();
+        cx.trace.line(cx.now, format_args!("{} repairs {rows:?} from its logs", host.id));
+        host.postgres.write_through(EntryKind::Repair { rows });
+        self.repair_misses = 0;
+    }
+
+    fn ask_rows(&mut self, host: &mut Host, cx: &mut Context<'_>, now: Time) {
         if now < self.due.repair {
             return;
+        }
+        if self.repair_misses > REPAIR_MISSES_MAX {
+            return self.repair_from_logs(host, cx);
         }
         let peer = (host.index + 1 + cx.rng.index(cx.setup.count() - 1)) % cx.setup.count();
         self.repair = Some(Repair { asked_at: now, peer, answer: None });

@@ -111,6 +111,7 @@ pub struct Agent {
     /// The ownership whose cuts have been looked up in every log.
     diverted: Option<Rc<Ownership>>,
     repair: Option<divert::Repair>,
+    repair_misses: u32,
     fetches: Vec<ship::Fetching>,
     askers: Vec<ship::Asker>,
     heard: Vec<Option<(Time, Rc<Report>)>>,
@@ -167,6 +168,7 @@ impl Agent {
             flush_asked: false,
             diverted: None,
             repair: None,
+            repair_misses: 0,
             fetches: vec![ship::Fetching::default(); count],
             askers: Vec::new(),
             heard: vec![None; count],

@@ -11,7 +11,7 @@ use domicile_core::history::Seal;
 use domicile_core::id::{Epoch, RegionId, RunId};
 use domicile_core::lsn::Cut;
 use domicile_core::ownership::{Ownership, OwnershipChange, State};
-use domicile_core::runbook::{Effect, Intent, Next, failover, next, plan};
+use domicile_core::runbook::{Effect, Intent, Next, executor, failover, next, plan};
 use domicile_core::time::{Millis, Time};
 
 use super::{Agent, Context, Host, Output, send};
@@ -60,20 +60,9 @@ impl Agent {
                 || state.ownership.ranges_of(run).next().is_some()
         });
         for document in state.open_runs() {
-            if self.is_executor(host, cx, document, now) {
-                self.go_on(host, cx, document, now);
-            }
+            self.go_on(host, cx, document, now);
         }
         self.fail_over(host, cx);
-    }
-
-    fn is_executor(&self, host: &Host, cx: &Context<'_>, run: &RunDocument, now: Time) -> bool {
-        let live = |region: usize| {
-            self.leases[region].is_some_and(|seen| now < seen.over_at(&cx.setup.terms))
-        };
-        let target = cx.setup.index(run.plan.intent.to()).filter(|r| live(*r));
-        let executor = target.or_else(|| (0..cx.setup.count()).find(|r| live(*r)));
-        executor.is_none_or(|region| region == host.index)
     }
 
     fn go_on(&mut self, host: &mut Host, cx: &mut Context<'_>, run: &Rc<RunDocument>, now: Time) {
@@ -83,6 +72,9 @@ impl Agent {
             return;
         }
         let Some(facts) = self.facts(host, cx.setup, cx.now, Some(id)) else { return };
+        if executor(&run.plan, &facts).as_ref() != Some(&host.id) {
+            return;
+        }
         if !run.started && facts.ownership.ranges_of(id).next().is_some() {
             let run = RunDocument { started: true, outcome: None, ..(**run).clone() };
             self.put_run(host, cx, &run);
