@@ -95,7 +95,7 @@ fn many(from: u64, count: u64, mut run: impl FnMut(u64) -> Report) -> ExitCode {
         commits += report.commits;
         runs += report.runs;
         let done = seed - from + 1;
-        if stderr().is_terminal() && done % 10 == 0 {
+        if stderr().is_terminal() && done.is_multiple_of(10) {
             eprint!("\r{done} of {count} seeds, {steps} steps, {:.0?}", began.elapsed());
             // A progress line that cannot be written is no reason to stop.
             let _ = stderr().flush();

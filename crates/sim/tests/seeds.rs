@@ -40,10 +40,10 @@ fn the_same_seed_always_gives_the_same_run() {
     }
 }
 
-/// Breaks a rule on purpose in up to a hundred worlds; some invariant must notice.
+/// Breaks a rule on purpose in up to 300 worlds; some invariant must notice.
 fn is_noticed(sabotage: Sabotage, kind: Kind) {
     let options = Options { sabotage: Some(sabotage), ..Options::default() };
-    let mut broken = (0..100).filter_map(|seed| run(seed, options).violation);
+    let mut broken = (0..300).filter_map(|seed| run(seed, options).violation);
     assert!(broken.any(|violation| violation.kind == kind), "every seed survives {sabotage:?}");
 }
 
