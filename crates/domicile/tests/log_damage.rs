@@ -1,0 +1,169 @@
+//! Is a damaged log noticed, set aside and made whole from a peer, and does an agent live through
+//! whatever arrives at its ports?
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use domicile::lab::regions::Regions;
+use domicile::log::{LOG_SEGMENT_BYTES, LogState, Logs};
+use domicile::settings;
+use domicile_core::lsn::Lsn;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+mod regions;
+use regions::{assert_alike, config, eventually, settle, start};
+
+const SEED_SQL: &str = "CREATE TABLE kept (id int PRIMARY KEY, note text)";
+const TABLES: &str = "[[table]]\nname = \"kept\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_is_made_whole_from_a_peer_and_hostile_bytes_end_nothing() {
+    let mut config = config(&["eu", "us", "ap"], "hash(id, 3)", 3);
+    config.seed_sql = SEED_SQL.to_owned();
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    write_everywhere(&regions, 1).await;
+    settle(&regions, "first").await;
+
+    for (round, holder) in (2..).zip(["us", "eu"]) {
+        // First a peer's copy of the log of "eu", then that region's own.
+        regions.kill_agent(holder);
+        damage(&log_of_eu(&regions, holder));
+        regions.start_agent(holder).unwrap();
+        regions.wait_until_ready().await.unwrap();
+        let said = std::fs::read_to_string(regions.agent_log(holder)).unwrap();
+        assert!(said.contains("log_corrupt"), "{said}");
+        write_everywhere(&regions, round).await;
+        settle(&regions, &format!("after damage in {holder}")).await;
+        assert!(set_aside(&log_of_eu(&regions, holder)), "the damaged segment is kept aside");
+    }
+
+    hostile_bytes_end_nothing(&mut regions).await;
+    write_everywhere(&regions, 4).await;
+    settle(&regions, "last").await;
+    assert_alike(&regions, &["kept"]).await;
+    for region in regions.names().to_vec() {
+        regions.kill_agent(&region);
+    }
+    let expected = records(&regions, "eu").await;
+    assert!(expected.len() > 100, "{} records", expected.len());
+    for holder in ["us", "ap"] {
+        let held = records(&regions, holder).await;
+        assert!(held == expected, "{holder} holds {} of {}", held.len(), expected.len());
+    }
+}
+
+/// Every region writes what it owns, one commit each.
+async fn write_everywhere(regions: &Regions, round: i32) {
+    for region in regions.names() {
+        let client = regions.connect(region).await.unwrap();
+        let sql = "SELECT id FROM generate_series($1 * 1000, $1 * 1000 + 200) id
+                   WHERE (domicile.entry(domicile.partition_of(id::text))).owner = $2";
+        for row in client.query(sql, &[&round, &region]).await.unwrap() {
+            let id: i32 = row.get(0);
+            let sql = "INSERT INTO kept VALUES ($1, repeat('x', 100))";
+            eventually("a write is accepted", async || {
+                client.execute(sql, &[&id]).await.map_err(|e| format!("{e:?}"))
+            })
+            .await;
+        }
+    }
+}
+
+fn log_of_eu(regions: &Regions, holder: &str) -> PathBuf {
+    regions.folder().join(holder).join("agent/log/eu-1")
+}
+
+/// Flips one bit in the middle of the fullest segment, so that sound records follow.
+fn damage(folder: &Path) {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let segments = entries.filter(|path| path.extension().is_some_and(|e| e == "segment"));
+    let longest = segments.max_by_key(|path| written(path)).unwrap();
+    let middle = written(&longest) / 2;
+    let file = std::fs::File::options().read(true).write(true).open(&longest).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, middle).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], middle).unwrap();
+}
+
+/// How many bytes of a segment are written: zeros at its end may be room for more.
+fn written(segment: &Path) -> u64 {
+    let bytes = std::fs::read(segment).unwrap();
+    let last = bytes.iter().rposition(|byte| *byte != 0);
+    last.map_or(0, |last| last as u64 + 1)
+}
+
+fn set_aside(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut names = entries.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    names.any(|name| !name.ends_with(".segment") && name.contains("segment"))
+}
+
+/// The log of "eu" as `holder` has it on disk. Its agent must not run.
+async fn records(regions: &Regions, holder: &str) -> Vec<(Lsn, Vec<u8>)> {
+    let data = regions.folder().join(holder).join("agent");
+    let (logs, opened) = Logs::open(&data, LOG_SEGMENT_BYTES).unwrap();
+    assert!(opened.iter().all(|(_, opened)| opened.state == LogState::Sound), "{holder}");
+    let mut reader = logs.get(&"eu-1".parse().unwrap()).unwrap().read(Lsn::ZERO);
+    let mut records = Vec::new();
+    while let Some(frames) = reader.next_batch(1 << 20).await.unwrap() {
+        records.extend(frames.iter().map(|frame| (frame.lsn, frame.payload.to_vec())));
+    }
+    records
+}
+
+async fn hostile_bytes_end_nothing(regions: &mut Regions) {
+    let config = settings::load(regions.config_file("eu")).unwrap();
+    let peer: SocketAddr = config.regions[0].peer_listen.parse().unwrap();
+    let pid = regions.agent_pid("eu");
+    let random: Vec<u8> =
+        (0..40_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let huge_frame = [preface.clone(), vec![0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat();
+    let broken_frames = [preface.clone(), random.clone()].concat();
+    // A first packet that promises 2 GiB, one shorter than itself, one with nothing but zeros.
+    let huge_packet = vec![0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0];
+    let short_packet = vec![0, 0, 0, 1];
+    let sent = [
+        vec![],
+        random,
+        preface,
+        huge_frame,
+        broken_frames,
+        huge_packet,
+        short_packet,
+        vec![0; 9000],
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+    ];
+    let mut half_open = Vec::new();
+    for address in [peer, regions.gateway("eu")] {
+        for bytes in &sent {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // It may be hung up on while it still talks.
+            if let Err(error) = stream.write_all(bytes).await {
+                assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+            }
+            half_open.push(stream);
+        }
+    }
+    // All of them stay open while others are served.
+    regions.wait_until_ready().await.unwrap();
+    let gateway = regions.gateway("eu");
+    let address =
+        format!("host={} port={} user=postgres dbname=postgres", gateway.ip(), gateway.port());
+    let (client, driver) = tokio_postgres::connect(&address, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(driver);
+    client.query_one("SELECT count(*) FROM kept", &[]).await.unwrap();
+    for mut stream in half_open {
+        let _ = stream.shutdown().await;
+        let mut answer = [0; 64];
+        let _ = stream.try_read(&mut answer);
+        drop(stream);
+    }
+    settle(regions, "after hostile bytes").await;
+    assert_eq!(regions.agent_pid("eu"), pid);
+}

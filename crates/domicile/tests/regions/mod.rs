@@ -1,0 +1,105 @@
+//! What do tests of whole regions share: starting them, waiting for facts, and comparing regions.
+//!
+//! Every wait is for a fact and has a deadline; what was missing is in the panic.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domicile::lab::cluster::PgBin;
+use domicile::lab::regions::{Regions, RegionsConfig, partitions_of};
+use domicile::postgres::guard;
+use tokio::time::Instant;
+
+/// Longer than anything takes here; a test that waits so long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Regions without distance between them that never fail over by themselves.
+pub fn config(names: &[&str], partition: &str, partitions: u32) -> RegionsConfig {
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_domicile"));
+    let bin = PgBin::find(None).unwrap();
+    let mut config = RegionsConfig::three(binary, bin, "unused", partitions);
+    config.names = names.iter().map(|name| (*name).to_owned()).collect();
+    config.partition = partition.to_owned();
+    config.round_trip = Duration::ZERO;
+    config.automatic_failover = false;
+    config
+}
+
+/// Starts the directory and all agents. Only processes are killed here, never the machine, so
+/// PostgreSQL need not wait for the disk.
+pub async fn start(regions: &mut Regions) {
+    for region in regions.names().to_vec() {
+        let client = regions.connect(&region).await.unwrap();
+        client.batch_execute("ALTER SYSTEM SET fsync = off").await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    }
+    regions.start_directory().unwrap();
+    for region in regions.names().to_vec() {
+        regions.start_agent(&region).unwrap();
+    }
+    regions.wait_until_ready().await.unwrap();
+}
+
+/// Asks until the answer is a fact, and returns it.
+pub async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let missing = match ask().await {
+            Ok(fact) => return fact,
+            Err(missing) => missing,
+        };
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}: {missing}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Waits until every region shows everything that was committed anywhere before this call: each
+/// region commits a canary, and logs are applied in order.
+pub async fn settle(regions: &Regions, run: &str) {
+    let expected = regions.names().len() as i64;
+    for region in regions.names() {
+        let owned = eventually("a region owns a partition", async || {
+            let status = regions.status(region).await.map_err(|e| e.to_string())?;
+            partitions_of(&status).next().ok_or_else(|| format!("{region} owns nothing"))
+        });
+        let owned = owned.await;
+        let client = regions.connect(region).await.unwrap();
+        eventually("a canary is written", async || {
+            guard::write_canary(&client, owned, run).await.map_err(|e| format!("{e:#}"))
+        })
+        .await;
+    }
+    for region in regions.names() {
+        let client = regions.connect(region).await.unwrap();
+        eventually(&format!("{region} shows every region's canary"), async || {
+            let sql = "SELECT count(*) FROM domicile.canary WHERE run = $1";
+            let row = client.query_one(sql, &[&run]).await.map_err(|e| e.to_string())?;
+            let seen: i64 = row.get(0);
+            if seen == expected { Ok(()) } else { Err(format!("{seen} of {expected}")) }
+        })
+        .await;
+    }
+}
+
+/// Compares the rows of tables by a checksum.
+pub async fn assert_alike(regions: &Regions, tables: &[&str]) {
+    for table in tables {
+        let sql = format!(
+            "SELECT count(*)::text || ' rows, ' ||
+                    coalesce(sum(hashtextextended(row_::text, 0)::numeric), 0)::text
+             FROM {table} row_"
+        );
+        let mut sums = Vec::new();
+        for region in regions.names() {
+            let client = regions.connect(region).await.unwrap();
+            sums.push(client.query_one(&sql, &[]).await.unwrap().get::<_, String>(0));
+        }
+        let alike = sums.iter().all(|sum| *sum == sums[0]);
+        assert!(alike, "{table} differs between {:?}: {sums:#?}", regions.names());
+    }
+}
