@@ -14,7 +14,7 @@ use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::Ownership;
 use domicile_core::runbook::{
-    Effect, Facts, Intent, Next, Outcome, Plan, executor, failover, next, plan,
+    Effect, Facts, Intent, Next, Outcome, Plan, ended, executor, failover, next, plan,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -118,14 +118,14 @@ impl Operator {
         let view = self.runs.borrow().clone();
         for (key, (value, revision)) in &view.documents {
             let Some(document) = lift_run(value) else { continue };
-            if document.state != RunState::Running {
+            let Ok(intent) = lift_intent(&document.intent) else { continue };
+            let plan = Plan::resumed(&RunId(document.run.clone()), &intent);
+            if ended(&plan, outcome(&document).as_ref(), &facts.ownership) {
                 performing.remove(key);
                 continue;
             }
             let known = performing.get(key).is_some_and(|p| p.revision >= *revision);
             if !known {
-                let Ok(intent) = lift_intent(&document.intent) else { continue };
-                let plan = Plan::resumed(&RunId(document.run.clone()), &intent);
                 let kept = performing.remove(key);
                 let (seals, canary_written, last) = match kept {
                     Some(kept) => (kept.seals, kept.canary_written, kept.last),
@@ -154,8 +154,12 @@ impl Operator {
         loop {
             facts.seals.clone_from(&run.seals);
             facts.canary_written = run.canary_written;
-            let started = !run.document.journal.is_empty();
-            match next(&run.plan, started, &facts) {
+            let in_hands = facts.ownership.ranges_of(&run.plan.run).next().is_some();
+            if in_hands && !run.document.started {
+                run.document.started = true;
+                self.save(run).await?;
+            }
+            match next(&run.plan, run.document.started, &facts) {
                 Next::Wait { step, blocker } => {
                     return self.journal(run, step, format!("waits: {blocker}")).await;
                 }
@@ -333,6 +337,16 @@ fn lift_run(value: &[u8]) -> Option<RunDocument> {
     serde_json::from_slice(value)
         .inspect_err(|error| tracing::error!("a run under {RUN_PREFIX} is unreadable: {error}"))
         .ok()
+}
+
+/// How a run ended, as far as its document says.
+fn outcome(document: &RunDocument) -> Option<Outcome> {
+    match document.state {
+        RunState::Running => None,
+        RunState::Succeeded => Some(Outcome::Succeeded),
+        // Whom it went back to is in the journal; that it ended is what counts here.
+        RunState::CalledOff | RunState::Overruled => Some(Outcome::Overruled),
+    }
 }
 
 /// The epochs that a run has fenced: the ones before those it will grant.

@@ -164,6 +164,8 @@ pub struct RunDocument {
     pub run: String,
     pub intent: IntentDocument,
     pub state: RunState,
+    /// It has had partitions in its hands: what was granted is not asked about again.
+    pub started: bool,
     /// The region whose agent performs it now.
     pub executor: Option<String>,
     /// What the plan expected to be lost, in milliseconds of acknowledged work.
@@ -240,6 +242,7 @@ impl RunDocument {
             run: plan.run.to_string(),
             intent: lower_intent(&plan.intent),
             state: RunState::Running,
+            started: false,
             executor: None,
             estimated_loss_ms: loss.0,
             steps: plan.steps.iter().map(step).collect(),
