@@ -18,6 +18,7 @@ use domicile_core::id::{RegionId, RunId};
 use domicile_core::lease::Held;
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::{Ownership, OwnershipChange};
+use domicile_core::progress::Rpo;
 use domicile_core::time::Time;
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -174,6 +175,7 @@ impl Tenure {
     }
 
     async fn renew(&self, guard: &mut Guard) -> anyhow::Result<()> {
+        self.check_ack_fence(guard).await?;
         let held = Held { sent_at: self.clock.now() };
         let granted_at = guard::read_clock(&guard.client).await?;
         self.renew_lease().await?;
@@ -189,6 +191,27 @@ impl Tenure {
         let until = held.deadline(terms);
         self.state.send_modify(|state| state.lease_until = Some(until));
         Ok(())
+    }
+
+    /// At RPO 0 a region whose PostgreSQL would acknowledge commits by itself does not write at
+    /// all: a promise that is not kept is worse than a refusal.
+    async fn check_ack_fence(&self, guard: &Guard) -> anyhow::Result<()> {
+        let fenced =
+            self.config.rpo == Rpo::None || guard::waits_for_capture(&guard.client).await?;
+        let halted = (!fenced).then(|| {
+            let way_out = "set synchronous_standby_names = 'domicile' and reload: at rpo = \"0\" \
+                           nothing is written while commits do not wait for a remote log";
+            ("ack_fence_off".to_owned(), way_out.to_owned())
+        });
+        self.state.send_if_modified(|state| {
+            let changed = state.halted != halted;
+            state.halted.clone_from(&halted);
+            changed
+        });
+        match halted {
+            None => Ok(()),
+            Some((name, way_out)) => bail!("{name}: {way_out}"),
+        }
     }
 
     async fn renew_lease(&self) -> anyhow::Result<()> {

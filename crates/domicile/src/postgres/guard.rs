@@ -17,6 +17,7 @@ use domicile_core::time::Millis;
 use tokio_postgres::Client;
 
 use super::session::{quote_name, quote_text};
+use crate::capture::APPLICATION_NAME;
 
 const SCHEMA_SQL: &str = include_str!("sql/schema.sql");
 const ADMIT_SQL: &str = include_str!("sql/admit.sql");
@@ -375,6 +376,16 @@ pub async fn drain(
 /// One reading of the database's clock, in microseconds since 1970.
 pub async fn read_clock(client: &Client) -> anyhow::Result<i64> {
     Ok(client.query_one("SELECT domicile.now_us()", &[]).await.context("read the clock")?.get(0))
+}
+
+/// Does PostgreSQL wait for our capture before it acknowledges a commit?
+pub async fn waits_for_capture(client: &Client) -> anyhow::Result<bool> {
+    let names: String = client
+        .query_one("SELECT current_setting('synchronous_standby_names')", &[])
+        .await
+        .context("read synchronous_standby_names")?
+        .get(0);
+    Ok(names.contains(APPLICATION_NAME) || names.contains('*'))
 }
 
 /// Lets this region act as owner from `granted_at` until `deadline`, both by the database's
