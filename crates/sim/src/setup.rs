@@ -29,6 +29,8 @@ pub enum Sabotage {
     ExtendLease,
     /// A commit that is kept out of the history is confirmed to its waiting client.
     ConfirmDiverted,
+    /// A peer leaves out what lies past a cut, and reports that it holds the log up to there.
+    CountRefused,
     /// A repair takes a peer's rows without asking how far the peer is.
     RepairBlindly,
 }

@@ -40,10 +40,10 @@ fn the_same_seed_always_gives_the_same_run() {
     }
 }
 
-/// Breaks a rule on purpose in up to 300 worlds; some invariant must notice.
+/// Breaks a rule on purpose in up to 400 worlds; some invariant must notice.
 fn is_noticed(sabotage: Sabotage, kind: Kind) {
     let options = Options { sabotage: Some(sabotage), ..Options::default() };
-    let mut broken = (0..300).filter_map(|seed| run(seed, options).violation);
+    let mut broken = (0..400).filter_map(|seed| run(seed, options).violation);
     assert!(broken.any(|violation| violation.kind == kind), "every seed survives {sabotage:?}");
 }
 
@@ -65,6 +65,11 @@ fn a_guard_that_outlives_its_lease_is_noticed() {
 #[test]
 fn confirming_what_was_diverted_is_noticed() {
     is_noticed(Sabotage::ConfirmDiverted, Kind::Safety);
+}
+
+#[test]
+fn counting_a_refused_record_as_held_is_noticed() {
+    is_noticed(Sabotage::CountRefused, Kind::Safety);
 }
 
 #[test]

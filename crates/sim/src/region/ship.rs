@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use domicile_core::history::{Seal, accept};
+use domicile_core::history::{Refused, Seal, accept};
 use domicile_core::id::RunId;
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::progress::Progress;
@@ -127,6 +127,10 @@ impl Agent {
         for record in batch.records {
             let (lsn, stamps) = (record.transaction.lsn, &record.transaction.stamps);
             if let Err(why) = accept(seals, &ownership, origin, lsn, stamps) {
+                if cx.setup.breaks(Sabotage::CountRefused) && matches!(why, Refused::Outside(_)) {
+                    log.cover(lsn);
+                    continue;
+                }
                 let id = &host.id;
                 cx.trace.line(cx.now, format_args!("{id} refuses {origin}@{lsn}: {why:?}"));
                 refused = true;
