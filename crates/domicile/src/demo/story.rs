@@ -28,6 +28,8 @@ const COMMAND_WAIT_MAX: Duration = Duration::from_secs(60);
 const SERVED_WAIT_MAX: Duration = Duration::from_secs(60);
 const RETURN_WAIT_MAX: Duration = Duration::from_secs(120);
 const PROOF_WAIT_MAX: Duration = Duration::from_secs(60);
+/// A region that shows what others wrote up to this long ago has caught up.
+const CURRENT_MS: u64 = 1000;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long the region that is about to be lost acknowledges what it cannot ship.
 const TAIL: Duration = Duration::from_millis(1200);
@@ -229,12 +231,7 @@ impl<'a> Story<'a> {
         let partitions = self.config.division().partitions();
         let back = |statuses: &Statuses| {
             unready(statuses, partitions)?;
-            let pending =
-                statuses.get(lost).and_then(|s| s.as_ref().ok()).map(|s| s.repairs_pending);
-            match pending {
-                Some(0) => Ok(()),
-                _ => Err(format!("region \"{lost}\" still repairs rows")),
-            }
+            caught_up(statuses, lost)
         };
         self.regions.wait_until("that the region is back", RETURN_WAIT_MAX, back).await?;
         let took_ms = self.clock.now().0 - begin.0;
@@ -361,6 +358,24 @@ impl<'a> Story<'a> {
         let regions = 1..self.regions.names().len();
         regions.min_by_key(|region| self.owned_by(*region).len()).context("find another region")
     }
+}
+
+/// Returns what the region still lacks: repairs, or rows that the others wrote meanwhile.
+fn caught_up(statuses: &Statuses, lost: &str) -> Result<(), String> {
+    for (region, status) in statuses {
+        let status = status.as_ref().map_err(Clone::clone)?;
+        if region == lost && status.repairs_pending > 0 {
+            return Err(format!("region \"{lost}\" still repairs {} rows", status.repairs_pending));
+        }
+        let behind = status.peers.iter().find(|peer| peer.region == lost);
+        if let Some(peer) = behind.filter(|peer| peer.staleness_ms > CURRENT_MS) {
+            return Err(format!(
+                "region \"{lost}\" is {} ms behind region {region}",
+                peer.staleness_ms
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn count(partitions: &[u32]) -> String {

@@ -46,15 +46,15 @@ impl Phase {
 
     pub fn title(self) -> &'static str {
         match self {
-            Self::Building => "building the world",
+            Self::Building => "building",
             Self::Steady => "steady state",
-            Self::Switchover => "planned switchover",
-            Self::Switched => "after the switchover",
+            Self::Switchover => "switching over",
+            Self::Switched => "switched over",
             Self::Failover => "a region is lost",
-            Self::Survivors => "the survivors carry on",
-            Self::Rejoin => "the lost region returns",
+            Self::Survivors => "survivors carry on",
+            Self::Rejoin => "it returns",
             Self::Together => "together again",
-            Self::Proof => "proof",
+            Self::Proof => "comparing rows",
         }
     }
 

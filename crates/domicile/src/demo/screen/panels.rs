@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
 
 use super::palette::Palette;
-use crate::demo::scene::{Health, RegionView, Scene};
+use crate::demo::scene::{Event, Health, RegionView, Scene};
 use crate::status::PeerStatus;
 
 /// One cell for each partition, in the colour of its owner.
@@ -71,14 +71,12 @@ fn state_of(view: &RegionView) -> String {
     if !status.postgres_reachable {
         return "waits for PostgreSQL".to_owned();
     }
-    let journal = match status.journal_entries {
-        0 => String::new(),
-        entries => format!(", {entries} journaled"),
-    };
+    let entries = status.journal_entries;
     match (status.repairs_pending, status.lease_live) {
-        (0, true) => format!("lease live{journal}"),
-        (0, false) => format!("no lease{journal}"),
-        (rows, _) => format!("repairs {rows} rows{journal}"),
+        (0, true) if entries == 0 => "lease live".to_owned(),
+        (0, true) => format!("lease live, journal {entries}"),
+        (0, false) => "no lease".to_owned(),
+        (rows, _) => format!("repairs {rows}, journal {entries}"),
     }
 }
 
@@ -126,8 +124,8 @@ fn time(ms: u64) -> String {
 fn size(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
-        1024..1_048_576 => format!("{} KiB", bytes / 1024),
-        _ => format!("{} MiB", bytes / 1_048_576),
+        1024..1_048_576 => format!("{} K", bytes / 1024),
+        _ => format!("{} M", bytes / 1_048_576),
     }
 }
 
@@ -139,17 +137,37 @@ pub(super) fn events(frame: &mut Frame, area: Rect, scene: &Scene, palette: Pale
         totals.acknowledged, totals.refused_as_promised, totals.unknown, totals.errors
     );
     let block = Block::bordered().title(title);
-    let room = usize::from(block.inner(area).height);
-    let first = scene.events.len().saturating_sub(room);
-    let lines: Vec<Line> = scene.events[first..]
-        .iter()
-        .map(|event| {
-            let at = format!("{:>6.1} s  ", event.at.0 as f64 / 1000.0);
-            Line::from(vec![
-                Span::styled(at, palette.quiet()),
-                Span::styled(event.text.clone(), palette.tone(event.tone)),
-            ])
-        })
-        .collect();
-    frame.render_widget(Paragraph::new(lines).block(block), area);
+    let inner = block.inner(area);
+    let (room, width) = (usize::from(inner.height), usize::from(inner.width));
+    let newest = &scene.events[scene.events.len().saturating_sub(room)..];
+    let lines: Vec<Line> =
+        newest.iter().flat_map(|event| event_lines(event, width, palette)).collect();
+    let first = lines.len().saturating_sub(room);
+    frame.render_widget(Paragraph::new(lines[first..].to_vec()).block(block), area);
+}
+
+/// One event in as many lines as it needs.
+fn event_lines(event: &Event, width: usize, palette: Palette) -> Vec<Line<'static>> {
+    let time = format!("{:>6.1} s  ", event.at.0 as f64 / 1000.0);
+    let margin = time.len();
+    let mut texts = vec![String::new()];
+    for word in event.text.split_inclusive(' ') {
+        let full = texts.last().is_some_and(|line| {
+            !line.is_empty() && margin + line.chars().count() + word.trim_end().len() > width
+        });
+        if full {
+            texts.push("    ".to_owned());
+        }
+        if let Some(line) = texts.last_mut() {
+            line.push_str(word);
+        }
+    }
+    let margins = [time].into_iter().chain(std::iter::repeat(" ".repeat(margin)));
+    let line = |(margin, text): (String, String)| {
+        Line::from(vec![
+            Span::styled(margin, palette.quiet()),
+            Span::styled(text, palette.tone(event.tone)),
+        ])
+    };
+    margins.zip(texts).map(line).collect()
 }

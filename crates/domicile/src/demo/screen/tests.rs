@@ -61,13 +61,13 @@ fn render(width: u16, height: u16, scene: &Scene, palette: Palette) -> Terminal<
     terminal
 }
 
-fn text(terminal: &Terminal<TestBackend>) -> String {
+fn text_of(terminal: &Terminal<TestBackend>) -> String {
     terminal.backend().to_string()
 }
 
 #[test]
 fn a_small_terminal_shows_every_part() {
-    let text = text(&render(80, 24, &scene(), Palette::Colours));
+    let text = text_of(&render(80, 24, &scene(), Palette::Colours));
     for expected in [
         "active-active, rpo 0, 40 ms apart",
         "✓ switchover",
@@ -77,16 +77,27 @@ fn a_small_terminal_shows_every_part() {
         "ap ◐ joining",
         "owns 4 of 12",
         "owns 7 of 12",
-        "7 journaled",
+        "lease live, journal 7",
         "log of",
         "cut, 2.4 s",
-        "12 ms / 32 ms, 4 KiB",
+        "12 ms / 32 ms, 4 K",
         "4711 writes acknowledged, 9 wrong writes refused",
         "event 29",
         "q quits",
     ] {
         assert!(text.contains(expected), "{expected} is missing in\n{text}");
     }
+}
+
+#[test]
+fn a_long_event_goes_on_in_the_next_line() {
+    let mut scene = scene();
+    let text = format!("begins {}ends", "and goes on ".repeat(8));
+    scene.events.push(Told { at: Time(30_000), tone: Tone::Plain, text });
+    let text = text_of(&render(80, 24, &scene, Palette::Colours));
+    let last: Vec<&str> = text.lines().rev().skip(1).take(2).collect();
+    assert!(last[1].contains("30.0 s  begins and goes on"), "{text}");
+    assert!(last[0].contains("ends") && !last[0].contains("30.0 s"), "{text}");
 }
 
 #[test]
@@ -103,7 +114,7 @@ fn without_colours_nothing_is_coloured_and_owners_can_still_be_read() {
     let terminal = render(80, 24, &scene(), Palette::Plain);
     let cells = terminal.backend().buffer().content();
     assert!(cells.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
-    let text = text(&terminal);
+    let text = text_of(&terminal);
     let strip = text.lines().nth(3).unwrap();
     assert_eq!((strip.matches("eu").count(), strip.matches("ap").count()), (4, 7));
 }
