@@ -102,6 +102,7 @@ mod tests {
             },
             state,
             executor: None,
+            started: true,
             estimated_loss_ms: 0,
             steps: steps.to_vec(),
             journal: steps_done.iter().map(entry).collect(),
