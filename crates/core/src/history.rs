@@ -7,7 +7,7 @@
 
 use crate::change::{Stamp, Transaction};
 use crate::id::{Epoch, Origin, PartitionRange, RegionId, TableName};
-use crate::lsn::{Cut, Lsn};
+use crate::lsn::{Cut, Frontier, Lsn};
 use crate::ownership::{Ownership, Verdict};
 
 /// Whether a transaction may enter the history, and why not.
@@ -73,6 +73,22 @@ fn touches(transaction: &Transaction, guarded: impl Fn(&TableName) -> bool) -> b
         .flat_map(|change| change.relations())
         .filter_map(|index| transaction.relations.get(*index as usize))
         .any(|relation| guarded(&relation.table))
+}
+
+/// May a transaction that needs `needs` be applied where `applied` is shown?
+///
+/// A cause that lies beyond the end of its origin's history will never come: its region had
+/// applied a tail before it learned of the cut. It is not waited for.
+pub fn covered(
+    needs: &Frontier,
+    applied: &Frontier,
+    own: &RegionId,
+    ownership: Option<&Ownership>,
+) -> bool {
+    needs.iter().filter(|(origin, _)| origin.region != *own).all(|(origin, lsn)| {
+        let at = applied.get(origin);
+        at >= lsn || ownership.is_some_and(|known| known.ends_at(origin, at))
+    })
 }
 
 /// A peer's promise to accept nothing more of some epochs. Durable and irrevocable.
@@ -220,6 +236,20 @@ mod tests {
         assert_eq!(accept(&seals, &fenced(), &eu(), Lsn(4), &stamps), sealed);
         assert_eq!(accept(&seals, &cut_at(4), &eu(), Lsn(4), &stamps), Ok(()));
         assert!(accept(&seals, &cut_at(4), &eu(), Lsn(5), &stamps).is_err());
+    }
+
+    #[test]
+    fn a_cause_beyond_the_cut_is_not_waited_for() {
+        let us = region("us");
+        let needs: Frontier = [(eu(), Lsn(9))].into_iter().collect();
+        let applied: Frontier = [(eu(), Lsn(5))].into_iter().collect();
+        assert!(!covered(&needs, &applied, &us, Some(&cut_at(7))), "there is more up to the cut");
+        let granted = cut_at(5)
+            .apply(&OwnershipChange::Grant { run: RunId("1".into()), to: us.clone() })
+            .unwrap();
+        assert!(covered(&needs, &applied, &us, Some(&granted)));
+        assert!(!covered(&needs, &applied, &us, None));
+        assert!(covered(&needs, &applied, &region("eu"), None), "one's own history is there");
     }
 
     #[test]

@@ -189,6 +189,23 @@ impl Ownership {
         })
     }
 
+    /// Can nothing of `origin` after `position` become history, as far as is known here?
+    ///
+    /// True for a region that was cut and owns nothing since. A transaction may name such a place
+    /// as its cause when its region had applied a tail before it learned of the cut.
+    pub fn ends_at(&self, origin: &Origin, position: Lsn) -> bool {
+        let cuts = self
+            .entries
+            .iter()
+            .flat_map(|e| e.closed.iter().map(|c| &c.cut).chain(e.state.cut()))
+            .filter(|cut| cut.origin == *origin);
+        let last = cuts.map(|cut| cut.lsn).max();
+        let fenced = self.entries.iter().any(
+            |e| matches!(&e.state, State::Fenced { from, cut: None, .. } if *from == origin.region),
+        );
+        !fenced && !self.owns_anything(&origin.region) && last.is_some_and(|last| position >= last)
+    }
+
     /// Returns the ranges that are in `run`'s hands.
     pub fn ranges_of<'a>(&'a self, run: &'a RunId) -> impl Iterator<Item = &'a Entry> {
         self.entries.iter().filter(move |e| e.state.run() == Some(run))

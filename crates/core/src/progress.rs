@@ -63,6 +63,14 @@ impl OriginProgress {
         self.seen = self.seen.max(position);
     }
 
+    /// What lies after `kept`, up to `last`, turned out not to be history: nobody will ever hold
+    /// it, so nothing waits for that. What was captured after `last` stays.
+    pub fn withdrawn(&mut self, kept: Lsn, last: Lsn) {
+        if self.captured <= last {
+            self.captured = self.captured.min(kept);
+        }
+    }
+
     /// Up to where everything in the stream was read and judged.
     pub fn position(&self) -> Lsn {
         self.seen
@@ -182,6 +190,19 @@ mod tests {
         assert_eq!(progress.confirmable(ZERO), Lsn(10), "40 is not remote yet");
         progress.peer(&region("us"), at(40));
         assert_eq!(progress.confirmable(ZERO), Lsn(50));
+    }
+
+    #[test]
+    fn nothing_waits_for_what_is_not_history() {
+        let mut progress = OriginProgress::resume(Lsn(40));
+        progress.peer(&region("us"), at(30));
+        progress.seen(Lsn(50));
+        assert_eq!(progress.confirmable(ZERO), Lsn(30));
+        progress.withdrawn(Lsn(30), Lsn(40));
+        assert_eq!(progress.confirmable(ZERO), Lsn(50));
+        progress.captured(Lsn(60));
+        progress.withdrawn(Lsn(30), Lsn(40));
+        assert_eq!(progress.confirmable(ZERO), Lsn(30), "60 is history and not remote yet");
     }
 
     #[test]

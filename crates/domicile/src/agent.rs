@@ -303,7 +303,7 @@ impl Parts {
             region: self.here.id.clone(),
             origin: self.origin.clone(),
             peers: self.peers.iter().map(|(r, c)| (r.clone(), c.clone())).collect(),
-            positions: self.positions.clone(),
+            logs: self.logs.clone(),
             ownership: self.ownership.clone(),
             gate,
             repairs,

@@ -12,6 +12,7 @@ use domicile_core::id::{Origin, RegionId};
 use domicile_core::lease::Seen;
 use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::{Probe, Sighting, judge};
+use domicile_core::ownership::Ownership;
 use domicile_core::runbook::{Facts, RegionFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::sync::watch;
@@ -175,24 +176,29 @@ impl Observer {
 
     /// What a run needs to know, gathered now. `None` until the directory was read.
     pub fn facts(&self) -> Option<Facts> {
+        let view = self.shared.ownership.borrow().clone();
+        Some(self.facts_at(view.ownership.clone()?, view.revision))
+    }
+
+    /// The same, by an ownership that was read from the directory itself.
+    pub fn facts_at(&self, ownership: Ownership, ownership_revision: u64) -> Facts {
         let shared = &self.shared;
-        let view = shared.ownership.borrow().clone();
-        let ownership = view.ownership.clone()?;
         let now = shared.clock.now();
         let seen = self.lock().clone();
         let regions = shared.config.regions.iter().map(|r| {
-            let facts = self.region_facts(&r.id, &seen, now);
+            let facts = self.region_facts(&r.id, &seen, now, ownership_revision);
             (r.id.clone(), facts)
         });
-        Some(Facts {
+        let regions = regions.collect();
+        Facts {
             now,
             rpo: shared.config.rpo,
             ownership,
-            ownership_revision: view.revision,
-            regions: regions.collect(),
+            ownership_revision,
+            regions,
             seals: BTreeMap::new(),
             canary_written: false,
-        })
+        }
     }
 
     fn region_facts(
@@ -200,10 +206,17 @@ impl Observer {
         region: &RegionId,
         seen: &BTreeMap<RegionId, Remembered>,
         now: Time,
+        ownership_revision: u64,
     ) -> RegionFacts {
         let shared = &self.shared;
         let remembered = seen.get(region).cloned().unwrap_or_default();
-        let lease_over_at = remembered.lease.map(|lease| lease.over_at(&shared.config.lease));
+        // A renewal from before a fence may not have been heard yet: leases are judged only as
+        // of a moment no earlier than the ownership that they are judged with.
+        let heard = shared.leases.borrow().revision >= ownership_revision;
+        let terms = &shared.config.lease;
+        let lease_over_at = remembered.lease.map(|lease| {
+            if heard { lease.over_at(terms) } else { now + terms.drift.outlast(terms.ttl) }
+        });
         if *region == shared.region {
             let own = shared.own_status.borrow().clone();
             let logs = shared.logs.all().into_iter();

@@ -174,8 +174,7 @@ impl Operator {
             let document = document.context("there is no ownership")?;
             let ownership =
                 crate::directory::documents::lift_ownership(&self.config.cluster, &document.value)?;
-            let Some(newer) = self.observer.facts() else { return Ok(()) };
-            facts = Facts { ownership, ownership_revision: document.revision, ..newer };
+            facts = self.observer.facts_at(ownership, document.revision);
         }
     }
 

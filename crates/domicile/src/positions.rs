@@ -70,6 +70,11 @@ impl Positions {
         });
     }
 
+    /// Our records after `kept`, up to `last`, are not history.
+    pub fn withdrawn(&self, kept: Lsn, last: Lsn) {
+        self.change(|state| state.own.withdrawn(kept, last));
+    }
+
     /// Tells of every change after this call.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.shared.changed.subscribe()
@@ -154,16 +159,6 @@ impl Positions {
             lag_bytes: state.own_flushed.bytes_since(progress.applied),
             exposure: state.times.age_beyond(progress.flushed, now),
             staleness: state.times.age_beyond(progress.applied, now),
-        }
-    }
-
-    /// Waits until the applied frontier covers `needed`; never for our own origins.
-    pub async fn wait_for(&self, needed: &Frontier, own: &RegionId) {
-        let mut changed = self.subscribe();
-        while self.lock().applied.missing(needed, own).is_some() {
-            if changed.changed().await.is_err() {
-                return;
-            }
         }
     }
 

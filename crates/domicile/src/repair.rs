@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::{ApplierConfig, Text, open_session};
 use crate::complain::Complaint;
 use crate::directory::view::OwnershipView;
+use crate::log::Logs;
 use crate::peer;
-use crate::positions::Positions;
 use crate::postgres::rows::{Key, matching, qualified};
 use crate::postgres::session::quote_name;
 use crate::proto::{FetchRowsRequest, FetchRowsResponse, fetch_rows_request};
@@ -30,13 +30,14 @@ use crate::proto::{FetchRowsRequest, FetchRowsResponse, fetch_rows_request};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ROWS_PER_REPAIR_MAX: i64 = 5000;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+const LOGS_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Repairer {
     pub postgres: String,
     pub region: RegionId,
     pub origin: Origin,
     pub peers: Vec<(RegionId, peer::Client)>,
-    pub positions: Positions,
+    pub logs: Logs,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     /// Taken for writing: no row is applied meanwhile.
     pub gate: Arc<RwLock<()>>,
@@ -136,7 +137,21 @@ impl Repairer {
             }
             fetched.tables.push((table.clone(), keys, answer));
         }
+        self.wait_for_logs(&fetched.frontier).await?;
         Ok(fetched)
+    }
+
+    /// Waits until our logs hold everything that the peer's rows show: else a commit that was
+    /// never shipped, and may yet turn out to be no history, would come in with them.
+    async fn wait_for_logs(&self, shown: &Frontier) -> anyhow::Result<()> {
+        for (origin, lsn) in shown.iter().filter(|(origin, _)| origin.region != self.region) {
+            let log = self.logs.get_or_create(origin)?;
+            let mut end = log.watch_end();
+            let reached = end.wait_for(|end| *end >= lsn);
+            let reached = tokio::time::timeout(LOGS_TIMEOUT, reached).await;
+            reached.with_context(|| format!("our log of {origin} does not reach {lsn} yet"))??;
+        }
+        Ok(())
     }
 
     /// What a peer must show so that its rows are not older than ours.

@@ -84,6 +84,7 @@ impl Tails {
     ) -> anyhow::Result<()> {
         let mut client = None;
         let mut count = 0_u64;
+        let (mut kept, mut last) = (cut, Lsn::ZERO);
         let mut reader = log.read(cut);
         let shown = if *origin == self.origin {
             Lsn(u64::MAX)
@@ -94,7 +95,11 @@ impl Tails {
             for frame in frames.iter().filter(|frame| frame.lsn <= shown) {
                 let transaction = record::decode(&frame.payload).context("read a record")?;
                 let admission = admit(ownership, origin, &transaction, |_| true);
-                let Admission::Divert(reason) = admission else { continue };
+                let Admission::Divert(reason) = admission else {
+                    kept = kept.max(if last == Lsn::ZERO { frame.lsn } else { kept });
+                    continue;
+                };
+                last = frame.lsn;
                 let postgres = match &mut client {
                     Some(client) => client,
                     None => {
@@ -105,6 +110,9 @@ impl Tails {
                 journal::divert(postgres, origin, &transaction, reason.slug(), &why).await?;
                 count += 1;
             }
+        }
+        if *origin == self.origin && last > Lsn::ZERO {
+            self.positions.withdrawn(kept, last);
         }
         if count > 0 {
             tracing::warn!(%origin, after = %cut, "{count} transactions lie beyond the cut: journaled");

@@ -81,6 +81,16 @@ fn what_the_old_owner_wrote_past_the_cut_is_not_history() {
 }
 
 #[test]
+fn a_region_that_was_cut_and_owns_nothing_ends_there() {
+    let (eu, us) = (Origin::new(region("eu"), 1), Origin::new(region("us"), 1));
+    let ownership = fenced_and_granted();
+    assert!(ownership.ends_at(&eu, Lsn(100)));
+    assert!(!ownership.ends_at(&eu, Lsn(99)), "there is more up to the cut");
+    assert!(!ownership.ends_at(&us, Lsn(100)), "it goes on");
+    assert!(!three().ends_at(&eu, Lsn(100)));
+}
+
+#[test]
 fn a_new_incarnation_of_the_old_owner_lies_past_the_cut() {
     let ownership = fenced_and_granted();
     let reborn = Origin::new(region("eu"), 2);

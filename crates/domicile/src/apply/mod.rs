@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::change::{Change, Transaction};
-use domicile_core::history::{Admission, admit};
+use domicile_core::history::{Admission, admit, covered};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::record;
@@ -95,6 +95,8 @@ impl Applier {
         self.positions.applied(&self.config.origin, writer.applied, 0);
         let mut reader = self.log.read(writer.applied);
         let mut end = self.log.watch_end();
+        let mut moved = self.positions.subscribe();
+        let mut ownership = self.ownership.clone();
         loop {
             end.mark_unchanged();
             let Some(frames) = reader.next_batch(BATCH_BYTES_MAX).await? else {
@@ -111,9 +113,12 @@ impl Applier {
             }
             let mut rest = transactions.as_slice();
             while !rest.is_empty() {
-                tokio::select! {
-                    () = self.positions.wait_for(&rest[0].needs, &self.config.region) => {}
-                    _ = self.repairs.changed() => return Ok(()),
+                while !self.covered(&rest[0]) {
+                    tokio::select! {
+                        changed = moved.changed() => changed.context("the agent is closed")?,
+                        changed = ownership.changed() => changed.context("the agent is closed")?,
+                        _ = self.repairs.changed() => return Ok(()),
+                    }
                 }
                 let ready = self.ready(rest);
                 let (batch, later) = rest.split_at(ready);
@@ -137,12 +142,17 @@ impl Applier {
         }
     }
 
+    /// Is everything that `transaction` may depend on visible here?
+    fn covered(&self, transaction: &Transaction) -> bool {
+        let view = self.ownership.borrow();
+        let (own, known) = (&self.config.region, view.ownership.as_ref());
+        covered(&transaction.needs, &self.positions.frontier(), own, known)
+    }
+
     /// How many of these, from the first on, can be applied now: at least one.
     fn ready(&self, transactions: &[Transaction]) -> usize {
-        let frontier = self.positions.frontier();
-        let covered = |t: &&Transaction| frontier.missing(&t.needs, &self.config.region).is_none();
-        let count = transactions.iter().take(BATCH_TRANSACTIONS_MAX).take_while(covered).count();
-        count.max(1)
+        let first = transactions.iter().take(BATCH_TRANSACTIONS_MAX);
+        first.take_while(|transaction| self.covered(transaction)).count().max(1)
     }
 
     async fn apply(&self, writer: &mut Writer, batch: &[Transaction]) -> anyhow::Result<()> {

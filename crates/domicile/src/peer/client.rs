@@ -90,32 +90,33 @@ impl Follower {
                         return Ok(());
                     }
                 }
-                _ = changed.changed() => self.report(&stream, None),
+                _ = changed.changed() => self.report(&stream),
             }
         }
     }
 
     async fn take(&self, records: &Records, stream: &Subscription) -> anyhow::Result<()> {
         if records.frames.is_empty() {
-            self.report(stream, None);
+            self.report(stream);
             return Ok(());
         }
         match self.intake.append(&self.origin, &records.frames).await? {
-            Outcome::UpTo(lsn) => {
-                self.report(stream, Some(lsn));
+            Outcome::Taken => {
+                self.report(stream);
                 Ok(())
             }
-            Outcome::SealedAt(_) => {
+            Outcome::Sealed => {
                 tokio::time::sleep(SEALED_RETRY_AFTER).await;
                 anyhow::bail!("the rest of the log is sealed here")
             }
         }
     }
 
-    /// Tells the source how far we are. A report that finds the queue full is left out: a newer
-    /// one follows.
-    fn report(&self, stream: &Subscription, judged: Option<Lsn>) {
-        let flushed = self.log.end().max(judged.unwrap_or_default());
+    /// Tells the source how far we are: what our log holds, and nothing that was left out of it,
+    /// or the origin would acknowledge what is not history. A report that finds the queue full is
+    /// left out: a newer one follows.
+    fn report(&self, stream: &Subscription) {
+        let flushed = self.log.end();
         let applied = self.positions.frontier().get(&self.origin);
         let progress = Progress { received: flushed.0, flushed: flushed.0, applied: applied.0 };
         let _ = stream.requests.try_send(SubscribeRequest { kind: Some(Kind::Progress(progress)) });

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use domicile_core::frame::{self, Taken};
 use domicile_core::history::{Refused, Seal, accept};
 use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId};
-use domicile_core::lsn::{Cut, Lsn};
+use domicile_core::lsn::Cut;
 use domicile_core::record;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLock, watch};
@@ -33,10 +33,10 @@ pub struct Intake {
 /// What became of a batch of records.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Everything up to here that belongs to the history is durable.
-    UpTo(Lsn),
+    /// Everything of the batch that belongs to the history is durable.
+    Taken,
     /// The rest of the batch is refused for now: its epoch is sealed and its cut not known yet.
-    SealedAt(Lsn),
+    Sealed,
 }
 
 impl Intake {
@@ -53,6 +53,8 @@ impl Intake {
     pub async fn append(&self, origin: &Origin, frames: &[u8]) -> anyhow::Result<Outcome> {
         let seals = self.seals.read().await;
         let view = self.ownership.borrow().clone();
+        // Without knowing who owns what there is no telling what a seal or a cut forbids.
+        let Some(known) = &view.ownership else { return Ok(Outcome::Sealed) };
         let log = self.logs.get_or_create(origin)?;
         let mut batch = Vec::new();
         let mut upto = log.end();
@@ -67,11 +69,7 @@ impl Intake {
                 continue;
             }
             let head = record::decode_head(payload).context("read a peer's record")?;
-            let verdict = match &view.ownership {
-                Some(known) => accept(&seals.seals, known, origin, lsn, &head.stamps),
-                None => Ok(()),
-            };
-            match verdict {
+            match accept(&seals.seals, known, origin, lsn, &head.stamps) {
                 Ok(()) => batch.push((lsn, Bytes::copy_from_slice(payload))),
                 Err(Refused::Outside(reason)) => {
                     tracing::info!(%origin, %lsn, "left out, {}", reason.slug());
@@ -87,7 +85,7 @@ impl Intake {
         if !batch.is_empty() {
             log.append(batch).await?;
         }
-        Ok(if sealed { Outcome::SealedAt(upto) } else { Outcome::UpTo(upto) })
+        Ok(if sealed { Outcome::Sealed } else { Outcome::Taken })
     }
 
     /// Promises durably to take nothing more of these epochs of `region`. Returns what is held.

@@ -34,6 +34,8 @@ use crate::status::RegionStatus;
 
 /// Bytes of records sent in one message, unless one record alone is longer.
 const SEND_BYTES_MAX: usize = 1024 * 1024;
+/// How long capture may take to reach the rows that were just read.
+const CAPTURE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything the server answers from.
 pub struct Desk {
@@ -145,14 +147,26 @@ impl Peer for Service {
             session::connect(&self.desk.postgres, "domicile rows").await.map_err(internal)?;
         let found =
             rows::fetch(&mut client, &self.desk.origin, &table, &keys).await.map_err(internal)?;
+        // Our own part of the frontier, as a place in our log: everything that these rows show of
+        // our commits is captured by then.
+        let mut frontier = found.frontier;
+        let shown = frontier.get(&self.desk.origin);
+        let captured = self.desk.positions.wait_for_capture(shown);
+        tokio::time::timeout(CAPTURE_TIMEOUT, captured).await.map_err(internal)?;
+        let in_log = self.desk.positions.counts().log_end;
+        frontier = frontier
+            .iter()
+            .filter(|(o, _)| **o != self.desk.origin)
+            .map(|(o, l)| (o.clone(), l))
+            .collect();
+        frontier.advance(&self.desk.origin, in_log);
         let lower_row = |row: Option<Vec<Option<String>>>| fetch_rows_response::Row {
             values: row.unwrap_or_default().into_iter().map(lower_value).collect(),
         };
         Ok(Response::new(FetchRowsResponse {
             columns: found.columns,
             rows: found.rows.into_iter().map(lower_row).collect(),
-            frontier: found
-                .frontier
+            frontier: frontier
                 .iter()
                 .map(|(origin, lsn)| Position { origin: origin.to_string(), lsn: lsn.0 })
                 .collect(),

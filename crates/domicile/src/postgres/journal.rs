@@ -39,7 +39,22 @@ pub async fn divert(
             mark_for_repair(&postgres, transaction, &transaction.changes[index]).await?;
         }
     }
-    postgres.commit().await.context("commit the journal")
+    postgres.commit().await.context("commit the journal")?;
+    end_waiting_backend(client, transaction).await
+}
+
+/// Ends the session that still waits for this commit's acknowledgement, if there is one: it must
+/// not be told success, which confirming the slot past the commit would do.
+async fn end_waiting_backend(client: &Client, transaction: &Transaction) -> anyhow::Result<()> {
+    client
+        .execute(
+            "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity
+             WHERE backend_xid = $1::text::xid AND pid <> pg_backend_pid()",
+            &[&transaction.xid.to_string()],
+        )
+        .await
+        .context("end the session of a diverted transaction")?;
+    Ok(())
 }
 
 /// Writes one entry and returns true; an entry that is there already stays as it is.
