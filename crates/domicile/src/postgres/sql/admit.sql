@@ -88,6 +88,13 @@ BEGIN
             DETAIL = 'Owner region: none, epoch: 0.',
             HINT = 'The transaction was rolled back; try again.';
     END IF;
+    -- COMMIT PREPARED passes no check and may come long after the lease; meanwhile nothing could be
+    -- drained. Only an early word: a server should not allow prepared transactions at all.
+    IF current_query() ~* '(^|;)\s*prepare\s+transaction\s+[^;]*;?\s*$' THEN
+        RAISE EXCEPTION USING ERRCODE = '0A000',
+            MESSAGE = 'a transaction that writes guarded tables cannot be prepared',
+            HINT = 'Commit it; and set max_prepared_transactions = 0, so that nobody tries.';
+    END IF;
     {sync}
     DELETE FROM domicile.commit_check WHERE id = NEW.id;
     RETURN NULL;
