@@ -5,13 +5,13 @@ SEEDS ?= 1000
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim build check fix clean setup
+.PHONY: help demo test bench-failover sim build check fix clean setup
 
 help: ## list these targets
 	@echo "Domicile: multi-region for ordinary PostgreSQL."
 	@echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1	\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='	' read -r name text; do \
-		printf '  make %-7s %s\n' "$$name" "$$text"; \
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1	\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='	' read -r name text; do \
+		printf '  make %-14s %s\n' "$$name" "$$text"; \
 	done
 
 demo: setup ## three regions on this machine, a failover before your eyes (DEMO_ARGS="...")
@@ -20,6 +20,9 @@ demo: setup ## three regions on this machine, a failover before your eyes (DEMO_
 
 test: setup ## install what is missing, then format, lints, docs and all tests, as CI does
 	@scripts/check
+
+bench-failover: build ## how long writes pause: ROUNDS switchovers and failovers (default 20)
+	@scripts/bench-failover $(or $(ROUNDS),20)
 
 sim: ## simulate SEEDS worlds (default 1000) and check the invariants in each
 	cargo run --release --locked --package domicile-sim -- --seeds $(SEEDS)

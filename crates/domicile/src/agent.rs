@@ -32,7 +32,7 @@ use crate::directory::documents::{LEASE_PREFIX, RUN_PREFIX};
 use crate::directory::{self, view};
 use crate::gateway::{self, Gateway, Mode, Routes};
 use crate::log::{LOG_SEGMENT_BYTES, Log, LogState, Logs};
-use crate::observe::Observer;
+use crate::observe::{Observer, Sources};
 use crate::operate::Operator;
 use crate::peer::client::Follower;
 use crate::peer::intake::Intake;
@@ -192,17 +192,17 @@ impl Parts {
         let capture = self.capture();
         let stopping = shutdown.clone();
         let barriers = capture.barriers();
-        let observer = Observer::new(
-            self.config.clone(),
-            self.here.id.clone(),
-            self.clock,
-            self.leases.clone(),
-            self.ownership.clone(),
-            self.logs.clone(),
-            self.positions.clone(),
-            status.subscribe(),
-            self.peers.clone(),
-        );
+        let observer = Observer::new(Sources {
+            config: self.config.clone(),
+            region: self.here.id.clone(),
+            clock: self.clock,
+            leases: self.leases.clone(),
+            ownership: self.ownership.clone(),
+            logs: self.logs.clone(),
+            positions: self.positions.clone(),
+            own_status: status.subscribe(),
+            peers: self.peers.clone(),
+        });
         let tenure = Tenure {
             config: self.config.clone(),
             region: self.here.id.clone(),

@@ -40,16 +40,21 @@ pub struct Observer {
     shared: Arc<Shared>,
 }
 
+/// What an observer looks at.
+pub struct Sources {
+    pub config: Arc<Config>,
+    pub region: RegionId,
+    pub clock: Clock,
+    pub leases: watch::Receiver<Arc<View>>,
+    pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    pub logs: Logs,
+    pub positions: Positions,
+    pub own_status: watch::Receiver<Arc<RegionStatus>>,
+    pub peers: BTreeMap<RegionId, peer::Client>,
+}
+
 struct Shared {
-    config: Arc<Config>,
-    region: RegionId,
-    clock: Clock,
-    leases: watch::Receiver<Arc<View>>,
-    ownership: watch::Receiver<Arc<OwnershipView>>,
-    logs: Logs,
-    positions: Positions,
-    own_status: watch::Receiver<Arc<RegionStatus>>,
-    peers: BTreeMap<RegionId, peer::Client>,
+    sources: Sources,
     seen: Mutex<BTreeMap<RegionId, Remembered>>,
 }
 
@@ -62,40 +67,16 @@ struct Remembered {
 }
 
 impl Observer {
-    #[expect(clippy::too_many_arguments, reason = "joined once, in agent.rs")]
-    pub fn new(
-        config: Arc<Config>,
-        region: RegionId,
-        clock: Clock,
-        leases: watch::Receiver<Arc<View>>,
-        ownership: watch::Receiver<Arc<OwnershipView>>,
-        logs: Logs,
-        positions: Positions,
-        own_status: watch::Receiver<Arc<RegionStatus>>,
-        peers: BTreeMap<RegionId, peer::Client>,
-    ) -> Self {
-        let seen = Mutex::default();
-        let shared = Shared {
-            config,
-            region,
-            clock,
-            leases,
-            ownership,
-            logs,
-            positions,
-            own_status,
-            peers,
-            seen,
-        };
-        Self { shared: Arc::new(shared) }
+    pub fn new(sources: Sources) -> Self {
+        Self { shared: Arc::new(Shared { sources, seen: Mutex::default() }) }
     }
 
     /// Keeps looking until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
-        for (region, client) in self.shared.peers.clone() {
+        for (region, client) in self.shared.sources.peers.clone() {
             tokio::spawn(self.clone().ask(region, client, shutdown.clone()));
         }
-        let mut leases = self.shared.leases.clone();
+        let mut leases = self.shared.sources.leases.clone();
         let mut connected = false;
         loop {
             let view = leases.borrow_and_update().clone();
@@ -114,16 +95,16 @@ impl Observer {
     /// After a loss of the directory every lease has its full length again: the holders could
     /// not renew either, or we could not see it.
     fn hear_again(&self) {
-        let now = self.shared.clock.now();
+        let now = self.shared.sources.clock.now();
         for remembered in self.lock().values_mut() {
             remembered.lease = remembered.lease.map(|lease| lease.heard_again(now));
         }
     }
 
     fn note_leases(&self, view: &View) {
-        let now = self.shared.clock.now();
+        let now = self.shared.sources.clock.now();
         let mut seen = self.lock();
-        for region in &self.shared.config.regions {
+        for region in &self.shared.sources.config.regions {
             if let Some((_, revision)) = view.documents.get(&lease_key(&region.id)) {
                 let remembered = seen.entry(region.id.clone()).or_default();
                 remembered.lease = Some(Seen::note(remembered.lease, *revision, now));
@@ -138,11 +119,11 @@ impl Observer {
                 .ok()
                 .and_then(Result::ok)
                 .and_then(|answer| serde_json::from_str(&answer.into_inner().json).ok());
-            let now = self.shared.clock.now();
+            let now = self.shared.sources.clock.now();
             if let Some(status) = status {
                 self.lock().entry(region.clone()).or_default().status = Some((now, status));
             }
-            if self.silent_for(&region, now) >= self.shared.config.failover.suspect_after {
+            if self.silent_for(&region, now) >= self.shared.sources.config.failover.suspect_after {
                 let probe = self.probe(&mut client).await;
                 self.lock().entry(region.clone()).or_default().probe = Some(probe);
             } else {
@@ -166,7 +147,7 @@ impl Observer {
     /// How long no renewal of the region's lease was seen; zero while the directory is not heard,
     /// because then nothing can be said.
     pub fn silent_for(&self, region: &RegionId, now: Time) -> Millis {
-        if !self.shared.leases.borrow().connected {
+        if !self.shared.sources.leases.borrow().connected {
             return Millis(0);
         }
         let seen = self.lock();
@@ -176,23 +157,23 @@ impl Observer {
 
     /// What a run needs to know, gathered now. `None` until the directory was read.
     pub fn facts(&self) -> Option<Facts> {
-        let view = self.shared.ownership.borrow().clone();
+        let view = self.shared.sources.ownership.borrow().clone();
         Some(self.facts_at(view.ownership.clone()?, view.revision))
     }
 
     /// The same, by an ownership that was read from the directory itself.
     pub fn facts_at(&self, ownership: Ownership, ownership_revision: u64) -> Facts {
-        let shared = &self.shared;
-        let now = shared.clock.now();
+        let sources = &self.shared.sources;
+        let now = sources.clock.now();
         let seen = self.lock().clone();
-        let regions = shared.config.regions.iter().map(|r| {
+        let regions = sources.config.regions.iter().map(|r| {
             let facts = self.region_facts(&r.id, &seen, now, ownership_revision);
             (r.id.clone(), facts)
         });
         let regions = regions.collect();
         Facts {
             now,
-            rpo: shared.config.rpo,
+            rpo: sources.config.rpo,
             ownership,
             ownership_revision,
             regions,
@@ -208,24 +189,24 @@ impl Observer {
         now: Time,
         ownership_revision: u64,
     ) -> RegionFacts {
-        let shared = &self.shared;
+        let sources = &self.shared.sources;
         let remembered = seen.get(region).cloned().unwrap_or_default();
         // A renewal from before a fence may not have been heard yet: leases are judged only as
         // of a moment no earlier than the ownership that they are judged with.
-        let heard = shared.leases.borrow().revision >= ownership_revision;
-        let terms = &shared.config.lease;
+        let heard = sources.leases.borrow().revision >= ownership_revision;
+        let terms = &sources.config.lease;
         let lease_over_at = remembered.lease.map(|lease| {
             if heard { lease.over_at(terms) } else { now + terms.drift.outlast(terms.ttl) }
         });
-        if *region == shared.region {
-            let own = shared.own_status.borrow().clone();
-            let logs = shared.logs.all().into_iter();
+        if *region == sources.region {
+            let own = sources.own_status.borrow().clone();
+            let logs = sources.logs.all().into_iter();
             return RegionFacts {
                 reachable: true,
                 lease_over_at,
                 outage: None,
                 flushed: logs.map(|(origin, log)| (origin, log.end())).collect(),
-                applied: shared.positions.frontier(),
+                applied: sources.positions.frontier(),
                 ownership_seen: own.ownership_seen,
                 exposure: exposure(&own),
             };
@@ -252,15 +233,15 @@ impl Observer {
         seen: &BTreeMap<RegionId, Remembered>,
         now: Time,
     ) -> domicile_core::outage::Outage {
-        let shared = &self.shared;
+        let sources = &self.shared.sources;
         let ours = seen.get(region).cloned().unwrap_or_default();
-        let heard = shared.leases.borrow().connected;
+        let heard = sources.leases.borrow().connected;
         let silent_for =
             ours.lease.filter(|_| heard).map_or(Millis(0), |lease| lease.silent_for(now));
         // A region that was never seen alive is starting up, not lost.
         let mut sightings = Vec::new();
         if let Some(probe) = ours.probe {
-            sightings.push(Sighting { observer: shared.region.clone(), silent_for, probe });
+            sightings.push(Sighting { observer: sources.region.clone(), silent_for, probe });
         }
         for (observer, remembered) in seen {
             let Some((at, status)) = &remembered.status else { continue };
@@ -270,14 +251,10 @@ impl Observer {
                 observer: observer.clone(),
                 // What they said is as old as it is.
                 silent_for: Millis(told.lease_silent_ms.saturating_sub(now.since(*at).0)),
-                probe: match told.probe.as_str() {
-                    "written" => Probe::Written,
-                    "refused" => Probe::Refused,
-                    _ => Probe::Unreachable,
-                },
+                probe: told.probed(),
             });
         }
-        let policy = &shared.config.failover;
+        let policy = &sources.config.failover;
         judge(region, &sightings, policy.suspect_after, policy.observers)
     }
 

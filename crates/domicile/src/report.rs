@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
-use domicile_core::outage::Probe;
 use domicile_core::time::{PgTime, Time};
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -18,7 +17,7 @@ use crate::log::Logs;
 use crate::observe::Observer;
 use crate::positions::Positions;
 use crate::postgres::session;
-use crate::status::{Condition, OwnedRange, PeerStatus, RegionStatus};
+use crate::status::{Condition, OwnedRange, PeerStatus, RegionStatus, probe_word};
 use crate::tenure::TenureState;
 
 const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -157,12 +156,7 @@ impl Reporter {
                     staleness_ms: seen.staleness.0,
                     // Never seen is not silent: the region may not have started yet.
                     lease_silent_ms: if silent.0 == u64::MAX { 0 } else { silent.0 },
-                    probe: match self.observer.probe_of(&r.id) {
-                        None => String::new(),
-                        Some(Probe::Written) => "written".into(),
-                        Some(Probe::Refused) => "refused".into(),
-                        Some(Probe::Unreachable) => "unreachable".into(),
-                    },
+                    probe: probe_word(self.observer.probe_of(&r.id)),
                 }
             })
             .collect()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use domicile_core::outage::Probe;
 use serde::{Deserialize, Serialize};
 
 /// One region, as its own agent sees it. Durations are in milliseconds, LSNs as PostgreSQL prints
@@ -66,6 +67,31 @@ pub struct PeerStatus {
     /// `written`, `refused`, `unreachable`; empty while it is not tried.
     #[serde(default)]
     pub probe: String,
+}
+
+impl PeerStatus {
+    /// What a probe of this peer says about it; one that was not made says nothing good.
+    pub fn probed(&self) -> Probe {
+        match self.probe.as_str() {
+            WRITTEN => Probe::Written,
+            REFUSED => Probe::Refused,
+            _ => Probe::Unreachable,
+        }
+    }
+}
+
+const WRITTEN: &str = "written";
+const REFUSED: &str = "refused";
+
+/// Lowers a probe to [`PeerStatus::probe`].
+pub fn probe_word(probe: Option<Probe>) -> String {
+    match probe {
+        None => "",
+        Some(Probe::Written) => WRITTEN,
+        Some(Probe::Refused) => REFUSED,
+        Some(Probe::Unreachable) => "unreachable",
+    }
+    .to_owned()
 }
 
 /// A state with a name, as in `postgres_unreachable`, and what to do about it.

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use domicile_core::config::Config;
 use domicile_core::id::RegionId;
 use domicile_core::lsn::Frontier;
-use domicile_core::outage::{Probe, Sighting, judge};
+use domicile_core::outage::{Sighting, judge};
 use domicile_core::ownership::Ownership;
 use domicile_core::runbook::{Facts, RegionFacts};
 use domicile_core::time::{Millis, Time};
@@ -95,11 +95,7 @@ impl Outside {
                 Some(Sighting {
                     observer: observer.clone(),
                     silent_for: Millis(seen.lease_silent_ms),
-                    probe: match seen.probe.as_str() {
-                        "written" => Probe::Written,
-                        "refused" => Probe::Refused,
-                        _ => Probe::Unreachable,
-                    },
+                    probe: seen.probed(),
                 })
             },
         )
