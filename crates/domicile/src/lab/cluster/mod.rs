@@ -8,8 +8,8 @@
 //! <folder>/.s.PGSQL.<port>  its socket
 //! ```
 //!
-//! Invariant: a running postmaster is our child and ends with its [`Cluster`]; the exception is
-//! a SIGKILL of ourselves. A killed cluster is gone completely when [`Cluster::kill`] returns, so
+//! Invariant: a running postmaster is our child and ends with its [`Cluster`], also when we are
+//! killed with SIGKILL; only the folder stays then. A killed cluster is gone completely when [`Cluster::kill`] returns, so
 //! it may be started again at once.
 
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use nix::sys::signal::Signal;
 
 mod account;
 mod error;
+mod guardian;
 mod pg_bin;
 mod port;
 mod process;
@@ -30,6 +31,7 @@ mod tests;
 
 use account::Account;
 pub use error::LabError;
+use guardian::Guardian;
 pub use pg_bin::PgBin;
 pub use port::free_port;
 pub use temporary::{TemporaryFolder, temporary_cluster};
@@ -71,6 +73,7 @@ pub struct Cluster {
     config: ClusterConfig,
     account: Account,
     postmaster: Option<Child>,
+    guardian: Option<Guardian>,
     /// Goes after the postmaster: `Drop` kills before fields are dropped.
     kept: Option<Arc<TemporaryFolder>>,
 }
@@ -88,7 +91,7 @@ impl Cluster {
             .map_err(LabError::file("resolve folder", &config.folder))?;
         account.check_reach(&config.folder)?;
         account.own(&config.folder)?;
-        let cluster = Self { config, account, postmaster: None, kept: None };
+        let cluster = Self { config, account, postmaster: None, guardian: None, kept: None };
         cluster.initdb().await?;
         cluster.write_settings()?;
         Ok(cluster)
@@ -112,6 +115,9 @@ impl Cluster {
             source,
         })?;
         self.postmaster = Some(child);
+        let guardian = Guardian::watch(&self.data());
+        self.guardian =
+            Some(guardian.map_err(|source| LabError::Spawn { program: "/bin/sh".into(), source })?);
         let answered = self.wait_for_answer().await;
         if answered.is_err() {
             self.kill();
@@ -140,13 +146,14 @@ impl Cluster {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
-        self.postmaster = None;
+        (self.postmaster, self.guardian) = (None, None);
         Ok(())
     }
 
     /// Kills the server and all its processes with SIGKILL, as a power failure would, and returns
     /// when all of them are gone.
     pub fn kill(&mut self) {
+        self.guardian = None;
         if let Some(mut child) = self.postmaster.take() {
             process::kill_tree(&mut child);
         }

@@ -85,6 +85,22 @@ async fn a_dropped_cluster_leaves_no_process_and_no_folder() {
 }
 
 #[tokio::test]
+async fn a_cluster_ends_when_the_one_who_started_it_is_gone() {
+    let (mut cluster, _folder) = temporary_cluster("orphan", &[("fsync", "off")]).await.unwrap();
+    // What the kernel does for a process that was killed.
+    drop(cluster.guardian.as_mut().unwrap().0.stdin.take());
+    let ended = async {
+        while cluster.is_running() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.unwrap();
+    // The next one is watched again.
+    cluster.start().await.unwrap();
+    cluster.stop(StopMode::Fast).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_setting_that_the_server_refuses_is_shown_with_the_servers_words() {
     let error = temporary_cluster("refused", &[("wal_level", "sometimes")]).await.unwrap_err();
     let text = error.to_string();
