@@ -222,7 +222,8 @@ impl Observer {
             flushed: told.map(|s| lift_frontier(&s.flushed)).unwrap_or_default(),
             applied: told.map(|s| lift_frontier(&s.applied)).unwrap_or_default(),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
-            exposure: told.map(exposure).unwrap_or_default(),
+            // It may have acknowledged more since it was last heard.
+            exposure: status.map(|(at, s)| exposure(s) + now.since(*at)).unwrap_or_default(),
         }
     }
 
