@@ -25,7 +25,7 @@ use crate::log::Logs;
 use crate::peer;
 use crate::postgres::rows::{Key, matching, qualified};
 use crate::postgres::session::quote_name;
-use crate::proto::{FetchRowsRequest, FetchRowsResponse, fetch_rows_request};
+use crate::proto::{FetchRowsRequest, FetchRowsResponse, Value, fetch_rows_request};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ROWS_PER_REPAIR_MAX: i64 = 5000;
@@ -187,15 +187,11 @@ impl Repairer {
         for (table, keys, answer) in &fetched.tables {
             if keys.is_empty() {
                 postgres.execute(&format!("DELETE FROM ONLY {}", qualified(table)), &[]).await?;
+                for row in &answer.rows {
+                    insert(&postgres, table, &answer.columns, &row.values).await?;
+                }
             }
-            for key in keys {
-                let (condition, parameters) = matching(key);
-                let sql = format!("DELETE FROM ONLY {} WHERE {condition}", qualified(table));
-                execute(&postgres, &sql, &parameters).await?;
-            }
-            for row in answer.rows.iter().filter(|row| !row.values.is_empty()) {
-                insert(&postgres, table, &answer.columns, row).await?;
-            }
+            replace(&postgres, table, keys, answer).await?;
             // Only these: more may have been marked meanwhile.
             postgres
                 .execute(
@@ -258,12 +254,57 @@ fn lower_key(key: &Key) -> fetch_rows_request::Key {
     }
 }
 
+/// Makes each row what the peer has. A row that stays is updated in place, so that a statement
+/// that waits for it still finds it. Rows that must go go first: others may need their values.
+async fn replace(
+    postgres: &Transaction<'_>,
+    table: &TableName,
+    keys: &[Key],
+    answer: &FetchRowsResponse,
+) -> anyhow::Result<()> {
+    let pairs = || keys.iter().zip(&answer.rows);
+    for (key, _) in pairs().filter(|(_, row)| row.values.is_empty()) {
+        let (condition, parameters) = matching(key);
+        let sql = format!("DELETE FROM ONLY {} WHERE {condition}", qualified(table));
+        execute(postgres, &sql, &parameters).await?;
+    }
+    for (key, row) in pairs().filter(|(_, row)| !row.values.is_empty()) {
+        if update(postgres, table, key, &answer.columns, &row.values).await? == 0 {
+            insert(postgres, table, &answer.columns, &row.values).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn update(
+    postgres: &Transaction<'_>,
+    table: &TableName,
+    key: &Key,
+    columns: &[String],
+    row: &[Value],
+) -> anyhow::Result<u64> {
+    let (condition, mut parameters) = matching(key);
+    let mut sets = Vec::with_capacity(columns.len());
+    let set = |column: &str| key.iter().all(|(name, _)| name != column);
+    for (column, value) in columns.iter().zip(row).filter(|(column, _)| set(column)) {
+        parameters.push(Text(value.text.as_deref()));
+        sets.push(format!("{} = ${}", quote_name(column), parameters.len()));
+    }
+    if sets.is_empty() {
+        // A row that is all key is right if it is there; this counts it.
+        sets.extend(key.iter().take(1).map(|(name, _)| format!("{0} = {0}", quote_name(name))));
+    }
+    let sets = sets.join(", ");
+    let sql = format!("UPDATE ONLY {} SET {sets} WHERE {condition}", qualified(table));
+    execute(postgres, &sql, &parameters).await
+}
+
 async fn insert(
     postgres: &Transaction<'_>,
     table: &TableName,
     columns: &[String],
-    row: &crate::proto::fetch_rows_response::Row,
-) -> anyhow::Result<()> {
+    row: &[Value],
+) -> anyhow::Result<u64> {
     let names: Vec<String> = columns.iter().map(|c| quote_name(c)).collect();
     let places: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
     let sql = format!(
@@ -272,12 +313,15 @@ async fn insert(
         names.join(", "),
         places.join(", ")
     );
-    let values: Vec<Text<'_>> = row.values.iter().map(|v| Text(v.text.as_deref())).collect();
+    let values: Vec<Text<'_>> = row.iter().map(|v| Text(v.text.as_deref())).collect();
     execute(postgres, &sql, &values).await
 }
 
-async fn execute(postgres: &Transaction<'_>, sql: &str, values: &[Text<'_>]) -> anyhow::Result<()> {
+async fn execute(
+    postgres: &Transaction<'_>,
+    sql: &str,
+    values: &[Text<'_>],
+) -> anyhow::Result<u64> {
     let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| v as _).collect();
-    postgres.execute(sql, &parameters).await.context("write a repaired row")?;
-    Ok(())
+    postgres.execute(sql, &parameters).await.context("write a repaired row")
 }
