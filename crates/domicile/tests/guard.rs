@@ -266,15 +266,16 @@ async fn the_client_cannot_commit_without_a_peer(regions: &Regions, eu: &Here) {
 async fn an_unstamped_write_is_journaled_and_repaired(regions: &Regions, eu: &Here) {
     let theirs = "SELECT note FROM account WHERE branch = {theirs} AND id = 1";
     let before = eu.one(theirs).await;
-    eu.passes(
+    let slipping = eu.sql(
         "BEGIN;
          ALTER TABLE account DISABLE TRIGGER domicile_guard_update;
          ALTER TABLE account DISABLE TRIGGER domicile_guard_insert;
          UPDATE account SET note = 'slipped past' WHERE branch = {theirs} AND id = 1;
          INSERT INTO account VALUES ({theirs}, 400, 'slipped in');
          COMMIT",
-    )
-    .await;
+    );
+    let client = regions.connect("eu").await.unwrap();
+    client.batch_execute(&slipping).await.expect_err("it is not told that it committed");
     eventually("what slipped past is in the journal", async || {
         let sql = "SELECT count(*) FROM domicile.journal WHERE conflict = 'unstamped'
                    AND new ->> 'note' LIKE 'slipped%'";
