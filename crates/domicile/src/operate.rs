@@ -14,13 +14,14 @@ use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::Ownership;
 use domicile_core::runbook::{
-    Effect, Facts, Intent, Next, Outcome, Plan, ended, executor, failover, next, plan,
+    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, ended, executor, failover, next, plan,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::complain::Complaint;
+use crate::directory::change::change_ownership;
 use crate::directory::documents::{
     RUN_PREFIX, RunDocument, RunEntry, RunState, json, lift_intent, run_key,
 };
@@ -32,10 +33,11 @@ use crate::peer::intake::Intake;
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
 use crate::proto::{ProbeRequest, SealRequest, seal_request};
-use crate::tenure::change_ownership;
 
 /// How often the facts are looked at when nothing tells of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A wait that lasts this long is written into the run's journal.
+const WAIT_WORTH_TELLING: Duration = Duration::from_millis(250);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause after an effect that failed, so that a broken one is not hammered.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -62,6 +64,8 @@ struct Performing {
     canary_written: bool,
     /// The last thing journaled, so that a wait is written down once.
     last: Option<(usize, String)>,
+    /// What it waits for, and since when.
+    waiting: Option<(usize, String, tokio::time::Instant)>,
 }
 
 impl Operator {
@@ -134,7 +138,15 @@ impl Operator {
                 let revision = *revision;
                 performing.insert(
                     key.clone(),
-                    Performing { document, revision, plan, seals, canary_written, last },
+                    Performing {
+                        document,
+                        revision,
+                        plan,
+                        seals,
+                        canary_written,
+                        last,
+                        waiting: None,
+                    },
                 );
             }
             let Some(run) = performing.get_mut(key) else { continue };
@@ -159,36 +171,55 @@ impl Operator {
                 run.document.started = true;
                 self.save(run).await?;
             }
-            match next(&run.plan, run.document.started, &facts) {
-                Next::Wait { step, blocker } => {
-                    return self.journal(run, step, format!("waits: {blocker}")).await;
-                }
+            let (step, effect) = match next(&run.plan, run.document.started, &facts) {
+                Next::Wait { step, blocker } => return self.wait(run, step, &blocker).await,
                 Next::Finished(outcome) => return self.finish(run, &outcome).await,
-                Next::Do { step, effect } => {
-                    self.journal(run, step, format!("does: {}", describe(&effect))).await?;
-                    self.perform(run, &effect, &facts).await?;
-                }
-            }
-            // Look again at once, by the directory's own word.
-            let document = self.directory.get(crate::directory::documents::OWNERSHIP_KEY).await?;
-            let document = document.context("there is no ownership")?;
-            let ownership =
-                crate::directory::documents::lift_ownership(&self.config.cluster, &document.value)?;
-            facts = self.observer.facts_at(ownership, document.revision);
+                Next::Do { step, effect } => (step, effect),
+            };
+            let (ownership, revision) = self.perform(run, step, &effect, &facts).await?;
+            // Look again at once.
+            facts = self.observer.facts_at(ownership, revision);
         }
     }
 
+    /// Writes a wait down once it has lasted: most are over before a line could be written.
+    async fn wait(
+        &self,
+        run: &mut Performing,
+        step: usize,
+        blocker: &Blocker,
+    ) -> anyhow::Result<()> {
+        let what = format!("waits: {blocker}");
+        let now = tokio::time::Instant::now();
+        let since = match run.waiting.take() {
+            Some((at, said, since)) if at == step && said == what => since,
+            _ => now,
+        };
+        let lasting = now.duration_since(since) >= WAIT_WORTH_TELLING;
+        run.waiting = Some((step, what.clone(), since));
+        if lasting { self.journal(run, step, what).await } else { Ok(()) }
+    }
+
+    /// Performs one effect, with its line in the journal. Returns ownership as it stands then.
     async fn perform(
         &self,
         run: &mut Performing,
+        step: usize,
         effect: &Effect,
         facts: &Facts,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<(Ownership, u64)> {
+        let what = format!("does: {}", describe(effect));
+        let known = (&facts.ownership, facts.ownership_revision);
         match effect {
             Effect::Change(change) => {
-                change_ownership(&self.directory, &self.config.cluster, change).await
+                let cluster = &self.config.cluster;
+                let changed = change_ownership(&self.directory, cluster, change, known);
+                // Side by side: a compare-and-set is safe whether its line was written or not.
+                let (written, changed) = tokio::join!(self.journal(run, step, what), changed);
+                return written.and(changed);
             }
             Effect::Seal { regions, from } => {
+                self.journal(run, step, what).await?;
                 let epochs = fenced_epochs(&facts.ownership, &run.plan.run);
                 let asked = regions.iter().map(|region| {
                     let sealed = self.seal(region, from, &epochs, &run.plan.run);
@@ -202,14 +233,14 @@ impl Operator {
                         Err(error) => tracing::warn!(%region, "did not seal: {error:#}"),
                     }
                 }
-                Ok(())
             }
             Effect::WriteCanary { region } => {
+                self.journal(run, step, what).await?;
                 self.write_canary(region, &run.plan.run, &facts.ownership).await?;
                 run.canary_written = true;
-                Ok(())
             }
         }
+        Ok((known.0.clone(), known.1))
     }
 
     async fn seal(

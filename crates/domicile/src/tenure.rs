@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::complain::Complaint;
+use crate::directory::change::change_ownership;
 use crate::directory::documents::{
     LeaseDocument, OWNERSHIP_KEY, json, lease_key, lift_ownership, lower_ownership,
 };
@@ -265,37 +266,10 @@ impl Tenure {
             // The newest: a drain that was repeated after a restart left a later one.
             if let Some((_, barrier)) = known.iter().rev().find(|(of, _)| *of == run) {
                 let change = OwnershipChange::Barrier { run, barrier: barrier.clone() };
-                change_ownership(&self.directory, &self.config.cluster, &change).await?;
+                let (known, cluster) = ((ownership, view.revision), &self.config.cluster);
+                change_ownership(&self.directory, cluster, &change, known).await?;
             }
         }
         Ok(())
     }
-}
-
-/// Changes ownership by compare-and-set, on whatever it is now. A change that somebody else has
-/// made already is refused by core and is not an error here.
-pub async fn change_ownership(
-    directory: &Directory,
-    cluster: &str,
-    change: &OwnershipChange,
-) -> anyhow::Result<()> {
-    for _ in 0..CAS_ATTEMPTS {
-        let document = directory.get(OWNERSHIP_KEY).await?.context("there is no ownership")?;
-        let ownership = lift_ownership(cluster, &document.value)?;
-        let next = match ownership.apply(change) {
-            Ok(next) => next,
-            Err(refusal) => {
-                tracing::debug!(?change, "not changed: {refusal}");
-                return Ok(());
-            }
-        };
-        let value = lower_ownership(cluster, &next);
-        if let Written::At(revision) =
-            directory.write(OWNERSHIP_KEY, document.revision, Some(value)).await?
-        {
-            tracing::info!(revision, "ownership changed: {change:?}");
-            return Ok(());
-        }
-    }
-    bail!("ownership keeps changing under our hands")
 }

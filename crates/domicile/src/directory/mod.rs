@@ -10,6 +10,7 @@
 //! The embedded store is one process on one machine: it survives a crash of that process, not
 //! the loss of that machine.
 
+pub mod change;
 pub mod client;
 pub mod documents;
 mod events;

@@ -91,9 +91,10 @@ impl Links {
         self.to_directory(region).for_each(RelayControl::heal);
     }
 
-    /// Sets the delay of all links, one way.
+    /// Sets the delay of all links between regions, one way.
     pub fn set_delay(&self, one_way: Duration) {
-        self.0.values().for_each(|relay| relay.control().set_delay(one_way));
+        self.where_link(|link| link.purpose != Purpose::Directory)
+            .for_each(|control| control.set_delay(one_way));
     }
 
     /// Returns whether peers cannot read the log of `to` from `from`.
