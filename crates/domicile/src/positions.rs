@@ -105,10 +105,16 @@ impl Positions {
 
     /// A peer told how far it is with our own log.
     pub fn peer(&self, region: &RegionId, report: Progress) {
-        self.change(|state| {
-            state.own.peer(region, report);
+        let moved = {
+            let mut state = self.lock();
             state.heard.insert(region.clone(), Instant::now());
-        });
+            let before = state.own.peers().get(region).copied();
+            state.own.peer(region, report);
+            state.own.peers().get(region).copied() != before
+        };
+        if moved {
+            self.shared.changed.send_modify(|count| *count += 1);
+        }
     }
 
     /// What the slot may be told.

@@ -66,7 +66,7 @@ impl Follower {
         let mut stream = self.subscribe(client).await?;
         loop {
             let records = stream.next().await?;
-            self.take(&records, &stream).await?;
+            self.take(&records, &mut stream).await?;
             if self.log.end() >= Lsn(records.end_lsn) || records.frames.is_empty() {
                 return Ok(self.log.end());
             }
@@ -84,20 +84,21 @@ impl Follower {
             tokio::select! {
                 records = stream.next() => {
                     let records = records?;
-                    self.take(&records, &stream).await?;
+                    self.take(&records, &mut stream).await?;
                     let caught_up = records.frames.is_empty();
                     if !home && caught_up && started.elapsed() > AWAY_FROM_HOME_MAX {
                         return Ok(());
                     }
                 }
-                _ = changed.changed() => self.report(&stream),
+                _ = changed.changed() => self.report(&mut stream),
             }
         }
     }
 
-    async fn take(&self, records: &Records, stream: &Subscription) -> anyhow::Result<()> {
+    async fn take(&self, records: &Records, stream: &mut Subscription) -> anyhow::Result<()> {
         if records.frames.is_empty() {
-            self.report(stream);
+            // A heartbeat is answered in any case: the source wants to know that we are here.
+            stream.send(self.progress());
             return Ok(());
         }
         match self.intake.append(&self.origin, &records.frames).await? {
@@ -112,14 +113,21 @@ impl Follower {
         }
     }
 
-    /// Tells the source how far we are: what our log holds, and nothing that was left out of it,
-    /// or the origin would acknowledge what is not history. A report that finds the queue full is
-    /// left out: a newer one follows.
-    fn report(&self, stream: &Subscription) {
+    /// How far we are: what our log holds, and nothing that was left out of it, or the origin
+    /// would acknowledge what is not history.
+    fn progress(&self) -> Progress {
         let flushed = self.log.end();
         let applied = self.positions.frontier().get(&self.origin);
-        let progress = Progress { received: flushed.0, flushed: flushed.0, applied: applied.0 };
-        let _ = stream.requests.try_send(SubscribeRequest { kind: Some(Kind::Progress(progress)) });
+        Progress { received: flushed.0, flushed: flushed.0, applied: applied.0 }
+    }
+
+    /// Tells the source how far we are if it does not know: a report moves positions there, which
+    /// must not come back as a reason to report.
+    fn report(&self, stream: &mut Subscription) {
+        let progress = self.progress();
+        if stream.told != Some(progress) {
+            stream.send(progress);
+        }
     }
 
     async fn subscribe(&self, mut client: Client) -> anyhow::Result<Subscription> {
@@ -133,16 +141,25 @@ impl Follower {
         requests.send(SubscribeRequest { kind: Some(Kind::Open(open)) }).await?;
         let opened = client.subscribe(ReceiverStream::new(receiver));
         let records = timeout(SILENCE_MAX, opened).await.context("subscribe")??.into_inner();
-        Ok(Subscription { requests, records })
+        Ok(Subscription { requests, records, told: None })
     }
 }
 
 struct Subscription {
     requests: mpsc::Sender<SubscribeRequest>,
     records: tonic::Streaming<Records>,
+    told: Option<Progress>,
 }
 
 impl Subscription {
+    /// A report that finds the queue full is left out: the next heartbeat brings a newer one.
+    fn send(&mut self, progress: Progress) {
+        let request = SubscribeRequest { kind: Some(Kind::Progress(progress)) };
+        if self.requests.try_send(request).is_ok() {
+            self.told = Some(progress);
+        }
+    }
+
     async fn next(&mut self) -> anyhow::Result<Records> {
         let message = timeout(SILENCE_MAX, self.records.message()).await;
         message.context("the peer is silent")??.context("the peer ended the stream")
