@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use domicile::lab::cluster::PgBin;
 use domicile::lab::regions::Regions;
@@ -34,6 +35,8 @@ const BANK: [&str; 4] =
 async fn three_banks_under_pgbench_at_once_end_alike() {
     let mut config = config(&["eu", "us", "ap"], "hash(bid, 12)", 12);
     config.tables = TABLES.to_owned();
+    // pgbench gives up at the first error: a disk that stalls for seconds must not end a lease.
+    config.lease = Duration::from_secs(20);
     let mut regions = Regions::create(config).await.unwrap();
     for region in regions.names() {
         fill(&regions, region);
