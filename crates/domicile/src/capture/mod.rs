@@ -122,6 +122,7 @@ impl Capture {
             batch: Vec::new(),
             batch_bytes: 0,
             batch_barriers: Vec::new(),
+            received: Lsn::ZERO,
             confirmed: Lsn::ZERO,
         }
         .run()
@@ -141,6 +142,8 @@ struct Session<'a> {
     batch: Vec<(Lsn, Bytes)>,
     batch_bytes: usize,
     batch_barriers: Vec<(RunId, Cut)>,
+    /// The newest position that the server has told.
+    received: Lsn,
     confirmed: Lsn,
 }
 
@@ -186,6 +189,7 @@ impl Session<'_> {
     fn take(&mut self, event: Event) -> anyhow::Result<bool> {
         match event {
             Event::Keepalive(keepalive) => {
+                self.received = self.received.max(Lsn(keepalive.end));
                 if !self.assembler.is_open() && self.undecided.is_empty() {
                     self.capture.positions.seen(Lsn(keepalive.end));
                 }
@@ -275,8 +279,9 @@ impl Session<'_> {
         if always || lsn > self.confirmed {
             self.confirmed = self.confirmed.max(lsn);
             self.capture.positions.confirmed(self.confirmed);
-            let at = self.confirmed;
-            self.stream.confirm(at, at, at).await.context("confirm the slot")?;
+            // A standby that has not even received what was sent is pinged without a pause.
+            let (received, at) = (self.received.max(self.confirmed), self.confirmed);
+            self.stream.confirm(received, at, at).await.context("confirm the slot")?;
         }
         Ok(())
     }
