@@ -12,6 +12,7 @@ use domicile_core::time::Time;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::bank::Branch;
 use super::bypass::Bypass;
 use super::proof::{Books, Proof};
 use super::report::{Failover, Loss, Rejoin, Report, Switchover};
@@ -34,6 +35,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long the region that is about to be lost acknowledges what it cannot ship.
 const TAIL: Duration = Duration::from_millis(1200);
 const THINK: Duration = Duration::from_millis(60);
+/// Clients in one region that watch an owner change, and how they do it.
+const WATCHERS: usize = 6;
+const WATCHERS_THINK: Duration = Duration::from_millis(5);
+const WATCHERS_LEAD: Duration = Duration::from_millis(700);
 
 /// What the story is told with.
 pub struct Stage {
@@ -113,14 +118,8 @@ impl<'a> Story<'a> {
     fn open_the_bank(&mut self) {
         let names = self.regions.names().to_vec();
         let branches = self.config.division().branches();
-        let workload = WorkloadConfig {
-            gateways: names.iter().map(|name| self.regions.gateway(name)).collect(),
-            names: names.clone(),
-            branches: branches.clone(),
-            clients_per_region: self.config.clients,
-            think: THINK,
-        };
-        self.workload = Some(Workload::start(workload, self.tally.clone(), self.clock));
+        let homes = (0..names.len()).collect();
+        self.workload = Some(self.clients(branches.clone(), homes, self.config.clients, THINK));
         let bypass = Bypass {
             postgres: names.iter().map(|name| self.regions.postgres(name)).collect(),
             branches,
@@ -130,6 +129,29 @@ impl<'a> Story<'a> {
         self.tasks.spawn(bypass.run());
         let text = format!("{} clients in each region open the bank", self.config.clients);
         self.narrator.say(Tone::Good, text);
+    }
+
+    fn clients(
+        &self,
+        branches: Vec<Branch>,
+        homes: Vec<usize>,
+        clients_per_region: usize,
+        think: Duration,
+    ) -> Workload {
+        let names = self.regions.names().to_vec();
+        let gateways = names.iter().map(|name| self.regions.gateway(name)).collect();
+        let config = WorkloadConfig { gateways, names, branches, homes, clients_per_region, think };
+        Workload::start(config, self.tally.clone(), self.clock)
+    }
+
+    /// Adds clients that write to these partitions nearly without a break: between the others'
+    /// writes a pause could not be told from nobody asking.
+    async fn watch_closely(&self, partitions: &[u32], homes: Vec<usize>) -> Workload {
+        let branches = self.config.division().branches().into_iter();
+        let meant = branches.filter(|branch| partitions.contains(&branch.partition)).collect();
+        let watchers = self.clients(meant, homes, WATCHERS, WATCHERS_THINK);
+        tokio::time::sleep(WATCHERS_LEAD).await;
+        watchers
     }
 
     fn enter(&self, phase: Phase) -> Time {
@@ -157,11 +179,13 @@ impl<'a> Story<'a> {
         let (from, to) = (self.largest_owner()?, self.smallest_owner()?);
         let partitions = self.owned_by(from);
         let (from_name, to_name) = (self.name(from), self.name(to));
+        let watchers = self.watch_closely(&partitions, vec![to]).await;
         let begin = self.enter(Phase::Switchover);
         let text = format!("moving {} of {from_name} to {to_name}", count(&partitions));
         self.narrator.say(Tone::Deed, text);
         self.command(&["switchover", "--from", &from_name, "--to", &to_name]).await?;
         self.served_by_others(&partitions, from, begin).await?;
+        watchers.stop().await;
         let end = self.clock.now();
         let acknowledged = self.tally.acknowledged();
         let result = Switchover {
@@ -191,11 +215,14 @@ impl<'a> Story<'a> {
             self.narrator.say(Tone::Deed, text);
             tokio::time::sleep(TAIL).await;
         }
+        let others = (0..self.regions.names().len()).filter(|region| *region != lost).collect();
+        let watchers = self.watch_closely(&partitions, others).await;
         let killed_at = self.enter(Phase::Failover);
         let text = format!("SIGKILL to {name}: its agent and every process of its PostgreSQL");
         self.narrator.say(Tone::Bad, text);
         self.regions.kill_region(&name);
         self.served_by_others(&partitions, lost, killed_at).await?;
+        watchers.stop().await;
         let all_at = self.clock.now();
         let acknowledged = self.tally.acknowledged();
         let last = acknowledged

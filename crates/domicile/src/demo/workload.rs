@@ -35,6 +35,8 @@ pub struct WorkloadConfig {
     /// In the same order, as PostgreSQL's `cluster_name`.
     pub names: Vec<String>,
     pub branches: Vec<Branch>,
+    /// Indices of the regions in which clients live.
+    pub homes: Vec<usize>,
     pub clients_per_region: usize,
     /// How long a client thinks between two statements, on average.
     pub think: Duration,
@@ -52,7 +54,7 @@ impl Workload {
         let (stop, stopped) = watch::channel(false);
         let config = Arc::new(config);
         let mut clients = JoinSet::new();
-        for home in 0..config.gateways.len() {
+        for home in config.homes.iter().copied() {
             for number in 0..config.clients_per_region {
                 let seed = (home * config.clients_per_region + number) as u64;
                 let client = BankClient {

@@ -29,6 +29,7 @@ async fn bank(folder: &TemporaryFolder) -> Cluster {
 
 fn clients(cluster: &Cluster, tally: &Arc<Tally>, clock: Clock) -> Workload {
     let config = WorkloadConfig {
+        homes: vec![0],
         gateways: vec![SocketAddr::from(([127, 0, 0, 1], cluster.port()))],
         names: vec!["eu".to_owned()],
         branches: DIVISION.branches(),
