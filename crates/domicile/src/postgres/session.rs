@@ -25,13 +25,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn configure(connection: &str, application: &str) -> anyhow::Result<tokio_postgres::Config> {
     let mut config =
         tokio_postgres::Config::from_str(connection).context("read the connection string")?;
-    let mut options: String =
-        PINNED.iter().map(|(name, value)| format!("-c {name}={value} ")).collect();
-    options.push_str("-c synchronous_commit=local -c statement_timeout=0 -c lock_timeout=0 ");
+    let mut options = pinned_options();
+    options.push_str(" -c synchronous_commit=local -c statement_timeout=0 -c lock_timeout=0 ");
     options.push_str("-c idle_in_transaction_session_timeout=0 -c search_path=pg_catalog ");
     options.push_str("-c client_min_messages=warning");
     config.options(&options).application_name(application).connect_timeout(CONNECT_TIMEOUT);
     Ok(config)
+}
+
+/// [`PINNED`] as a startup option.
+pub fn pinned_options() -> String {
+    let each: Vec<String> = PINNED.iter().map(|(n, value)| format!("-c {n}={value}")).collect();
+    each.join(" ")
 }
 
 /// Opens a session; its connection is driven by a task that ends with the client.

@@ -55,6 +55,7 @@ impl Stream {
     /// Connects, logs in and starts replication from the slot.
     pub async fn start(config: &StreamConfig) -> Result<Self, StreamError> {
         let query = start_replication(config)?;
+        connection::check(&config.connection)?;
         let wait = config.connection.get_connect_timeout().copied();
         let wait = wait.filter(|wait| !wait.is_zero()).unwrap_or(CONNECT_TIMEOUT_DEFAULT);
         let mut failure = StreamError::Settings("no host is named");

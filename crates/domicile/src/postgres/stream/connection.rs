@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::{self, Config, Host, SslMode};
 
 use super::{ServerError, StreamError};
+use crate::postgres::session::pinned_options;
 
 const PROTOCOL_3_0: i32 = 0x3_0000;
 const PORT_DEFAULT: u16 = 5432;
@@ -25,9 +26,16 @@ const READ_BYTES: usize = 64 * 1024;
 /// Until the server has proved itself, it may not make us hold more than this.
 const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
-/// How values are written is pinned, because every region reads this text as it stands.
-const PINNED_SETTINGS: &str = "-c DateStyle=ISO -c IntervalStyle=postgres \
-     -c extra_float_digits=3 -c bytea_output=hex -c TimeZone=UTC -c lc_monetary=C";
+/// Refuses what a configuration demands and this client cannot give, before anything is sent.
+pub fn check(config: &Config) -> Result<(), StreamError> {
+    if config.get_ssl_mode() == SslMode::Require {
+        return Err(StreamError::Settings("sslmode=require, but replication speaks no TLS"));
+    }
+    if config.get_channel_binding() == config::ChannelBinding::Require {
+        return Err(StreamError::Settings("channel_binding=require needs TLS"));
+    }
+    Ok(())
+}
 
 /// Where a server may listen.
 pub enum Address {
@@ -143,17 +151,11 @@ impl Connection {
 
     /// Starts a session in which the server takes replication commands.
     pub async fn log_in(&mut self, config: &Config, name: &str) -> Result<(), StreamError> {
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(StreamError::Settings("sslmode=require, but replication speaks no TLS"));
-        }
-        if config.get_channel_binding() == config::ChannelBinding::Require {
-            return Err(StreamError::Settings("channel_binding=require needs TLS"));
-        }
         let user = config.get_user().ok_or(StreamError::Settings("no user is named"))?;
         // Ours come last, where they win.
         let options = match config.get_options() {
-            Some(theirs) => format!("{theirs} {PINNED_SETTINGS}"),
-            None => PINNED_SETTINGS.to_owned(),
+            Some(theirs) => format!("{theirs} {}", pinned_options()),
+            None => pinned_options(),
         };
         self.put_startup(&[
             ("user", user),
