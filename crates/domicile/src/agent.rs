@@ -47,7 +47,7 @@ use crate::routes::RoutePublisher;
 use crate::status::RegionStatus;
 use crate::tail::Tails;
 use crate::tenure::{Tenure, TenureState};
-use crate::{log, peer};
+use crate::{guards, log, peer};
 
 /// Until local failover is recognised as the end of an incarnation, each region has its first.
 const INCARNATION: u32 = 1;
@@ -227,6 +227,9 @@ impl Parts {
         };
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), captured));
         tasks.spawn(tenure.run(shutdown.clone()));
+        let (postgres, config) = (self.here.postgres.clone(), self.config.clone());
+        let guards = guards::keep(postgres, config, shutdown.clone());
+        tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), guards));
         self.start_replication(shutdown, tasks, tenure_state.subscribe())?;
         self.start_peer_server(listeners.peer, status.subscribe(), shutdown, tasks);
         self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;

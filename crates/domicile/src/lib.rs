@@ -12,6 +12,7 @@ mod complain;
 pub mod demo;
 pub mod directory;
 pub mod gateway;
+pub mod guards;
 pub mod lab;
 pub mod log;
 pub mod observe;

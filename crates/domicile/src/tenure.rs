@@ -35,8 +35,6 @@ use crate::directory::{Client as Directory, Written};
 use crate::postgres::{guard, session, setup};
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// How often guards and publication are looked over: new table partitions need one.
-const GUARDS_EVERY: Duration = Duration::from_secs(5);
 /// Held by the one agent that may act for this database.
 const AGENT_LOCK: i64 = 0x646f_6d69_6369_6c65;
 /// Attempts at a compare-and-set before the facts are gathered anew.
@@ -112,7 +110,6 @@ impl Tenure {
         let mut renew =
             tokio::time::interval(Duration::from_millis(self.config.lease.renew_every.0));
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut guards = tokio::time::interval(GUARDS_EVERY);
         loop {
             tokio::select! {
                 _ = renew.tick() => self.renew(&mut guard).await?,
@@ -128,7 +125,6 @@ impl Tenure {
                     changed.context("capture is closed")?;
                     self.announce_barriers().await?;
                 }
-                _ = guards.tick() => guard::install_triggers(&guard.client, &self.config).await?,
             }
         }
     }

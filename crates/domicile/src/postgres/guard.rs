@@ -189,7 +189,19 @@ async fn guard_table_with(
          END
          $guard$"
     );
-    client.batch_execute(&body).await.with_context(|| format!("create the guard of {table}"))?;
+    let source = body.split("$guard$").nth(1).unwrap_or_default();
+    let known = client
+        .query_opt(
+            "SELECT FROM pg_proc WHERE oid = to_regproc($1) AND prosrc = $2",
+            &[&function, &source],
+        )
+        .await?;
+    if known.is_none() {
+        client
+            .batch_execute(&body)
+            .await
+            .with_context(|| format!("create the guard of {table}"))?;
+    }
     let missing = client
         .query(
             "SELECT relid::regclass::text
