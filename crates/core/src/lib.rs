@@ -2,6 +2,7 @@
 
 pub mod change;
 pub mod config;
+pub mod conflict;
 pub mod frame;
 pub mod history;
 pub mod id;
