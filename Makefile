@@ -5,13 +5,13 @@ SEEDS ?= 1000
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-failover sim build check fix clean setup
+.PHONY: help demo test bench-failover bench-replication sim build check fix clean setup
 
 help: ## list these targets
 	@echo "Domicile: multi-region for ordinary PostgreSQL."
 	@echo
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1	\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='	' read -r name text; do \
-		printf '  make %-14s %s\n' "$$name" "$$text"; \
+		printf '  make %-17s %s\n' "$$name" "$$text"; \
 	done
 
 demo: setup ## three regions on this machine, a failover before your eyes (DEMO_ARGS="...")
@@ -23,6 +23,9 @@ test: setup ## install what is missing, then format, lints, docs and all tests, 
 
 bench-failover: build ## how long writes pause: ROUNDS switchovers and failovers (default 20)
 	@scripts/bench-failover $(or $(ROUNDS),20)
+
+bench-replication: setup ## replication against native and pglogical, about 40 minutes (ARGS="updates --runs 1")
+	@scripts/bench-replication $(ARGS)
 
 sim: ## simulate SEEDS worlds (default 1000) and check the invariants in each
 	cargo run --release --locked --package domicile-sim -- --seeds $(SEEDS)

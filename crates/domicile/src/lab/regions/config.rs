@@ -17,9 +17,13 @@ pub struct RegionsConfig {
     pub rpo: String,
     /// There and back between two regions.
     pub round_trip: Duration,
+    /// Whether there are links, which may be slow and may be cut; else regions meet directly.
+    pub links: bool,
     pub lease: Duration,
     pub automatic_failover: bool,
     pub bin: PgBin,
+    /// Go after the lab's own settings in every region's `postgresql.conf`, so they win.
+    pub postgres: Vec<(String, String)>,
     /// Kept afterwards; a temporary one that goes when it is absent.
     pub keep: Option<PathBuf>,
     /// Runs in every region before its agent starts, so it must do the same everywhere.
@@ -39,9 +43,11 @@ impl RegionsConfig {
             partitions,
             rpo: "0".to_owned(),
             round_trip: Duration::from_millis(40),
+            links: true,
             lease: Duration::from_secs(3),
             automatic_failover: true,
             bin,
+            postgres: Vec::new(),
             keep: None,
             seed_sql: String::new(),
             tables: String::new(),

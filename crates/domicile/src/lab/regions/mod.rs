@@ -338,12 +338,13 @@ async fn seeded(
     if config.rpo == "0" {
         settings.push(("synchronous_standby_names", "domicile"));
     }
+    let settings = settings.iter().map(|(k, v)| (k.to_string(), v.to_string()));
     let mut cluster = Cluster::create(ClusterConfig {
         bin: config.bin.clone(),
         folder: folder.join(name).join("postgres"),
         port: free_port(),
         name: name.to_owned(),
-        settings: settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+        settings: settings.chain(config.postgres.iter().cloned()).collect(),
     })
     .await?;
     cluster.start().await?;
@@ -365,6 +366,9 @@ async fn connect(
 ) -> Result<Links, RegionsError> {
     let one_way = config.round_trip / 2;
     let mut links = Links::default();
+    if !config.links {
+        return Ok(links);
+    }
     for from in &config.names {
         for (to, (peer, gateway)) in config.names.iter().zip(listen).filter(|(to, _)| *to != from) {
             links.add(from, to, Purpose::Peer, *peer, one_way).await?;

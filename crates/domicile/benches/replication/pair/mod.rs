@@ -1,0 +1,186 @@
+//! Two clusters of which one follows the other: how is each system set up, stopped and started?
+//!
+//! One file per system, with the same functions in each.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::workload::Workload;
+
+mod native;
+mod ours;
+mod pglogical;
+
+use native::Native;
+use ours::Ours;
+use pglogical::Pglogical;
+
+/// What both clusters of every pair say in `postgresql.conf`, beyond the lab's own settings.
+pub const SETTINGS: [(&str, &str); 8] = [
+    ("shared_buffers", "256MB"),
+    ("max_wal_size", "8GB"),
+    ("checkpoint_timeout", "1h"),
+    // It would come at another moment in each run.
+    ("autovacuum", "off"),
+    ("synchronous_commit", "on"),
+    ("wal_sender_timeout", "60s"),
+    // How long a subscription that was enabled may wait for its worker (5 s by default).
+    ("wal_retrieve_retry_interval", "100ms"),
+    ("max_worker_processes", "16"),
+];
+
+/// A whole run takes less; whoever waits longer waits in vain.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Who replicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum System {
+    Ours,
+    Native,
+    Pglogical,
+}
+
+impl System {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Native => "native",
+            Self::Pglogical => "pglogical",
+        }
+    }
+}
+
+/// What was down while the backlog was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Backlog {
+    /// The other region; the source's agent was up. For the other systems: the subscription
+    PeerDown,
+    /// Both agents. For the other systems: the subscription
+    AgentDown,
+}
+
+impl Backlog {
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::PeerDown => "peer down",
+            Self::AgentDown => "agent down",
+        }
+    }
+}
+
+/// A source and a target.
+pub enum Pair {
+    Ours(Ours),
+    Native(Native),
+    Pglogical(Pglogical),
+}
+
+impl Pair {
+    /// Makes and fills both clusters and lets one follow the other; nothing when the system is
+    /// not installed here.
+    pub async fn create(
+        system: System,
+        workload: Workload,
+        binary: &Path,
+    ) -> anyhow::Result<Option<Self>> {
+        Ok(match system {
+            System::Ours => Some(Self::Ours(Ours::create(workload, binary).await?)),
+            System::Native => Some(Self::Native(Native::create(workload).await?)),
+            System::Pglogical => Pglogical::create(workload).await?.map(Self::Pglogical),
+        })
+    }
+
+    /// How to reach the two servers.
+    pub fn postgres(&self, end: End) -> String {
+        match self {
+            Self::Ours(pair) => pair.postgres(end),
+            Self::Native(pair) => pair.postgres(end),
+            Self::Pglogical(pair) => pair.postgres(end),
+        }
+    }
+
+    /// Takes down what is to be down while a backlog is built, and returns when it is.
+    pub async fn stop(&mut self, backlog: Backlog) -> anyhow::Result<()> {
+        match self {
+            Self::Ours(pair) => pair.stop(backlog).await,
+            Self::Native(pair) => pair.stop().await,
+            Self::Pglogical(pair) => pair.stop().await,
+        }
+    }
+
+    /// Waits until what was not stopped has done its part for everything before `lsn`.
+    pub async fn rest(&mut self, backlog: Backlog, lsn: u64) -> anyhow::Result<()> {
+        match (self, backlog) {
+            (Self::Ours(pair), Backlog::PeerDown) => pair.wait_until_logged(lsn).await,
+            (Self::Ours(_), Backlog::AgentDown) | (Self::Native(_) | Self::Pglogical(_), _) => {
+                Ok(())
+            }
+        }
+    }
+
+    /// Says that it may go on; returns at once.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Ours(pair) => pair.start(),
+            Self::Native(pair) => pair.start().await,
+            Self::Pglogical(pair) => pair.start().await,
+        }
+    }
+}
+
+/// One of the two clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Source,
+    Target,
+}
+
+impl End {
+    pub const BOTH: [Self; 2] = [Self::Source, Self::Target];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        }
+    }
+}
+
+/// Opens a session; it ends when the client is dropped.
+pub async fn connect(postgres: &str) -> anyhow::Result<Client> {
+    let (client, driver) = tokio_postgres::connect(postgres, tokio_postgres::NoTls).await?;
+    tokio::spawn(driver);
+    Ok(client)
+}
+
+/// Asks the server until the first column of the answer is true.
+async fn wait_for(client: &Client, what: &str, sql: &str) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !client.query_one(sql, &[]).await.context(what.to_owned())?.get::<_, bool>(0) {
+        if Instant::now() >= deadline {
+            bail!("waited in vain until {what}");
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Waits until nobody reads changes from this server.
+async fn wait_until_alone(source: &Client) -> anyhow::Result<()> {
+    let sql = "SELECT NOT EXISTS (SELECT FROM pg_replication_slots WHERE active)";
+    wait_for(source, "no slot is in use", sql).await
+}
+
+fn settings() -> Vec<(&'static str, &'static str)> {
+    SETTINGS.to_vec()
+}
