@@ -7,9 +7,12 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     match frame::take(bytes) {
-        Taken::Whole { lsn, payload, consumed } => {
+        Taken::Whole { lsn, payload, parts, consumed } => {
             let mut again = Vec::new();
-            frame::append(&mut again, lsn, payload);
+            match parts {
+                None => frame::append(&mut again, lsn, payload),
+                Some(parts) => frame::append_large(&mut again, lsn, &parts, payload),
+            }
             assert_eq!(again, &bytes[..consumed]);
         }
         Taken::Partial { needed } => assert!(needed > bytes.len()),

@@ -2,20 +2,26 @@
 //!
 //! ```text
 //!  0      4        8         9        17
-//!  | len  | crc32c | version | lsn    | payload ...    |
-//!                  '-------------- len bytes ----------'   all little-endian
+//!  | len  | crc32c | 1       | lsn    | payload ...                            |
+//!  | len  | crc32c | 2       | lsn    | count u32 | bytes u64 | digest u32 | payload ... |
+//!                  '-------------- len bytes ----------------------------------'   all little-endian
 //! ```
 //!
 //! The checksum covers everything after it. A length that was changed makes it cover other bytes,
 //! so that is noticed too. Nothing here panics on bytes from a disk: they are whole, partial or
 //! broken, and the reader of the file decides what that means.
+//!
+//! A record that is too large for memory has its bulk outside, in parts: frames of version 1 that
+//! are numbered from 1 where others have their LSN. Its own frame, of version 2, says how many
+//! they are and what they add up to, so that neither can pass without the other.
 
 use thiserror::Error;
 
 use crate::lsn::Lsn;
 
-/// The only version there is; a reader refuses every other.
+/// A reader refuses every version but these.
 pub const FRAME_VERSION: u8 = 1;
+pub const FRAME_VERSION_LARGE: u8 = 2;
 
 /// The longest frame, header included. It bounds what a broken length can make a reader allocate.
 pub const FRAME_BYTES_MAX: usize = 1 << 30;
@@ -26,11 +32,44 @@ pub const FRAME_OVERHEAD_BYTES: usize = PREFIX_BYTES + BODY_BYTES_MIN;
 /// The longest payload that fits a frame.
 pub const PAYLOAD_BYTES_MAX: usize = FRAME_BYTES_MAX - FRAME_OVERHEAD_BYTES;
 
+/// The same for the frame of a large record.
+pub const LARGE_PAYLOAD_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - PARTS_BYTES;
+
+/// What the frame of a large record adds to its payload.
+pub const LARGE_OVERHEAD_BYTES: usize = FRAME_OVERHEAD_BYTES + PARTS_BYTES;
+
 /// Length and checksum: the part that the length does not count.
 const PREFIX_BYTES: usize = 8;
 
 /// Version and LSN: what every frame has after the checksum.
 const BODY_BYTES_MIN: usize = 9;
+
+/// What [`FRAME_VERSION_LARGE`] has before the payload.
+const PARTS_BYTES: usize = 16;
+
+/// What belongs to a large record and stands outside its frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Parts {
+    pub count: u32,
+    /// Of all their frames.
+    pub bytes: u64,
+    /// Over the checksums of their frames.
+    pub digest: u32,
+}
+
+impl Parts {
+    /// Adds the next part, of which the frame begins with `header`.
+    pub fn add(&mut self, header: &[u8; FRAME_OVERHEAD_BYTES], payload_len: usize) {
+        self.count += 1;
+        self.bytes += (FRAME_OVERHEAD_BYTES + payload_len) as u64;
+        self.digest = crc32c::crc32c_append(self.digest, &header[4..PREFIX_BYTES]);
+    }
+
+    /// What the next part has in place of an LSN.
+    pub fn next(&self) -> Lsn {
+        Lsn(u64::from(self.count) + 1)
+    }
+}
 
 /// What the front of some bytes holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +77,8 @@ pub enum Taken<'a> {
     Whole {
         lsn: Lsn,
         payload: &'a [u8],
+        /// Of a large record.
+        parts: Option<Parts>,
         /// Where the next frame begins.
         consumed: usize,
     },
@@ -56,7 +97,7 @@ pub enum Broken {
     Length { len: u32 },
     #[error("checksum is {found:08x}, the bytes give {computed:08x}")]
     Checksum { found: u32, computed: u32 },
-    #[error("version is {found}, expected {FRAME_VERSION}")]
+    #[error("version is {found}, expected {FRAME_VERSION} or {FRAME_VERSION_LARGE}")]
     Version { found: u8 },
 }
 
@@ -64,14 +105,39 @@ pub enum Broken {
 ///
 /// Panics when the payload is longer than [`PAYLOAD_BYTES_MAX`]: the caller checks that first.
 pub fn append(out: &mut Vec<u8>, lsn: Lsn, payload: &[u8]) {
-    assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a payload fits its frame");
-    let start = out.len();
     out.reserve(FRAME_OVERHEAD_BYTES + payload.len());
+    out.extend_from_slice(&header(lsn, payload));
+    out.extend_from_slice(payload);
+}
+
+/// Returns what goes before `payload` to make it a frame.
+///
+/// Panics when the payload is longer than [`PAYLOAD_BYTES_MAX`]: the caller checks that first.
+pub fn header(lsn: Lsn, payload: &[u8]) -> [u8; FRAME_OVERHEAD_BYTES] {
+    assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a payload fits its frame");
+    let mut header = [0; FRAME_OVERHEAD_BYTES];
     // Below 1 GiB by the assertion, so nothing is cut off.
-    out.extend_from_slice(&((BODY_BYTES_MIN + payload.len()) as u32).to_le_bytes());
+    header[..4].copy_from_slice(&((BODY_BYTES_MIN + payload.len()) as u32).to_le_bytes());
+    header[PREFIX_BYTES] = FRAME_VERSION;
+    header[PREFIX_BYTES + 1..].copy_from_slice(&lsn.0.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[PREFIX_BYTES..]), payload);
+    header[4..PREFIX_BYTES].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// Appends the frame of a large record whose bulk stands in `parts`.
+///
+/// Panics when the payload is longer than [`LARGE_PAYLOAD_BYTES_MAX`].
+pub fn append_large(out: &mut Vec<u8>, lsn: Lsn, parts: &Parts, payload: &[u8]) {
+    assert!(payload.len() <= LARGE_PAYLOAD_BYTES_MAX, "a payload fits its frame");
+    let start = out.len();
+    out.extend_from_slice(&((BODY_BYTES_MIN + PARTS_BYTES + payload.len()) as u32).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    out.push(FRAME_VERSION);
+    out.push(FRAME_VERSION_LARGE);
     out.extend_from_slice(&lsn.0.to_le_bytes());
+    out.extend_from_slice(&parts.count.to_le_bytes());
+    out.extend_from_slice(&parts.bytes.to_le_bytes());
+    out.extend_from_slice(&parts.digest.to_le_bytes());
     out.extend_from_slice(payload);
     let crc = crc32c::crc32c(&out[start + PREFIX_BYTES..]);
     out[start + 4..start + PREFIX_BYTES].copy_from_slice(&crc.to_le_bytes());
@@ -105,10 +171,26 @@ pub fn take(bytes: &[u8]) -> Taken<'_> {
     let Some((lsn, payload)) = body.split_first_chunk::<8>() else {
         return Taken::Broken(Broken::Length { len });
     };
-    if version != FRAME_VERSION {
-        return Taken::Broken(Broken::Version { found: version });
+    let lsn = Lsn(u64::from_le_bytes(*lsn));
+    match version {
+        FRAME_VERSION => Taken::Whole { lsn, payload, parts: None, consumed },
+        FRAME_VERSION_LARGE => match payload.split_first_chunk() {
+            Some((parts, payload)) => {
+                Taken::Whole { lsn, payload, parts: Some(lift_parts(parts)), consumed }
+            }
+            None => Taken::Broken(Broken::Length { len }),
+        },
+        found => Taken::Broken(Broken::Version { found }),
     }
-    Taken::Whole { lsn: Lsn(u64::from_le_bytes(*lsn)), payload, consumed }
+}
+
+fn lift_parts(bytes: &[u8; PARTS_BYTES]) -> Parts {
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+    Parts {
+        count: number(&bytes[..4]) as u32,
+        bytes: number(&bytes[4..12]),
+        digest: number(&bytes[12..]) as u32,
+    }
 }
 
 /// Returns where the first valid frame at or after `from` begins.
@@ -120,7 +202,8 @@ pub fn find_next(bytes: &[u8], from: usize) -> Option<usize> {
     (from..bytes.len()).find(|&at| {
         let rest = &bytes[at..];
         // The version first: it is much cheaper to look at than a checksum over megabytes.
-        rest.get(PREFIX_BYTES) == Some(&FRAME_VERSION) && matches!(take(rest), Taken::Whole { .. })
+        matches!(rest.get(PREFIX_BYTES), Some(&(FRAME_VERSION | FRAME_VERSION_LARGE)))
+            && matches!(take(rest), Taken::Whole { .. })
     })
 }
 
@@ -158,10 +241,42 @@ mod tests {
     #[test]
     fn a_frame_of_another_version_is_refused_though_its_checksum_is_right() {
         let mut bytes = frame(7, b"payload");
-        bytes[8] = 2;
+        bytes[8] = 3;
         let crc = crc32c::crc32c(&bytes[8..]);
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(take(&bytes), Taken::Broken(Broken::Version { found: 2 }));
+        assert_eq!(take(&bytes), Taken::Broken(Broken::Version { found: 3 }));
+    }
+
+    #[test]
+    fn a_large_record_says_what_its_parts_add_up_to() {
+        let mut parts = Parts::default();
+        for payload in [&b"one"[..], b"and two"] {
+            let header = header(parts.next(), payload);
+            parts.add(&header, payload.len());
+        }
+        assert_eq!((parts.count, parts.bytes), (2, 2 * 17 + 10));
+        let mut swapped = Parts::default();
+        for payload in [&b"and two"[..], b"one"] {
+            let header = header(swapped.next(), payload);
+            swapped.add(&header, payload.len());
+        }
+        assert_ne!(parts.digest, swapped.digest);
+        let mut bytes = Vec::new();
+        append_large(&mut bytes, Lsn(7), &parts, b"head");
+        let consumed = bytes.len();
+        assert_eq!(consumed, LARGE_OVERHEAD_BYTES + 4);
+        let parts = Some(parts);
+        assert_eq!(take(&bytes), Taken::Whole { lsn: Lsn(7), payload: b"head", parts, consumed });
+        assert_eq!(find_next(&bytes, 0), Some(0));
+    }
+
+    #[test]
+    fn a_large_frame_without_room_for_its_parts_is_broken() {
+        let mut bytes = frame(7, b"payload");
+        bytes[8] = FRAME_VERSION_LARGE;
+        let crc = crc32c::crc32c(&bytes[8..]);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(take(&bytes), Taken::Broken(Broken::Length { len: 16 }));
     }
 
     #[test]
@@ -195,7 +310,7 @@ mod tests {
             }
             let mut rest = bytes.as_slice();
             for (lsn, payload) in &records {
-                let Taken::Whole { lsn: got, payload: bytes, consumed } = take(rest) else {
+                let Taken::Whole { lsn: got, payload: bytes, parts: None, consumed } = take(rest) else {
                     panic!("a frame is whole");
                 };
                 prop_assert_eq!((got, bytes), (Lsn(*lsn), payload.as_slice()));
@@ -221,8 +336,9 @@ mod tests {
 
         #[test]
         fn any_bytes_are_taken_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            if let Taken::Whole { payload, consumed, .. } = take(&bytes) {
-                prop_assert_eq!(consumed, payload.len() + FRAME_OVERHEAD_BYTES);
+            if let Taken::Whole { payload, parts, consumed, .. } = take(&bytes) {
+                let overhead = if parts.is_some() { LARGE_OVERHEAD_BYTES } else { FRAME_OVERHEAD_BYTES };
+                prop_assert_eq!(consumed, payload.len() + overhead);
                 prop_assert!(consumed <= bytes.len());
             }
             find_next(&bytes, 0);

@@ -51,7 +51,9 @@ pub fn admit(
     transaction: &Transaction,
     guarded: impl Fn(&TableName) -> bool,
 ) -> Admission {
-    if transaction.stamps.is_empty() && touches(transaction, guarded) {
+    // A relation is listed only when a change speaks of it.
+    let touched = || transaction.relations.iter().any(|relation| guarded(&relation.table));
+    if transaction.stamps.is_empty() && touched() {
         return Admission::Divert(Reason::Unstamped);
     }
     let mut wait = false;
@@ -64,15 +66,6 @@ pub fn admit(
         }
     }
     if wait { Admission::Wait } else { Admission::Admit }
-}
-
-fn touches(transaction: &Transaction, guarded: impl Fn(&TableName) -> bool) -> bool {
-    transaction
-        .changes
-        .iter()
-        .flat_map(|change| change.relations())
-        .filter_map(|index| transaction.relations.get(*index as usize))
-        .any(|relation| guarded(&relation.table))
 }
 
 /// May a transaction that needs `needs` be applied where `applied` is shown?

@@ -11,8 +11,14 @@
 //!   stamps     n * (partition u32, epoch u64)
 //!   barrier    u8 present, run text
 //!   relations  n * (schema text, name text, identity u8, n * (column text, key u8))
-//!   changes    n * (kind u8, ...)
+//!   where      u8: 'w' the changes follow, 'p' they stand in parts
+//!   changes    (kind u8, ...) to the end
 //! ```
+//!
+//! A transaction that is too large to be held in memory is laid out in parts: the record itself
+//! ends after `where`, and each part is nothing but `changes`, in order, which speak of the
+//! record's relations. The parts stand beside the segment (`frame::Parts`) and are read one at a
+//! time; they are one transaction all the same, with one LSN, durable and applied as a whole.
 
 use thiserror::Error;
 
@@ -21,7 +27,10 @@ use crate::id::{Epoch, Origin, PartitionId, RunId, TableName};
 use crate::lsn::{Frontier, Lsn};
 use crate::time::PgTime;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+const WHOLE: u8 = b'w';
+const IN_PARTS: u8 = b'p';
 
 /// A payload that is not a transaction of this version.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -34,44 +43,83 @@ pub enum RecordError {
     Broken(&'static str),
     #[error("record goes on after its end: {0} bytes")]
     Long(usize),
+    /// Its changes are to be read one part at a time.
+    #[error("record is in parts")]
+    InParts,
 }
 
 pub fn encode(transaction: &Transaction) -> Vec<u8> {
-    let mut out = Writer(Vec::with_capacity(256));
+    let mut changes = Changes::default();
+    for change in &transaction.changes {
+        changes.push(change);
+    }
+    encode_with(transaction, &changes)
+}
+
+/// Encodes `head` with changes that are encoded already, in place of its own.
+pub fn encode_with(head: &Transaction, changes: &Changes) -> Vec<u8> {
+    let mut out = encode_before_changes(head, changes.len());
+    out.u8(WHOLE);
+    out.0.extend_from_slice(changes.as_bytes());
+    out.0
+}
+
+/// Encodes a transaction whose changes stand in parts.
+pub fn encode_large(head: &Transaction) -> Vec<u8> {
+    let mut out = encode_before_changes(head, 0);
+    out.u8(IN_PARTS);
+    out.0
+}
+
+fn encode_before_changes(head: &Transaction, more: usize) -> Writer {
+    let mut out = Writer(Vec::with_capacity(256 + more));
     out.u8(VERSION);
-    out.u64(transaction.lsn.0);
-    out.u32(transaction.xid);
-    out.u64(transaction.committed_at.0 as u64);
-    out.list(transaction.needs.iter(), |out, (origin, lsn)| {
+    out.u64(head.lsn.0);
+    out.u32(head.xid);
+    out.u64(head.committed_at.0 as u64);
+    out.list(head.needs.iter(), |out, (origin, lsn)| {
         out.text(origin.region.as_str().as_bytes());
         out.u32(origin.incarnation);
         out.u64(lsn.0);
     });
-    out.list(&transaction.stamps, |out, stamp| {
+    out.list(&head.stamps, |out, stamp| {
         out.u32(stamp.partition.0);
         out.u64(stamp.epoch.0);
     });
-    out.u8(u8::from(transaction.barrier.is_some()));
-    if let Some(RunId(run)) = &transaction.barrier {
+    out.u8(u8::from(head.barrier.is_some()));
+    if let Some(RunId(run)) = &head.barrier {
         out.text(run.as_bytes());
     }
-    out.list(&transaction.relations, Writer::relation);
-    out.list(&transaction.changes, Writer::change);
-    out.0
+    out.list(&head.relations, Writer::relation);
+    out
 }
 
 /// Reads a whole payload. Never panics, whatever the bytes.
 pub fn decode(payload: &[u8]) -> Result<Transaction, RecordError> {
     let mut bytes = Reader(payload);
-    let transaction = Transaction { ..bytes.head()? };
-    let relations = bytes.list("relations", Reader::relation)?;
-    let count = relations.len();
-    let changes = bytes.list("changes", |bytes| bytes.change(count))?;
-    if bytes.0.is_empty() {
-        Ok(Transaction { relations, changes, ..transaction })
-    } else {
-        Err(RecordError::Long(bytes.0.len()))
+    let head = bytes.before_changes()?;
+    match bytes.u8("where")? {
+        WHOLE => Ok(Transaction { changes: bytes.changes(head.relations.len())?, ..head }),
+        IN_PARTS => Err(RecordError::InParts),
+        _ => Err(RecordError::Broken("where")),
     }
+}
+
+/// Reads the payload of a large record: everything but the changes.
+pub fn decode_large(payload: &[u8]) -> Result<Transaction, RecordError> {
+    let mut bytes = Reader(payload);
+    let head = bytes.before_changes()?;
+    match (bytes.u8("where")?, bytes.0.len()) {
+        (IN_PARTS, 0) => Ok(head),
+        (IN_PARTS, more) => Err(RecordError::Long(more)),
+        _ => Err(RecordError::Broken("where")),
+    }
+}
+
+/// Reads changes that were encoded by themselves: a part of a large record whose transaction has
+/// so many `relations`.
+pub fn decode_changes(bytes: &[u8], relations: usize) -> Result<Vec<Change>, RecordError> {
+    Reader(bytes).changes(relations)
 }
 
 /// Reads only what stands before the tables and rows: enough to judge and to order a record.
@@ -79,6 +127,98 @@ pub fn decode_head(payload: &[u8]) -> Result<Transaction, RecordError> {
     Reader(payload).head()
 }
 
+/// Changes as they stand in a record, put there without being taken apart first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes(Writer);
+
+/// One value of a row, where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field<'a> {
+    Null,
+    Unchanged,
+    Text(&'a [u8]),
+}
+
+impl Changes {
+    /// Goes on after changes that were encoded before.
+    pub fn resume(bytes: Vec<u8>) -> Self {
+        Self(Writer(bytes))
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0.0
+    }
+
+    /// In bytes.
+    pub fn len(&self) -> usize {
+        self.0.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.0.is_empty()
+    }
+
+    /// Takes back what was put after the changes were `len` bytes long.
+    pub fn cut(&mut self, len: usize) {
+        self.0.0.truncate(len);
+    }
+
+    pub fn insert<'a>(&mut self, relation: u32, new: impl IntoIterator<Item = Field<'a>>) {
+        self.0.u8(b'I');
+        self.0.u32(relation);
+        self.0.row(new);
+    }
+
+    pub fn update<'a>(
+        &mut self,
+        relation: u32,
+        old: Option<impl IntoIterator<Item = Field<'a>>>,
+        new: impl IntoIterator<Item = Field<'a>>,
+    ) {
+        self.0.u8(b'U');
+        self.0.u32(relation);
+        self.0.u8(u8::from(old.is_some()));
+        if let Some(old) = old {
+            self.0.row(old);
+        }
+        self.0.row(new);
+    }
+
+    pub fn delete<'a>(&mut self, relation: u32, old: impl IntoIterator<Item = Field<'a>>) {
+        self.0.u8(b'D');
+        self.0.u32(relation);
+        self.0.row(old);
+    }
+
+    pub fn truncate(&mut self, relations: &[u32], restart_identity: bool) {
+        self.0.u8(b'T');
+        self.0.u8(u8::from(restart_identity));
+        self.0.list(relations, |out, relation| out.u32(*relation));
+    }
+
+    pub fn push(&mut self, change: &Change) {
+        match change {
+            Change::Insert { relation, new } => self.insert(*relation, fields(new)),
+            Change::Update { relation, old, new } => {
+                self.update(*relation, old.as_ref().map(fields), fields(new));
+            }
+            Change::Delete { relation, old } => self.delete(*relation, fields(old)),
+            Change::Truncate { relations, restart_identity } => {
+                self.truncate(relations, *restart_identity);
+            }
+        }
+    }
+}
+
+fn fields(row: &Row) -> impl Iterator<Item = Field<'_>> {
+    row.iter().map(|value| match value {
+        Value::Null => Field::Null,
+        Value::Unchanged => Field::Unchanged,
+        Value::Text(text) => Field::Text(text),
+    })
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Writer(Vec<u8>);
 
 impl Writer {
@@ -129,40 +269,11 @@ impl Writer {
         });
     }
 
-    fn change(&mut self, change: &Change) {
-        match change {
-            Change::Insert { relation, new } => {
-                self.u8(b'I');
-                self.u32(*relation);
-                self.row(new);
-            }
-            Change::Update { relation, old, new } => {
-                self.u8(b'U');
-                self.u32(*relation);
-                self.u8(u8::from(old.is_some()));
-                if let Some(old) = old {
-                    self.row(old);
-                }
-                self.row(new);
-            }
-            Change::Delete { relation, old } => {
-                self.u8(b'D');
-                self.u32(*relation);
-                self.row(old);
-            }
-            Change::Truncate { relations, restart_identity } => {
-                self.u8(b'T');
-                self.u8(u8::from(*restart_identity));
-                self.list(relations, |out, relation| out.u32(*relation));
-            }
-        }
-    }
-
-    fn row(&mut self, row: &Row) {
-        self.list(row, |out, value| match value {
-            Value::Null => out.u8(b'n'),
-            Value::Unchanged => out.u8(b'u'),
-            Value::Text(text) => {
+    fn row<'a>(&mut self, row: impl IntoIterator<Item = Field<'a>>) {
+        self.list(row, |out, field| match field {
+            Field::Null => out.u8(b'n'),
+            Field::Unchanged => out.u8(b'u'),
+            Field::Text(text) => {
                 out.u8(b't');
                 out.text(text);
             }
@@ -249,6 +360,19 @@ impl<'a> Reader<'a> {
         let barrier =
             if has_barrier { Some(RunId(self.text("barrier")?.to_owned())) } else { None };
         Ok(Transaction { lsn, xid, committed_at, needs, stamps, barrier, ..Transaction::default() })
+    }
+
+    fn before_changes(&mut self) -> Result<Transaction, RecordError> {
+        let head = self.head()?;
+        Ok(Transaction { relations: self.list("relations", Reader::relation)?, ..head })
+    }
+
+    fn changes(&mut self, relations: usize) -> Result<Vec<Change>, RecordError> {
+        let mut changes = Vec::new();
+        while !self.0.is_empty() {
+            changes.push(self.change(relations)?);
+        }
+        Ok(changes)
     }
 
     fn relation(&mut self) -> Result<Relation, RecordError> {
@@ -368,8 +492,32 @@ mod tests {
         }
 
         #[test]
+        fn a_transaction_in_parts_is_the_same_transaction(transaction in transaction(), at in any::<prop::sample::Index>()) {
+            let head = Transaction { changes: Vec::new(), ..transaction.clone() };
+            let payload = encode_large(&head);
+            prop_assert_eq!(decode(&payload), Err(RecordError::InParts));
+            prop_assert_eq!(decode_large(&payload).unwrap(), head.clone());
+            prop_assert!(decode_large(&encode(&transaction)).is_err());
+
+            let mut changes = Changes::default();
+            let mut ends = vec![0];
+            for change in &transaction.changes {
+                changes.push(change);
+                ends.push(changes.len());
+            }
+            prop_assert_eq!(encode_with(&head, &changes), encode(&transaction));
+            let (first, second) = changes.as_bytes().split_at(*at.get(&ends));
+            let count = transaction.relations.len();
+            let mut read = decode_changes(first, count).unwrap();
+            read.extend(decode_changes(second, count).unwrap());
+            prop_assert_eq!(read, transaction.changes);
+        }
+
+        #[test]
         fn hostile_bytes_are_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(&bytes);
+            let _ = decode_large(&bytes);
+            let _ = decode_changes(&bytes, 2);
         }
 
         #[test]

@@ -277,6 +277,7 @@ impl Parts {
                 ownership: self.ownership.clone(),
                 gate: gate.clone(),
                 repairs: repairs.subscribe(),
+                slowly: None,
             };
             let (known, positions) = (tenure.clone(), self.positions.clone());
             let stop = shutdown.clone();

@@ -18,6 +18,7 @@ pub mod log;
 pub mod observe;
 pub mod operate;
 pub mod peer;
+pub mod pieces;
 pub mod positions;
 pub mod postgres;
 pub mod proto;

@@ -8,18 +8,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use domicile_core::history::{Admission, admit};
 use domicile_core::id::Origin;
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
-use domicile_core::record;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::explain;
 use crate::directory::view::OwnershipView;
 use crate::log::{Log, Logs};
+use crate::pieces::Pieces;
 use crate::positions::Positions;
 use crate::postgres::{journal, session};
 
@@ -85,21 +84,21 @@ impl Tails {
         let mut client = None;
         let mut count = 0_u64;
         let (mut kept, mut last) = (cut, Lsn::ZERO);
-        let mut reader = log.read(cut);
+        let mut pieces = Pieces::new(log.read(cut));
         let shown = if *origin == self.origin {
             Lsn(u64::MAX)
         } else {
             self.positions.frontier().get(origin)
         };
-        while let Some(frames) = reader.next_batch(READ_BYTES_MAX).await? {
-            for frame in frames.iter().filter(|frame| frame.lsn <= shown) {
-                let transaction = record::decode(&frame.payload).context("read a record")?;
-                let admission = admit(ownership, origin, &transaction, |_| true);
+        while let Some(batch) = pieces.next_batch(READ_BYTES_MAX).await? {
+            for piece in batch.iter().filter(|piece| piece.transaction.lsn <= shown) {
+                let lsn = piece.transaction.lsn;
+                let admission = admit(ownership, origin, &piece.transaction, |_| true);
                 let Admission::Divert(reason) = admission else {
-                    kept = kept.max(if last == Lsn::ZERO { frame.lsn } else { kept });
+                    kept = kept.max(if last == Lsn::ZERO { lsn } else { kept });
                     continue;
                 };
-                last = frame.lsn;
+                last = lsn;
                 let postgres = match &mut client {
                     Some(client) => client,
                     None => {
@@ -107,8 +106,8 @@ impl Tails {
                     }
                 };
                 let why = explain(&reason);
-                journal::divert(postgres, origin, &transaction, reason.slug(), &why).await?;
-                count += 1;
+                journal::divert(postgres, origin, piece, reason.slug(), &why).await?;
+                count += u64::from(piece.last);
             }
         }
         if *origin == self.origin && last > Lsn::ZERO {

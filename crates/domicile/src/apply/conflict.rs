@@ -7,20 +7,22 @@
 
 use domicile_core::change::{Change, Relation, Row, Transaction, Value};
 use domicile_core::id::Origin;
+use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{GenericClient, Transaction as Postgres};
 
 use super::is_transient;
 use super::statement::{Statement, select, statement, update};
+use crate::pieces::Piece;
 use crate::postgres::journal;
 
-/// Applies every change of `transaction`, settling conflicts as it goes.
+/// Applies every change of `piece` in the transaction that is open, settling conflicts as it goes.
 pub async fn apply(
-    postgres: &Postgres<'_>,
+    postgres: &impl GenericClient,
     origin: &Origin,
-    transaction: &Transaction,
+    piece: &Piece,
     converging: bool,
 ) -> anyhow::Result<()> {
+    let transaction = &piece.transaction;
     for (index, change) in transaction.changes.iter().enumerate() {
         postgres.batch_execute("SAVEPOINT change").await?;
         let met = match apply_one(postgres, transaction, change).await {
@@ -41,7 +43,7 @@ pub async fn apply(
             tracing::warn!(%origin, lsn = %transaction.lsn, conflict = met.conflict, "{}", met.reason);
             let (conflict, reason) = (met.conflict, met.reason.as_str());
             let local = met.local;
-            let entry = journal::Entry { origin, transaction, index, local, conflict, reason };
+            let entry = journal::Entry { origin, piece, index, local, conflict, reason };
             journal::write(postgres, &entry).await?;
         }
     }
@@ -59,7 +61,7 @@ struct Met {
 }
 
 async fn apply_one(
-    postgres: &Postgres<'_>,
+    postgres: &impl GenericClient,
     transaction: &Transaction,
     change: &Change,
 ) -> anyhow::Result<Option<Met>> {
@@ -86,7 +88,7 @@ async fn apply_one(
 }
 
 async fn insert_exists(
-    postgres: &Postgres<'_>,
+    postgres: &impl GenericClient,
     relation: &Relation,
     new: &Row,
 ) -> anyhow::Result<Option<Met>> {
@@ -104,7 +106,7 @@ async fn insert_exists(
 }
 
 async fn update_missing(
-    postgres: &Postgres<'_>,
+    postgres: &impl GenericClient,
     relation: &Relation,
     identity: &Row,
     new: &Row,

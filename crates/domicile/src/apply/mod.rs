@@ -8,6 +8,7 @@
 //! **Invariant:** the checkpoint moves in the transaction whose rows it describes.
 
 mod conflict;
+mod large;
 mod statement;
 
 pub use statement::Text;
@@ -21,7 +22,6 @@ use domicile_core::change::{Change, Transaction};
 use domicile_core::history::{Admission, admit, covered};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
-use domicile_core::record;
 use futures_util::future::try_join_all;
 use tokio::sync::{RwLock, watch};
 use tokio_postgres::Client;
@@ -32,8 +32,10 @@ use crate::capture::ORIGIN_PREFIX;
 use crate::complain::Complaint;
 use crate::directory::view::OwnershipView;
 use crate::log::Log;
+use crate::pieces::{Piece, Pieces};
 use crate::positions::Positions;
 use crate::postgres::session;
+use large::Way;
 use statement::statement;
 
 /// Bytes of log read at a time: also the most that one PostgreSQL transaction applies.
@@ -61,6 +63,8 @@ pub struct Applier {
     pub gate: Arc<RwLock<()>>,
     /// Counts repairs: after one, the checkpoint is read again.
     pub repairs: watch::Receiver<u64>,
+    /// A large transaction that could not be applied the fast way.
+    pub slowly: Option<Lsn>,
 }
 
 /// A transaction could not be applied as it is: a row is not what the origin saw.
@@ -93,32 +97,38 @@ impl Applier {
         self.repairs.mark_unchanged();
         let mut writer = Writer::open(&self.config).await?;
         self.positions.applied(&self.config.origin, writer.applied, 0);
-        let mut reader = self.log.read(writer.applied);
+        let mut pieces = Pieces::new(self.log.read(writer.applied));
         let mut end = self.log.watch_end();
         let mut moved = self.positions.subscribe();
         let mut ownership = self.ownership.clone();
         loop {
             end.mark_unchanged();
-            let Some(frames) = reader.next_batch(BATCH_BYTES_MAX).await? else {
+            let Some(mut batch) = pieces.next_batch(BATCH_BYTES_MAX).await? else {
                 tokio::select! {
                     changed = end.changed() => changed.context("the log is closed")?,
                     _ = self.repairs.changed() => return Ok(()),
                 }
                 continue;
             };
-            let mut transactions = Vec::with_capacity(frames.len());
-            for frame in frames {
-                let transaction = record::decode(&frame.payload).context("read a record")?;
-                transactions.push(self.without_tail(transaction));
+            if !batch[0].is_whole() {
+                let first = batch.swap_remove(0);
+                if !self.wait_until_covered(&first.transaction, &mut moved, &mut ownership).await? {
+                    return Ok(());
+                }
+                let gate = self.gate.clone();
+                let _gate = gate.read().await;
+                if self.repairs.has_changed().unwrap_or(true) {
+                    return Ok(());
+                }
+                self.apply_large(&mut writer, first, &mut pieces).await?;
+                continue;
             }
+            let whole = batch.into_iter().map(|piece| self.without_tail(piece.transaction));
+            let transactions: Vec<Transaction> = whole.collect();
             let mut rest = transactions.as_slice();
             while !rest.is_empty() {
-                while !self.covered(&rest[0]) {
-                    tokio::select! {
-                        changed = moved.changed() => changed.context("the agent is closed")?,
-                        changed = ownership.changed() => changed.context("the agent is closed")?,
-                        _ = self.repairs.changed() => return Ok(()),
-                    }
+                if !self.wait_until_covered(&rest[0], &mut moved, &mut ownership).await? {
+                    return Ok(());
                 }
                 let ready = self.ready(rest);
                 let (batch, later) = rest.split_at(ready);
@@ -132,14 +142,37 @@ impl Applier {
         }
     }
 
+    /// Returns false when a repair has moved the ground meanwhile.
+    async fn wait_until_covered(
+        &mut self,
+        transaction: &Transaction,
+        moved: &mut watch::Receiver<u64>,
+        ownership: &mut watch::Receiver<Arc<OwnershipView>>,
+    ) -> anyhow::Result<bool> {
+        while !self.covered(transaction) {
+            tokio::select! {
+                changed = moved.changed() => changed.context("the agent is closed")?,
+                changed = ownership.changed() => changed.context("the agent is closed")?,
+                _ = self.repairs.changed() => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
     /// Empties a transaction that is known to lie outside the history: only its place is kept.
     fn without_tail(&self, transaction: Transaction) -> Transaction {
-        let view = self.ownership.borrow();
-        let Some(ownership) = &view.ownership else { return transaction };
-        match admit(ownership, &self.config.origin, &transaction, |_| true) {
-            Admission::Admit | Admission::Wait => transaction,
-            Admission::Divert(_) => Transaction { changes: Vec::new(), ..transaction },
+        match self.is_tail(&transaction) {
+            false => transaction,
+            true => Transaction { changes: Vec::new(), ..transaction },
         }
+    }
+
+    fn is_tail(&self, transaction: &Transaction) -> bool {
+        let view = self.ownership.borrow();
+        view.ownership.as_ref().is_some_and(|ownership| {
+            let admission = admit(ownership, &self.config.origin, transaction, |_| true);
+            matches!(admission, Admission::Divert(_))
+        })
     }
 
     /// Is everything that `transaction` may depend on visible here?
@@ -172,6 +205,33 @@ impl Applier {
         }
         Ok(())
     }
+
+    /// Applies a large transaction of which the first piece was read. It is read again from the
+    /// log when it has to be done slowly.
+    async fn apply_large(
+        &mut self,
+        writer: &mut Writer,
+        first: Piece,
+        pieces: &mut Pieces,
+    ) -> anyhow::Result<()> {
+        let (origin, lsn) = (self.config.origin.clone(), first.transaction.lsn);
+        let way = match self.is_tail(&first.transaction) {
+            true => Way::PassOver,
+            false if self.slowly == Some(lsn) => Way::Slow,
+            false => Way::Fast,
+        };
+        self.positions.claim(&origin, lsn);
+        match writer.apply_large(&origin, first, pieces, way).await {
+            Ok(()) => self.positions.applied(&origin, lsn, 1),
+            Err(error) if is_transient(&error) || way != Way::Fast => return Err(error),
+            Err(error) => {
+                tracing::debug!(%origin, %lsn, "applying change by change: {error:#}");
+                self.slowly = Some(lsn);
+                *pieces = Pieces::new(self.log.read(writer.applied));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Errors that pass: a lock, a deadlock, a full disk, a server that restarts.
@@ -187,6 +247,9 @@ fn is_transient(error: &anyhow::Error) -> bool {
         None => true,
     }
 }
+
+/// A prepared statement, its parameters, and whether it must find a row.
+type Work<'t> = (tokio_postgres::Statement, Vec<statement::Text<'t>>, bool);
 
 /// A session that writes as the applier: guards let it pass, user triggers do not fire.
 struct Writer {
@@ -219,16 +282,7 @@ impl Writer {
 
     /// Applies all of `batch` in one transaction, pipelined; fails on the first surprise.
     async fn apply_fast(&mut self, origin: &Origin, batch: &[Transaction]) -> anyhow::Result<()> {
-        let mut work = Vec::new();
-        for transaction in batch {
-            for change in &transaction.changes {
-                let statement =
-                    statement(transaction, change).context("a change names no relation")?;
-                let prepared = self.prepare(&statement.sql).await?;
-                let counts = !matches!(change, Change::Truncate { .. });
-                work.push((prepared, statement.parameters, counts));
-            }
-        }
+        let work = self.statements(batch).await?;
         let last = batch.last().map_or(self.applied, |t| t.lsn);
         let result = self.execute_all(origin, last, &work).await;
         if result.is_err() {
@@ -239,14 +293,35 @@ impl Writer {
         result
     }
 
+    async fn statements<'t>(&mut self, batch: &'t [Transaction]) -> anyhow::Result<Vec<Work<'t>>> {
+        let mut work = Vec::new();
+        for transaction in batch {
+            for change in &transaction.changes {
+                let statement =
+                    statement(transaction, change).context("a change names no relation")?;
+                let prepared = self.prepare(&statement.sql).await?;
+                let counts = !matches!(change, Change::Truncate { .. });
+                work.push((prepared, statement.parameters, counts));
+            }
+        }
+        Ok(work)
+    }
+
     async fn execute_all(
         &self,
         origin: &Origin,
         last: Lsn,
-        work: &[(tokio_postgres::Statement, Vec<statement::Text<'_>>, bool)],
+        work: &[Work<'_>],
     ) -> anyhow::Result<()> {
+        self.client.batch_execute("BEGIN").await?;
+        self.execute(work).await?;
+        save_checkpoint(&self.client, origin, last).await?;
+        self.client.batch_execute("COMMIT").await.map_err(anyhow::Error::new)
+    }
+
+    /// Executes statements one behind the other without waiting in between.
+    async fn execute(&self, work: &[Work<'_>]) -> anyhow::Result<()> {
         let client = &self.client;
-        client.batch_execute("BEGIN").await?;
         let each = work.iter().map(|(prepared, parameters, counts)| async move {
             let parameters: Vec<&(dyn ToSql + Sync)> =
                 parameters.iter().map(|p| p as &(dyn ToSql + Sync)).collect();
@@ -254,8 +329,7 @@ impl Writer {
             if *counts && rows == 0 { Err(anyhow::Error::new(RowDiffers)) } else { Ok(()) }
         });
         try_join_all(each).await?;
-        save_checkpoint(client, origin, last).await?;
-        client.batch_execute("COMMIT").await.map_err(anyhow::Error::new)
+        Ok(())
     }
 
     async fn prepare(&mut self, sql: &str) -> anyhow::Result<tokio_postgres::Statement> {
@@ -280,7 +354,8 @@ impl Writer {
         self.prepared.clear();
         let converging = transaction.lsn <= self.converge_to;
         let postgres = self.client.transaction().await?;
-        conflict::apply(&postgres, origin, transaction, converging).await?;
+        let piece = Piece::whole(transaction.clone());
+        conflict::apply(&postgres, origin, &piece, converging).await?;
         save_checkpoint(&postgres, origin, transaction.lsn).await?;
         postgres.commit().await?;
         self.applied = transaction.lsn;

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::complain::Complaint;
 use crate::directory::view::OwnershipView;
 use crate::log::Log;
+use crate::pieces::Piece;
 use crate::positions::Positions;
 use crate::postgres::stream::{Stream, StreamConfig};
 use crate::postgres::{journal, session};
@@ -255,7 +256,8 @@ impl Session<'_> {
         let origin = &self.capture.config.origin;
         let why = explain(reason);
         tracing::warn!(lsn = %transaction.lsn, xid = transaction.xid, "kept out of the history: {why}");
-        journal::divert(&mut self.postgres, origin, transaction, reason.slug(), &why).await?;
+        let piece = Piece::whole(transaction.clone());
+        journal::divert(&mut self.postgres, origin, &piece, reason.slug(), &why).await?;
         self.capture.positions.seen(transaction.lsn);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use domicile_core::frame::PAYLOAD_BYTES_MAX;
+use domicile_core::frame::LARGE_PAYLOAD_BYTES_MAX;
 use domicile_core::lsn::Lsn;
 use thiserror::Error;
 
@@ -24,7 +24,7 @@ pub enum LogError {
     #[error("record {lsn} is not after {end}")]
     OutOfOrder { lsn: Lsn, end: Lsn },
 
-    #[error("record {lsn} has {bytes} bytes, the limit is {PAYLOAD_BYTES_MAX}")]
+    #[error("record {lsn} has {bytes} bytes, the limit is {LARGE_PAYLOAD_BYTES_MAX}")]
     TooLarge { lsn: Lsn, bytes: usize },
 
     /// The reader would miss records: it has to be seeded again.

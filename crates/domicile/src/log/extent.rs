@@ -5,8 +5,11 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use domicile_core::frame::Parts;
 use domicile_core::lsn::Lsn;
 use tokio::sync::watch;
+
+use super::spool::Spools;
 
 /// The flushed part of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,18 +21,21 @@ pub(super) struct Extent {
     pub last: Lsn,
     pub records: u64,
     pub bytes: u64,
+    /// What stands beside the segment.
+    pub parts_bytes: u64,
 }
 
 impl Extent {
     pub fn empty_after(end: Lsn) -> Self {
-        Self { base: Lsn(end.0 + 1), first: None, last: end, records: 0, bytes: 0 }
+        Self { base: Lsn(end.0 + 1), first: None, last: end, records: 0, bytes: 0, parts_bytes: 0 }
     }
 
-    pub fn add(&mut self, lsn: Lsn, bytes: u64) {
+    pub fn add(&mut self, lsn: Lsn, bytes: u64, parts: Option<Parts>) {
         self.first.get_or_insert(lsn);
         self.last = lsn;
         self.records += 1;
         self.bytes += bytes;
+        self.parts_bytes += parts.map_or(0, |parts| parts.bytes);
     }
 }
 
@@ -51,15 +57,16 @@ impl Extents {
 /// What the writer and the readers of one log share.
 pub(super) struct Shared {
     pub folder: PathBuf,
+    pub spools: Spools,
     extents: Mutex<Extents>,
     end: watch::Sender<Lsn>,
 }
 
 impl Shared {
-    pub fn new(folder: PathBuf, list: Vec<Extent>) -> Self {
+    pub fn new(folder: PathBuf, list: Vec<Extent>, spools: Spools) -> Self {
         let extents = Extents { list, rewrites: 0 };
         let end = watch::Sender::new(extents.end());
-        Self { folder, extents: Mutex::new(extents), end }
+        Self { folder, spools, extents: Mutex::new(extents), end }
     }
 
     pub fn look<T>(&self, look: impl FnOnce(&Extents) -> T) -> T {

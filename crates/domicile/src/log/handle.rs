@@ -15,9 +15,10 @@ use domicile_core::lsn::Lsn;
 use tokio::sync::{oneshot, watch};
 
 use super::error::LogError;
-use super::extent::Shared;
+use super::extent::{Extent, Shared};
 use super::reader::Reader;
 use super::segment;
+use super::spool::{Spool, Spooled};
 use super::writer::{Command, Reply, Writer};
 
 /// The usual size of a segment: small enough to trim in useful steps, large enough to be few.
@@ -107,6 +108,24 @@ impl Log {
         self.ask(|reply| Command::Append { batch, reply }).await
     }
 
+    /// Begins a transaction that is too large for memory; nothing of it shows before
+    /// [`Log::append_large`].
+    pub fn spool(&self) -> Result<Spool, LogError> {
+        self.shared.spools.create()
+    }
+
+    /// Appends a record whose bulk is in `parts`, as [`Log::append`] does with whole ones.
+    ///
+    /// What is durable already is not written again, so this takes no longer than a small record.
+    pub async fn append_large(
+        &self,
+        lsn: Lsn,
+        payload: Bytes,
+        parts: Spooled,
+    ) -> Result<Lsn, LogError> {
+        self.ask(|reply| Command::AppendLarge { lsn, payload, parts, reply }).await
+    }
+
     /// Returns the LSN of the last durable record; `Lsn::ZERO` in a log that has not begun.
     pub fn end(&self) -> Lsn {
         self.shared.end()
@@ -119,7 +138,8 @@ impl Log {
 
     /// Returns how many bytes the sound records take on the disk.
     pub fn bytes(&self) -> u64 {
-        self.shared.look(|extents| extents.list.iter().map(|extent| extent.bytes).sum())
+        let bytes = |extent: &Extent| extent.bytes + extent.parts_bytes;
+        self.shared.look(|extents| extents.list.iter().map(bytes).sum())
     }
 
     /// Tells whenever the end moved.

@@ -6,6 +6,8 @@
 //!                     mark ─────────^      corrupt: it was flushed once
 //! ```
 //!
+//! A large record counts as bad when one of its parts is.
+//!
 //! Every byte of every segment is read, at the speed of the disk or about 4 GB/s from memory: a
 //! log of 100 GB on a disk of 1 GB/s takes 100 s to open. Reading less would let old damage lie
 //! until the day on which a peer needs that record.
@@ -20,6 +22,7 @@ use domicile_core::lsn::Lsn;
 
 use super::error::{LogError, io};
 use super::extent::Extent;
+use super::parts;
 use super::segment::{self, Scan, Step};
 
 #[derive(Debug)]
@@ -90,8 +93,18 @@ fn scan(folder: &Path, base: Lsn) -> Result<(Extent, u64), LogError> {
     let file = segment::open(folder, base)?;
     let bytes = file.metadata().map_err(io("read size of segment", &path))?.len();
     let mut scan = Scan::new(&file, base, bytes);
-    while let Step::Record { .. } = scan.step().map_err(io("read segment", &path))? {}
-    Ok((scan.extent, bytes))
+    loop {
+        let before = scan.extent;
+        match scan.step().map_err(io("read segment", &path))? {
+            Step::Record { lsn, parts: Some(parts), .. }
+                if !parts::are_sound(folder, lsn, &parts)? =>
+            {
+                return Ok((before, bytes));
+            }
+            Step::Record { .. } => {}
+            Step::End | Step::Damaged => return Ok((scan.extent, bytes)),
+        }
+    }
 }
 
 /// Returns the highest LSN that any segment from byte `from` of the first of `bases` on shows.

@@ -2,12 +2,14 @@
 //!
 //! Every region keeps the log of every origin, each in its own folder `<data>/log/<origin>/`, so
 //! that a survivor can hand a lost region's last records to another survivor. A log knows LSNs and
-//! opaque payloads; what a payload means is `domicile_core::record`'s business.
+//! opaque payloads; what a payload means is `domicile_core::record`'s business. What is too large
+//! for memory stands beside the segments, in parts.
 //!
 //! ```text
 //!   Log (handle) ──command──> writer (one thread) ──> segments, mark
-//!       │                        │ publishes what is flushed
-//!       └── Reader <── extents ──┘
+//!     │  │                       │ publishes what is flushed
+//!     │  └── Reader <── extents ─┘
+//!     └── Spool ── parts, then a command ──> <lsn>.parts
 //! ```
 //!
 //! **Invariant:** only the writer's thread changes files, and a reader never sees a byte that is
@@ -18,9 +20,11 @@ mod extent;
 mod handle;
 mod judge;
 mod mark;
+mod parts;
 mod reader;
 mod segment;
 mod shorten;
+mod spool;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -32,7 +36,9 @@ use domicile_core::id::Origin;
 
 pub use error::LogError;
 pub use handle::{LOG_SEGMENT_BYTES, Log, LogConfig, LogState, Opened};
+pub use parts::PartReader;
 pub use reader::{Frame, Reader};
+pub use spool::{Spool, Spooled};
 
 use error::io;
 

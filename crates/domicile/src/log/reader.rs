@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domicile_core::frame::{self, FRAME_OVERHEAD_BYTES, Taken};
+use domicile_core::frame::{self, FRAME_OVERHEAD_BYTES, Parts, Taken};
 use domicile_core::lsn::Lsn;
 
 use super::error::{LogError, io};
 use super::extent::{Extent, Extents, Shared};
+use super::parts::{self, PartReader};
 use super::segment::{self, Scan, Step};
 
 /// One record as it stands in the log.
@@ -27,6 +28,8 @@ pub struct Frame {
     pub payload: Bytes,
     /// Header and payload: what a peer can be sent as it is.
     pub frame: Bytes,
+    /// What stands outside of it: to be had from [`Reader::parts`].
+    pub parts: Option<Parts>,
 }
 
 /// Goes through a log, following it into new segments.
@@ -75,7 +78,8 @@ impl Reader {
 
     /// Returns the next records, about `bytes_max` bytes of them and at least one.
     ///
-    /// `None` at the flushed end as it is now. The bytes of a batch are kept in memory while any of
+    /// A large record, which has parts, is the last of its batch. `None` at the flushed end as it
+    /// is now. The bytes of a batch are kept in memory while any of
     /// its frames is. Dropping the future loses nothing.
     pub async fn next_batch(&mut self, bytes_max: usize) -> Result<Option<Vec<Frame>>, LogError> {
         if self.after >= self.shared.end() {
@@ -89,6 +93,19 @@ impl Reader {
         self.after = frames.last().map_or(self.after, |frame| frame.lsn);
         self.place = Some(place);
         Ok(Some(frames))
+    }
+
+    /// Returns the parts of a large record that this reader gave out; `None` of any other.
+    pub fn parts(&self, frame: &Frame) -> Result<Option<PartReader>, LogError> {
+        let Some(parts) = frame.parts else { return Ok(None) };
+        let opened = PartReader::open(parts::path(&self.shared.folder, frame.lsn), parts);
+        let begin = self.shared.look(|extents| extents.list.first().map(|extent| extent.base));
+        match (opened, begin) {
+            (Err(LogError::Corrupt { .. }), Some(begin)) if frame.lsn < begin => {
+                Err(LogError::Trimmed { after: frame.lsn, trimmed: Lsn(begin.0 - 1) })
+            }
+            (opened, _) => opened.map(Some),
+        }
     }
 }
 
@@ -212,10 +229,13 @@ fn split(bytes: &Bytes, mut after: Lsn) -> (Vec<Frame>, Taken<'_>) {
     let (mut frames, mut at) = (Vec::new(), 0);
     loop {
         match frame::take(&bytes[at..]) {
-            Taken::Whole { lsn, payload, consumed } if lsn > after => {
+            Taken::Whole { lsn, payload, parts, consumed } if lsn > after => {
                 let payload = bytes.slice_ref(payload);
-                frames.push(Frame { lsn, payload, frame: bytes.slice(at..at + consumed) });
+                frames.push(Frame { lsn, payload, frame: bytes.slice(at..at + consumed), parts });
                 (after, at) = (lsn, at + consumed);
+                if parts.is_some() {
+                    return (frames, Taken::Partial { needed: 0 });
+                }
             }
             stopped => return (frames, stopped),
         }

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use domicile_core::frame::{self, Taken};
+use domicile_core::frame::{self, Parts, Taken};
 use domicile_core::lsn::Lsn;
 
 use super::error::{LogError, io};
@@ -73,7 +73,7 @@ pub(super) fn remove(folder: &Path, base: Lsn) -> Result<(), LogError> {
 
 /// What stands at one place of a segment.
 pub(super) enum Step {
-    Record { lsn: Lsn, bytes: u64 },
+    Record { lsn: Lsn, bytes: u64, parts: Option<Parts> },
     End,
     Damaged,
 }
@@ -100,10 +100,10 @@ impl<'a> Scan<'a> {
     pub fn step(&mut self) -> std::io::Result<Step> {
         loop {
             match frame::take(&self.buffer[self.done..]) {
-                Taken::Whole { lsn, consumed, .. } if lsn > self.extent.last => {
+                Taken::Whole { lsn, parts, consumed, .. } if lsn > self.extent.last => {
                     self.done += consumed;
-                    self.extent.add(lsn, consumed as u64);
-                    return Ok(Step::Record { lsn, bytes: consumed as u64 });
+                    self.extent.add(lsn, consumed as u64, parts);
+                    return Ok(Step::Record { lsn, bytes: consumed as u64, parts });
                 }
                 // A record out of order is as wrong as one that does not add up.
                 Taken::Whole { .. } | Taken::Broken(_) => return Ok(Step::Damaged),

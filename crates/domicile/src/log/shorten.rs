@@ -16,6 +16,7 @@ use domicile_core::lsn::Lsn;
 use super::error::{LogError, io};
 use super::extent::Extent;
 use super::judge::{self, Damage, Judged, Verdict};
+use super::parts;
 use super::segment::{self, Scan, Step};
 use super::writer::Writer;
 
@@ -43,6 +44,10 @@ impl Writer {
         });
         for base in &trimmed {
             segment::remove(&self.shared.folder, *base)?;
+        }
+        let base = self.shared.look(|extents| extents.list.first().map(|extent| extent.base));
+        if let (Some(base), false) = (base, trimmed.is_empty()) {
+            parts::remove(&self.shared.folder, |lsn| lsn < base)?;
         }
         Ok(trimmed.len() as u64)
     }
@@ -91,6 +96,7 @@ impl Writer {
             rename(&path, &segment::path(&folder, last.base))?;
             segment::sync_folder(&folder)?;
         }
+        parts::remove(&folder, |lsn| lsn > last.last)?;
         self.tail = Some(file);
         Ok(())
     }
@@ -122,6 +128,11 @@ impl Writer {
 
     fn move_aside(&mut self, extents: &[Extent], damage: Damage) -> Result<(), LogError> {
         let folder = self.shared.folder.clone();
+        let end = extents.last().map_or(Lsn::ZERO, |extent| extent.last);
+        for lsn in parts::list(&folder)?.into_iter().filter(|lsn| *lsn > end) {
+            let path = parts::path(&folder, lsn);
+            rename(&path, &free_name(&path))?;
+        }
         let later = segment::list(&folder)?.into_iter().filter(|base| *base > damage.segment);
         for base in later.rev() {
             let path = segment::path(&folder, base);
@@ -155,7 +166,7 @@ fn front(folder: &Path, extent: &Extent, lsn: Lsn) -> Result<Extent, LogError> {
     let mut kept = scan.extent;
     loop {
         match scan.step().map_err(io("read segment", &path))? {
-            Step::Record { lsn: at, bytes } if at <= lsn => kept.add(at, bytes),
+            Step::Record { lsn: at, bytes, parts } if at <= lsn => kept.add(at, bytes, parts),
             Step::Record { .. } | Step::End => return Ok(kept),
             Step::Damaged => {
                 return Err(LogError::Corrupt { segment: path, offset: scan.extent.bytes });
@@ -170,9 +181,10 @@ fn rename(from: &Path, to: &Path) -> Result<(), LogError> {
 
 /// Returns a `.corrupt` name that no file has yet: what was set aside is never overwritten.
 fn free_name(path: &Path) -> PathBuf {
+    let ending = path.extension().unwrap_or_default().to_string_lossy();
     let name = |n: u32| match n {
-        0 => path.with_extension("segment.corrupt"),
-        n => path.with_extension(format!("segment.corrupt.{n}")),
+        0 => path.with_extension(format!("{ending}.corrupt")),
+        n => path.with_extension(format!("{ending}.corrupt.{n}")),
     };
     (0..).map(name).find(|name| !name.exists()).unwrap_or_else(|| name(u32::MAX))
 }

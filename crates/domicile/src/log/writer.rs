@@ -15,7 +15,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_core::frame::{self, FRAME_OVERHEAD_BYTES, PAYLOAD_BYTES_MAX};
+use domicile_core::frame::{
+    self, FRAME_OVERHEAD_BYTES, LARGE_OVERHEAD_BYTES, LARGE_PAYLOAD_BYTES_MAX,
+};
 use domicile_core::lsn::Lsn;
 use domicile_core::time::{Millis, Time};
 use tokio::sync::oneshot;
@@ -25,7 +27,9 @@ use super::extent::{Extent, Shared};
 use super::handle::{LogConfig, LogState, Opened};
 use super::judge::{self, Damage, Verdict};
 use super::mark::Mark;
+use super::parts;
 use super::segment;
+use super::spool::{Spooled, Spools};
 use crate::clock::Clock;
 
 /// How often the mark is written while records come in, and how long after the last one.
@@ -38,6 +42,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 
 pub(super) enum Command {
     Append { batch: Vec<(Lsn, Bytes)>, reply: Reply<Lsn> },
+    AppendLarge { lsn: Lsn, payload: Bytes, parts: Spooled, reply: Reply<Lsn> },
     BeginAfter { lsn: Lsn, reply: Reply<()> },
     TruncateAfter { lsn: Lsn, reply: Reply<u64> },
     TrimBefore { lsn: Lsn, reply: Reply<u64> },
@@ -77,7 +82,8 @@ impl Writer {
         }
         let tail =
             judged.extents.last().map(|last| segment::open(&folder, last.base)).transpose()?;
-        let shared = Arc::new(Shared::new(folder.clone(), judged.extents));
+        let spools = Spools::open(&folder)?;
+        let shared = Arc::new(Shared::new(folder.clone(), judged.extents, spools));
         let end = shared.end();
         if damage.is_none() {
             // What is whole may never have been flushed before the process died: it is read from
@@ -136,6 +142,9 @@ impl Writer {
         // Whoever stopped waiting for the answer does not need it.
         match command {
             Command::Append { batch, reply } => drop(reply.send(self.append(&batch))),
+            Command::AppendLarge { lsn, payload, parts, reply } => {
+                drop(reply.send(self.append_large(lsn, &payload, parts)));
+            }
             Command::BeginAfter { lsn, reply } => drop(reply.send(self.begin_after(lsn))),
             Command::TruncateAfter { lsn, reply } => drop(reply.send(self.truncate_after(lsn))),
             Command::TrimBefore { lsn, reply } => drop(reply.send(self.trim_before(lsn))),
@@ -199,7 +208,7 @@ impl Writer {
             if *lsn <= end {
                 return Err(LogError::OutOfOrder { lsn: *lsn, end });
             }
-            if payload.len() > PAYLOAD_BYTES_MAX {
+            if payload.len() > LARGE_PAYLOAD_BYTES_MAX {
                 return Err(LogError::TooLarge { lsn: *lsn, bytes: payload.len() });
             }
             end = *lsn;
@@ -216,12 +225,41 @@ impl Writer {
         self.shared.publish(|extents| {
             if let Some(extent) = extents.list.last_mut() {
                 for (lsn, payload) in batch {
-                    extent.add(*lsn, (FRAME_OVERHEAD_BYTES + payload.len()) as u64);
+                    extent.add(*lsn, (FRAME_OVERHEAD_BYTES + payload.len()) as u64, None);
                 }
             }
         });
         self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         Ok(end)
+    }
+
+    /// The parts take their place first: a record is never there without them.
+    fn append_large(
+        &mut self,
+        lsn: Lsn,
+        payload: &[u8],
+        spooled: Spooled,
+    ) -> Result<Lsn, LogError> {
+        self.refuse()?;
+        let end = self.shared.end();
+        if lsn <= end {
+            return Err(LogError::OutOfOrder { lsn, end });
+        }
+        if payload.len() > LARGE_PAYLOAD_BYTES_MAX {
+            return Err(LogError::TooLarge { lsn, bytes: payload.len() });
+        }
+        let parts = spooled.parts();
+        self.buffer.clear();
+        frame::append_large(&mut self.buffer, lsn, &parts, payload);
+        let written = spooled.settle(&self.shared.folder, lsn).and_then(|()| self.write());
+        self.poison_on_error(written)?;
+        self.shared.publish(|extents| {
+            if let Some(extent) = extents.list.last_mut() {
+                extent.add(lsn, (LARGE_OVERHEAD_BYTES + payload.len()) as u64, Some(parts));
+            }
+        });
+        self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+        Ok(lsn)
     }
 
     /// Puts the buffer on the disk, after what is already flushed.
@@ -278,5 +316,9 @@ fn settle(shared: &Shared, tail: Option<&File>) -> Result<(), LogError> {
             .and_then(|()| file.sync_all())
             .map_err(io("flush segment", &path))?;
     }
+    // Parts are placed before their record and removed after it.
+    let begin = shared.look(|extents| extents.list.first().map_or(Lsn::ZERO, |extent| extent.base));
+    let end = shared.end();
+    parts::remove(&shared.folder, |lsn| lsn < begin || lsn > end)?;
     segment::sync_folder(&shared.folder)
 }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use super::arrival::Arrival;
 use super::intake::{Intake, Outcome};
 use super::{Client, SILENCE_MAX};
 use crate::log::Log;
@@ -101,7 +102,8 @@ impl Follower {
             stream.send(self.progress());
             return Ok(());
         }
-        match self.intake.append(&self.origin, &records.frames).await? {
+        let taken = self.intake.append(&self.origin, &mut stream.arrival, &records.frames);
+        match taken.await? {
             Outcome::Taken => {
                 self.report(stream);
                 Ok(())
@@ -141,7 +143,7 @@ impl Follower {
         requests.send(SubscribeRequest { kind: Some(Kind::Open(open)) }).await?;
         let opened = client.subscribe(ReceiverStream::new(receiver));
         let records = timeout(SILENCE_MAX, opened).await.context("subscribe")??.into_inner();
-        Ok(Subscription { requests, records, told: None })
+        Ok(Subscription { requests, records, told: None, arrival: Arrival::default() })
     }
 }
 
@@ -149,6 +151,7 @@ struct Subscription {
     requests: mpsc::Sender<SubscribeRequest>,
     records: tonic::Streaming<Records>,
     told: Option<Progress>,
+    arrival: Arrival,
 }
 
 impl Subscription {

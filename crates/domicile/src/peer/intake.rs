@@ -14,13 +14,15 @@ use bytes::Bytes;
 use domicile_core::frame::{self, Taken};
 use domicile_core::history::{Refused, Seal, accept};
 use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId};
-use domicile_core::lsn::Cut;
+use domicile_core::lsn::{Cut, Lsn};
+use domicile_core::ownership::Ownership;
 use domicile_core::record;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLock, watch};
 
+use super::arrival::{Arrival, Arrived, Step};
 use crate::directory::view::OwnershipView;
-use crate::log::Logs;
+use crate::log::{Log, Logs};
 
 /// The copies of other origins' logs, and what was promised about them.
 pub struct Intake {
@@ -50,42 +52,67 @@ impl Intake {
     }
 
     /// Appends framed records of `origin`, leaving out what is known to lie outside the history.
-    pub async fn append(&self, origin: &Origin, frames: &[u8]) -> anyhow::Result<Outcome> {
+    ///
+    /// `arrival` remembers, from one call to the next, a large record that is not complete.
+    pub async fn append(
+        &self,
+        origin: &Origin,
+        arrival: &mut Arrival,
+        frames: &Bytes,
+    ) -> anyhow::Result<Outcome> {
         let seals = self.seals.read().await;
         let view = self.ownership.borrow().clone();
         // Without knowing who owns what there is no telling what a seal or a cut forbids.
         let Some(known) = &view.ownership else { return Ok(Outcome::Sealed) };
+        let judge = |lsn, payload: &[u8]| judge(&seals.seals, known, origin, lsn, payload);
         let log = self.logs.get_or_create(origin)?;
         let mut batch = Vec::new();
         let mut upto = log.end();
-        let mut sealed = false;
-        let mut rest = frames;
+        let mut rest = frames.as_ref();
         while !rest.is_empty() {
-            let Taken::Whole { lsn, payload, consumed } = frame::take(rest) else {
+            let Taken::Whole { lsn, payload, parts, consumed } = frame::take(rest) else {
                 anyhow::bail!("a peer sent a broken record after {upto}");
             };
             rest = &rest[consumed..];
-            if lsn <= upto {
+            let payload = frames.slice_ref(payload);
+            if arrival.is_open() {
+                match arrival.part(lsn, payload).await? {
+                    Step::More => continue,
+                    Step::Passed(lsn) => upto = upto.max(lsn),
+                    Step::Whole(arrived) => {
+                        let Arrived { lsn, payload, parts } = *arrived;
+                        match judge(lsn, &payload)? {
+                            Judged::Take => drop(log.append_large(lsn, payload, parts).await?),
+                            Judged::LeaveOut => {}
+                            Judged::Sealed => return Ok(Outcome::Sealed),
+                        }
+                        upto = upto.max(lsn);
+                    }
+                }
                 continue;
             }
-            let head = record::decode_head(payload).context("read a peer's record")?;
-            match accept(&seals.seals, known, origin, lsn, &head.stamps) {
-                Ok(()) => batch.push((lsn, Bytes::copy_from_slice(payload))),
-                Err(Refused::Outside(reason)) => {
-                    tracing::info!(%origin, %lsn, "left out, {}", reason.slug());
+            let judged = if lsn <= upto { Judged::LeaveOut } else { judge(lsn, &payload)? };
+            match (judged, parts) {
+                (Judged::Take, None) => batch.push((lsn, payload)),
+                (Judged::LeaveOut, None) => {}
+                (Judged::Take, Some(parts)) => {
+                    append_batch(&log, &mut batch).await?;
+                    arrival.begin(lsn, payload, parts, Some(&log))?;
+                    continue;
                 }
-                Err(Refused::Sealed { stamp }) => {
-                    tracing::info!(%origin, %lsn, partition = %stamp.partition, "refused, sealed");
-                    sealed = true;
-                    break;
+                (Judged::LeaveOut, Some(parts)) => {
+                    arrival.begin(lsn, payload, parts, None)?;
+                    continue;
+                }
+                (Judged::Sealed, _) => {
+                    append_batch(&log, &mut batch).await?;
+                    return Ok(Outcome::Sealed);
                 }
             }
-            upto = lsn;
+            upto = upto.max(lsn);
         }
-        if !batch.is_empty() {
-            log.append(batch).await?;
-        }
-        Ok(if sealed { Outcome::Sealed } else { Outcome::Taken })
+        append_batch(&log, &mut batch).await?;
+        Ok(Outcome::Taken)
     }
 
     /// Promises durably to take nothing more of these epochs of `region`. Returns what is held.
@@ -117,6 +144,40 @@ impl Intake {
         }
         Ok(held)
     }
+}
+
+enum Judged {
+    Take,
+    LeaveOut,
+    Sealed,
+}
+
+fn judge(
+    seals: &[Seal],
+    known: &Ownership,
+    origin: &Origin,
+    lsn: Lsn,
+    payload: &[u8],
+) -> anyhow::Result<Judged> {
+    let head = record::decode_head(payload).context("read a peer's record")?;
+    Ok(match accept(seals, known, origin, lsn, &head.stamps) {
+        Ok(()) => Judged::Take,
+        Err(Refused::Outside(reason)) => {
+            tracing::info!(%origin, %lsn, "left out, {}", reason.slug());
+            Judged::LeaveOut
+        }
+        Err(Refused::Sealed { stamp }) => {
+            tracing::info!(%origin, %lsn, partition = %stamp.partition, "refused, sealed");
+            Judged::Sealed
+        }
+    })
+}
+
+async fn append_batch(log: &Log, batch: &mut Vec<(Lsn, Bytes)>) -> anyhow::Result<()> {
+    if !batch.is_empty() {
+        log.append(std::mem::take(batch)).await?;
+    }
+    Ok(())
 }
 
 /// The seals on disk: rewritten whole, they are few.

@@ -4,6 +4,7 @@
 //! survivor that holds it. Connections are plain TCP for now; [`channel`] and the server's
 //! incoming stream are the two places where TLS goes.
 
+pub mod arrival;
 pub mod client;
 pub mod intake;
 pub mod server;

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::intake::Intake;
 use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX};
 use crate::directory::view::OwnershipView;
-use crate::log::{Log, Logs};
+use crate::log::{Frame, Log, Logs, PartReader};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
 use crate::postgres::{rows, session};
@@ -255,12 +255,15 @@ async fn send_log(
         let frames = reader.next_batch(SEND_BYTES_MAX).await.map_err(internal)?;
         let quiet = frames.is_none();
         if !quiet || heartbeat {
-            let mut bytes = BytesMut::new();
-            for frame in frames.unwrap_or_default() {
-                bytes.extend_from_slice(&frame.frame);
+            let frames = frames.unwrap_or_default();
+            let parts = frames.last().map(|last| reader.parts(last)).transpose();
+            let parts = parts.map_err(internal)?.flatten();
+            if !send(log, sender, &frames).await {
+                return Ok(());
             }
-            let records = Records { frames: Bytes::from(bytes), end_lsn: log.end().0 };
-            if sender.send(Ok(records)).await.is_err() {
+            if let Some(parts) = parts
+                && !send_parts(log, parts, sender).await?
+            {
                 return Ok(());
             }
         }
@@ -275,6 +278,35 @@ async fn send_log(
             }
         }
     }
+}
+
+/// Sends what belongs to the large record that was just sent. Returns whether anybody listens.
+async fn send_parts(
+    log: &Log,
+    mut parts: PartReader,
+    sender: &mpsc::Sender<Result<Records, Status>>,
+) -> Result<bool, Status> {
+    while let Some(part) = parts.next().await.map_err(internal)? {
+        if !send(log, sender, &[part]).await {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn send(log: &Log, sender: &mpsc::Sender<Result<Records, Status>>, frames: &[Frame]) -> bool {
+    let bytes = match frames {
+        [one] => one.frame.clone(),
+        frames => {
+            let mut bytes = BytesMut::new();
+            for frame in frames {
+                bytes.extend_from_slice(&frame.frame);
+            }
+            Bytes::from(bytes)
+        }
+    };
+    let records = Records { frames: bytes, end_lsn: log.end().0 };
+    sender.send(Ok(records)).await.is_ok()
 }
 
 fn lift_progress(progress: crate::proto::subscribe_request::Progress) -> Progress {

@@ -9,11 +9,13 @@ use domicile_core::id::{Origin, TableName};
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::{Client, GenericClient};
 
+use crate::pieces::Piece;
+
 /// A row of the journal as it is written.
 pub struct Entry<'a> {
     pub origin: &'a Origin,
-    pub transaction: &'a Transaction,
-    /// Which change of the transaction.
+    pub piece: &'a Piece,
+    /// Which change of the piece.
     pub index: usize,
     /// The local row that was in the way, where there was one.
     pub local: Option<Json>,
@@ -22,18 +24,19 @@ pub struct Entry<'a> {
     pub reason: &'a str,
 }
 
-/// Journals every change of a transaction that is kept out of the history, and has its rows
-/// repaired. Durable when it returns.
+/// Journals every change of a transaction that is kept out of the history, or of a piece of it,
+/// and has its rows repaired. Durable when it returns.
 pub async fn divert(
     client: &mut Client,
     origin: &Origin,
-    transaction: &Transaction,
+    piece: &Piece,
     conflict: &str,
     reason: &str,
 ) -> anyhow::Result<()> {
+    let transaction = &piece.transaction;
     let postgres = client.transaction().await.context("begin")?;
     for index in 0..transaction.changes.len() {
-        let entry = Entry { origin, transaction, index, local: None, conflict, reason };
+        let entry = Entry { origin, piece, index, local: None, conflict, reason };
         // What is in the journal already was marked then, and may be repaired by now.
         if write(&postgres, &entry).await? {
             mark_for_repair(&postgres, transaction, &transaction.changes[index]).await?;
@@ -59,8 +62,9 @@ async fn end_waiting_backend(client: &Client, transaction: &Transaction) -> anyh
 
 /// Writes one entry and returns true; an entry that is there already stays as it is.
 pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Result<bool> {
-    let Entry { transaction, index, .. } = entry;
+    let Entry { piece: Piece { transaction, changes_before, .. }, index, .. } = entry;
     let change = &transaction.changes[*index];
+    let number = i32::try_from(*changes_before + *index as u64).unwrap_or(i32::MAX);
     let relations: Vec<&Relation> =
         change.relations().iter().filter_map(|r| transaction.relations.get(*r as usize)).collect();
     let Some(relation) = relations.first() else { return Ok(false) };
@@ -82,7 +86,7 @@ pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Re
                 &entry.origin.to_string(),
                 &transaction.lsn.to_string(),
                 &i64::from(transaction.xid),
-                &i32::try_from(*index).unwrap_or(i32::MAX),
+                &number,
                 &names.join(", "),
                 &operation,
                 &key,

@@ -1,0 +1,75 @@
+//! How is a transaction applied that is too large to be held?
+//!
+//! Piece by piece, in one transaction of PostgreSQL: rows and apply checkpoint become visible
+//! together at its end.
+
+use anyhow::Context;
+use domicile_core::id::Origin;
+
+use super::{Writer, conflict, save_checkpoint};
+use crate::pieces::{Piece, Pieces};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Fails on the first surprise.
+    Fast,
+    /// Settles conflicts, change by change.
+    Slow,
+    /// It is not history: only the checkpoint moves.
+    PassOver,
+}
+
+impl Writer {
+    /// Applies the large transaction that begins with `first` and goes on in `pieces`.
+    ///
+    /// When this fails nothing is applied.
+    pub(super) async fn apply_large(
+        &mut self,
+        origin: &Origin,
+        first: Piece,
+        pieces: &mut Pieces,
+        way: Way,
+    ) -> anyhow::Result<()> {
+        self.client.batch_execute("BEGIN").await?;
+        let lsn = first.transaction.lsn;
+        match self.apply_pieces(origin, first, pieces, way).await {
+            Ok(()) => {
+                self.client.batch_execute("COMMIT").await?;
+                self.applied = lsn;
+                Ok(())
+            }
+            Err(error) => {
+                self.client.batch_execute("ROLLBACK").await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn apply_pieces(
+        &mut self,
+        origin: &Origin,
+        first: Piece,
+        pieces: &mut Pieces,
+        way: Way,
+    ) -> anyhow::Result<()> {
+        let mut piece = first;
+        loop {
+            let lsn = piece.transaction.lsn;
+            match way {
+                Way::Fast => {
+                    let work = self.statements(std::slice::from_ref(&piece.transaction)).await?;
+                    self.execute(&work).await?;
+                }
+                Way::Slow => {
+                    let converging = lsn <= self.converge_to;
+                    conflict::apply(&self.client, origin, &piece, converging).await?;
+                }
+                Way::PassOver => {}
+            }
+            if piece.last {
+                return save_checkpoint(&self.client, origin, lsn).await;
+            }
+            piece = pieces.next_part().await?.context("a large transaction breaks off")?;
+        }
+    }
+}

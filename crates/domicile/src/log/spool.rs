@@ -1,0 +1,196 @@
+//! How does a large transaction get to the disk before it is known whether it commits?
+//!
+//! Its parts are written to a file in `spool/` as they come, and flushed in the background, so
+//! that its commit has little left to wait for. When it commits the file takes its place beside
+//! the segment: nothing is copied. What is dropped before that, or was open when the process died,
+//! leaves nothing behind.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use domicile_core::frame::{self, FRAME_OVERHEAD_BYTES, PAYLOAD_BYTES_MAX, Parts, Taken};
+use domicile_core::lsn::Lsn;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::error::{LogError, io};
+use super::parts::PartReader;
+use super::segment;
+
+/// So much may be written and not flushed before a flush begins.
+const FLUSH_BYTES: u64 = 8 << 20;
+
+/// Makes spools in one log's folder.
+pub(super) struct Spools {
+    folder: PathBuf,
+    next: AtomicU64,
+}
+
+impl Spools {
+    /// Removes what the last process left.
+    pub fn open(log: &Path) -> Result<Self, LogError> {
+        let folder = log.join("spool");
+        fs::create_dir_all(&folder).map_err(io("create folder", &folder))?;
+        for entry in fs::read_dir(&folder).map_err(io("list folder", &folder))? {
+            let path = entry.map_err(io("list folder", &folder))?.path();
+            fs::remove_file(&path).map_err(io("remove spool", &path))?;
+        }
+        segment::sync_folder(log)?;
+        Ok(Self { folder, next: AtomicU64::new(0) })
+    }
+
+    pub fn create(&self) -> Result<Spool, LogError> {
+        let path = self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(io("create spool", &path))?;
+        let place = Place { path, file: Arc::new(file) };
+        Ok(Spool { place, parts: vec![Parts::default()], flush: None, flushed: 0 })
+    }
+}
+
+/// The file, until it is moved or dropped.
+struct Place {
+    path: PathBuf,
+    file: Arc<File>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // One that was moved is not here any more, and names are not used twice.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The parts of a transaction that is not complete yet.
+pub struct Spool {
+    place: Place,
+    /// What the first 0, 1, 2 .. parts add up to.
+    parts: Vec<Parts>,
+    flush: Option<JoinHandle<std::io::Result<()>>>,
+    /// A flush of everything before this byte has begun.
+    flushed: u64,
+}
+
+impl Spool {
+    /// Returns what the parts so far add up to.
+    pub fn parts(&self) -> Parts {
+        self.parts.last().copied().unwrap_or_default()
+    }
+
+    /// Adds a part at the end.
+    pub async fn push(&mut self, payload: Bytes) -> Result<(), LogError> {
+        let mut parts = self.parts();
+        let lsn = parts.next();
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(LogError::TooLarge { lsn, bytes: payload.len() });
+        }
+        let header = frame::header(lsn, &payload);
+        let (file, offset, length) = (self.place.file.clone(), parts.bytes, payload.len());
+        self.work("write spool", move || {
+            file.write_all_at(&header, offset)?;
+            file.write_all_at(&payload, offset + FRAME_OVERHEAD_BYTES as u64)
+        })
+        .await?;
+        parts.add(&header, length);
+        self.parts.push(parts);
+        self.flush_behind().await
+    }
+
+    /// Returns the payload of part `index`, from 0 on.
+    pub async fn read(&self, index: usize) -> Result<Bytes, LogError> {
+        let at = |i: usize| self.parts.get(i).map(|parts| parts.bytes);
+        let (Some(from), Some(upto)) = (at(index), at(index + 1)) else {
+            return Err(LogError::Corrupt { segment: self.place.path.clone(), offset: 0 });
+        };
+        let file = self.place.file.clone();
+        let bytes = self.work("read spool", move || {
+            let mut bytes = vec![0; (upto - from) as usize];
+            file.read_exact_at(&mut bytes, from).map(|()| Bytes::from(bytes))
+        });
+        let bytes = bytes.await?;
+        match frame::take(&bytes) {
+            Taken::Whole { payload, .. } => Ok(bytes.slice_ref(payload)),
+            _ => Err(LogError::Corrupt { segment: self.place.path.clone(), offset: from }),
+        }
+    }
+
+    /// Takes back all parts but the first `count`.
+    pub async fn cut(&mut self, count: usize) -> Result<(), LogError> {
+        self.parts.truncate(count + 1);
+        let (file, bytes) = (self.place.file.clone(), self.parts().bytes);
+        self.flushed = self.flushed.min(bytes);
+        self.work("shorten spool", move || file.set_len(bytes)).await
+    }
+
+    /// Makes the parts durable.
+    pub async fn finish(mut self) -> Result<Spooled, LogError> {
+        self.await_flush().await?;
+        let file = self.place.file.clone();
+        self.work("flush spool", move || file.sync_all()).await?;
+        let parts = self.parts();
+        Ok(Spooled { place: self.place, parts })
+    }
+
+    /// Starts to flush what has come together, and waits for the flush before: a disk that cannot
+    /// keep up slows down whoever writes.
+    async fn flush_behind(&mut self) -> Result<(), LogError> {
+        let bytes = self.parts().bytes;
+        if bytes - self.flushed < FLUSH_BYTES {
+            return Ok(());
+        }
+        self.await_flush().await?;
+        let file = self.place.file.clone();
+        self.flush = Some(spawn_blocking(move || file.sync_data()));
+        self.flushed = bytes;
+        Ok(())
+    }
+
+    async fn await_flush(&mut self) -> Result<(), LogError> {
+        match self.flush.take() {
+            Some(flush) => {
+                let flushed = flush.await.map_err(|_| LogError::Stopped)?;
+                flushed.map_err(io("flush spool", &self.place.path))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let done = spawn_blocking(work).await.map_err(|_| LogError::Stopped)?;
+        done.map_err(io(action, &self.place.path))
+    }
+}
+
+/// The parts of a complete transaction, durable, and not yet in the log.
+pub struct Spooled {
+    place: Place,
+    parts: Parts,
+}
+
+impl Spooled {
+    pub fn parts(&self) -> Parts {
+        self.parts
+    }
+
+    pub fn read(&self) -> Result<PartReader, LogError> {
+        PartReader::open(self.place.path.clone(), self.parts)
+    }
+
+    /// Puts the file beside the segments, durably.
+    pub(super) fn settle(self, log: &Path, lsn: Lsn) -> Result<(), LogError> {
+        let path = super::parts::path(log, lsn);
+        fs::rename(&self.place.path, &path).map_err(io("place parts", &path))?;
+        segment::sync_folder(log)
+    }
+}
