@@ -42,6 +42,13 @@ impl Held {
     pub fn live(&self, now: Time, terms: &LeaseTerms) -> bool {
         now < self.deadline(terms)
     }
+
+    /// Returns whether the renewal that is due now may be left to the next turn, for something
+    /// that clients wait for. Only once in a row, and only if the next two turns come in time.
+    pub fn may_pass_over(&self, now: Time, terms: &LeaseTerms) -> bool {
+        let (age, turn) = (now.since(self.sent_at), terms.renew_every);
+        age.0 * 2 < turn.0 * 3 && now + turn + turn < self.deadline(terms)
+    }
 }
 
 /// An observer's side: the lease's latest revision and when it was first seen.
@@ -97,6 +104,15 @@ mod tests {
         assert!(held.deadline(&terms()) < seen.over_at(&terms()));
         assert!(held.live(Time(12_899), &terms()));
         assert!(!held.live(Time(12_900), &terms()));
+    }
+
+    #[test]
+    fn a_renewal_is_passed_over_once_at_most_and_never_near_the_end() {
+        let held = Held { sent_at: Time(10_000) };
+        assert!(held.may_pass_over(Time(10_510), &terms()));
+        assert!(!held.may_pass_over(Time(11_010), &terms()));
+        let slow = LeaseTerms { renew_every: Millis(1450), ..terms() };
+        assert!(!held.may_pass_over(Time(11_450), &slow));
     }
 
     #[test]

@@ -206,6 +206,13 @@ impl Ownership {
         !fenced && !self.owns_anything(&origin.region) && last.is_some_and(|last| position >= last)
     }
 
+    /// Returns whether a planned hand-over from or to `region` is under way.
+    pub fn is_handing_over(&self, region: &RegionId) -> bool {
+        self.entries.iter().any(|entry| {
+            matches!(&entry.state, State::HandingOver { by, to, .. } if by == region || to == region)
+        })
+    }
+
     /// Returns the ranges that are in `run`'s hands.
     pub fn ranges_of<'a>(&'a self, run: &'a RunId) -> impl Iterator<Item = &'a Entry> {
         self.entries.iter().filter(move |e| e.state.run() == Some(run))

@@ -213,10 +213,11 @@ impl Operator {
         match effect {
             Effect::Change(change) => {
                 let cluster = &self.config.cluster;
-                let changed = change_ownership(&self.directory, cluster, change, known);
-                // Side by side: a compare-and-set is safe whether its line was written or not.
-                let (written, changed) = tokio::join!(self.journal(run, step, what), changed);
-                return written.and(changed);
+                // First, because clients may be waiting: a compare-and-set is safe whether its line
+                // was written before it or not.
+                let changed = change_ownership(&self.directory, cluster, change, known).await?;
+                self.journal(run, step, what).await?;
+                return Ok(changed);
             }
             Effect::Seal { regions, from } => {
                 self.journal(run, step, what).await?;

@@ -32,6 +32,7 @@ use crate::directory::documents::{
 };
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, Written};
+use crate::postgres::drain::{Door, drain};
 use crate::postgres::{guard, session, setup};
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -75,7 +76,10 @@ pub struct Tenure {
 /// What one session with PostgreSQL knows of the guard it has installed.
 struct Guard {
     client: Client,
+    door: Door,
     map: Option<(Ownership, u64)>,
+    /// The newest renewal.
+    held: Option<Held>,
 }
 
 impl Tenure {
@@ -112,7 +116,7 @@ impl Tenure {
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = renew.tick() => self.renew(&mut guard).await?,
+                biased;
                 changed = self.ownership.changed() => {
                     changed.context("the directory is closed")?;
                     let view = self.ownership.borrow_and_update().clone();
@@ -124,6 +128,11 @@ impl Tenure {
                 changed = self.barriers.changed() => {
                     changed.context("capture is closed")?;
                     self.announce_barriers().await?;
+                }
+                _ = renew.tick() => {
+                    if !self.may_pass_over(&guard) {
+                        self.renew(&mut guard).await?;
+                    }
                 }
             }
         }
@@ -158,7 +167,8 @@ impl Tenure {
             state.slot_ready = true;
             state.wal_at_start = state.wal_at_start.or(Some(wal_end));
         });
-        Ok(Guard { client, map: None })
+        let door = Door::open(&self.postgres).await?;
+        Ok(Guard { client, door, map: None, held: None })
     }
 
     /// Writes the first ownership when this is a new cluster.
@@ -169,6 +179,16 @@ impl Tenure {
             self.directory.write(OWNERSHIP_KEY, 0, Some(value)).await?;
         }
         Ok(())
+    }
+
+    /// Clients wait for the end of a hand-over; a renewal in its way would be a part of the pause.
+    fn may_pass_over(&self, guard: &Guard) -> bool {
+        let handing_over = match &self.ownership.borrow().ownership {
+            Some(ownership) => ownership.is_handing_over(&self.region),
+            None => false,
+        };
+        let now = self.clock.now();
+        handing_over && guard.held.is_some_and(|held| held.may_pass_over(now, &self.config.lease))
     }
 
     async fn renew(&self, guard: &mut Guard) -> anyhow::Result<()> {
@@ -185,6 +205,7 @@ impl Tenure {
         let terms = &self.config.lease;
         let lasts = i64::try_from((terms.ttl - terms.margin).0).unwrap_or(i64::MAX) * 1000;
         guard::set_lease(&guard.client, granted_at, granted_at + lasts).await?;
+        guard.held = Some(held);
         let until = held.deadline(terms);
         self.state.send_modify(|state| state.lease_until = Some(until));
         Ok(())
@@ -244,8 +265,8 @@ impl Tenure {
         let before = guard.map.as_ref().map(|(map, _)| map);
         if guard::takes_away(before, ownership, &self.region) {
             let due = guard::barriers_due(ownership, &self.region);
-            guard::drain(&guard.client, ownership, &addresses, &due).await?;
-        } else {
+            drain(&guard.client, &guard.door, ownership, &addresses, &due).await?;
+        } else if !guard::same_map(before, ownership) {
             guard::set_map(&guard.client, ownership, &addresses).await?;
         }
         guard.map = Some((ownership.clone(), revision));

@@ -13,7 +13,6 @@ use domicile_core::id::{RegionId, RunId, TableName};
 use domicile_core::ownership::{Entry, Ownership, State};
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
-use domicile_core::time::Millis;
 use tokio_postgres::Client;
 
 use super::session::{quote_name, quote_text};
@@ -21,9 +20,6 @@ use crate::capture::APPLICATION_NAME;
 
 const SCHEMA_SQL: &str = include_str!("sql/schema.sql");
 const ADMIT_SQL: &str = include_str!("sql/admit.sql");
-
-/// How long writers may hold up a drain before they are terminated.
-const DRAIN_BUDGET: Millis = Millis(2000);
 
 /// The replication prefix of the guard's stamps and of barriers.
 pub const STAMP_PREFIX: &str = "domicile.stamp";
@@ -278,7 +274,7 @@ fn partition_function(layout: &Layout) -> String {
 
 /// The map from partition to owner, as a function: its definition is never read by an old
 /// snapshot, and looking something up costs no table access.
-fn map_function(entries: &[Entry], addresses: &BTreeMap<RegionId, String>) -> String {
+pub(super) fn map_function(entries: &[Entry], addresses: &BTreeMap<RegionId, String>) -> String {
     let mut body = String::new();
     search(entries, addresses, &mut body);
     format!(
@@ -340,58 +336,28 @@ pub fn takes_away(current: Option<&Ownership>, next: &Ownership, region: &Region
     })
 }
 
+/// Does the guard decide and refuse alike under both? A barrier, say, changes nothing for it.
+pub fn same_map(current: Option<&Ownership>, next: &Ownership) -> bool {
+    let lines = |ownership: &Ownership| -> Vec<_> {
+        let entries = ownership.entries().iter();
+        entries.map(|entry| (entry.range, entry.epoch, admitted(entry).cloned())).collect()
+    };
+    current.is_some_and(|current| lines(current) == lines(next))
+}
+
 /// Makes the guard go by `ownership`. What is gained counts at once; what is lost is drained
-/// first by [`drain`].
+/// first by [`drain`](super::drain::drain).
+///
+/// Does not wait for the disk: if the map is lost in a crash the lease is too, for it names the
+/// postmaster that is gone.
 pub async fn set_map(
     client: &Client,
     ownership: &Ownership,
     addresses: &BTreeMap<RegionId, String>,
 ) -> anyhow::Result<()> {
     let map = map_function(ownership.entries(), addresses);
-    client.batch_execute(&map).await.context("write the guard's map")
-}
-
-/// Takes partitions away from this region: waits until every guarded transaction has ended,
-/// durably, and lets no new one pass the old map. With `barrier`, leaves a message of that run in
-/// the WAL behind the last of them.
-///
-/// New writers queue behind the drain for its few milliseconds and then meet the new map. Writers
-/// that do not end within the budget are terminated.
-pub async fn drain(
-    client: &Client,
-    ownership: &Ownership,
-    addresses: &BTreeMap<RegionId, String>,
-    barriers: &[RunId],
-) -> anyhow::Result<()> {
-    let map = map_function(ownership.entries(), addresses);
-    let mut script = format!(
-        "LOCK TABLE domicile.fence IN EXCLUSIVE MODE; {map}; \
-         SELECT setval('domicile.generation', \
-                       coalesce(pg_sequence_last_value('domicile.generation'), 0) + 1);"
-    );
-    for RunId(run) in barriers {
-        let _ = write!(
-            script,
-            "SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {});",
-            quote_text(run)
-        );
-    }
-    let attempt = format!("BEGIN; SET LOCAL lock_timeout = {}; {script} COMMIT;", DRAIN_BUDGET.0);
-    match client.batch_execute(&attempt).await {
-        Ok(()) => return Ok(()),
-        Err(error) if error.code().is_some_and(|code| code.code() == "55P03") => {}
-        Err(error) => return Err(error).context("drain the writers"),
-    }
-    client.batch_execute("ROLLBACK").await?;
-    tracing::warn!("writers did not end within {DRAIN_BUDGET}; terminating them");
-    client
-        .batch_execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks \
-             WHERE relation = 'domicile.fence'::regclass AND granted \
-               AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()",
-        )
-        .await?;
-    client.batch_execute(&attempt).await.context("drain the writers after terminating them")
+    let script = format!("BEGIN; SET LOCAL synchronous_commit = off; {map}; COMMIT");
+    client.batch_execute(&script).await.context("write the guard's map")
 }
 
 /// One reading of the database's clock, in microseconds since 1970.

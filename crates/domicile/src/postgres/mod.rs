@@ -2,6 +2,7 @@
 
 pub mod canary;
 pub mod catalog;
+pub mod drain;
 pub mod guard;
 pub mod journal;
 pub mod rows;

@@ -1,0 +1,157 @@
+//! How does a region give partitions away so that none of its writes comes after the barrier, and
+//! clients wait as little as possible?
+//!
+//! Every guarded transaction holds a lock on `domicile.fence` until it has ended; at RPO 0 that
+//! includes the round trip for which its commit waits in `SyncRep`. Taking the lock exclusively
+//! would be an exact drain, but the barrier would set out only when the last acknowledgement has
+//! come in, and the new owner would wait a round trip for nothing: what stands in the WAL stands
+//! before the barrier, whoever has heard of it.
+//!
+//! ```text
+//!   door       |asks for the lock: new writers queue behind it ................|cancelled
+//!   writers    ... write, commit record in WAL |SyncRep ...... acknowledged
+//!   closing                                    |map, generation, barrier in one commit
+//! ```
+//!
+//! **Invariant:** the barrier is written after it was seen, with the door shut, that every
+//! transaction that holds the lock waits in `SyncRep`. Such a transaction has its commit record
+//! flushed, and no other can take the lock.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use domicile_core::id::{RegionId, RunId};
+use domicile_core::ownership::Ownership;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use super::guard::{BARRIER_PREFIX, map_function};
+use super::session::{self, quote_text};
+
+/// How long writers may hold up a drain before they are terminated.
+const DRAIN_BUDGET: Duration = Duration::from_secs(2);
+/// The door opens by itself, should its agent die: longer than two budgets.
+const DOOR: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; \
+                    LOCK TABLE domicile.fence IN EXCLUSIVE MODE";
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// A session that does nothing but hold new writers back during a drain.
+pub struct Door {
+    client: Client,
+    pid: i32,
+}
+
+impl Door {
+    pub async fn open(postgres: &str) -> anyhow::Result<Self> {
+        let client = session::connect(postgres, "domicile door").await?;
+        let pid = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+        Ok(Self { client, pid })
+    }
+
+    async fn let_in(&self, client: &Client) -> anyhow::Result<()> {
+        client.execute("SELECT pg_cancel_backend($1)", &[&self.pid]).await?;
+        Ok(())
+    }
+}
+
+/// Makes the guard go by `ownership`, which takes partitions away from this region, and leaves a
+/// message of each of the runs in the WAL behind the last write that went by the old map.
+///
+/// New writers queue meanwhile and then meet the new map. Writers that do not come to their
+/// commit within [`DRAIN_BUDGET`] are terminated.
+pub async fn drain(
+    client: &Client,
+    door: &Door,
+    ownership: &Ownership,
+    addresses: &BTreeMap<RegionId, String>,
+    barriers: &[RunId],
+) -> anyhow::Result<()> {
+    let shut = door.client.batch_execute(DOOR);
+    let closed = async {
+        wait_for_door(client, door).await?;
+        wait_for_writers(client).await?;
+        let closing = closing(ownership, addresses, barriers);
+        client.batch_execute(&closing).await.context("close the guard")
+    };
+    tokio::pin!(shut, closed);
+    let (closed, waiting) = tokio::select! {
+        closed = &mut closed => (closed, true),
+        shut = &mut shut => (shut.context("hold new writers back").and(closed.await), false),
+    };
+    door.let_in(client).await?;
+    if waiting {
+        // Cancelled, or it got the lock at last: either way nothing is held after the rollback.
+        let _ = shut.await;
+    }
+    door.client.batch_execute("ROLLBACK").await.context("let writers in again")?;
+    closed
+}
+
+/// One transaction: new map, new generation, barriers.
+fn closing(
+    ownership: &Ownership,
+    addresses: &BTreeMap<RegionId, String>,
+    barriers: &[RunId],
+) -> String {
+    let map = map_function(ownership.entries(), addresses);
+    let mut script = format!(
+        "BEGIN; {map}; \
+         SELECT setval('domicile.generation', \
+                       coalesce(pg_sequence_last_value('domicile.generation'), 0) + 1);"
+    );
+    for RunId(run) in barriers {
+        let _ = write!(
+            script,
+            "SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {});",
+            quote_text(run)
+        );
+    }
+    script + "COMMIT"
+}
+
+/// Returns once the door's request stands in the queue, or has been granted.
+async fn wait_for_door(client: &Client, door: &Door) -> anyhow::Result<()> {
+    let asked = "SELECT EXISTS (SELECT FROM pg_locks
+                                WHERE relation = 'domicile.fence'::regclass AND pid = $1
+                                  AND mode = 'ExclusiveLock')";
+    let asked = client.prepare(asked).await?;
+    let deadline = Instant::now() + DRAIN_BUDGET;
+    while !client.query_one(&asked, &[&door.pid]).await?.get::<_, bool>(0) {
+        if Instant::now() >= deadline {
+            bail!("new writers cannot be held back");
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Returns once every transaction that holds the fence has its commit record in the WAL.
+async fn wait_for_writers(client: &Client) -> anyhow::Result<()> {
+    let writers = "SELECT lock.pid FROM pg_locks lock
+                   LEFT JOIN pg_stat_activity activity ON activity.pid = lock.pid
+                   WHERE lock.relation = 'domicile.fence'::regclass
+                     AND lock.mode = 'RowExclusiveLock' AND lock.granted
+                     AND activity.wait_event IS DISTINCT FROM 'SyncRep'";
+    let writers = client.prepare(writers).await?;
+    let mut deadline = Instant::now() + DRAIN_BUDGET;
+    let mut terminated = false;
+    loop {
+        let rows = client.query(&writers, &[]).await.context("look for writers")?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let pids: Vec<i32> = rows.iter().filter_map(|row| row.get(0)).collect();
+            if terminated {
+                bail!("writers {pids:?} cannot be drained");
+            }
+            tracing::warn!("writers did not end within {DRAIN_BUDGET:?}; terminating them");
+            let terminate = "SELECT pg_terminate_backend(pid) FROM unnest($1::integer[]) pid";
+            client.execute(terminate, &[&pids]).await.context("terminate writers")?;
+            (terminated, deadline) = (true, Instant::now() + DRAIN_BUDGET);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
