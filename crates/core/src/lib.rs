@@ -3,6 +3,7 @@
 pub mod change;
 pub mod config;
 pub mod conflict;
+pub mod fold;
 pub mod frame;
 pub mod history;
 pub mod id;

@@ -4,6 +4,7 @@
 //! together at its end.
 
 use anyhow::Context;
+use domicile_core::fold::fold;
 use domicile_core::id::Origin;
 
 use super::{Writer, conflict, save_checkpoint};
@@ -57,8 +58,8 @@ impl Writer {
             let lsn = piece.transaction.lsn;
             match way {
                 Way::Fast => {
-                    let work = self.statements(std::slice::from_ref(&piece.transaction)).await?;
-                    self.execute(&work).await?;
+                    let steps = fold(std::slice::from_ref(&piece.transaction));
+                    self.execute(&steps).await?;
                 }
                 Way::Slow => {
                     let converging = lsn <= self.converge_to;

@@ -9,6 +9,7 @@
 
 mod conflict;
 mod large;
+mod set;
 mod statement;
 
 pub use statement::Text;
@@ -18,10 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use domicile_core::change::{Change, Transaction};
+use bytes::Bytes;
+use domicile_core::change::{Change, Relation, Transaction};
+use domicile_core::fold::{Step, fold};
 use domicile_core::history::{Admission, admit, covered};
-use domicile_core::id::{Origin, RegionId};
+use domicile_core::id::{Origin, RegionId, TableName};
 use domicile_core::lsn::Lsn;
+use futures_util::SinkExt as _;
 use futures_util::future::try_join_all;
 use tokio::sync::{RwLock, watch};
 use tokio_postgres::Client;
@@ -36,14 +40,20 @@ use crate::pieces::{Piece, Pieces};
 use crate::positions::Positions;
 use crate::postgres::session;
 use large::Way;
+use set::{Set, Types, set, types};
 use statement::statement;
 
 /// Bytes of log read at a time: also the most that one PostgreSQL transaction applies.
-const BATCH_BYTES_MAX: usize = 1024 * 1024;
-const BATCH_TRANSACTIONS_MAX: usize = 500;
+const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+const BATCH_TRANSACTIONS_MAX: usize = 10_000;
 /// Prepared statements that one applier keeps.
 const STATEMENTS_MAX: usize = 512;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// Rows are found by their key, one by one, whatever the planner thinks of how many there are; and
+/// a statement that comes again and again is planned once.
+const PLANS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; \
+                     SET enable_seqscan = off; SET enable_material = off; SET jit = off; \
+                     SET plan_cache_mode = force_generic_plan";
 
 #[derive(Clone)]
 pub struct ApplierConfig {
@@ -248,9 +258,6 @@ fn is_transient(error: &anyhow::Error) -> bool {
     }
 }
 
-/// A prepared statement, its parameters, and whether it must find a row.
-type Work<'t> = (tokio_postgres::Statement, Vec<statement::Text<'t>>, bool);
-
 /// A session that writes as the applier: guards let it pass, user triggers do not fire.
 struct Writer {
     client: Client,
@@ -259,12 +266,47 @@ struct Writer {
     /// Up to here a row that is not what the origin saw is expected, not a conflict.
     converge_to: Lsn,
     prepared: BTreeMap<String, tokio_postgres::Statement>,
+    types: BTreeMap<TableName, Types>,
+}
+
+/// A statement on its way, and how many rows it must find.
+struct Work {
+    prepared: tokio_postgres::Statement,
+    parameters: Vec<Option<Bytes>>,
+    finds: Option<u64>,
+}
+
+/// Executes statements one behind the other without waiting in between.
+async fn run(client: &Client, work: Vec<Work>) -> anyhow::Result<()> {
+    let each = work.iter().map(|Work { prepared, parameters, finds }| async move {
+        let texts: Vec<Text<'_>> = parameters.iter().map(|p| Text(p.as_deref())).collect();
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            texts.iter().map(|text| text as &(dyn ToSql + Sync)).collect();
+        let rows = client.execute(prepared, &parameters).await?;
+        if finds.is_some_and(|finds| finds != rows) {
+            return Err(anyhow::Error::new(RowDiffers));
+        }
+        Ok(())
+    });
+    try_join_all(each).await?;
+    Ok(())
+}
+
+async fn copy_in(client: &Client, sql: &str, data: Vec<Bytes>) -> anyhow::Result<()> {
+    let sink = client.copy_in(sql).await?;
+    let mut sink = std::pin::pin!(sink);
+    for piece in data {
+        sink.send(piece).await?;
+    }
+    sink.close().await?;
+    Ok(())
 }
 
 impl Writer {
     async fn open(config: &ApplierConfig) -> anyhow::Result<Self> {
         let client = session::connect(&config.postgres, "domicile apply").await?;
         open_session(&client, config).await?;
+        client.batch_execute(PLANS).await.context("choose how rows are found")?;
         let checkpoint = client
             .query_opt(
                 "SELECT applied::text, coalesce(converge_to, '0/0')::text
@@ -277,14 +319,15 @@ impl Writer {
             Some(row) => (row.get::<_, &str>(0).parse()?, row.get::<_, &str>(1).parse()?),
             None => (Lsn::ZERO, Lsn::ZERO),
         };
-        Ok(Self { client, applied, converge_to, prepared: BTreeMap::new() })
+        let (prepared, types) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { client, applied, converge_to, prepared, types })
     }
 
-    /// Applies all of `batch` in one transaction, pipelined; fails on the first surprise.
+    /// Applies all of `batch` in one transaction, folded; fails on the first surprise.
     async fn apply_fast(&mut self, origin: &Origin, batch: &[Transaction]) -> anyhow::Result<()> {
-        let work = self.statements(batch).await?;
+        let steps = fold(batch);
         let last = batch.last().map_or(self.applied, |t| t.lsn);
-        let result = self.execute_all(origin, last, &work).await;
+        let result = self.execute_all(origin, last, &steps).await;
         if result.is_err() {
             self.client.batch_execute("ROLLBACK").await?;
         } else {
@@ -293,43 +336,60 @@ impl Writer {
         result
     }
 
-    async fn statements<'t>(&mut self, batch: &'t [Transaction]) -> anyhow::Result<Vec<Work<'t>>> {
-        let mut work = Vec::new();
-        for transaction in batch {
-            for change in &transaction.changes {
-                let statement =
-                    statement(transaction, change).context("a change names no relation")?;
-                let prepared = self.prepare(&statement.sql).await?;
-                let counts = !matches!(change, Change::Truncate { .. });
-                work.push((prepared, statement.parameters, counts));
-            }
-        }
-        Ok(work)
-    }
-
     async fn execute_all(
-        &self,
+        &mut self,
         origin: &Origin,
         last: Lsn,
-        work: &[Work<'_>],
+        steps: &[Step<'_>],
     ) -> anyhow::Result<()> {
         self.client.batch_execute("BEGIN").await?;
-        self.execute(work).await?;
+        self.execute(steps).await?;
         save_checkpoint(&self.client, origin, last).await?;
         self.client.batch_execute("COMMIT").await.map_err(anyhow::Error::new)
     }
 
-    /// Executes statements one behind the other without waiting in between.
-    async fn execute(&self, work: &[Work<'_>]) -> anyhow::Result<()> {
-        let client = &self.client;
-        let each = work.iter().map(|(prepared, parameters, counts)| async move {
-            let parameters: Vec<&(dyn ToSql + Sync)> =
-                parameters.iter().map(|p| p as &(dyn ToSql + Sync)).collect();
-            let rows = client.execute(prepared, &parameters).await?;
-            if *counts && rows == 0 { Err(anyhow::Error::new(RowDiffers)) } else { Ok(()) }
-        });
-        try_join_all(each).await?;
-        Ok(())
+    /// Does the steps in order, one behind the other without waiting in between where it can.
+    async fn execute(&mut self, steps: &[Step<'_>]) -> anyhow::Result<()> {
+        let mut work = Vec::new();
+        for step in steps {
+            match step {
+                Step::One { transaction, change } => {
+                    let statement =
+                        statement(transaction, change).context("a change names no relation")?;
+                    let finds = match change {
+                        Change::Truncate { .. } => None,
+                        _ => Some(1),
+                    };
+                    let parameters = statement.parameters.iter().map(|p| p.0);
+                    let parameters = parameters.map(|p| p.map(Bytes::copy_from_slice)).collect();
+                    let prepared = self.prepare(&statement.sql).await?;
+                    work.push(Work { prepared, parameters, finds });
+                }
+                Step::Rows { relation, deed, rows } => {
+                    let finds = Some(rows.len() as u64);
+                    match set(relation, self.types(relation).await?, deed, rows)? {
+                        Set::Statement { sql, parameters } => {
+                            let parameters = parameters.into_iter().map(Some).collect();
+                            let prepared = self.prepare(&sql).await?;
+                            work.push(Work { prepared, parameters, finds });
+                        }
+                        Set::Copy { sql, data } => {
+                            run(&self.client, std::mem::take(&mut work)).await?;
+                            copy_in(&self.client, &sql, data).await?;
+                        }
+                    }
+                }
+            }
+        }
+        run(&self.client, work).await
+    }
+
+    async fn types(&mut self, relation: &Relation) -> anyhow::Result<&Types> {
+        if !self.types.contains_key(&relation.table) {
+            let found = types(&self.client, relation).await?;
+            self.types.insert(relation.table.clone(), found);
+        }
+        Ok(&self.types[&relation.table])
     }
 
     async fn prepare(&mut self, sql: &str) -> anyhow::Result<tokio_postgres::Statement> {
@@ -352,6 +412,7 @@ impl Writer {
     ) -> anyhow::Result<()> {
         // The schema may have changed under the prepared statements.
         self.prepared.clear();
+        self.types.clear();
         let converging = transaction.lsn <= self.converge_to;
         let postgres = self.client.transaction().await?;
         let piece = Piece::whole(transaction.clone());

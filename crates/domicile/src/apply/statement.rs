@@ -149,7 +149,8 @@ fn sent(value: &Value) -> Option<Text<'_>> {
     }
 }
 
-fn table(relation: &Relation) -> String {
+/// The table's name as SQL writes it.
+pub fn table(relation: &Relation) -> String {
     let name = &relation.table;
     format!("{}.{}", quote_name(&name.schema), quote_name(&name.name))
 }

@@ -1,0 +1,297 @@
+//! How are many rows of one table changed by one statement?
+//!
+//! The values of a column travel as one array in PostgreSQL's text form and are joined to the table
+//! by the key; many new rows are copied in. Types are looked up in the local catalogue by the
+//! column's name: what the origin calls a column may have another OID here, or another place.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use bytes::{BufMut, Bytes, BytesMut};
+use domicile_core::change::{Relation, Row, Value};
+use domicile_core::fold::Deed;
+use tokio_postgres::Client;
+
+use super::statement::table;
+use crate::postgres::session::quote_name;
+
+/// From this many rows on, copying them in costs less than a statement.
+const COPY_ROWS_MIN: usize = 50;
+/// How much is handed to PostgreSQL at a time.
+const COPY_BYTES: usize = 64 * 1024;
+
+/// One statement for many rows.
+#[derive(Debug)]
+pub enum Set {
+    /// Each parameter is an array with a value for each row.
+    Statement {
+        sql: String,
+        parameters: Vec<Bytes>,
+    },
+    Copy {
+        sql: String,
+        data: Vec<Bytes>,
+    },
+}
+
+/// The types of a table's columns, as SQL writes them.
+pub type Types = BTreeMap<String, ColumnType>;
+
+#[derive(Clone, Debug)]
+pub struct ColumnType {
+    name: String,
+    /// Whether an array of this type can be written as `{a,b}`: an array of arrays would lose its
+    /// inner bounds, and some types have no array or another delimiter. Their values go as texts.
+    has_array: bool,
+}
+
+pub async fn types(client: &Client, relation: &Relation) -> anyhow::Result<Types> {
+    // -1 rather than null: a type whose name alone would mean a length of 1 is written otherwise.
+    let sql = "SELECT a.attname::text, format_type(a.atttypid, -1),
+                      t.typarray <> 0 AND t.typtype IN ('b', 'e') AND t.typcategory <> 'A'
+                          AND t.typdelim = ','
+               FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+               WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+    let rows = client.query(sql, &[&table(relation)]).await.context("read the columns' types")?;
+    let column = |row: tokio_postgres::Row| {
+        (row.get(0), ColumnType { name: row.get(1), has_array: row.get(2) })
+    };
+    Ok(rows.into_iter().map(column).collect())
+}
+
+/// Returns the statement that does `deed` to all of `rows`.
+pub fn set(
+    relation: &Relation,
+    types: &Types,
+    deed: &Deed,
+    rows: &[Cow<'_, Row>],
+) -> anyhow::Result<Set> {
+    let keys: Vec<usize> =
+        (0..relation.columns.len()).filter(|i| relation.columns[*i].key).collect();
+    Ok(match deed {
+        Deed::Insert if rows.len() >= COPY_ROWS_MIN => copy(relation, rows),
+        Deed::Insert => {
+            let all: Vec<usize> = (0..relation.columns.len()).collect();
+            let given = Given::new(relation, types, &all)?;
+            let sql = format!(
+                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT DO NOTHING",
+                table(relation),
+                given.names().join(", "),
+                given.values().join(", "),
+                given.unnest()
+            );
+            Set::Statement { sql, parameters: given.parameters(rows) }
+        }
+        Deed::Delete => {
+            let given = Given::new(relation, types, &keys)?;
+            let sql = format!(
+                "DELETE FROM ONLY {} row_ USING {} WHERE {}",
+                table(relation),
+                given.unnest(),
+                given.same_key(relation)
+            );
+            Set::Statement { sql, parameters: given.parameters(rows) }
+        }
+        Deed::Update { columns } => {
+            let given = Given::new(relation, types, columns)?;
+            let sql = format!(
+                "UPDATE ONLY {} row_ SET {} FROM {} WHERE {}",
+                table(relation),
+                given.sets(relation),
+                given.unnest(),
+                given.same_key(relation)
+            );
+            Set::Statement { sql, parameters: given.parameters(rows) }
+        }
+    })
+}
+
+/// The columns whose values a statement is given, as `given.v0`, `given.v1`, ...
+struct Given<'a> {
+    columns: &'a [usize],
+    names: Vec<String>,
+    types: Vec<&'a ColumnType>,
+}
+
+impl<'a> Given<'a> {
+    fn new(relation: &Relation, types: &'a Types, columns: &'a [usize]) -> anyhow::Result<Self> {
+        let name = |i: &usize| &relation.columns[*i].name;
+        let known = columns.iter().map(|i| {
+            let unknown = || format!("table {} has no column \"{}\"", relation.table, name(i));
+            types.get(name(i)).with_context(unknown)
+        });
+        let types = known.collect::<anyhow::Result<_>>()?;
+        Ok(Self { columns, names: columns.iter().map(|i| quote_name(name(i))).collect(), types })
+    }
+
+    fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn unnest(&self) -> String {
+        let (mut arrays, mut names) = (Vec::new(), Vec::new());
+        for (i, column) in self.types.iter().enumerate() {
+            let element = if column.has_array { column.name.as_str() } else { "text" };
+            arrays.push(format!("${}::{element}[]", i + 1));
+            names.push(format!("v{i}"));
+        }
+        format!("unnest({}) given ({})", arrays.join(", "), names.join(", "))
+    }
+
+    fn value(&self, i: usize) -> String {
+        match self.types[i] {
+            ColumnType { has_array: true, .. } => format!("given.v{i}"),
+            ColumnType { name, .. } => format!("given.v{i}::{name}"),
+        }
+    }
+
+    fn values(&self) -> Vec<String> {
+        (0..self.columns.len()).map(|i| self.value(i)).collect()
+    }
+
+    fn same_key(&self, relation: &Relation) -> String {
+        let keys = (0..self.columns.len()).filter(|i| relation.columns[self.columns[*i]].key);
+        let same: Vec<String> =
+            keys.map(|i| format!("row_.{} = {}", self.names[i], self.value(i))).collect();
+        same.join(" AND ")
+    }
+
+    /// Key columns stay as they are, unless there is nothing else.
+    fn sets(&self, relation: &Relation) -> String {
+        let is_key = |i: &usize| relation.columns[self.columns[*i]].key;
+        let mut set: Vec<usize> = (0..self.columns.len()).filter(|i| !is_key(i)).collect();
+        if set.is_empty() {
+            set = (0..self.columns.len()).collect();
+        }
+        let sets: Vec<String> =
+            set.into_iter().map(|i| format!("{} = {}", self.names[i], self.value(i))).collect();
+        sets.join(", ")
+    }
+
+    fn parameters(&self, rows: &[Cow<'_, Row>]) -> Vec<Bytes> {
+        let array = |column: &usize| {
+            let mut out = BytesMut::with_capacity(rows.len() * 8 + 2);
+            out.put_u8(b'{');
+            for (n, row) in rows.iter().enumerate() {
+                if n > 0 {
+                    out.put_u8(b',');
+                }
+                put_element(&mut out, &row[*column]);
+            }
+            out.put_u8(b'}');
+            out.freeze()
+        };
+        self.columns.iter().map(array).collect()
+    }
+}
+
+/// Writes one element of an array's text form.
+fn put_element(out: &mut BytesMut, value: &Value) {
+    let Value::Text(text) = value else { return out.put_slice(b"NULL") };
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.' | b':' | b'_');
+    if !text.is_empty() && text.iter().all(plain) && !text.eq_ignore_ascii_case(b"null") {
+        return out.put_slice(text);
+    }
+    out.put_u8(b'"');
+    for b in text {
+        if matches!(b, b'"' | b'\\') {
+            out.put_u8(b'\\');
+        }
+        out.put_u8(*b);
+    }
+    out.put_u8(b'"');
+}
+
+fn copy(relation: &Relation, rows: &[Cow<'_, Row>]) -> Set {
+    let names: Vec<String> = relation.columns.iter().map(|c| quote_name(&c.name)).collect();
+    let sql = format!("COPY {} ({}) FROM STDIN", table(relation), names.join(", "));
+    let mut data = Vec::new();
+    let mut out = BytesMut::with_capacity(COPY_BYTES);
+    for row in rows {
+        for (i, value) in row.iter().enumerate() {
+            if i > 0 {
+                out.put_u8(b'\t');
+            }
+            put_field(&mut out, value);
+        }
+        out.put_u8(b'\n');
+        if out.len() >= COPY_BYTES {
+            data.push(out.split().freeze());
+        }
+    }
+    if !out.is_empty() {
+        data.push(out.freeze());
+    }
+    Set::Copy { sql, data }
+}
+
+/// Writes one field of COPY's text format.
+fn put_field(out: &mut BytesMut, value: &Value) {
+    let Value::Text(text) = value else { return out.put_slice(b"\\N") };
+    for b in text {
+        match b {
+            b'\\' => out.put_slice(b"\\\\"),
+            b'\t' => out.put_slice(b"\\t"),
+            b'\n' => out.put_slice(b"\\n"),
+            b'\r' => out.put_slice(b"\\r"),
+            _ => out.put_u8(*b),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_core::change::{Column, Identity};
+    use domicile_core::id::TableName;
+
+    use super::*;
+
+    fn relation() -> (Relation, Types) {
+        let column = |name: &str, key| Column { name: name.into(), key };
+        let relation = Relation {
+            table: TableName::new("public", "t"),
+            identity: Identity::Default,
+            columns: vec![column("id", true), column("list", false)],
+        };
+        let named = |name: &str, has_array| ColumnType { name: name.into(), has_array };
+        let types = [("id", named("integer", true)), ("list", named("integer[]", false))];
+        (relation, types.map(|(column, known)| (column.to_owned(), known)).into())
+    }
+
+    #[test]
+    fn values_that_are_arrays_go_as_texts() {
+        let (relation, types) = relation();
+        let row: Row = vec![Value::text("1"), Value::text("{\"a\\\\b\"}")];
+        let deed = Deed::Update { columns: vec![0, 1] };
+        let Set::Statement { sql, parameters } =
+            set(&relation, &types, &deed, &[Cow::Borrowed(&row)]).unwrap()
+        else {
+            panic!("one row is not copied")
+        };
+        assert_eq!(
+            sql,
+            "UPDATE ONLY \"public\".\"t\" row_ SET \"list\" = given.v1::integer[] \
+             FROM unnest($1::integer[], $2::text[]) given (v0, v1) WHERE row_.\"id\" = given.v0"
+        );
+        assert_eq!(parameters[0], "{1}");
+        assert_eq!(parameters[1], "{\"{\\\"a\\\\\\\\b\\\"}\"}");
+    }
+
+    #[test]
+    fn a_text_that_looks_like_null_is_none() {
+        let mut out = BytesMut::new();
+        for value in [Value::text("NULL"), Value::text(""), Value::Null] {
+            put_element(&mut out, &value);
+            out.put_u8(b' ');
+        }
+        assert_eq!(out, "\"NULL\" \"\" NULL ");
+    }
+
+    #[test]
+    fn a_copied_field_keeps_what_would_end_it() {
+        let mut out = BytesMut::new();
+        put_field(&mut out, &Value::text("a\tb\nc\\N"));
+        assert_eq!(out, "a\\tb\\nc\\\\N");
+    }
+}
