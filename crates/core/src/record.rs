@@ -145,6 +145,10 @@ impl Changes {
         Self(Writer(bytes))
     }
 
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0.0
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.0.0
     }

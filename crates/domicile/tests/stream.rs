@@ -17,6 +17,7 @@ fn config(connection: &str) -> StreamConfig {
         start: Lsn::ZERO,
         protocol_version: 1,
         streaming: false,
+        decoding_memory: None,
     }
 }
 

@@ -9,6 +9,7 @@
 //! the ownership known here says is outside the history.
 
 mod assemble;
+mod body;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,20 +32,26 @@ use tokio_util::sync::CancellationToken;
 use crate::complain::Complaint;
 use crate::directory::view::OwnershipView;
 use crate::log::Log;
-use crate::pieces::Piece;
+use crate::pieces::{LargePieces, Piece};
 use crate::positions::Positions;
 use crate::postgres::stream::{Stream, StreamConfig};
 use crate::postgres::{journal, session};
 
 pub use assemble::ORIGIN_PREFIX;
-use assemble::{Assembled, Assembler};
+use assemble::{Assembled, Assembler, Captured};
+use body::Complete;
 
 /// As PostgreSQL's `synchronous_standby_names` knows the capture.
 pub const APPLICATION_NAME: &str = "domicile";
 pub const PUBLICATION: &str = "domicile";
 
-/// Transactions that may wait for a decision before the stream is read no further.
+/// What PostgreSQL decodes of transactions that have not ended before it lets others through: some
+/// 20 ms of its time. A large transaction has little left to be read when it commits.
+const DECODING_MEMORY: &str = "4MB";
+/// Transactions that may wait for a decision, and their bytes in memory, before the stream is read
+/// no further.
 const UNDECIDED_MAX: usize = 10_000;
+const UNDECIDED_BYTES_MAX: usize = 64 << 20;
 /// Bytes of records that are flushed together at most.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -107,8 +114,9 @@ impl Capture {
             slot: self.config.slot.clone(),
             publication: PUBLICATION.into(),
             start: Lsn::ZERO,
-            protocol_version: 1,
-            streaming: false,
+            protocol_version: 2,
+            streaming: true,
+            decoding_memory: Some(DECODING_MEMORY),
         })
         .await
         .context("start the replication stream")?;
@@ -118,8 +126,9 @@ impl Capture {
             stream,
             postgres,
             decoder: Decoder::new(),
-            assembler: Assembler::default(),
+            assembler: Assembler::new(self.log.clone()),
             undecided: VecDeque::new(),
+            undecided_bytes: 0,
             batch: Vec::new(),
             batch_bytes: 0,
             batch_barriers: Vec::new(),
@@ -139,7 +148,8 @@ struct Session<'a> {
     decoder: Decoder,
     assembler: Assembler,
     /// Read, in order, but not judged yet: a cut is being decided.
-    undecided: VecDeque<Transaction>,
+    undecided: VecDeque<Captured>,
+    undecided_bytes: usize,
     batch: Vec<(Lsn, Bytes)>,
     batch_bytes: usize,
     batch_barriers: Vec<(RunId, Cut)>,
@@ -153,10 +163,11 @@ impl Session<'_> {
         let mut changed = self.capture.positions.subscribe();
         let mut ownership = self.capture.ownership.clone();
         loop {
-            let full = self.undecided.len() >= UNDECIDED_MAX;
+            let full = self.undecided.len() >= UNDECIDED_MAX
+                || self.undecided_bytes >= UNDECIDED_BYTES_MAX;
             tokio::select! {
                 event = self.stream.next(), if !full => {
-                    let keepalive = self.take(event?)?;
+                    let keepalive = self.take(event?).await?;
                     self.drain_buffered(keepalive).await?;
                 }
                 _ = changed.changed() => self.confirm(false).await?,
@@ -177,7 +188,7 @@ impl Session<'_> {
                 self.flush().await?;
             }
             match self.stream.buffered()? {
-                Some(event) => keepalive |= self.take(event)?,
+                Some(event) => keepalive |= self.take(event).await?,
                 None => break,
             }
         }
@@ -187,7 +198,7 @@ impl Session<'_> {
 
     /// Returns whether the server should be answered whatever has changed: every keepalive is, or
     /// commits that carry nothing for us would wait for seconds.
-    fn take(&mut self, event: Event) -> anyhow::Result<bool> {
+    async fn take(&mut self, event: Event) -> anyhow::Result<bool> {
         match event {
             Event::Keepalive(keepalive) => {
                 self.received = self.received.max(Lsn(keepalive.end));
@@ -198,13 +209,16 @@ impl Session<'_> {
             }
             Event::XLogData(data) => {
                 let decoded = self.decoder.decode(data.payload).context("decode pgoutput")?;
-                match self.assembler.take(decoded.message)? {
+                match self.assembler.take(decoded).await? {
                     Assembled::Open => {}
                     Assembled::Nothing(end) if self.undecided.is_empty() => {
                         self.capture.positions.seen(end);
                     }
                     Assembled::Nothing(_) => {}
-                    Assembled::Transaction(transaction) => self.undecided.push_back(transaction),
+                    Assembled::Transaction(captured) => {
+                        self.undecided_bytes += captured.body.bytes();
+                        self.undecided.push_back(*captured);
+                    }
                 }
                 Ok(false)
             }
@@ -213,52 +227,82 @@ impl Session<'_> {
 
     /// Moves transactions into the batch or into the journal, in order, as far as is decided.
     async fn judge(&mut self) -> anyhow::Result<()> {
-        while let Some(transaction) = self.undecided.pop_front() {
+        while let Some(captured) = self.undecided.pop_front() {
+            self.undecided_bytes -= captured.body.bytes();
             let view = self.capture.ownership.borrow().clone();
             let admission = match &view.ownership {
                 // Only guarded tables are published.
-                Some(known) => admit(known, &self.capture.config.origin, &transaction, |_| true),
+                Some(known) => admit(known, &self.capture.config.origin, &captured.head, |_| true),
                 None => Admission::Wait,
             };
             match admission {
                 Admission::Wait => {
-                    self.undecided.push_front(transaction);
+                    self.undecided_bytes += captured.body.bytes();
+                    self.undecided.push_front(captured);
                     return Ok(());
                 }
-                Admission::Admit => self.admit(transaction),
-                Admission::Divert(reason) => self.divert(&transaction, &reason).await?,
+                Admission::Admit => self.admit(captured).await?,
+                Admission::Divert(reason) => self.divert(captured, &reason).await?,
             }
         }
         Ok(())
     }
 
-    fn admit(&mut self, mut transaction: Transaction) {
-        let lsn = transaction.lsn;
+    async fn admit(&mut self, captured: Captured) -> anyhow::Result<()> {
+        let Captured { mut head, body } = captured;
+        let lsn = head.lsn;
         let last = self.batch.last().map_or(self.capture.log.end(), |(lsn, _)| *lsn);
         if lsn <= last {
             // Sent again after a restart: the log has it.
             self.capture.positions.seen(lsn);
-            return;
+            return Ok(());
         }
-        transaction.needs = self.capture.positions.needs();
-        if let Some(run) = transaction.barrier.take() {
+        head.needs = self.capture.positions.needs();
+        match body.complete().await? {
+            Complete::Whole(changes) => {
+                let payload = Bytes::from(record::encode_with(&head, &changes));
+                self.batch_bytes += payload.len();
+                self.capture.positions.captured(lsn, head.committed_at);
+                self.batch.push((lsn, payload));
+            }
+            Complete::Large(parts) => {
+                self.flush().await?;
+                let payload = Bytes::from(record::encode_large(&head));
+                self.capture.positions.captured(lsn, head.committed_at);
+                let appended = self.capture.log.append_large(lsn, payload, parts).await;
+                self.capture.positions.flushed(appended.context("append to the log")?);
+            }
+        }
+        if let Some(run) = head.barrier {
             let cut = Cut { origin: self.capture.config.origin.clone(), lsn };
-            self.batch_barriers.push((run.clone(), cut));
-            transaction.barrier = Some(run);
+            self.batch_barriers.push((run, cut));
         }
-        let payload = Bytes::from(record::encode(&transaction));
-        self.batch_bytes += payload.len();
-        self.capture.positions.captured(lsn, transaction.committed_at);
-        self.batch.push((lsn, payload));
+        Ok(())
     }
 
-    async fn divert(&mut self, transaction: &Transaction, reason: &Reason) -> anyhow::Result<()> {
+    async fn divert(&mut self, captured: Captured, reason: &Reason) -> anyhow::Result<()> {
+        let Captured { head, body } = captured;
+        let (lsn, xid, why) = (head.lsn, head.xid, explain(reason));
+        tracing::warn!(%lsn, xid, "kept out of the history: {why}");
         let origin = &self.capture.config.origin;
-        let why = explain(reason);
-        tracing::warn!(lsn = %transaction.lsn, xid = transaction.xid, "kept out of the history: {why}");
-        let piece = Piece::whole(transaction.clone());
-        journal::divert(&mut self.postgres, origin, &piece, reason.slug(), &why).await?;
-        self.capture.positions.seen(transaction.lsn);
+        match body.complete().await? {
+            Complete::Whole(changes) => {
+                let changes = record::decode_changes(changes.as_bytes(), head.relations.len())?;
+                let piece = Piece::whole(Transaction { changes, ..head });
+                journal::divert(&mut self.postgres, origin, &piece, reason.slug(), &why).await?;
+            }
+            Complete::Large(parts) => {
+                let mut pieces = LargePieces::new(head, parts.read()?);
+                while let Some(piece) = pieces.next().await? {
+                    journal::divert(&mut self.postgres, origin, &piece, reason.slug(), &why)
+                        .await?;
+                    // A sign of life: the server is not read meanwhile, and must not give up on us.
+                    let (received, at) = (self.received.max(self.confirmed), self.confirmed);
+                    self.stream.confirm(received, at, at).await.context("confirm the slot")?;
+                }
+            }
+        }
+        self.capture.positions.seen(lsn);
         Ok(())
     }
 

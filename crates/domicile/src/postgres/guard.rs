@@ -30,6 +30,11 @@ pub fn canary_table() -> TableName {
     TableName::new("domicile", "canary")
 }
 
+/// The table of apply checkpoints: a transaction that writes to it was applied here.
+pub fn progress_table() -> TableName {
+    TableName::new("domicile", "progress")
+}
+
 /// Installs schema, functions and triggers. Changes nothing that is in place already, so that it
 /// takes no lock on tables that are guarded.
 pub async fn install(client: &Client, config: &Config, region: &RegionId) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use domicile_core::config::{Config, TableKind};
 use domicile_core::id::TableName;
 use tokio_postgres::Client;
 
-use super::guard::canary_table;
+use super::guard::{canary_table, progress_table};
 use super::session::quote_name;
 use crate::capture::PUBLICATION;
 
@@ -56,7 +56,8 @@ pub async fn prepare(
 async fn publish(client: &Client, config: &Config) -> anyhow::Result<()> {
     let guarded = config.tables.iter().filter(|(_, kind)| !matches!(kind, TableKind::Local));
     let mut wanted: Vec<TableName> = guarded.map(|(table, _)| table.clone()).collect();
-    wanted.push(canary_table());
+    // Capture tells by its checkpoint what was applied here; nobody else may write there.
+    wanted.extend([canary_table(), progress_table()]);
     let list: Vec<String> = wanted
         .iter()
         .map(|t| format!("{}.{}", quote_name(&t.schema), quote_name(&t.name)))

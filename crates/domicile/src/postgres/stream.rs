@@ -41,6 +41,9 @@ pub struct StreamConfig {
     pub protocol_version: u32,
     /// Sends large transactions before they commit. Needs protocol version 2.
     pub streaming: bool,
+    /// `logical_decoding_work_mem`: so much is decoded before the largest transaction is streamed,
+    /// while others wait. The server's own when it is `None`.
+    pub decoding_memory: Option<&'static str>,
 }
 
 /// A running `START_REPLICATION`.
@@ -78,7 +81,8 @@ impl Stream {
         query: &str,
     ) -> Result<Self, StreamError> {
         let mut connection = Connection::open(address).await?;
-        connection.log_in(&config.connection, &config.application_name).await?;
+        let memory = config.decoding_memory;
+        connection.log_in(&config.connection, &config.application_name, memory).await?;
         frame::put(connection.outbox(), b'Q', |body| {
             body.put_slice(query.as_bytes());
             body.put_u8(0);
@@ -213,6 +217,7 @@ mod tests {
             start: Lsn(0x1_0000_0002),
             protocol_version: 2,
             streaming: true,
+            decoding_memory: None,
         }
     }
 

@@ -150,13 +150,21 @@ impl Connection {
     }
 
     /// Starts a session in which the server takes replication commands.
-    pub async fn log_in(&mut self, config: &Config, name: &str) -> Result<(), StreamError> {
+    pub async fn log_in(
+        &mut self,
+        config: &Config,
+        name: &str,
+        decoding_memory: Option<&str>,
+    ) -> Result<(), StreamError> {
         let user = config.get_user().ok_or(StreamError::Settings("no user is named"))?;
         // Ours come last, where they win.
-        let options = match config.get_options() {
+        let mut options = match config.get_options() {
             Some(theirs) => format!("{theirs} {}", pinned_options()),
             None => pinned_options(),
         };
+        if let Some(memory) = decoding_memory {
+            options += &format!(" -c logical_decoding_work_mem={memory}");
+        }
         self.put_startup(&[
             ("user", user),
             ("database", config.get_dbname().unwrap_or(user)),
