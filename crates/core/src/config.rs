@@ -7,6 +7,7 @@ use crate::lease::LeaseTerms;
 use crate::ownership::Ownership;
 use crate::partition::{Layout, Scheme};
 use crate::progress::Rpo;
+use crate::retention::LogTerms;
 use crate::time::Millis;
 
 /// A single region replicates nothing; sixteen is as far as this was designed for.
@@ -21,6 +22,7 @@ pub struct Config {
     pub rpo: Rpo,
     pub lease: LeaseTerms,
     pub failover: FailoverPolicy,
+    pub log: LogTerms,
     pub directory: Directory,
     pub regions: Vec<Region>,
     pub tables: BTreeMap<TableName, TableKind>,

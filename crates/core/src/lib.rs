@@ -14,6 +14,7 @@ pub mod ownership;
 pub mod partition;
 pub mod progress;
 pub mod record;
+pub mod retention;
 pub mod route;
 pub mod runbook;
 pub mod time;

@@ -194,12 +194,7 @@ impl Ownership {
     /// True for a region that was cut and owns nothing since. A transaction may name such a place
     /// as its cause when its region had applied a tail before it learned of the cut.
     pub fn ends_at(&self, origin: &Origin, position: Lsn) -> bool {
-        let cuts = self
-            .entries
-            .iter()
-            .flat_map(|e| e.closed.iter().map(|c| &c.cut).chain(e.state.cut()))
-            .filter(|cut| cut.origin == *origin);
-        let last = cuts.map(|cut| cut.lsn).max();
+        let last = self.cuts_of(origin).last().copied();
         let fenced = self.entries.iter().any(
             |e| matches!(&e.state, State::Fenced { from, cut: None, .. } if *from == origin.region),
         );
@@ -211,6 +206,17 @@ impl Ownership {
         self.entries.iter().any(|entry| {
             matches!(&entry.state, State::HandingOver { by, to, .. } if by == region || to == region)
         })
+    }
+
+    /// Where epochs that `origin` wrote under end, lowest first.
+    pub fn cuts_of(&self, origin: &Origin) -> Vec<Lsn> {
+        let entries = self.entries.iter();
+        let cuts = entries.flat_map(|e| e.closed.iter().map(|c| &c.cut).chain(e.state.cut()));
+        let mut cuts: Vec<Lsn> =
+            cuts.filter(|cut| cut.origin == *origin).map(|cut| cut.lsn).collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        cuts
     }
 
     /// Returns the ranges that are in `run`'s hands.

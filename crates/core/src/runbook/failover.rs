@@ -49,10 +49,9 @@ pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
             .max()
             .unwrap_or_default()
     };
-    let candidates = facts
-        .regions
-        .iter()
-        .filter(|(region, seen)| *region != from && seen.reachable && !facts.lease_over(region));
+    let candidates = facts.regions.iter().filter(|(region, seen)| {
+        *region != from && seen.reachable && !seen.left_behind && !facts.lease_over(region)
+    });
     candidates
         .map(|(region, _)| region)
         .max_by(|a, b| held(a).cmp(&held(b)).then_with(|| b.cmp(a)))

@@ -91,6 +91,12 @@ pub struct RegionFacts {
     pub flushed: Frontier,
     /// What its tables show.
     pub applied: Frontier,
+    /// What its tables would show after a crash of its PostgreSQL.
+    pub durable: Frontier,
+    /// The revision of `ownership` by which it got there, or a later one.
+    pub ownership_read: u64,
+    /// Records that it lacks may be gone: it has to be seeded again, and takes nothing over.
+    pub left_behind: bool,
     /// The revision of `ownership` that its gateway and guard go by.
     pub ownership_seen: u64,
     /// The age of its oldest commit that no other region has flushed, by its own clock.

@@ -43,6 +43,7 @@ pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Ref
         None => reasons.push(Refusal::NoSuchRegion(to.clone())),
         Some(seen) if !seen.reachable => reasons.push(Refusal::Unreachable(to.clone())),
         Some(_) if facts.lease_over(to) => reasons.push(Refusal::NoLease(to.clone())),
+        Some(seen) if seen.left_behind => reasons.push(Refusal::LeftBehind(to.clone())),
         Some(_) => {}
     }
     match intent {
@@ -132,6 +133,8 @@ pub enum Refusal {
     Unreachable(RegionId),
     #[error("region \"{0}\" holds no live lease, so it could not write what it is given")]
     NoLease(RegionId),
+    #[error("region \"{0}\" lacks records that are gone, it has to be seeded again first")]
+    LeftBehind(RegionId),
     #[error("region \"{0}\" cannot take over from itself")]
     SameRegion(RegionId),
     #[error("region \"{0}\" owns nothing that could be taken over")]

@@ -23,6 +23,7 @@ pub enum Kind {
     Number,
     Flag,
     Duration,
+    Size,
     /// One text or a list of them.
     Names,
     /// `"0"`, `"none"` or the number 0.
@@ -41,7 +42,7 @@ pub enum Fallback {
 }
 
 use Fallback::{Required, Value, Words};
-use Kind::{Duration, Flag, Names, Number, Rpo, Text};
+use Kind::{Duration, Flag, Names, Number, Rpo, Size, Text};
 
 const fn key(path: &'static str, kind: Kind, default: Fallback, meaning: &'static str) -> Key {
     Key { path, kind, default, meaning }
@@ -123,6 +124,36 @@ pub const KEYS: &[Key] = &[
         "How long no renewal was seen before an observer calls a region silent. At least two renewals.",
     ),
     key(
+        "log.keep",
+        Duration,
+        Value("\"1h\""),
+        "How long a record stays in the log at least, even when every region shows it. After a restart of the agent what it finds counts as new.",
+    ),
+    key(
+        "log.size_max",
+        Size,
+        Value("\"64GiB\""),
+        "The most that all logs of a region take together. When it is near, records that every region shows go first, however young. At least four segments for each region.",
+    ),
+    key(
+        "log.on_full",
+        Text,
+        Value("\"drop_peer\""),
+        "What gives way when the records that a region still lacks fill the logs. `drop_peer`: that region is left behind and has to be seeded again (state `reseed_needed`). `block`: nothing more is captured, PostgreSQL keeps its WAL, and commits that need a copy wait (state `log_full`). Records that no other region holds are never dropped.",
+    ),
+    key(
+        "log.drop_after",
+        Duration,
+        Value("\"1m\""),
+        "How long a region must have shown nothing more of a log before `on_full = \"drop_peer\"` leaves it behind: one that moves on, however slowly, is waited for.",
+    ),
+    key(
+        "log.segment",
+        Size,
+        Value("\"64MiB\""),
+        "Size of one file of the log, 64KiB to 1GiB: the step in which it is trimmed.",
+    ),
+    key(
         "region[].name",
         Text,
         Required,
@@ -202,6 +233,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("directory.", "`[directory]`", "Where the owners of all partitions are agreed on."),
     ("lease.", "`[lease]`", "The owner's right to write, and how clocks are trusted."),
     ("failover.", "`[failover]`", "When a region counts as gone."),
+    ("log.", "`[log]`", "How long replication logs are kept, and how large they may get."),
     (
         "region[].",
         "`[[region]]`",
@@ -217,6 +249,7 @@ impl Kind {
             Self::Number => "whole number",
             Self::Flag => "`true` or `false`",
             Self::Duration => "duration",
+            Self::Size => "size",
             Self::Names => "text or list of texts",
             Self::Rpo => "`\"0\"` or `\"none\"`",
         }
@@ -229,6 +262,7 @@ impl Kind {
             Self::Number => "a whole number",
             Self::Flag => "true or false",
             Self::Duration => "a duration in quotes, as in \"500ms\"",
+            Self::Size => "a size in quotes, as in \"64MiB\"",
             Self::Names => "a text in quotes, or a list of them",
             Self::Rpo => "\"0\" or \"none\"",
         }
@@ -271,7 +305,8 @@ One file describes the cluster, and is the same in every region. It is read at t
 command or an agent: a change needs a restart. Unknown keys are refused, and all mistakes are
 reported at once; `domicile config check` shows them without doing anything else.
 
-Durations are texts with a unit: `\"500ms\"`, `\"3s\"`, `\"2m\"`, `\"1h\"`. All keys exist since 0.1.0.
+Durations are texts with a unit: `\"500ms\"`, `\"3s\"`, `\"2m\"`, `\"1h\"`. So are sizes: `\"64KiB\"`, `\"64MiB\"`,
+`\"2GiB\"`, `\"1TiB\"`. All keys exist since 0.1.0.
 ";
 
 #[cfg(test)]

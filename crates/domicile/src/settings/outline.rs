@@ -116,7 +116,7 @@ impl Outline<'_> {
 
 fn fits(kind: Kind, value: &DeValue<'_>) -> bool {
     match kind {
-        Kind::Text | Kind::Duration => value.is_str(),
+        Kind::Text | Kind::Duration | Kind::Size => value.is_str(),
         Kind::Number => whole_number(value),
         Kind::Flag => value.is_bool(),
         Kind::Rpo => value.is_str() || whole_number(value),

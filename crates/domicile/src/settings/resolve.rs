@@ -5,11 +5,14 @@ use domicile_core::id::RegionId;
 use domicile_core::lease::LeaseTerms;
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
+use domicile_core::retention::{LogTerms, OnFull};
 use domicile_core::time::{DriftPpm, Millis};
 
 use super::mistake::Mistakes;
 use super::partition::Partition;
-use super::written::{Written, WrittenDirectory, WrittenFailover, WrittenLease, WrittenRpo};
+use super::written::{
+    Written, WrittenDirectory, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo,
+};
 use super::{regions, tables, units};
 
 const CLUSTER_NAME_BYTES_MAX: usize = 32;
@@ -19,6 +22,13 @@ const LEASE_TTL_MIN: Millis = Millis(200);
 const LEASE_TTL_MAX: Millis = Millis(600_000);
 const DRIFT_PPM_MAX: i64 = 100_000;
 const OBSERVERS_DEFAULT: usize = 2;
+const SEGMENT_DEFAULT: u64 = 64 << 20;
+/// Smaller ones are more files than records.
+const SEGMENT_MIN: u64 = 64 << 10;
+const SEGMENT_MAX: u64 = 1 << 30;
+const LOG_SIZE_DEFAULT: u64 = 64 << 30;
+/// Each log has a segment that is written to and one that is not trimmed yet, at the least.
+const SEGMENTS_PER_REGION_MIN: u64 = 4;
 
 /// Returns the configuration unless a part of it is too wrong to have a value; the caller looks
 /// at the mistakes too.
@@ -36,6 +46,8 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         &lease,
         mistakes,
     );
+    let log = written.log.as_ref();
+    let log = log_terms(log.unwrap_or(&WrittenLog::default()), written.region.len(), mistakes);
     let directory = directory(written, mistakes);
     let tables = tables::resolve(&written.table, partition.as_ref(), mistakes);
     regions::check_addresses(&written.region, directory.as_ref(), mistakes);
@@ -49,6 +61,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         rpo: rpo?,
         lease,
         failover,
+        log,
         directory: directory?,
         regions,
         tables,
@@ -199,6 +212,41 @@ fn failover_policy(
     FailoverPolicy { automatic: written.automatic.unwrap_or(true), observers, suspect_after }
 }
 
+fn log_terms(written: &WrittenLog, regions: usize, mistakes: &mut Mistakes) -> LogTerms {
+    let segment = size("log.segment", written.segment.as_deref(), SEGMENT_DEFAULT, mistakes);
+    if !(SEGMENT_MIN..=SEGMENT_MAX).contains(&segment) {
+        let (min, max) = (units::written_size(SEGMENT_MIN), units::written_size(SEGMENT_MAX));
+        let segment = units::written_size(segment);
+        mistakes.add("log.segment", format!("{segment}: expected {min} to {max}"));
+    }
+    let size_max = size("log.size_max", written.size_max.as_deref(), LOG_SIZE_DEFAULT, mistakes);
+    let least = segment.saturating_mul(SEGMENTS_PER_REGION_MIN).saturating_mul(regions as u64);
+    if size_max < least && !mistakes.has("log.segment") {
+        mistakes.add(
+            "log.size_max",
+            format!(
+                "{}: with {regions} regions and segments of {} it takes at least {}",
+                units::written_size(size_max),
+                units::written_size(segment),
+                units::written_size(least)
+            ),
+        );
+    }
+    let on_full = match written.on_full.as_deref() {
+        None | Some("drop_peer") => OnFull::DropPeer,
+        Some("block") => OnFull::Block,
+        Some(other) => {
+            let text = format!("\"{other}\" is neither \"drop_peer\" nor \"block\"");
+            mistakes.add("log.on_full", text);
+            OnFull::Block
+        }
+    };
+    let keep = duration("log.keep", written.keep.as_deref(), Millis(3_600_000), mistakes);
+    let drop_after =
+        duration("log.drop_after", written.drop_after.as_deref(), Millis(60_000), mistakes);
+    LogTerms { keep, size_max, segment_bytes: segment, on_full, drop_after }
+}
+
 fn directory(written: &Written, mistakes: &mut Mistakes) -> Option<Directory> {
     let none = WrittenDirectory::default();
     let written = written.directory.as_ref().unwrap_or(&none);
@@ -219,6 +267,16 @@ pub(super) fn required<'a>(
         Some(text) => return Some(text),
     }
     None
+}
+
+fn size(path: &str, value: Option<&str>, default: u64, mistakes: &mut Mistakes) -> u64 {
+    match value.map_or(Ok(default), units::size) {
+        Ok(size) => size,
+        Err(wrong) => {
+            mistakes.add(path, wrong);
+            default
+        }
+    }
 }
 
 fn duration(path: &str, value: Option<&str>, default: Millis, mistakes: &mut Mistakes) -> Millis {

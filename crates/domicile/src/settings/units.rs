@@ -1,30 +1,52 @@
-//! How long is `"500ms"`? A duration always names its unit; a bare number is refused, since the
-//! reader would have to guess.
+//! How long is `"500ms"`, how much is `"64MiB"`? A value always names its unit; a bare number is
+//! refused, since the reader would have to guess.
 
 use domicile_core::time::Millis;
 
-const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+const TIMES: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+const SIZES: &[(&str, u64)] =
+    &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 
 pub(crate) fn duration(text: &str) -> Result<Millis, String> {
-    let refused = || {
+    measure(text, TIMES).map(Millis).ok_or_else(|| {
         format!(
             "\"{text}\" is not a duration: expected a number and ms, s, m or h, as in \"500ms\""
         )
-    };
+    })
+}
+
+/// Returns a number of bytes.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    measure(text, SIZES).ok_or_else(|| {
+        format!(
+            "\"{text}\" is not a size: expected a number and B, KiB, MiB, GiB or TiB, as in \
+             \"64MiB\""
+        )
+    })
+}
+
+fn measure(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| refused())?;
-    let (_, factor) =
-        UNITS.iter().find(|(name, _)| *name == unit.trim_start()).ok_or_else(refused)?;
-    number.checked_mul(*factor).map(Millis).ok_or_else(refused)
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
 }
 
 /// Prints a duration as one would write it in the file.
 pub(super) fn written(duration: Millis) -> String {
-    let fits = |factor: u64| duration.0 >= factor && duration.0.is_multiple_of(factor);
-    let fitting = UNITS.iter().rev().find(|(_, factor)| fits(*factor));
-    let (unit, factor) = fitting.unwrap_or(&UNITS[0]);
-    format!("{}{unit}", duration.0 / factor)
+    with_unit(duration.0, TIMES)
+}
+
+/// Prints a number of bytes as one would write it in the file.
+pub(super) fn written_size(bytes: u64) -> String {
+    with_unit(bytes, SIZES)
+}
+
+fn with_unit(value: u64, units: &[(&str, u64)]) -> String {
+    let fits = |factor: u64| value >= factor && value.is_multiple_of(factor);
+    let fitting = units.iter().rev().find(|(_, factor)| fits(*factor));
+    let (unit, factor) = fitting.unwrap_or(&units[0]);
+    format!("{}{unit}", value / factor)
 }
 
 #[cfg(test)]
@@ -42,10 +64,21 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_printed_with_the_largest_unit_that_fits() {
+    fn a_size_says_its_unit() {
+        assert_eq!(size("64KiB"), Ok(65_536));
+        assert_eq!(size("2 TiB"), Ok(2 << 40));
+        for wrong in ["", "64", "64MB", "1.5GiB", "-1B", "99999999TiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_printed_with_the_largest_unit_that_fits() {
         assert_eq!(written(Millis(3000)), "3s");
         assert_eq!(written(Millis(2500)), "2500ms");
         assert_eq!(written(Millis(60_000)), "1m");
         assert_eq!(written(Millis(0)), "0ms");
+        assert_eq!(written_size(64 << 20), "64MiB");
+        assert_eq!(written_size(1500), "1500B");
     }
 }

@@ -12,6 +12,7 @@ pub(super) struct Written {
     pub directory: Option<WrittenDirectory>,
     pub lease: Option<WrittenLease>,
     pub failover: Option<WrittenFailover>,
+    pub log: Option<WrittenLog>,
     #[serde(default)]
     pub region: Vec<WrittenRegion>,
     #[serde(default)]
@@ -47,6 +48,16 @@ pub(super) struct WrittenFailover {
     pub automatic: Option<bool>,
     pub observers: Option<i64>,
     pub suspect_after: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenLog {
+    pub keep: Option<String>,
+    pub size_max: Option<String>,
+    pub segment: Option<String>,
+    pub on_full: Option<String>,
+    pub drop_after: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -151,6 +151,7 @@ impl Agent {
                 None => 0,
             },
             exposure: Millis(0),
+            ..RegionFacts::default()
         }
     }
 }
