@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use domicile::log::{Frame, Log, LogConfig, LogError, LogState, Opened};
+use domicile::log::{Frame, Log, LogConfig, LogError, LogState, Opened, Room};
 use domicile_core::lsn::Lsn;
 use tempfile::TempDir;
 
@@ -19,7 +19,7 @@ fn folder() -> TempDir {
 }
 
 fn open(folder: &Path) -> (Log, Opened) {
-    let config = LogConfig { folder: folder.to_owned(), segment_bytes: SEGMENT_BYTES };
+    let config = LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::new(folder) };
     Log::open(config).unwrap()
 }
 
@@ -481,4 +481,63 @@ async fn a_reader_finds_its_place_again_after_a_truncation() {
     let long = Bytes::from(vec![0; 20]);
     log.append(vec![(Lsn(15), long), record(25)]).await.unwrap();
     assert_eq!(reader.next_batch(64).await.unwrap().unwrap()[0].lsn, Lsn(25));
+}
+
+#[tokio::test]
+async fn a_log_that_begins_anew_forgets_what_was_before_and_tells_who_asks() {
+    let (folder, _) = nine().await;
+    let (log, _) = open(folder.path());
+    assert!(matches!(log.skip_to(Lsn(90)).await, Err(LogError::OutOfOrder { .. })));
+    let (_, rewrites) = log.end_and_rewrites();
+    log.skip_to(Lsn(200)).await.unwrap();
+    assert_eq!((log.end(), log.trimmed(), log.first()), (Lsn(200), Lsn(200), None));
+    let missed = try_all(&log, 90).await;
+    assert!(matches!(missed, Err(LogError::Trimmed { trimmed: Lsn(200), .. })), "{missed:?}");
+    let late = log.append_since(rewrites, vec![record(210)]).await;
+    assert!(matches!(late, Err(LogError::Rewritten)), "{late:?}");
+    append(&log, [210]).await;
+    drop(log);
+    let (log, opened) = open(folder.path());
+    assert_eq!((opened.end, opened.state), (Lsn(210), LogState::Sound));
+    assert_eq!(all(&log).await, [210]);
+}
+
+/// The mark claims what is skipped to before anything is removed: at each step in between the log
+/// is seen to lack something, and never passes for one that begins at its beginning.
+#[tokio::test]
+async fn a_crash_while_a_log_begins_anew_never_leaves_one_that_seems_whole() {
+    for removed in 0..=3 {
+        let (folder, segments) = nine().await;
+        let (ahead, _) = nine().await;
+        let (log, _) = open(ahead.path());
+        append(&log, [200]).await;
+        drop(log);
+        fs::copy(ahead.path().join("mark"), folder.path().join("mark")).unwrap();
+        segments[..removed].iter().for_each(|segment| fs::remove_file(segment).unwrap());
+        let (_, opened) = open(folder.path());
+        let known = matches!(opened.state, LogState::Corrupt { resumes_at: Lsn(200), .. });
+        assert!(known, "{removed}: {opened:?}");
+    }
+}
+
+#[tokio::test]
+async fn logs_that_share_a_room_stop_when_it_is_used_up() {
+    let (one, other) = (folder(), folder());
+    let room = Room::of(2 * RECORD_BYTES);
+    let open = |folder: &Path| {
+        let config = LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::new(folder) };
+        Log::open(LogConfig { room: room.clone(), ..config }).unwrap().0
+    };
+    let (one, other) = (open(one.path()), open(other.path()));
+    append(&one, [10]).await;
+    append(&other, [10]).await;
+    for log in [&one, &other] {
+        assert!(matches!(log.append(vec![record(50)]).await, Err(LogError::NoRoom { .. })));
+        assert!(log.ready().await.is_err());
+    }
+    assert_eq!((room.used(), one.end(), other.end()), (2 * RECORD_BYTES, Lsn(10), Lsn(10)));
+    other.truncate_after(Lsn(0)).await.unwrap();
+    append(&one, [50]).await;
+    drop(one);
+    assert_eq!(room.used(), 0);
 }

@@ -58,7 +58,7 @@ impl Model {
 }
 
 fn open(folder: &std::path::Path) -> Log {
-    let config = LogConfig { folder: folder.to_owned(), segment_bytes: 150 };
+    let config = LogConfig { segment_bytes: 150, ..LogConfig::new(folder) };
     let (log, opened) = Log::open(config).unwrap();
     assert_eq!((opened.state, opened.torn_bytes), (LogState::Sound, 0));
     log

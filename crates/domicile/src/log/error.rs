@@ -16,10 +16,17 @@ pub enum LogError {
     #[error("failed to {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
-    /// After a write or flush that failed nobody knows what the disk holds: only opening the log
-    /// again, which reads it, can tell.
-    #[error("log takes no more records since an earlier failure: {why}")]
+    /// After a write or flush that failed nobody knows what the disk holds behind the last record
+    /// that was flushed before: it is cut off before another is taken.
+    #[error("log takes no records since an earlier failure: {why}")]
     Poisoned { why: String },
+
+    #[error("logs take {used} bytes, log.size_max is {bytes_max}")]
+    NoRoom { used: u64, bytes_max: u64 },
+
+    /// Records were taken back since: what follows them would leave a gap.
+    #[error("log was rewritten since it was looked at")]
+    Rewritten,
 
     #[error("record {lsn} is not after {end}")]
     OutOfOrder { lsn: Lsn, end: Lsn },

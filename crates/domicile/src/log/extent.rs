@@ -9,7 +9,9 @@ use domicile_core::frame::Parts;
 use domicile_core::lsn::Lsn;
 use tokio::sync::watch;
 
+use super::room::Room;
 use super::spool::Spools;
+use super::standing::Standing;
 
 /// The flushed part of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,10 @@ pub(super) struct Extent {
 impl Extent {
     pub fn empty_after(end: Lsn) -> Self {
         Self { base: Lsn(end.0 + 1), first: None, last: end, records: 0, bytes: 0, parts_bytes: 0 }
+    }
+
+    pub fn disk_bytes(&self) -> u64 {
+        self.bytes + self.parts_bytes
     }
 
     pub fn add(&mut self, lsn: Lsn, bytes: u64, parts: Option<Parts>) {
@@ -52,21 +58,34 @@ impl Extents {
     pub fn end(&self) -> Lsn {
         self.list.last().map_or(Lsn::ZERO, |extent| extent.last)
     }
+
+    pub fn bytes(&self) -> u64 {
+        self.list.iter().map(Extent::disk_bytes).sum()
+    }
+
+    /// Records up to here are gone, or never were here.
+    pub fn trimmed(&self) -> Lsn {
+        self.list.first().map_or(Lsn::ZERO, |first| Lsn(first.base.0 - 1))
+    }
 }
 
 /// What the writer and the readers of one log share.
 pub(super) struct Shared {
     pub folder: PathBuf,
+    pub room: Room,
     pub spools: Spools,
     extents: Mutex<Extents>,
     end: watch::Sender<Lsn>,
+    standing: watch::Sender<Standing>,
 }
 
 impl Shared {
-    pub fn new(folder: PathBuf, list: Vec<Extent>, spools: Spools) -> Self {
+    pub fn new(folder: PathBuf, list: Vec<Extent>, room: Room, spools: Spools) -> Self {
         let extents = Extents { list, rewrites: 0 };
         let end = watch::Sender::new(extents.end());
-        Self { folder, spools, extents: Mutex::new(extents), end }
+        room.changed(0, extents.bytes());
+        let standing = watch::Sender::default();
+        Self { folder, room, spools, extents: Mutex::new(extents), end, standing }
     }
 
     pub fn look<T>(&self, look: impl FnOnce(&Extents) -> T) -> T {
@@ -77,7 +96,9 @@ impl Shared {
     pub fn publish(&self, change: impl FnOnce(&mut Extents)) {
         let end = {
             let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = extents.bytes();
             change(&mut extents);
+            self.room.changed(before, extents.bytes());
             extents.end()
         };
         self.end.send_if_modified(|known| std::mem::replace(known, end) != end);
@@ -89,5 +110,35 @@ impl Shared {
 
     pub fn watch_end(&self) -> watch::Receiver<Lsn> {
         self.end.subscribe()
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// Notes how the log stands, and says so once.
+    pub fn stands(&self, now: Standing) {
+        let changed = self.standing.send_if_modified(|known| {
+            let changed = *known != now;
+            known.clone_from(&now);
+            changed
+        });
+        if !changed {
+            return;
+        }
+        let log = self.folder.display();
+        match now {
+            Standing::Sound => tracing::info!(%log, "takes records again"),
+            Standing::Full(why) => tracing::error!(%log, "log_full: {why}"),
+            Standing::Failed(why) => tracing::error!(%log, "log_failed: {why}"),
+            Standing::Corrupt(why) => tracing::error!(%log, "log_corrupt: {why}"),
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let bytes = self.look(Extents::bytes);
+        self.room.changed(bytes, 0);
     }
 }

@@ -15,10 +15,12 @@ use domicile_core::lsn::Lsn;
 use tokio::sync::{oneshot, watch};
 
 use super::error::LogError;
-use super::extent::{Extent, Shared};
+use super::extent::{Extents, Shared};
 use super::reader::Reader;
+use super::room::Room;
 use super::segment;
 use super::spool::{Spool, Spooled};
+use super::standing::Standing;
 use super::writer::{Command, Reply, Writer};
 
 /// The usual size of a segment: small enough to trim in useful steps, large enough to be few.
@@ -31,11 +33,13 @@ pub struct LogConfig {
     /// A segment that would grow past this is followed by a new one. A batch is never split, so
     /// one that is larger makes a segment that is larger.
     pub segment_bytes: u64,
+    /// What this log and others may take together.
+    pub room: Room,
 }
 
 impl LogConfig {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), segment_bytes: LOG_SEGMENT_BYTES }
+        Self { folder: folder.into(), segment_bytes: LOG_SEGMENT_BYTES, room: Room::unlimited() }
     }
 }
 
@@ -103,9 +107,34 @@ impl Log {
     /// Appends `batch` with one write and one flush, and returns the new end once it is durable.
     ///
     /// LSNs must strictly increase and be past the end; a batch that breaks this changes nothing.
-    /// After an [`LogError::Io`] the log takes no more records until it is opened again.
+    /// After an [`LogError::Io`] nothing of the batch counts; each further call looks first whether
+    /// the disk has recovered.
     pub async fn append(&self, batch: Vec<(Lsn, Bytes)>) -> Result<Lsn, LogError> {
-        self.ask(|reply| Command::Append { batch, reply }).await
+        self.ask(|reply| Command::Append { batch, rewrites: None, reply }).await
+    }
+
+    /// Appends records that follow on those that were there at `rewrites`, or refuses: when some
+    /// of them were taken back since, these would hide the gap.
+    pub async fn append_since(
+        &self,
+        rewrites: u64,
+        batch: Vec<(Lsn, Bytes)>,
+    ) -> Result<Lsn, LogError> {
+        self.ask(|reply| Command::Append { batch, rewrites: Some(rewrites), reply }).await
+    }
+
+    /// Returns the end, and how often records were taken back up to now.
+    pub fn end_and_rewrites(&self) -> (Lsn, u64) {
+        self.shared.look(|extents| (extents.end(), extents.rewrites))
+    }
+
+    /// Returns once the log would take records, or why it would not.
+    pub async fn ready(&self) -> Result<(), LogError> {
+        self.ask(|reply| Command::Ready { reply }).await
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.shared.standing()
     }
 
     /// Begins a transaction that is too large for memory; nothing of it shows before
@@ -136,10 +165,19 @@ impl Log {
         self.shared.look(|extents| extents.list.iter().find_map(|extent| extent.first))
     }
 
+    /// Returns up to where records are gone: a reader from before that would miss some.
+    pub fn trimmed(&self) -> Lsn {
+        self.shared.look(Extents::trimmed)
+    }
+
     /// Returns how many bytes the sound records take on the disk.
     pub fn bytes(&self) -> u64 {
-        let bytes = |extent: &Extent| extent.bytes + extent.parts_bytes;
-        self.shared.look(|extents| extents.list.iter().map(bytes).sum())
+        self.shared.look(Extents::bytes)
+    }
+
+    /// Returns the segments, oldest first: the last LSN that each holds, and its bytes.
+    pub fn segments(&self) -> Vec<(Lsn, u64)> {
+        self.shared.look(|extents| extents.list.iter().map(|e| (e.last, e.disk_bytes())).collect())
     }
 
     /// Tells whenever the end moved.
@@ -155,6 +193,12 @@ impl Log {
     /// Lets an empty log begin after `lsn`: what is before that is to be had elsewhere.
     pub async fn begin_after(&self, lsn: Lsn) -> Result<(), LogError> {
         self.ask(|reply| Command::BeginAfter { lsn, reply }).await
+    }
+
+    /// Forgets every record and goes on after `lsn`, which lies past the end: what is between them
+    /// is to be had nowhere, and not needed here.
+    pub async fn skip_to(&self, lsn: Lsn) -> Result<(), LogError> {
+        self.ask(|reply| Command::SkipTo { lsn, reply }).await
     }
 
     /// Removes every record after `lsn`, durably, and returns how many there were.

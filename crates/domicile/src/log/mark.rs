@@ -64,9 +64,11 @@ impl Mark {
 
     /// Moves the mark, forward or back, durably.
     pub fn set(&mut self, at: Lsn) -> Result<(), LogError> {
-        if at == self.at {
-            return Ok(());
-        }
+        if at == self.at { Ok(()) } else { self.rewrite(at) }
+    }
+
+    /// Writes the mark whatever it was thought to be.
+    pub fn rewrite(&mut self, at: Lsn) -> Result<(), LogError> {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, at, b"");
         self.file

@@ -22,9 +22,11 @@ mod judge;
 mod mark;
 mod parts;
 mod reader;
+mod room;
 mod segment;
 mod shorten;
 mod spool;
+mod standing;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -38,7 +40,9 @@ pub use error::LogError;
 pub use handle::{LOG_SEGMENT_BYTES, Log, LogConfig, LogState, Opened};
 pub use parts::PartReader;
 pub use reader::{Frame, Reader};
+pub use room::Room;
 pub use spool::{Spool, Spooled};
+pub use standing::Standing;
 
 use error::io;
 
@@ -51,6 +55,7 @@ pub struct Logs {
 struct Shared {
     folder: PathBuf,
     segment_bytes: u64,
+    room: Room,
     logs: Mutex<BTreeMap<Origin, Log>>,
 }
 
@@ -61,6 +66,7 @@ impl Logs {
     pub fn open(
         data: &Path,
         segment_bytes: u64,
+        room: Room,
     ) -> Result<(Self, Vec<(Origin, Opened)>), LogError> {
         let folder = data.join("log");
         fs::create_dir_all(&folder).map_err(io("create folder", &folder))?;
@@ -72,12 +78,13 @@ impl Logs {
             let Some(origin) = name.to_str().and_then(|name| name.parse::<Origin>().ok()) else {
                 continue;
             };
-            let (log, opened) = Log::open(LogConfig { folder: entry.path(), segment_bytes })?;
+            let (folder, room) = (entry.path(), room.clone());
+            let (log, opened) = Log::open(LogConfig { folder, segment_bytes, room })?;
             logs.insert(origin.clone(), log);
             found.push((origin, opened));
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let shared = Shared { folder, segment_bytes, logs: Mutex::new(logs) };
+        let shared = Shared { folder, segment_bytes, room, logs: Mutex::new(logs) };
         Ok((Self { shared: Arc::new(shared) }, found))
     }
 
@@ -94,9 +101,15 @@ impl Logs {
             return Ok(log.clone());
         }
         let folder = self.shared.folder.join(origin.to_string());
-        let (log, _) = Log::open(LogConfig { folder, segment_bytes: self.shared.segment_bytes })?;
+        let (segment_bytes, room) = (self.shared.segment_bytes, self.shared.room.clone());
+        let (log, _) = Log::open(LogConfig { folder, segment_bytes, room })?;
         logs.insert(origin.clone(), log.clone());
         Ok(log)
+    }
+
+    /// Returns what all logs take together.
+    pub fn room(&self) -> &Room {
+        &self.shared.room
     }
 
     /// Returns every log, ordered by origin.

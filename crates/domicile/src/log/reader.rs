@@ -20,6 +20,7 @@ use super::error::{LogError, io};
 use super::extent::{Extent, Extents, Shared};
 use super::parts::{self, PartReader};
 use super::segment::{self, Scan, Step};
+use super::standing::Standing;
 
 /// One record as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +130,9 @@ fn read(
             extents.rewrites == rewrites && (result.is_ok() || here())
         });
         if stands {
+            if let Err(error @ LogError::Corrupt { .. }) = &result {
+                shared.stands(Standing::Corrupt(error.to_string()));
+            }
             return result.map(Some);
         }
     }
@@ -136,8 +140,7 @@ fn read(
 
 /// Decides which segment to read next, and from where.
 fn next(extents: &Extents, after: Lsn, place: Option<Place>) -> Result<Next, LogError> {
-    let Some(first) = extents.list.first() else { return Ok(Next::End) };
-    let trimmed = Lsn(first.base.0 - 1);
+    let trimmed = extents.trimmed();
     if after < trimmed {
         return Err(LogError::Trimmed { after, trimmed });
     }

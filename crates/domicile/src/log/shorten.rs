@@ -18,6 +18,7 @@ use super::extent::Extent;
 use super::judge::{self, Damage, Judged, Verdict};
 use super::parts;
 use super::segment::{self, Scan, Step};
+use super::standing::Standing;
 use super::writer::Writer;
 
 impl Writer {
@@ -31,6 +32,33 @@ impl Writer {
         let (file, extent) = self.poison_on_error(created)?;
         self.tail = Some(file);
         self.shared.publish(|extents| extents.list.push(extent));
+        Ok(())
+    }
+
+    pub(super) fn skip_to(&mut self, lsn: Lsn) -> Result<(), LogError> {
+        self.refuse()?;
+        let end = self.shared.end();
+        if lsn <= end {
+            return Err(LogError::OutOfOrder { lsn, end });
+        }
+        let skipped = self.begin_anew(lsn);
+        self.poison_on_error(skipped)
+    }
+
+    /// From the first step on the log claims to reach `lsn`: whatever a crash leaves of it is seen
+    /// to lack something, and never passes for a log that begins at its beginning.
+    fn begin_anew(&mut self, lsn: Lsn) -> Result<(), LogError> {
+        self.mark.set(lsn)?;
+        let mut old = Vec::new();
+        self.shared.publish(|extents| {
+            old = std::mem::replace(&mut extents.list, vec![Extent::empty_after(lsn)]);
+            extents.rewrites += 1;
+        });
+        for extent in old {
+            segment::remove(&self.shared.folder, extent.base)?;
+        }
+        let (file, _) = segment::create(&self.shared.folder, lsn)?;
+        self.tail = Some(file);
         Ok(())
     }
 
@@ -107,6 +135,7 @@ impl Writer {
         let Judged { extents, verdict } = judge::judge(&self.shared.folder, end)?;
         let Verdict::Damaged(damage) = verdict else {
             self.refuse()?;
+            self.shared.stands(Standing::Sound);
             return Ok(self.shared.end());
         };
         self.damage = Some(damage);
@@ -123,6 +152,7 @@ impl Writer {
         // The file has a new body under its old name: who opened the old one opens again.
         self.shared.publish(|shared| shared.rewrites += 1);
         self.damage = None;
+        self.shared.stands(Standing::Sound);
         Ok(self.shared.end())
     }
 

@@ -3,9 +3,10 @@
 //! One thread per log owns the files. A batch is one write and one flush; only then the end moves,
 //! readers see the records and the caller is answered.
 //!
-//! **Invariant:** after a write or flush that failed, nothing is appended until the log is opened
-//! again. The kernel may have dropped the unwritten pages and report the next flush as a success,
-//! so trying again would acknowledge records that are not there.
+//! **Invariant:** after a write or flush that failed, the same bytes are never flushed again. The
+//! kernel may have dropped the unwritten pages and report the next flush as a success, so trying
+//! again would acknowledge records that are not there. What was not flushed is cut off, what stands
+//! before it is read again, and the next record begins a segment of its own.
 
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::FileExt;
@@ -28,8 +29,9 @@ use super::handle::{LogConfig, LogState, Opened};
 use super::judge::{self, Damage, Verdict};
 use super::mark::Mark;
 use super::parts;
-use super::segment;
+use super::segment::{self, Scan, Step};
 use super::spool::{Spooled, Spools};
+use super::standing::Standing;
 use crate::clock::Clock;
 
 /// How often the mark is written while records come in, and how long after the last one.
@@ -41,13 +43,32 @@ const BUFFER_BYTES_KEPT: usize = 1 << 20;
 pub(super) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 
 pub(super) enum Command {
-    Append { batch: Vec<(Lsn, Bytes)>, reply: Reply<Lsn> },
-    AppendLarge { lsn: Lsn, payload: Bytes, parts: Spooled, reply: Reply<Lsn> },
+    Append { batch: Vec<(Lsn, Bytes)>, since: Since, reply: Reply<Lsn> },
+    AppendLarge { lsn: Lsn, payload: Bytes, parts: Spooled, since: Since, reply: Reply<Lsn> },
+    Ready { reply: Reply<()> },
     BeginAfter { lsn: Lsn, reply: Reply<()> },
+    SkipTo { lsn: Lsn, reply: Reply<()> },
     TruncateAfter { lsn: Lsn, reply: Reply<u64> },
     TrimBefore { lsn: Lsn, reply: Reply<u64> },
     SetAside { reply: Reply<Lsn> },
 }
+
+/// A failure after which the log takes nothing, for now.
+pub(super) struct Poison {
+    why: String,
+    heals: Heals,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heals {
+    /// Only the bytes behind the flushed end are in doubt.
+    ByItself,
+    /// Files were being renamed or removed: all of it has to be read again.
+    WhenOpened,
+}
+
+/// What a disk must take before a log that failed on it goes on.
+const TRIAL_BYTES: usize = 1 << 20;
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -58,7 +79,7 @@ pub(super) struct Writer {
     marked_at: Time,
     clock: Clock,
     pub(super) damage: Option<Damage>,
-    pub(super) poisoned: Option<String>,
+    pub(super) poisoned: Option<Poison>,
     buffer: Vec<u8>,
     /// Held so that no other process writes here; the system lets go when this one ends.
     _lock: File,
@@ -66,7 +87,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn open(config: LogConfig) -> Result<(Self, Opened), LogError> {
-        let LogConfig { folder, segment_bytes } = config;
+        let LogConfig { folder, segment_bytes, room } = config;
         fs::create_dir_all(&folder).map_err(io("create folder", &folder))?;
         if let Some(parent) = folder.parent().filter(|parent| *parent != Path::new("")) {
             segment::sync_folder(parent)?;
@@ -83,7 +104,7 @@ impl Writer {
         let tail =
             judged.extents.last().map(|last| segment::open(&folder, last.base)).transpose()?;
         let spools = Spools::open(&folder)?;
-        let shared = Arc::new(Shared::new(folder.clone(), judged.extents, spools));
+        let shared = Arc::new(Shared::new(folder.clone(), judged.extents, room, spools));
         let end = shared.end();
         if damage.is_none() {
             // What is whole may never have been flushed before the process died: it is read from
@@ -141,11 +162,15 @@ impl Writer {
     fn serve(&mut self, command: Command) {
         // Whoever stopped waiting for the answer does not need it.
         match command {
-            Command::Append { batch, reply } => drop(reply.send(self.append(&batch))),
-            Command::AppendLarge { lsn, payload, parts, reply } => {
-                drop(reply.send(self.append_large(lsn, &payload, parts)));
+            Command::Append { batch, since, reply } => {
+                drop(reply.send(self.append(&batch, since)));
             }
+            Command::AppendLarge { lsn, payload, parts, since, reply } => {
+                drop(reply.send(self.append_large(lsn, &payload, parts, since)));
+            }
+            Command::Ready { reply } => drop(reply.send(self.ready())),
             Command::BeginAfter { lsn, reply } => drop(reply.send(self.begin_after(lsn))),
+            Command::SkipTo { lsn, reply } => drop(reply.send(self.skip_to(lsn))),
             Command::TruncateAfter { lsn, reply } => drop(reply.send(self.truncate_after(lsn))),
             Command::TrimBefore { lsn, reply } => drop(reply.send(self.trim_before(lsn))),
             Command::SetAside { reply } => drop(reply.send(self.set_aside())),
@@ -166,8 +191,7 @@ impl Writer {
         self.marked_at = self.clock.now();
         let end = self.shared.end();
         if let Err(error) = self.mark.set(end) {
-            tracing::error!("failed to {error}: the log takes no more records");
-            self.poisoned = Some(error.to_string());
+            self.poison(&error, Heals::ByItself);
         }
     }
 
@@ -185,9 +209,18 @@ impl Writer {
 
     pub(super) fn refuse_poisoned(&self) -> Result<(), LogError> {
         match &self.poisoned {
-            Some(why) => Err(LogError::Poisoned { why: why.clone() }),
+            Some(Poison { why, .. }) => Err(LogError::Poisoned { why: why.clone() }),
             None => Ok(()),
         }
+    }
+
+    fn poison(&mut self, error: &LogError, heals: Heals) {
+        let why = error.to_string();
+        self.shared.stands(match error {
+            LogError::Io { source, .. } => Standing::after(source, why.clone()),
+            _ => Standing::Failed(why.clone()),
+        });
+        self.poisoned = Some(Poison { why, heals });
     }
 
     /// Passes `result` on, and refuses every later change when it is an error.
@@ -196,13 +229,32 @@ impl Writer {
         result: Result<T, LogError>,
     ) -> Result<T, LogError> {
         if let Err(error) = &result {
-            self.poisoned = Some(error.to_string());
+            self.poison(error, Heals::WhenOpened);
         }
         result
     }
 
-    fn append(&mut self, batch: &[(Lsn, Bytes)]) -> Result<Lsn, LogError> {
+    /// Would the log take records now?
+    fn ready(&mut self) -> Result<(), LogError> {
+        self.heal()?;
         self.refuse()?;
+        self.make_sure_of_room()
+    }
+
+    fn make_sure_of_room(&self) -> Result<(), LogError> {
+        let room = &self.shared.room;
+        if room.is_left() {
+            return Ok(());
+        }
+        Err(LogError::NoRoom { used: room.used(), bytes_max: room.bytes_max() })
+    }
+
+    fn append(&mut self, batch: &[(Lsn, Bytes)], rewrites: Option<u64>) -> Result<Lsn, LogError> {
+        self.heal()?;
+        self.refuse()?;
+        if rewrites.is_some_and(|known| known != self.shared.look(|extents| extents.rewrites)) {
+            return Err(LogError::Rewritten);
+        }
         let mut end = self.shared.end();
         for (lsn, payload) in batch {
             if *lsn <= end {
@@ -220,8 +272,11 @@ impl Writer {
         for (lsn, payload) in batch {
             frame::append(&mut self.buffer, *lsn, payload);
         }
-        let written = self.write();
-        self.poison_on_error(written)?;
+        self.make_sure_of_room()?;
+        if let Err(error) = self.write() {
+            self.poison(&error, Heals::ByItself);
+            return Err(error);
+        }
         self.shared.publish(|extents| {
             if let Some(extent) = extents.list.last_mut() {
                 for (lsn, payload) in batch {
@@ -266,7 +321,7 @@ impl Writer {
     fn write(&mut self) -> Result<(), LogError> {
         let last = self.shared.look(|extents| extents.list.last().copied());
         let extent = match last {
-            Some(extent) if !self.is_full(&extent) => extent,
+            Some(extent) if self.tail.is_some() && !self.is_full(&extent) => extent,
             _ => {
                 let end = last.map_or(Lsn::ZERO, |extent| extent.last);
                 let (file, extent) = segment::create(&self.shared.folder, end)?;
@@ -280,10 +335,73 @@ impl Writer {
         let written = file.write_all_at(&self.buffer, extent.bytes).and_then(|()| file.sync_data());
         if written.is_err() {
             // So that opening the log again does not take for durable what was never flushed. If
-            // this fails too there is nothing more to do: the log is poisoned either way.
+            // this fails too, `heal` tries again.
             let _ = file.set_len(extent.bytes).and_then(|()| file.sync_all());
         }
         written.map_err(io("append to segment", &path))
+    }
+
+    /// Makes the log take records again after a write or flush that failed, if the disk lets it.
+    fn heal(&mut self) -> Result<(), LogError> {
+        if !self.poisoned.as_ref().is_some_and(|poison| poison.heals == Heals::ByItself) {
+            return Ok(());
+        }
+        let healed = self.cut_off_unflushed().and_then(|()| self.try_disk());
+        let healed = healed.and_then(|()| self.mark.rewrite(self.shared.end()));
+        match healed {
+            Ok(()) => {
+                self.poisoned = None;
+                self.shared.stands(Standing::Sound);
+                Ok(())
+            }
+            Err(error) => {
+                self.poison(&error, Heals::ByItself);
+                self.refuse_poisoned()
+            }
+        }
+    }
+
+    /// Shortens the last segment to what was flushed and reads that again; the next record begins
+    /// another segment.
+    fn cut_off_unflushed(&mut self) -> Result<(), LogError> {
+        self.tail = None;
+        let folder = self.shared.folder.clone();
+        // One that was created when the failure came and is not among the extents.
+        let known = self.shared.look(|extents| extents.list.last().copied());
+        let known_base = known.map_or(Lsn::ZERO, |extent| extent.base);
+        for base in segment::list(&folder)?.into_iter().filter(|base| *base > known_base) {
+            segment::remove(&folder, base)?;
+        }
+        let Some(extent) = known else { return Ok(()) };
+        let path = segment::path(&folder, extent.base);
+        let file = segment::open(&folder, extent.base)?;
+        file.set_len(extent.bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(io("cut off what was not flushed of segment", &path))?;
+        let mut scan = Scan::new(&file, extent.base, extent.bytes);
+        loop {
+            match scan.step().map_err(io("read segment", &path))? {
+                Step::Record { .. } => {}
+                Step::End => break,
+                Step::Damaged => {
+                    return Err(LogError::Corrupt { segment: path, offset: scan.extent.bytes });
+                }
+            }
+        }
+        if extent.records == 0 {
+            // The next segment has the same name.
+            self.tail = Some(file);
+        }
+        Ok(())
+    }
+
+    /// Writes, flushes and removes as much as a batch may take.
+    fn try_disk(&self) -> Result<(), LogError> {
+        let path = self.shared.folder.join("trial");
+        let zeros = vec![0; TRIAL_BYTES];
+        let tried = fs::write(&path, zeros).and_then(|()| File::open(&path)?.sync_all());
+        let removed = fs::remove_file(&path);
+        tried.and(removed).map_err(io("write a trial to", &path))
     }
 
     fn is_full(&self, extent: &Extent) -> bool {
