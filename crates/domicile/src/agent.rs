@@ -28,10 +28,12 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::{Applier, ApplierConfig};
 use crate::capture::{Capture, CaptureConfig};
 use crate::clock::Clock;
-use crate::directory::documents::{LEASE_PREFIX, RUN_PREFIX};
+use crate::directory::documents::{LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
 use crate::directory::{self, view};
+use crate::durable::Durability;
 use crate::gateway::{self, Gateway, Mode, Routes};
-use crate::log::{LOG_SEGMENT_BYTES, Log, LogState, Logs};
+use crate::log::{Log, LogState, Logs, Room};
+use crate::notices::Notices;
 use crate::observe::{Observer, Sources};
 use crate::operate::Operator;
 use crate::peer::client::Follower;
@@ -43,6 +45,7 @@ use crate::postgres::setup;
 use crate::recover::Recovery;
 use crate::repair::Repairer;
 use crate::report::Reporter;
+use crate::retain::Retainer;
 use crate::routes::RoutePublisher;
 use crate::status::RegionStatus;
 use crate::tail::Tails;
@@ -114,6 +117,8 @@ struct Parts {
     ownership: watch::Receiver<Arc<view::OwnershipView>>,
     leases: watch::Receiver<Arc<directory::View>>,
     runs: watch::Receiver<Arc<directory::View>>,
+    reseeds: watch::Receiver<Arc<directory::View>>,
+    notices: Notices,
     intake: Arc<Intake>,
     peers: BTreeMap<RegionId, peer::Client>,
     captured_before: bool,
@@ -129,7 +134,9 @@ impl Parts {
     ) -> anyhow::Result<Self> {
         let origin = Origin::new(here.id.clone(), INCARNATION);
         let data = PathBuf::from(&here.data);
-        let (logs, opened) = Logs::open(&data, LOG_SEGMENT_BYTES).context("open the logs")?;
+        let room = Room::of(config.log.size_max);
+        let (logs, opened) =
+            Logs::open_in(&data, config.log.segment_bytes, room).context("open the logs")?;
         let mut must_reach = Lsn::ZERO;
         for (of, opened) in opened {
             must_reach = must_reach.max(mend(&logs, &of, &opened, &origin).await?);
@@ -139,6 +146,7 @@ impl Parts {
         let ownership = view::follow(&directory, &config.cluster, shutdown.clone());
         let leases = directory.follow(LEASE_PREFIX, shutdown.clone());
         let runs = directory.follow(RUN_PREFIX, shutdown.clone());
+        let reseeds = directory.follow(RESEED_PREFIX, shutdown.clone());
         let intake = Arc::new(Intake::open(logs.clone(), ownership.clone(), &data)?);
         let peers = config
             .regions
@@ -159,6 +167,8 @@ impl Parts {
             ownership,
             leases,
             runs,
+            reseeds,
+            notices: Notices::default(),
             intake,
             peers,
             captured_before,
@@ -178,6 +188,8 @@ impl Parts {
             sources,
             intake: self.intake.clone(),
             positions: self.positions.clone(),
+            directory: self.directory.clone(),
+            notices: self.notices.clone(),
         }
     }
 
@@ -198,6 +210,7 @@ impl Parts {
             clock: self.clock,
             leases: self.leases.clone(),
             ownership: self.ownership.clone(),
+            reseeds: self.reseeds.clone(),
             logs: self.logs.clone(),
             positions: self.positions.clone(),
             own_status: status.subscribe(),
@@ -230,7 +243,7 @@ impl Parts {
         let (postgres, config) = (self.here.postgres.clone(), self.config.clone());
         let guards = guards::keep(postgres, config, shutdown.clone());
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), guards));
-        self.start_replication(shutdown, tasks, tenure_state.subscribe())?;
+        self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe())?;
         self.start_peer_server(listeners.peer, status.subscribe(), shutdown, tasks);
         self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;
         tasks.spawn(observer.clone().run(shutdown.clone()));
@@ -255,6 +268,7 @@ impl Parts {
     /// Followers, appliers, and what makes rows right again.
     fn start_replication(
         &self,
+        observer: &Observer,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
         tenure: watch::Receiver<TenureState>,
@@ -293,6 +307,23 @@ impl Parts {
             };
             tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), applied));
         }
+        let examined = watch::Sender::default();
+        let retainer = Retainer {
+            config: self.config.clone(),
+            region: self.here.id.clone(),
+            clock: self.clock,
+            logs: self.logs.clone(),
+            positions: self.positions.clone(),
+            observer: observer.clone(),
+            directory: self.directory.clone(),
+            examined: examined.subscribe(),
+            notices: self.notices.clone(),
+        };
+        tasks.spawn(retainer.run(shutdown.clone()));
+        let durability =
+            Durability { postgres: self.here.postgres.clone(), positions: self.positions.clone() };
+        let durable = durability.run(shutdown.clone());
+        tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), durable));
         let tails = Tails {
             postgres: self.here.postgres.clone(),
             origin: self.origin.clone(),
@@ -300,6 +331,7 @@ impl Parts {
             positions: self.positions.clone(),
             ownership: self.ownership.clone(),
             diverted: diverted.clone(),
+            examined,
         };
         tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), tails.run(shutdown.clone())));
         let repairer = Repairer {
@@ -401,6 +433,7 @@ impl Parts {
             positions: self.positions.clone(),
             ownership: self.ownership.clone(),
             observer: observer.clone(),
+            notices: self.notices.clone(),
             tenure,
             status,
         }

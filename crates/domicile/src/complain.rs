@@ -9,11 +9,23 @@ pub struct Complaint {
 impl Complaint {
     /// Logs `error` as a warning unless it is what was logged last.
     pub fn warn(&mut self, what: &str, error: &anyhow::Error) {
-        let text = format!("{what}: {error:#}");
-        if self.last.as_ref() != Some(&text) {
+        if let Some(text) = self.news(what, error) {
             tracing::warn!("{text}");
-            self.last = Some(text);
         }
+    }
+
+    /// Logs `error` as what may happen at any time, unless it is what was logged last.
+    pub fn info(&mut self, what: &str, error: &anyhow::Error) {
+        if let Some(text) = self.news(what, error) {
+            tracing::info!("{text}");
+        }
+    }
+
+    fn news(&mut self, what: &str, error: &anyhow::Error) -> Option<&str> {
+        let text = format!("{what}: {error:#}");
+        let known = self.last.as_ref() == Some(&text);
+        let last = self.last.insert(text);
+        (!known).then_some(last)
     }
 
     /// Whatever it was has passed: the next failure is told again.

@@ -13,6 +13,7 @@ use domicile_core::lease::Seen;
 use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::ownership::Ownership;
+use domicile_core::retention::LeftBehind;
 use domicile_core::runbook::{Facts, RegionFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::directory::View;
-use crate::directory::documents::lease_key;
+use crate::directory::documents::{lease_key, lift_left_behind};
 use crate::directory::view::OwnershipView;
 use crate::log::Logs;
 use crate::peer;
@@ -47,6 +48,8 @@ pub struct Sources {
     pub clock: Clock,
     pub leases: watch::Receiver<Arc<View>>,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    /// Regions that nobody waits for any more.
+    pub reseeds: watch::Receiver<Arc<View>>,
     pub logs: Logs,
     pub positions: Positions,
     pub own_status: watch::Receiver<Arc<RegionStatus>>,
@@ -207,6 +210,10 @@ impl Observer {
                 outage: None,
                 flushed: logs.map(|(origin, log)| (origin, log.end())).collect(),
                 applied: sources.positions.frontier(),
+                durable: sources.positions.durable().unwrap_or_default(),
+                // What is applied here goes by what is read here.
+                ownership_read: 0,
+                left_behind: self.is_left_behind(region),
                 ownership_seen: own.ownership_seen,
                 exposure: exposure(&own),
             };
@@ -221,6 +228,9 @@ impl Observer {
             outage: Some(self.outage(region, seen, now)),
             flushed: told.map(|s| lift_frontier(&s.flushed)).unwrap_or_default(),
             applied: told.map(|s| lift_frontier(&s.applied)).unwrap_or_default(),
+            durable: told.map(|s| lift_frontier(&s.durable)).unwrap_or_default(),
+            ownership_read: told.map_or(0, |s| s.ownership_read),
+            left_behind: self.is_left_behind(region),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             // It may have acknowledged more since it was last heard.
             exposure: status.map(|(at, s)| exposure(s) + now.since(*at)).unwrap_or_default(),
@@ -262,6 +272,16 @@ impl Observer {
     /// Our own last probe of a region, for our status.
     pub fn probe_of(&self, region: &RegionId) -> Option<Probe> {
         self.lock().get(region).and_then(|r| r.probe)
+    }
+
+    pub fn is_left_behind(&self, region: &RegionId) -> bool {
+        self.left_behind().iter().any(|left| left.region == *region)
+    }
+
+    /// Everything that the directory says of regions that nobody waits for any more.
+    pub fn left_behind(&self) -> Vec<LeftBehind> {
+        let view = self.shared.sources.reseeds.borrow();
+        view.documents.values().filter_map(|(value, _)| lift_left_behind(value).ok()).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RegionId, Remembered>> {

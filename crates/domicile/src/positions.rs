@@ -36,6 +36,8 @@ struct State {
     times: CommitTimes,
     /// What our tables certainly show.
     applied: Frontier,
+    /// What our tables would show after a crash of PostgreSQL, once that is known.
+    durable: Option<Frontier>,
     /// What our tables may show: claimed before the commit that makes it visible.
     claimed: Frontier,
     captured_transactions: u64,
@@ -52,6 +54,7 @@ impl Positions {
             heard: BTreeMap::new(),
             times: CommitTimes::new(COMMIT_TIMES_MAX),
             applied: Frontier::default(),
+            durable: None,
             claimed: Frontier::default(),
             captured_transactions: 0,
             applied_transactions: 0,
@@ -143,6 +146,20 @@ impl Positions {
 
     pub fn frontier(&self) -> Frontier {
         self.lock().applied.clone()
+    }
+
+    /// What our tables would show after a crash: what others may rely on. `None` until PostgreSQL
+    /// was asked.
+    pub fn durable(&self) -> Option<Frontier> {
+        self.lock().durable.clone()
+    }
+
+    pub fn durable_up_to(&self, checkpoints: &Frontier) {
+        let mut state = self.lock();
+        let durable = state.durable.get_or_insert_default();
+        for (origin, lsn) in checkpoints.iter() {
+            durable.advance(origin, lsn);
+        }
     }
 
     pub fn counts(&self) -> Counts {

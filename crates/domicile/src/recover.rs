@@ -9,7 +9,7 @@ use domicile_core::lsn::Lsn;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::peer::client::Follower;
+use crate::peer::client::{Follower, Trimmed};
 
 /// How long peers that do not answer are waited for, when nothing is known to be missing.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,12 +35,19 @@ impl Recovery {
     async fn fetch(&self, shutdown: &CancellationToken) {
         let started = Instant::now();
         loop {
-            let answered = self.ask_all().await;
+            let (answered, gap) = self.ask_all().await;
             let log = &self.follower.log;
             let whole = log.end() >= self.must_reach;
             let enough = answered == self.follower.sources.len() || started.elapsed() > PATIENCE;
             if whole && enough {
                 return;
+            }
+            if let Some(gap) = gap.filter(|_| !whole && enough) {
+                // Our tables show what we wrote ourselves.
+                if let Err(error) = self.follower.meet_gap(gap, Lsn(u64::MAX)).await {
+                    tracing::warn!("our log does not begin anew yet: {error:#}");
+                }
+                continue;
             }
             if !whole {
                 let (end, must_reach) = (log.end(), self.must_reach);
@@ -53,15 +60,23 @@ impl Recovery {
         }
     }
 
-    /// Returns how many peers answered.
-    async fn ask_all(&self) -> usize {
-        let mut answered = 0;
+    /// Returns how many peers answered, and the smallest gap that one of them told of when nobody
+    /// had anything for us.
+    async fn ask_all(&self) -> (usize, Option<Trimmed>) {
+        let (end, mut answered, mut gap) = (self.follower.log.end(), 0, None::<Trimmed>);
         for (region, client) in &self.follower.sources {
             match self.follower.fetch_missing(client.clone()).await {
                 Ok(_) => answered += 1,
-                Err(error) => tracing::debug!(%region, "tells nothing of our log: {error:#}"),
+                Err(error) => {
+                    tracing::debug!(%region, "tells nothing of our log: {error:#}");
+                    if let Some(told) = error.downcast_ref::<Trimmed>() {
+                        answered += 1;
+                        let smaller = gap.is_none_or(|gap| told.trimmed < gap.trimmed);
+                        gap = if smaller { Some(*told) } else { gap };
+                    }
+                }
             }
         }
-        answered
+        (answered, gap.filter(|_| self.follower.log.end() == end))
     }
 }

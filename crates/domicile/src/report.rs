@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
+use domicile_core::lsn::Lsn;
 use domicile_core::time::{PgTime, Time};
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::directory::view::OwnershipView;
 use crate::log::Logs;
+use crate::notices::Notices;
 use crate::observe::Observer;
 use crate::positions::Positions;
 use crate::postgres::session;
@@ -36,6 +38,7 @@ pub struct Reporter {
     pub positions: Positions,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     pub observer: Observer,
+    pub notices: Notices,
     pub tenure: watch::Receiver<TenureState>,
     pub status: watch::Sender<Arc<RegionStatus>>,
 }
@@ -104,6 +107,8 @@ impl Reporter {
     fn status(&self, counted: Counted) -> RegionStatus {
         let now = self.clock.now();
         let tenure = self.tenure.borrow().clone();
+        // Before the ownership by which they came about: see `RegionStatus::ownership_read`.
+        let durable = self.positions.durable().unwrap_or_default();
         let view = self.ownership.borrow().clone();
         let counts = self.positions.counts();
         let database_now = counted.clock.map_or(PgTime(0), |(then, at)| {
@@ -117,6 +122,8 @@ impl Reporter {
         let logs = self.logs.all();
         let flushed: BTreeMap<String, String> =
             logs.iter().map(|(o, log)| (o.to_string(), log.end().to_string())).collect();
+        let text = |(o, lsn): (&Origin, Lsn)| (o.to_string(), lsn.to_string());
+        let trimmed = logs.iter().map(|(o, log)| (o.to_string(), log.trimmed().to_string()));
         let frontier = self.positions.frontier();
         RegionStatus {
             region: self.region.to_string(),
@@ -126,11 +133,15 @@ impl Reporter {
             lease_live: tenure.lease_until.is_some_and(|until| now < until),
             owns: owns.collect(),
             ownership_seen: view.revision.min(tenure.guard_revision),
+            ownership_read: view.revision,
             directory_connected: view.connected,
             log_end: counts.log_end.to_string(),
             confirmed: counts.confirmed.to_string(),
             flushed,
-            applied: frontier.iter().map(|(o, lsn)| (o.to_string(), lsn.to_string())).collect(),
+            applied: frontier.iter().map(text).collect(),
+            durable: durable.iter().map(text).collect(),
+            trimmed: trimmed.collect(),
+            log_bytes: self.logs.room().used(),
             peers: self.peers(database_now, now),
             captured_transactions_total: counts.captured_transactions,
             applied_transactions_total: counts.applied_transactions,
@@ -157,6 +168,7 @@ impl Reporter {
                     // Never seen is not silent: the region may not have started yet.
                     lease_silent_ms: if silent.0 == u64::MAX { 0 } else { silent.0 },
                     probe: probe_word(self.observer.probe_of(&r.id)),
+                    reseed_needed: self.observer.is_left_behind(&r.id),
                 }
             })
             .collect()
@@ -179,6 +191,7 @@ impl Reporter {
         if let Some((name, detail)) = &tenure.halted {
             add(name, detail);
         }
+        conditions.extend(self.notices.all());
         conditions
     }
 }

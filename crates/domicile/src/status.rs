@@ -20,6 +20,9 @@ pub struct RegionStatus {
     pub owns: Vec<OwnedRange>,
     /// The directory's revision of ownership that guard and gateway go by.
     pub ownership_seen: u64,
+    /// The revision of ownership that this status goes by, or a later one.
+    #[serde(default)]
+    pub ownership_read: u64,
     pub directory_connected: bool,
     /// End of this region's own replication log.
     pub log_end: String,
@@ -29,6 +32,15 @@ pub struct RegionStatus {
     pub flushed: BTreeMap<String, String>,
     /// Origin -> what our tables show.
     pub applied: BTreeMap<String, String>,
+    /// Origin -> what our tables would show after a crash of PostgreSQL.
+    #[serde(default)]
+    pub durable: BTreeMap<String, String>,
+    /// Origin -> up to where our copy of its log is trimmed.
+    #[serde(default)]
+    pub trimmed: BTreeMap<String, String>,
+    /// Bytes of all logs on this region's disk.
+    #[serde(default)]
+    pub log_bytes: u64,
     pub peers: Vec<PeerStatus>,
     pub captured_transactions_total: u64,
     pub applied_transactions_total: u64,
@@ -67,6 +79,9 @@ pub struct PeerStatus {
     /// `written`, `refused`, `unreachable`; empty while it is not tried.
     #[serde(default)]
     pub probe: String,
+    /// Records that the peer lacks may be gone: nobody waits for it any more.
+    #[serde(default)]
+    pub reseed_needed: bool,
 }
 
 impl PeerStatus {

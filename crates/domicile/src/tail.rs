@@ -34,15 +34,16 @@ pub struct Tails {
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     /// Told when rows were marked for repair.
     pub diverted: watch::Sender<u64>,
+    /// The cuts that each log was held against: what they leave may be trimmed.
+    pub examined: watch::Sender<BTreeMap<Origin, Vec<Lsn>>>,
 }
 
 impl Tails {
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut examined: BTreeMap<Origin, Vec<Lsn>> = BTreeMap::new();
         loop {
             let view = self.ownership.borrow_and_update().clone();
             if let Some(ownership) = &view.ownership
-                && let Err(error) = self.examine(ownership, &mut examined).await
+                && let Err(error) = self.examine(ownership).await
             {
                 tracing::warn!("the logs' tails are not examined yet: {error:#}");
                 tokio::select! {
@@ -57,19 +58,15 @@ impl Tails {
         }
     }
 
-    async fn examine(
-        &self,
-        ownership: &Ownership,
-        examined: &mut BTreeMap<Origin, Vec<Lsn>>,
-    ) -> anyhow::Result<()> {
+    async fn examine(&self, ownership: &Ownership) -> anyhow::Result<()> {
         for (origin, log) in self.logs.all() {
-            let cuts = cuts_of(ownership, &origin);
+            let cuts = ownership.cuts_of(&origin);
             let Some(first) = cuts.first() else { continue };
-            if examined.get(&origin) == Some(&cuts) {
+            if self.examined.borrow().get(&origin) == Some(&cuts) {
                 continue;
             }
             self.divert_after(ownership, &origin, &log, *first).await?;
-            examined.insert(origin, cuts);
+            self.examined.send_modify(|examined| _ = examined.insert(origin, cuts));
         }
         Ok(())
     }
@@ -83,6 +80,8 @@ impl Tails {
     ) -> anyhow::Result<()> {
         let mut client = None;
         let mut count = 0_u64;
+        // What was trimmed had been looked at before, or every region shows it.
+        let cut = cut.max(log.trimmed());
         let (mut kept, mut last) = (cut, Lsn::ZERO);
         let mut pieces = Pieces::new(log.read(cut));
         let shown = if *origin == self.origin {
@@ -119,14 +118,4 @@ impl Tails {
         }
         Ok(())
     }
-}
-
-/// Where epochs of this origin's region end, lowest first.
-fn cuts_of(ownership: &Ownership, origin: &Origin) -> Vec<Lsn> {
-    let entries = ownership.entries().iter();
-    let cuts = entries.flat_map(|e| e.closed.iter().map(|c| &c.cut).chain(e.state.cut()));
-    let mut cuts: Vec<Lsn> = cuts.filter(|cut| cut.origin == *origin).map(|cut| cut.lsn).collect();
-    cuts.sort_unstable();
-    cuts.dedup();
-    cuts
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use bytes::Bytes;
 use domicile::lab::regions::Regions;
-use domicile::log::{LOG_SEGMENT_BYTES, Logs, Room};
+use domicile::log::{LOG_SEGMENT_BYTES, Logs};
 use domicile::postgres::{guard, session};
 use domicile_core::record;
 use futures_util::SinkExt as _;
@@ -373,9 +373,7 @@ async fn nothing_is_prepared_for_two_phases(eu: &Here) {
 
 async fn every_record_is_stamped(regions: &mut Regions) {
     regions.kill_agent("eu");
-    let (logs, _) =
-        Logs::open(&regions.folder().join("eu/agent"), LOG_SEGMENT_BYTES, Room::unlimited())
-            .unwrap();
+    let (logs, _) = Logs::open(&regions.folder().join("eu/agent"), LOG_SEGMENT_BYTES).unwrap();
     let log = logs.get(&"eu-1".parse().unwrap()).unwrap();
     let mut reader = log.read(domicile_core::lsn::Lsn::ZERO);
     let mut records = 0;

@@ -493,7 +493,7 @@ async fn a_log_that_begins_anew_forgets_what_was_before_and_tells_who_asks() {
     assert_eq!((log.end(), log.trimmed(), log.first()), (Lsn(200), Lsn(200), None));
     let missed = try_all(&log, 90).await;
     assert!(matches!(missed, Err(LogError::Trimmed { trimmed: Lsn(200), .. })), "{missed:?}");
-    let late = log.append_since(rewrites, vec![record(210)]).await;
+    let late = log.append_since(Some(rewrites), vec![record(210)]).await;
     assert!(matches!(late, Err(LogError::Rewritten)), "{late:?}");
     append(&log, [210]).await;
     drop(log);

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use domicile::lab::regions::Regions;
-use domicile::log::{LOG_SEGMENT_BYTES, LogState, Logs, Room};
+use domicile::log::{LOG_SEGMENT_BYTES, LogState, Logs};
 use domicile::settings;
 use domicile_core::lsn::Lsn;
 use tokio::io::AsyncWriteExt as _;
@@ -106,7 +106,7 @@ fn set_aside(folder: &Path) -> bool {
 /// The log of "eu" as `holder` has it on disk. Its agent must not run.
 async fn records(regions: &Regions, holder: &str) -> Vec<(Lsn, Vec<u8>)> {
     let data = regions.folder().join(holder).join("agent");
-    let (logs, opened) = Logs::open(&data, LOG_SEGMENT_BYTES, Room::unlimited()).unwrap();
+    let (logs, opened) = Logs::open(&data, LOG_SEGMENT_BYTES).unwrap();
     assert!(opened.iter().all(|(_, opened)| opened.state == LogState::Sound), "{holder}");
     let mut reader = logs.get(&"eu-1".parse().unwrap()).unwrap().read(Lsn::ZERO);
     let mut records = Vec::new();

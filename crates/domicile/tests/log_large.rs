@@ -22,7 +22,7 @@ const LARGE: Lsn = Lsn(20);
 const PARTS: usize = 3;
 
 fn open(folder: &Path) -> (Log, LogState) {
-    let config = LogConfig { folder: folder.to_owned(), segment_bytes: 100 };
+    let config = LogConfig { segment_bytes: 100, ..LogConfig::new(folder) };
     let (log, opened) = Log::open(config).unwrap();
     (log, opened.state)
 }

@@ -107,6 +107,8 @@ impl Capture {
     }
 
     async fn stream(&self) -> anyhow::Result<()> {
+        // What cannot be kept is not read: the slot holds it back.
+        self.log.ready().await?;
         let postgres = session::connect(&self.config.postgres, "domicile journal").await?;
         let stream = Stream::start(&StreamConfig {
             connection: session::configure(&self.config.postgres, APPLICATION_NAME)?,

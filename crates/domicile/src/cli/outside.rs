@@ -1,6 +1,6 @@
 //! What can be seen of the cluster from outside: by asking the directory and every agent?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,7 +13,7 @@ use domicile_core::runbook::{Facts, RegionFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::time::timeout;
 
-use crate::directory::documents::{OWNERSHIP_KEY, lift_ownership};
+use crate::directory::documents::{OWNERSHIP_KEY, RESEED_PREFIX, lift_left_behind, lift_ownership};
 use crate::directory::{self};
 use crate::peer;
 use crate::proto::StatusRequest;
@@ -26,6 +26,8 @@ pub struct Outside {
     pub directory: directory::Client,
     pub ownership: Ownership,
     pub ownership_revision: u64,
+    /// Regions that have to be seeded again.
+    pub left_behind: BTreeSet<RegionId>,
     /// `Err` says why a region does not answer.
     pub statuses: BTreeMap<RegionId, Result<RegionStatus, String>>,
 }
@@ -37,7 +39,10 @@ impl Outside {
             .get(OWNERSHIP_KEY)
             .await?
             .context("the directory has no ownership yet: no agent has started")?;
+        let reseeds = directory.read(RESEED_PREFIX).await?.documents;
+        let left = reseeds.iter().map(|document| Ok(lift_left_behind(&document.value)?.region));
         Ok(Self {
+            left_behind: left.collect::<anyhow::Result<_>>()?,
             ownership: lift_ownership(&config.cluster, &document.value)?,
             ownership_revision: document.revision,
             statuses: ask_all(config).await,
@@ -79,6 +84,9 @@ impl Outside {
             outage: Some(judge(region, &sightings, policy.suspect_after, policy.observers)),
             flushed: told.map(|s| frontier(&s.flushed)).unwrap_or_default(),
             applied: told.map(|s| frontier(&s.applied)).unwrap_or_default(),
+            durable: told.map(|s| frontier(&s.durable)).unwrap_or_default(),
+            ownership_read: told.map_or(0, |s| s.ownership_read),
+            left_behind: self.left_behind.contains(region),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             exposure: told.map_or(Millis(0), |s| {
                 Millis(s.peers.iter().map(|p| p.exposure_ms).min().unwrap_or(0))

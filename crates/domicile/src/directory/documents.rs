@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use domicile_core::id::{Epoch, PartitionRange, RegionId, RunId};
+use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::Cut;
 use domicile_core::ownership::{Closed, Entry, Ownership, State};
+use domicile_core::retention::LeftBehind;
 use domicile_core::runbook::{Estimate, Intent};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub const OWNERSHIP_KEY: &str = "ownership";
 pub const LEASE_PREFIX: &str = "lease/";
 pub const RUN_PREFIX: &str = "run/";
+pub const RESEED_PREFIX: &str = "reseed/";
 
 pub fn lease_key(region: &RegionId) -> String {
     format!("{LEASE_PREFIX}{region}")
@@ -23,6 +25,40 @@ pub fn lease_key(region: &RegionId) -> String {
 
 pub fn run_key(run: &RunId) -> String {
     format!("{RUN_PREFIX}{run}")
+}
+
+pub fn reseed_key(region: &RegionId, origin: &Origin) -> String {
+    format!("{RESEED_PREFIX}{region}/{origin}")
+}
+
+/// A region that is no longer waited for: it has to be seeded again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReseedDocument {
+    pub region: String,
+    pub origin: String,
+    /// Records up to here may be gone. A region that shows them all has lost nothing.
+    pub upto: String,
+    /// The region that keeps them no longer.
+    pub by: String,
+}
+
+pub fn lower_left_behind(left: &LeftBehind, by: &RegionId) -> Bytes {
+    json(&ReseedDocument {
+        region: left.region.to_string(),
+        origin: left.origin.to_string(),
+        upto: left.upto.to_string(),
+        by: by.to_string(),
+    })
+}
+
+pub fn lift_left_behind(value: &[u8]) -> anyhow::Result<LeftBehind> {
+    let document: ReseedDocument =
+        serde_json::from_slice(value).context("read a reseed document")?;
+    Ok(LeftBehind {
+        region: document.region.parse()?,
+        origin: document.origin.parse()?,
+        upto: document.upto.parse()?,
+    })
 }
 
 /// A region's lease. What counts is the document's revision, which every renewal changes.

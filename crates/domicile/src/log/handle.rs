@@ -110,17 +110,17 @@ impl Log {
     /// After an [`LogError::Io`] nothing of the batch counts; each further call looks first whether
     /// the disk has recovered.
     pub async fn append(&self, batch: Vec<(Lsn, Bytes)>) -> Result<Lsn, LogError> {
-        self.ask(|reply| Command::Append { batch, rewrites: None, reply }).await
+        self.append_since(None, batch).await
     }
 
-    /// Appends records that follow on those that were there at `rewrites`, or refuses: when some
-    /// of them were taken back since, these would hide the gap.
+    /// Does the same with records that follow on the end as it was when the log had been rewritten
+    /// `since` times, or refuses: when records were taken back since, these would hide the gap.
     pub async fn append_since(
         &self,
-        rewrites: u64,
+        since: Option<u64>,
         batch: Vec<(Lsn, Bytes)>,
     ) -> Result<Lsn, LogError> {
-        self.ask(|reply| Command::Append { batch, rewrites: Some(rewrites), reply }).await
+        self.ask(|reply| Command::Append { batch, since, reply }).await
     }
 
     /// Returns the end, and how often records were taken back up to now.
@@ -152,7 +152,18 @@ impl Log {
         payload: Bytes,
         parts: Spooled,
     ) -> Result<Lsn, LogError> {
-        self.ask(|reply| Command::AppendLarge { lsn, payload, parts, reply }).await
+        self.append_large_since(None, lsn, payload, parts).await
+    }
+
+    /// Does the same under the condition of [`Log::append_since`].
+    pub async fn append_large_since(
+        &self,
+        since: Option<u64>,
+        lsn: Lsn,
+        payload: Bytes,
+        parts: Spooled,
+    ) -> Result<Lsn, LogError> {
+        self.ask(|reply| Command::AppendLarge { lsn, payload, parts, since, reply }).await
     }
 
     /// Returns the LSN of the last durable record; `Lsn::ZERO` in a log that has not begun.

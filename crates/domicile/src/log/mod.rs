@@ -66,6 +66,14 @@ impl Logs {
     pub fn open(
         data: &Path,
         segment_bytes: u64,
+    ) -> Result<(Self, Vec<(Origin, Opened)>), LogError> {
+        Self::open_in(data, segment_bytes, Room::unlimited())
+    }
+
+    /// Does the same with logs that share `room`.
+    pub fn open_in(
+        data: &Path,
+        segment_bytes: u64,
         room: Room,
     ) -> Result<(Self, Vec<(Origin, Opened)>), LogError> {
         let folder = data.join("log");

@@ -58,6 +58,7 @@ impl Writer {
             segment::remove(&self.shared.folder, extent.base)?;
         }
         let (file, _) = segment::create(&self.shared.folder, lsn)?;
+        parts::remove(&self.shared.folder, |of| of <= lsn)?;
         self.tail = Some(file);
         Ok(())
     }

@@ -42,6 +42,10 @@ const BUFFER_BYTES_KEPT: usize = 1 << 20;
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 
+/// How often the log had been rewritten when its end was looked at, on which records follow; `None`
+/// when they follow on whatever is there.
+pub(super) type Since = Option<u64>;
+
 pub(super) enum Command {
     Append { batch: Vec<(Lsn, Bytes)>, since: Since, reply: Reply<Lsn> },
     AppendLarge { lsn: Lsn, payload: Bytes, parts: Spooled, since: Since, reply: Reply<Lsn> },
@@ -168,7 +172,7 @@ impl Writer {
             Command::AppendLarge { lsn, payload, parts, since, reply } => {
                 drop(reply.send(self.append_large(lsn, &payload, parts, since)));
             }
-            Command::Ready { reply } => drop(reply.send(self.ready())),
+            Command::Ready { reply } => drop(reply.send(self.prepare(None))),
             Command::BeginAfter { lsn, reply } => drop(reply.send(self.begin_after(lsn))),
             Command::SkipTo { lsn, reply } => drop(reply.send(self.skip_to(lsn))),
             Command::TruncateAfter { lsn, reply } => drop(reply.send(self.truncate_after(lsn))),
@@ -234,14 +238,21 @@ impl Writer {
         result
     }
 
-    /// Would the log take records now?
-    fn ready(&mut self) -> Result<(), LogError> {
-        self.heal()?;
-        self.refuse()?;
-        self.make_sure_of_room()
+    /// Passes `result` on; an error leaves only the bytes behind the flushed end in doubt.
+    fn heal_later<T>(&mut self, result: Result<T, LogError>) -> Result<T, LogError> {
+        if let Err(error) = &result {
+            self.poison(error, Heals::ByItself);
+        }
+        result
     }
 
-    fn make_sure_of_room(&self) -> Result<(), LogError> {
+    /// Makes sure that records may be appended, and that they leave no gap.
+    fn prepare(&mut self, since: Since) -> Result<(), LogError> {
+        self.heal()?;
+        self.refuse()?;
+        if since.is_some_and(|known| known != self.shared.look(|extents| extents.rewrites)) {
+            return Err(LogError::Rewritten);
+        }
         let room = &self.shared.room;
         if room.is_left() {
             return Ok(());
@@ -249,12 +260,8 @@ impl Writer {
         Err(LogError::NoRoom { used: room.used(), bytes_max: room.bytes_max() })
     }
 
-    fn append(&mut self, batch: &[(Lsn, Bytes)], rewrites: Option<u64>) -> Result<Lsn, LogError> {
-        self.heal()?;
-        self.refuse()?;
-        if rewrites.is_some_and(|known| known != self.shared.look(|extents| extents.rewrites)) {
-            return Err(LogError::Rewritten);
-        }
+    fn append(&mut self, batch: &[(Lsn, Bytes)], since: Since) -> Result<Lsn, LogError> {
+        self.prepare(since)?;
         let mut end = self.shared.end();
         for (lsn, payload) in batch {
             if *lsn <= end {
@@ -272,11 +279,8 @@ impl Writer {
         for (lsn, payload) in batch {
             frame::append(&mut self.buffer, *lsn, payload);
         }
-        self.make_sure_of_room()?;
-        if let Err(error) = self.write() {
-            self.poison(&error, Heals::ByItself);
-            return Err(error);
-        }
+        let written = self.write();
+        self.heal_later(written)?;
         self.shared.publish(|extents| {
             if let Some(extent) = extents.list.last_mut() {
                 for (lsn, payload) in batch {
@@ -294,8 +298,9 @@ impl Writer {
         lsn: Lsn,
         payload: &[u8],
         spooled: Spooled,
+        since: Since,
     ) -> Result<Lsn, LogError> {
-        self.refuse()?;
+        self.prepare(since)?;
         let end = self.shared.end();
         if lsn <= end {
             return Err(LogError::OutOfOrder { lsn, end });
@@ -307,7 +312,7 @@ impl Writer {
         self.buffer.clear();
         frame::append_large(&mut self.buffer, lsn, &parts, payload);
         let written = spooled.settle(&self.shared.folder, lsn).and_then(|()| self.write());
-        self.poison_on_error(written)?;
+        self.heal_later(written)?;
         self.shared.publish(|extents| {
             if let Some(extent) = extents.list.last_mut() {
                 extent.add(lsn, (LARGE_OVERHEAD_BYTES + payload.len()) as u64, Some(parts));
@@ -372,6 +377,8 @@ impl Writer {
         for base in segment::list(&folder)?.into_iter().filter(|base| *base > known_base) {
             segment::remove(&folder, base)?;
         }
+        let end = self.shared.end();
+        parts::remove(&folder, |lsn| lsn > end)?;
         let Some(extent) = known else { return Ok(()) };
         let path = segment::path(&folder, extent.base);
         let file = segment::open(&folder, extent.base)?;

@@ -12,7 +12,11 @@ use crate::log::{Log, Spool, Spooled};
 
 /// The place in one subscription. Dropping it forgets what is incomplete.
 #[derive(Default)]
-pub struct Arrival(Option<Large>);
+pub struct Arrival {
+    large: Option<Large>,
+    /// How often our copy had been rewritten when the subscription began at its end.
+    pub since: Option<u64>,
+}
 
 struct Large {
     lsn: Lsn,
@@ -39,9 +43,14 @@ pub enum Step {
 }
 
 impl Arrival {
+    /// For a subscription that began when our copy had been rewritten `rewrites` times.
+    pub fn since(rewrites: u64) -> Self {
+        Self { large: None, since: Some(rewrites) }
+    }
+
     /// Are there parts to come before the next record?
     pub fn is_open(&self) -> bool {
-        self.0.is_some()
+        self.large.is_some()
     }
 
     /// A record of which `expected` will follow. Into `log`, or nowhere.
@@ -54,12 +63,12 @@ impl Arrival {
     ) -> anyhow::Result<()> {
         anyhow::ensure!(expected.count > 0, "a peer sent a large record without parts at {lsn}");
         let spool = log.map(Log::spool).transpose()?;
-        self.0 = Some(Large { lsn, payload, expected, seen: 0, spool });
+        self.large = Some(Large { lsn, payload, expected, seen: 0, spool });
         Ok(())
     }
 
     pub async fn part(&mut self, number: Lsn, payload: Bytes) -> anyhow::Result<Step> {
-        let large = self.0.as_mut().context("a peer sent a part of nothing")?;
+        let large = self.large.as_mut().context("a peer sent a part of nothing")?;
         let lsn = large.lsn;
         large.seen += 1;
         anyhow::ensure!(number.0 == u64::from(large.seen), "a peer left out a part of {lsn}");
@@ -69,7 +78,7 @@ impl Arrival {
         if large.seen < large.expected.count {
             return Ok(Step::More);
         }
-        let Some(Large { payload, expected, spool: Some(spool), .. }) = self.0.take() else {
+        let Some(Large { payload, expected, spool: Some(spool), .. }) = self.large.take() else {
             return Ok(Step::Passed(lsn));
         };
         anyhow::ensure!(spool.parts() == expected, "the parts of {lsn} are not what it says");

@@ -1,14 +1,18 @@
 //! Keeps our copy of one region's log complete, from wherever it can be had.
 //!
 //! The log's home comes first. While it does not answer, any other region that holds the log is
-//! asked; the home is tried again every second.
+//! asked; the home is tried again every second. When nobody has what comes next any more, our copy
+//! begins anew behind it, if our tables show it; else this region has to be seeded again, and
+//! says so.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
+use domicile_core::retention::{Gap, LeftBehind, over_gap};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,7 +21,11 @@ use tokio_util::sync::CancellationToken;
 use super::arrival::Arrival;
 use super::intake::{Intake, Outcome};
 use super::{Client, SILENCE_MAX};
+use crate::complain::Complaint;
+use crate::directory;
+use crate::directory::documents::{lower_left_behind, reseed_key};
 use crate::log::Log;
+use crate::notices::Notices;
 use crate::positions::Positions;
 use crate::proto::subscribe_request::{Kind, Open, Progress};
 use crate::proto::{Records, SubscribeRequest};
@@ -39,20 +47,49 @@ pub struct Follower {
     pub sources: Vec<(RegionId, Client)>,
     pub intake: Arc<Intake>,
     pub positions: Positions,
+    pub directory: directory::Client,
+    pub notices: Notices,
+}
+
+/// The one asked no longer has what comes after our end.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("its log begins after {trimmed}")]
+pub struct Trimmed {
+    pub trimmed: Lsn,
 }
 
 impl Follower {
     pub async fn run(self, shutdown: CancellationToken) {
+        let mut complaints: BTreeMap<RegionId, Complaint> = BTreeMap::new();
         loop {
+            let (end, mut gaps) = (self.log.end(), Vec::new());
             for (source, client) in &self.sources {
                 let home = *source == self.origin.region;
+                let started = Instant::now();
                 let follow = self.follow(client.clone(), home);
                 let ended = tokio::select! {
                     () = shutdown.cancelled() => return,
                     ended = follow => ended,
                 };
+                let complaint = complaints.entry(source.clone()).or_default();
+                if started.elapsed() > SILENCE_MAX {
+                    complaint.settled();
+                }
                 if let Err(error) = ended {
-                    tracing::info!(%source, origin = %self.origin, "not followed: {error:#}");
+                    let what = format!("the log of {} is not had from {source}", self.origin);
+                    complaint.info(&what, &error);
+                    gaps.extend(error.downcast_ref::<Trimmed>().copied());
+                }
+            }
+            // Nobody had what comes next, and somebody said so.
+            if self.log.end() == end
+                && let Some(gap) = gaps.into_iter().min_by_key(|gap| gap.trimmed)
+            {
+                let durable = self.positions.durable();
+                if let Some(shown) = durable.map(|durable| durable.get(&self.origin))
+                    && let Err(error) = self.meet_gap(gap, shown).await
+                {
+                    tracing::warn!(origin = %self.origin, "gap not dealt with yet: {error:#}");
                 }
             }
             tokio::select! {
@@ -60,6 +97,37 @@ impl Follower {
                 () = tokio::time::sleep(RETRY_AFTER) => {}
             }
         }
+    }
+
+    /// Begins our copy anew behind a gap that our tables show, or has this region seeded again.
+    pub async fn meet_gap(&self, gap: Trimmed, shown: Lsn) -> anyhow::Result<()> {
+        let (origin, end) = (&self.origin, self.log.end());
+        match over_gap(shown, gap.trimmed) {
+            Gap::Skip => {
+                tracing::info!(%origin, %end, trimmed = %gap.trimmed, "our copy begins anew");
+                self.log.skip_to(gap.trimmed).await?;
+            }
+            Gap::Reseed => {
+                let detail = format!(
+                    "the log of {origin} begins after {} wherever it is to be had, and this region \
+                     shows it up to {shown}: seed it again",
+                    gap.trimmed
+                );
+                self.notices.post(&self.name(), "reseed_needed", detail);
+                let (region, origin) = (self.region.clone(), origin.clone());
+                let key = reseed_key(&region, &origin);
+                let left = LeftBehind { region, origin, upto: gap.trimmed };
+                let document = lower_left_behind(&left, &self.region);
+                // There may be one already: it says the same.
+                self.directory.write(&key, 0, Some(document)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Under which this follower's notices stand.
+    fn name(&self) -> String {
+        format!("follow {}", self.origin)
     }
 
     /// Fetches what a source holds beyond our log right now, and stops there. Returns our end.
@@ -75,6 +143,8 @@ impl Follower {
     }
 
     async fn follow(&self, client: Client, home: bool) -> anyhow::Result<()> {
+        // What cannot be kept need not be sent.
+        self.log.ready().await?;
         let mut stream = self.subscribe(client).await?;
         let started = Instant::now();
         let mut changed = self.positions.subscribe();
@@ -97,6 +167,10 @@ impl Follower {
     }
 
     async fn take(&self, records: &Records, stream: &mut Subscription) -> anyhow::Result<()> {
+        if let Some(trimmed) = records.trimmed_lsn {
+            return Err(Trimmed { trimmed: Lsn(trimmed) }.into());
+        }
+        self.notices.clear(&self.name());
         if records.frames.is_empty() {
             // A heartbeat is answered in any case: the source wants to know that we are here.
             stream.send(self.progress());
@@ -134,16 +208,18 @@ impl Follower {
 
     async fn subscribe(&self, mut client: Client) -> anyhow::Result<Subscription> {
         let (requests, receiver) = mpsc::channel(64);
+        let (end, rewrites) = self.log.end_and_rewrites();
         let open = Open {
             cluster: self.cluster.clone(),
             region: self.region.to_string(),
             origin: self.origin.to_string(),
-            after_lsn: self.log.end().0,
+            after_lsn: end.0,
         };
         requests.send(SubscribeRequest { kind: Some(Kind::Open(open)) }).await?;
         let opened = client.subscribe(ReceiverStream::new(receiver));
         let records = timeout(SILENCE_MAX, opened).await.context("subscribe")??.into_inner();
-        Ok(Subscription { requests, records, told: None, arrival: Arrival::default() })
+        let arrival = Arrival::since(rewrites);
+        Ok(Subscription { requests, records, told: None, arrival })
     }
 }
 

@@ -82,7 +82,10 @@ impl Intake {
                     Step::Whole(arrived) => {
                         let Arrived { lsn, payload, parts } = *arrived;
                         match judge(lsn, &payload)? {
-                            Judged::Take => drop(log.append_large(lsn, payload, parts).await?),
+                            Judged::Take => {
+                                let since = arrival.since;
+                                log.append_large_since(since, lsn, payload, parts).await?;
+                            }
                             Judged::LeaveOut => {}
                             Judged::Sealed => return Ok(Outcome::Sealed),
                         }
@@ -96,7 +99,7 @@ impl Intake {
                 (Judged::Take, None) => batch.push((lsn, payload)),
                 (Judged::LeaveOut, None) => {}
                 (Judged::Take, Some(parts)) => {
-                    append_batch(&log, &mut batch).await?;
+                    append_batch(&log, arrival, &mut batch).await?;
                     arrival.begin(lsn, payload, parts, Some(&log))?;
                     continue;
                 }
@@ -105,13 +108,13 @@ impl Intake {
                     continue;
                 }
                 (Judged::Sealed, _) => {
-                    append_batch(&log, &mut batch).await?;
+                    append_batch(&log, arrival, &mut batch).await?;
                     return Ok(Outcome::Sealed);
                 }
             }
             upto = upto.max(lsn);
         }
-        append_batch(&log, &mut batch).await?;
+        append_batch(&log, arrival, &mut batch).await?;
         Ok(Outcome::Taken)
     }
 
@@ -173,9 +176,13 @@ fn judge(
     })
 }
 
-async fn append_batch(log: &Log, batch: &mut Vec<(Lsn, Bytes)>) -> anyhow::Result<()> {
+async fn append_batch(
+    log: &Log,
+    arrival: &Arrival,
+    batch: &mut Vec<(Lsn, Bytes)>,
+) -> anyhow::Result<()> {
     if !batch.is_empty() {
-        log.append(std::mem::take(batch)).await?;
+        log.append_since(arrival.since, std::mem::take(batch)).await?;
     }
     Ok(())
 }

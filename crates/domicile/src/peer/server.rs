@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::intake::Intake;
 use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX};
 use crate::directory::view::OwnershipView;
-use crate::log::{Frame, Log, Logs, PartReader};
+use crate::log::{Frame, Log, LogError, Logs, PartReader};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
 use crate::postgres::{rows, session};
@@ -252,7 +252,15 @@ async fn send_log(
     let mut heartbeat = true;
     loop {
         end.mark_unchanged();
-        let frames = reader.next_batch(SEND_BYTES_MAX).await.map_err(internal)?;
+        let frames = match reader.next_batch(SEND_BYTES_MAX).await {
+            Err(LogError::Trimmed { trimmed, .. }) => {
+                let trimmed_lsn = Some(trimmed.0);
+                let records = Records { end_lsn: log.end().0, trimmed_lsn, ..Records::default() };
+                let _ = sender.send(Ok(records)).await;
+                return Ok(());
+            }
+            other => other.map_err(internal)?,
+        };
         let quiet = frames.is_none();
         if !quiet || heartbeat {
             let frames = frames.unwrap_or_default();
@@ -305,7 +313,7 @@ async fn send(log: &Log, sender: &mpsc::Sender<Result<Records, Status>>, frames:
             Bytes::from(bytes)
         }
     };
-    let records = Records { frames: bytes, end_lsn: log.end().0 };
+    let records = Records { frames: bytes, end_lsn: log.end().0, ..Records::default() };
     sender.send(Ok(records)).await.is_ok()
 }
 

@@ -60,7 +60,7 @@ where
 
 /// Waits until every region shows everything that was committed anywhere before this call: each
 /// region commits a canary, and logs are applied in order.
-#[allow(dead_code, reason = "not for regions that own nothing")]
+#[allow(dead_code, reason = "not for tests in which a region owns nothing")]
 pub async fn settle(regions: &Regions, run: &str) {
     let expected = regions.names().len() as i64;
     for region in regions.names() {

@@ -28,6 +28,8 @@ pub struct RegionsConfig {
     pub keep: Option<PathBuf>,
     /// Runs in every region before its agent starts, so it must do the same everywhere.
     pub seed_sql: String,
+    /// More of the configuration, as in `[log]`.
+    pub more: String,
     /// The `[[table]]` part of the configuration.
     pub tables: String,
     /// The `domicile` program: in a test `env!("CARGO_BIN_EXE_domicile")`, else ourselves.
@@ -50,6 +52,7 @@ impl RegionsConfig {
             postgres: Vec::new(),
             keep: None,
             seed_sql: String::new(),
+            more: String::new(),
             tables: String::new(),
             binary,
         }

@@ -18,6 +18,8 @@ pub(super) struct Common {
     pub(super) rpo: String,
     pub(super) lease: Duration,
     pub(super) automatic_failover: bool,
+    /// More sections, as in `[log]`.
+    pub(super) more: String,
     /// The `[[table]]` part.
     pub(super) tables: String,
 }
@@ -54,6 +56,7 @@ pub(super) fn text(
         common.lease.as_millis(),
         common.automatic_failover
     );
+    let _ = writeln!(text, "{}", common.more);
     for region in regions {
         let Seen { name, postgres, peer, peer_listen, gateway, gateway_listen } = region;
         let _ = write!(
@@ -86,6 +89,7 @@ mod tests {
             rpo: "0".to_owned(),
             lease: Duration::from_secs(3),
             automatic_failover: true,
+            more: "[log]\nkeep = \"1s\"\n".to_owned(),
             tables: "[[table]]\nname = \"kept\"\nkind = \"owned\"\n".to_owned(),
         };
         let address = SocketAddr::from(([127, 0, 0, 1], 7000));
@@ -102,6 +106,7 @@ mod tests {
         assert_eq!(parsed["region"].as_array().unwrap().len(), 2);
         assert_eq!(parsed["region"][1]["data"].as_str(), Some("/tmp/lab/us/agent"));
         assert_eq!(parsed["lease"]["ttl"].as_str(), Some("3000ms"));
+        assert_eq!(parsed["log"]["keep"].as_str(), Some("1s"));
         assert_eq!(parsed["table"][0]["name"].as_str(), Some("kept"));
     }
 }

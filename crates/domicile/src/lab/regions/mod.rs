@@ -300,6 +300,7 @@ impl Regions {
             rpo: config.rpo.clone(),
             lease: config.lease,
             automatic_failover: config.automatic_failover,
+            more: config.more.clone(),
             tables: config.tables.clone(),
         };
         let direct: Vec<Seen> = config.names.iter().map(|name| self.seen(name, name)).collect();
