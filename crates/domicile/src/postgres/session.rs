@@ -17,6 +17,21 @@ pub const PINNED: &[(&str, &str)] = &[
     ("bytea_output", "hex"),
     ("TimeZone", "UTC"),
     ("lc_monetary", "C"),
+    ("array_nulls", "on"),
+    ("xmloption", "content"),
+];
+
+/// What a database or a role may set by default and an agent cannot work with.
+const CONDUCT: &[(&str, &str)] = &[
+    ("synchronous_commit", "local"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("search_path", "pg_catalog"),
+    ("client_min_messages", "warning"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_isolation", "read\\ committed"),
+    ("standard_conforming_strings", "on"),
 ];
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,17 +40,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn configure(connection: &str, application: &str) -> anyhow::Result<tokio_postgres::Config> {
     let mut config =
         tokio_postgres::Config::from_str(connection).context("read the connection string")?;
-    let mut options = pinned_options();
-    options.push_str(" -c synchronous_commit=local -c statement_timeout=0 -c lock_timeout=0 ");
-    options.push_str("-c idle_in_transaction_session_timeout=0 -c search_path=pg_catalog ");
-    options.push_str("-c client_min_messages=warning");
-    config.options(&options).application_name(application).connect_timeout(CONNECT_TIMEOUT);
+    config
+        .options(options(PINNED.iter().chain(CONDUCT)))
+        .application_name(application)
+        .connect_timeout(CONNECT_TIMEOUT);
     Ok(config)
 }
 
 /// [`PINNED`] as a startup option.
 pub fn pinned_options() -> String {
-    let each: Vec<String> = PINNED.iter().map(|(n, value)| format!("-c {n}={value}")).collect();
+    options(PINNED)
+}
+
+fn options<'a>(settings: impl IntoIterator<Item = &'a (&'a str, &'a str)>) -> String {
+    let each: Vec<String> =
+        settings.into_iter().map(|(name, value)| format!("-c {name}={value}")).collect();
     each.join(" ")
 }
 
