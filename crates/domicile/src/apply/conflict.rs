@@ -8,16 +8,19 @@
 use domicile_core::change::{Change, Relation, Row, Transaction, Value};
 use domicile_core::id::Origin;
 use tokio_postgres::GenericClient;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::is_transient;
-use super::statement::{Statement, select, statement, update};
+use super::statement::{Statement, insert, replace, select, statement, target, update};
+use super::target::{Target, Targets};
 use crate::pieces::Piece;
 use crate::postgres::journal;
 
 /// Applies every change of `piece` in the transaction that is open, settling conflicts as it goes.
 pub async fn apply(
     postgres: &impl GenericClient,
+    targets: &Targets,
     origin: &Origin,
     piece: &Piece,
     converging: bool,
@@ -25,7 +28,7 @@ pub async fn apply(
     let transaction = &piece.transaction;
     for (index, change) in transaction.changes.iter().enumerate() {
         postgres.batch_execute("SAVEPOINT change").await?;
-        let met = match apply_one(postgres, transaction, change).await {
+        let met = match apply_one(postgres, targets, transaction, change).await {
             Ok(met) => met,
             Err(error) if is_transient(&error) => return Err(error),
             Err(error) => {
@@ -62,22 +65,38 @@ struct Met {
 
 async fn apply_one(
     postgres: &impl GenericClient,
+    targets: &Targets,
     transaction: &Transaction,
     change: &Change,
 ) -> anyhow::Result<Option<Met>> {
-    let Some(statement) = statement(transaction, change) else {
-        anyhow::bail!("the change names no relation");
-    };
+    let statement = statement(targets, transaction, change)?;
     let relation = |index: u32| &transaction.relations[index as usize];
-    let rows = execute(postgres, &statement).await?;
     match change {
-        Change::Truncate { .. } => Ok(None),
-        _ if rows > 0 => Ok(None),
-        Change::Insert { relation: r, new } => insert_exists(postgres, relation(*r), new).await,
-        Change::Update { relation: r, old, new } => {
-            let identity = old.as_ref().unwrap_or(new);
-            update_missing(postgres, relation(*r), identity, new).await
+        Change::Truncate { relations, restart_identity } => {
+            let tables: Result<Vec<&Target>, _> =
+                relations.iter().map(|r| target(targets, relation(*r))).collect();
+            truncate(postgres, &statement, &tables?, *restart_identity).await
         }
+        Change::Insert { relation: r, new } => {
+            let relation = relation(*r);
+            match inserted(postgres, &statement).await? {
+                true => Ok(None),
+                false => insert_exists(postgres, target(targets, relation)?, relation, new).await,
+            }
+        }
+        Change::Update { relation: r, old, new } => {
+            let relation = relation(*r);
+            let target = target(targets, relation)?;
+            let identity = old.as_ref().unwrap_or(new);
+            if execute(postgres, &statement).await? > 0
+                || target.has_identity_always()
+                    && execute(postgres, &replace(target, relation, identity, new)).await? > 0
+            {
+                return Ok(None);
+            }
+            update_missing(postgres, target, relation, identity, new).await
+        }
+        Change::Delete { .. } if execute(postgres, &statement).await? > 0 => Ok(None),
         Change::Delete { .. } => Ok(Some(Met {
             conflict: "delete_missing",
             reason: "the row to delete is not there".into(),
@@ -87,16 +106,65 @@ async fn apply_one(
     }
 }
 
+/// Returns false when a row is in the way, whichever way PostgreSQL says so.
+async fn inserted(postgres: &impl GenericClient, insert: &Statement<'_>) -> anyhow::Result<bool> {
+    postgres.batch_execute("SAVEPOINT insert").await?;
+    let inserted = match execute(postgres, insert).await {
+        Ok(rows) => rows > 0,
+        Err(error) if is(&error, &SqlState::UNIQUE_VIOLATION) => {
+            postgres.batch_execute("ROLLBACK TO SAVEPOINT insert").await?;
+            false
+        }
+        Err(error) => return Err(error),
+    };
+    postgres.batch_execute("RELEASE SAVEPOINT insert").await?;
+    Ok(inserted)
+}
+
+/// Empties exactly the listed tables. Where a table that is not among them refers to one,
+/// PostgreSQL truncates nothing, so the rows are deleted one by one.
+async fn truncate(
+    postgres: &impl GenericClient,
+    truncate: &Statement<'_>,
+    tables: &[&Target],
+    restart_identity: bool,
+) -> anyhow::Result<Option<Met>> {
+    postgres.batch_execute("SAVEPOINT truncate").await?;
+    match execute(postgres, truncate).await {
+        Ok(_) => {}
+        Err(error) if is(&error, &SqlState::FEATURE_NOT_SUPPORTED) => {
+            postgres.batch_execute("ROLLBACK TO SAVEPOINT truncate").await?;
+            for table in tables {
+                postgres.execute(&format!("DELETE FROM {}", table.rows()), &[]).await?;
+                if restart_identity {
+                    postgres.execute(RESTART_IDENTITY, &[&table.name]).await?;
+                }
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    postgres.batch_execute("RELEASE SAVEPOINT truncate").await?;
+    Ok(None)
+}
+
+const RESTART_IDENTITY: &str = "
+    SELECT setval(s.seqrelid, s.seqstart, false)
+    FROM pg_depend d
+    JOIN pg_sequence s ON s.seqrelid = d.objid
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+        AND d.refobjid = $1::text::regclass AND d.deptype IN ('a', 'i')";
+
 async fn insert_exists(
     postgres: &impl GenericClient,
+    target: &Target,
     relation: &Relation,
     new: &Row,
 ) -> anyhow::Result<Option<Met>> {
-    let local = fetch(postgres, &select(relation, new)).await?;
+    let local = fetch(postgres, &select(target, relation, new)).await?;
     if local.is_none() {
         anyhow::bail!("another row has the same value in a unique index");
     }
-    execute(postgres, &update(relation, new, new)).await?;
+    put(postgres, target, relation, new).await?;
     Ok(Some(Met {
         conflict: "insert_exists",
         reason: "a row with this key was there; the owner's version replaced it".into(),
@@ -107,19 +175,19 @@ async fn insert_exists(
 
 async fn update_missing(
     postgres: &impl GenericClient,
+    target: &Target,
     relation: &Relation,
     identity: &Row,
     new: &Row,
 ) -> anyhow::Result<Option<Met>> {
     // A key change may have been applied already: then the row stands under its new key.
-    let moved = execute(postgres, &update(relation, new, new)).await? > 0;
+    let moved = put(postgres, target, relation, new).await?;
     let whole = !new.contains(&Value::Unchanged);
+    if !moved && !relation.columns.iter().any(|column| column.key) {
+        anyhow::bail!("nothing says which row is meant: the table has no replica identity");
+    }
     if !moved && whole {
-        let change = Change::Insert { relation: 0, new: new.clone() };
-        let only = Transaction { relations: vec![relation.clone()], ..Transaction::default() };
-        if let Some(insert) = statement(&only, &change) {
-            execute(postgres, &insert).await?;
-        }
+        execute(postgres, &insert(target, relation, new)).await?;
     }
     let key_changed = identity != new;
     Ok(Some(Met {
@@ -132,6 +200,25 @@ async fn update_missing(
         local: None,
         repair: !moved && !whole,
     }))
+}
+
+/// Makes the row that stands under the key of `new` the same; returns whether there is one.
+async fn put(
+    postgres: &impl GenericClient,
+    target: &Target,
+    relation: &Relation,
+    new: &Row,
+) -> anyhow::Result<bool> {
+    if execute(postgres, &update(target, relation, None, new)).await? > 0 {
+        return Ok(true);
+    }
+    Ok(target.has_identity_always()
+        && execute(postgres, &replace(target, relation, new, new)).await? > 0)
+}
+
+fn is(error: &anyhow::Error, state: &SqlState) -> bool {
+    let postgres = error.downcast_ref::<tokio_postgres::Error>();
+    postgres.is_some_and(|error| error.code() == Some(state))
 }
 
 async fn execute(client: &impl GenericClient, statement: &Statement<'_>) -> anyhow::Result<u64> {

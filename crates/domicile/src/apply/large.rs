@@ -31,6 +31,9 @@ impl Writer {
         pieces: &mut Pieces,
         way: Way,
     ) -> anyhow::Result<()> {
+        if way == Way::Slow {
+            self.forget_schema();
+        }
         self.client.batch_execute("BEGIN").await?;
         let lsn = first.transaction.lsn;
         match self.apply_pieces(origin, first, pieces, way).await {
@@ -63,7 +66,10 @@ impl Writer {
                 }
                 Way::Slow => {
                     let converging = lsn <= self.converge_to;
-                    conflict::apply(&self.client, origin, &piece, converging).await?;
+                    let tables = self.targets.unknown(&piece.transaction.relations);
+                    self.targets.learn(&self.client, tables).await?;
+                    conflict::apply(&self.client, &self.targets, origin, &piece, converging)
+                        .await?;
                 }
                 Way::PassOver => {}
             }

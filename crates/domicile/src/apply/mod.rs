@@ -11,6 +11,7 @@ mod conflict;
 mod large;
 mod set;
 mod statement;
+mod target;
 
 pub use statement::Text;
 
@@ -20,10 +21,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use domicile_core::change::{Change, Relation, Transaction};
+use domicile_core::change::{Change, Transaction};
 use domicile_core::fold::{Step, fold};
 use domicile_core::history::{Admission, admit, covered};
-use domicile_core::id::{Origin, RegionId, TableName};
+use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use futures_util::SinkExt as _;
 use futures_util::future::try_join_all;
@@ -40,8 +41,9 @@ use crate::pieces::{Piece, Pieces};
 use crate::positions::Positions;
 use crate::postgres::session;
 use large::Way;
-use set::{Set, Types, set, types};
+use set::{Set, set};
 use statement::statement;
+use target::Targets;
 
 /// Bytes of log read at a time: also the most that one PostgreSQL transaction applies.
 const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -266,7 +268,7 @@ struct Writer {
     /// Up to here a row that is not what the origin saw is expected, not a conflict.
     converge_to: Lsn,
     prepared: BTreeMap<String, tokio_postgres::Statement>,
-    types: BTreeMap<TableName, Types>,
+    targets: Targets,
 }
 
 /// A statement on its way, and how many rows it must find.
@@ -319,8 +321,13 @@ impl Writer {
             Some(row) => (row.get::<_, &str>(0).parse()?, row.get::<_, &str>(1).parse()?),
             None => (Lsn::ZERO, Lsn::ZERO),
         };
-        let (prepared, types) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { client, applied, converge_to, prepared, types })
+        Ok(Self {
+            client,
+            applied,
+            converge_to,
+            prepared: BTreeMap::new(),
+            targets: Targets::default(),
+        })
     }
 
     /// Applies all of `batch` in one transaction, folded; fails on the first surprise.
@@ -354,8 +361,14 @@ impl Writer {
         for step in steps {
             match step {
                 Step::One { transaction, change } => {
-                    let statement =
-                        statement(transaction, change).context("a change names no relation")?;
+                    let tables = self.targets.unknown(
+                        change
+                            .relations()
+                            .iter()
+                            .filter_map(|r| transaction.relations.get(*r as usize)),
+                    );
+                    self.targets.learn(&self.client, tables).await?;
+                    let statement = statement(&self.targets, transaction, change)?;
                     let finds = match change {
                         Change::Truncate { .. } => None,
                         _ => Some(1),
@@ -367,7 +380,10 @@ impl Writer {
                 }
                 Step::Rows { relation, deed, rows } => {
                     let finds = Some(rows.len() as u64);
-                    match set(relation, self.types(relation).await?, deed, rows)? {
+                    let tables = self.targets.unknown([*relation]);
+                    self.targets.learn(&self.client, tables).await?;
+                    let target = statement::target(&self.targets, relation)?;
+                    match set(relation, target, deed, rows)? {
                         Set::Statement { sql, parameters } => {
                             let parameters = parameters.into_iter().map(Some).collect();
                             let prepared = self.prepare(&sql).await?;
@@ -384,14 +400,6 @@ impl Writer {
         run(&self.client, work).await
     }
 
-    async fn types(&mut self, relation: &Relation) -> anyhow::Result<&Types> {
-        if !self.types.contains_key(&relation.table) {
-            let found = types(&self.client, relation).await?;
-            self.types.insert(relation.table.clone(), found);
-        }
-        Ok(&self.types[&relation.table])
-    }
-
     async fn prepare(&mut self, sql: &str) -> anyhow::Result<tokio_postgres::Statement> {
         if let Some(prepared) = self.prepared.get(sql) {
             return Ok(prepared.clone());
@@ -404,19 +412,25 @@ impl Writer {
         Ok(prepared)
     }
 
+    /// What was prepared and looked up may be out of date.
+    fn forget_schema(&mut self) {
+        self.prepared.clear();
+        self.targets.forget();
+    }
+
     /// Applies one transaction change by change, settling what the fast way stumbled over.
     async fn apply_slow(
         &mut self,
         origin: &Origin,
         transaction: &Transaction,
     ) -> anyhow::Result<()> {
-        // The schema may have changed under the prepared statements.
-        self.prepared.clear();
-        self.types.clear();
+        self.forget_schema();
+        let tables = self.targets.unknown(&transaction.relations);
+        self.targets.learn(&self.client, tables).await?;
         let converging = transaction.lsn <= self.converge_to;
         let postgres = self.client.transaction().await?;
         let piece = Piece::whole(transaction.clone());
-        conflict::apply(&postgres, origin, &piece, converging).await?;
+        conflict::apply(&postgres, &self.targets, origin, &piece, converging).await?;
         save_checkpoint(&postgres, origin, transaction.lsn).await?;
         postgres.commit().await?;
         self.applied = transaction.lsn;

@@ -5,15 +5,13 @@
 //! column's name: what the origin calls a column may have another OID here, or another place.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use anyhow::Context;
 use bytes::{BufMut, Bytes, BytesMut};
 use domicile_core::change::{Relation, Row, Value};
 use domicile_core::fold::Deed;
-use tokio_postgres::Client;
 
-use super::statement::table;
+use super::target::{Column, Target};
 use crate::postgres::session::quote_name;
 
 /// From this many rows on, copying them in costs less than a statement.
@@ -35,73 +33,49 @@ pub enum Set {
     },
 }
 
-/// The types of a table's columns, as SQL writes them.
-pub type Types = BTreeMap<String, ColumnType>;
-
-#[derive(Clone, Debug)]
-pub struct ColumnType {
-    name: String,
-    /// Whether an array of this type can be written as `{a,b}`: an array of arrays would lose its
-    /// inner bounds, and some types have no array or another delimiter. Their values go as texts.
-    has_array: bool,
-}
-
-pub async fn types(client: &Client, relation: &Relation) -> anyhow::Result<Types> {
-    // -1 rather than null: a type whose name alone would mean a length of 1 is written otherwise.
-    let sql = "SELECT a.attname::text, format_type(a.atttypid, -1),
-                      t.typarray <> 0 AND t.typtype IN ('b', 'e') AND t.typcategory <> 'A'
-                          AND t.typdelim = ','
-               FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-               WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
-    let rows = client.query(sql, &[&table(relation)]).await.context("read the columns' types")?;
-    let column = |row: tokio_postgres::Row| {
-        (row.get(0), ColumnType { name: row.get(1), has_array: row.get(2) })
-    };
-    Ok(rows.into_iter().map(column).collect())
-}
-
 /// Returns the statement that does `deed` to all of `rows`.
 pub fn set(
     relation: &Relation,
-    types: &Types,
+    target: &Target,
     deed: &Deed,
     rows: &[Cow<'_, Row>],
 ) -> anyhow::Result<Set> {
     let keys: Vec<usize> =
         (0..relation.columns.len()).filter(|i| relation.columns[*i].key).collect();
     Ok(match deed {
-        Deed::Insert if rows.len() >= COPY_ROWS_MIN => copy(relation, rows),
+        Deed::Insert if rows.len() >= COPY_ROWS_MIN => copy(relation, target, rows),
         Deed::Insert => {
             let all: Vec<usize> = (0..relation.columns.len()).collect();
-            let given = Given::new(relation, types, &all)?;
+            let given = Given::new(relation, target, &all)?;
             let sql = format!(
-                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} ON CONFLICT DO NOTHING",
-                table(relation),
+                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}{}",
+                target.name,
                 given.names().join(", "),
                 given.values().join(", "),
-                given.unnest()
+                given.unnest(),
+                target.on_conflict()
             );
             Set::Statement { sql, parameters: given.parameters(rows) }
         }
         Deed::Delete => {
-            let given = Given::new(relation, types, &keys)?;
+            let given = Given::new(relation, target, &keys)?;
             let sql = format!(
-                "DELETE FROM ONLY {} row_ USING {} WHERE {}",
-                table(relation),
+                "DELETE FROM {} row_ USING {} WHERE {}",
+                target.rows(),
                 given.unnest(),
-                given.same_key(relation)
+                given.same_row(relation)
             );
             Set::Statement { sql, parameters: given.parameters(rows) }
         }
         Deed::Update { columns } => {
-            let given = Given::new(relation, types, columns)?;
-            let sql = format!(
-                "UPDATE ONLY {} row_ SET {} FROM {} WHERE {}",
-                table(relation),
-                given.sets(relation),
-                given.unnest(),
-                given.same_key(relation)
-            );
+            let given = Given::new(relation, target, columns)?;
+            let (rows, given_rows) = (target.rows(), given.unnest());
+            let same = given.same_row(relation);
+            let sql = match given.sets(relation).as_str() {
+                // A row that is all key is right if it is there; this counts it.
+                "" => format!("SELECT FROM {rows} row_, {given_rows} WHERE {same}"),
+                sets => format!("UPDATE {rows} row_ SET {sets} FROM {given_rows} WHERE {same}"),
+            };
             Set::Statement { sql, parameters: given.parameters(rows) }
         }
     })
@@ -111,15 +85,15 @@ pub fn set(
 struct Given<'a> {
     columns: &'a [usize],
     names: Vec<String>,
-    types: Vec<&'a ColumnType>,
+    types: Vec<&'a Column>,
 }
 
 impl<'a> Given<'a> {
-    fn new(relation: &Relation, types: &'a Types, columns: &'a [usize]) -> anyhow::Result<Self> {
+    fn new(relation: &Relation, target: &'a Target, columns: &'a [usize]) -> anyhow::Result<Self> {
         let name = |i: &usize| &relation.columns[*i].name;
         let known = columns.iter().map(|i| {
             let unknown = || format!("table {} has no column \"{}\"", relation.table, name(i));
-            types.get(name(i)).with_context(unknown)
+            target.column(name(i)).with_context(unknown)
         });
         let types = known.collect::<anyhow::Result<_>>()?;
         Ok(Self { columns, names: columns.iter().map(|i| quote_name(name(i))).collect(), types })
@@ -132,7 +106,7 @@ impl<'a> Given<'a> {
     fn unnest(&self) -> String {
         let (mut arrays, mut names) = (Vec::new(), Vec::new());
         for (i, column) in self.types.iter().enumerate() {
-            let element = if column.has_array { column.name.as_str() } else { "text" };
+            let element = if column.has_array { column.type_name.as_str() } else { "text" };
             arrays.push(format!("${}::{element}[]", i + 1));
             names.push(format!("v{i}"));
         }
@@ -141,8 +115,8 @@ impl<'a> Given<'a> {
 
     fn value(&self, i: usize) -> String {
         match self.types[i] {
-            ColumnType { has_array: true, .. } => format!("given.v{i}"),
-            ColumnType { name, .. } => format!("given.v{i}::{name}"),
+            Column { has_array: true, .. } => format!("given.v{i}"),
+            Column { type_name, .. } => format!("given.v{i}::{type_name}"),
         }
     }
 
@@ -150,19 +124,30 @@ impl<'a> Given<'a> {
         (0..self.columns.len()).map(|i| self.value(i)).collect()
     }
 
-    fn same_key(&self, relation: &Relation) -> String {
-        let keys = (0..self.columns.len()).filter(|i| relation.columns[self.columns[*i]].key);
-        let same: Vec<String> =
-            keys.map(|i| format!("row_.{} = {}", self.names[i], self.value(i))).collect();
-        same.join(" AND ")
+    /// Holds for the rows that are given, by the key. An identity that is always generated and not
+    /// part of the key must be the same already: no UPDATE may set it.
+    fn same_row(&self, relation: &Relation) -> String {
+        let each = (0..self.columns.len()).filter_map(|i| {
+            let (name, column) = (&self.names[i], self.types[i]);
+            if relation.columns[self.columns[i]].key {
+                Some(format!("row_.{name} {} {}", column.equals(), self.value(i)))
+            } else if column.identity_always {
+                Some(format!("row_.{name} IS NOT DISTINCT FROM {}", self.value(i)))
+            } else {
+                None
+            }
+        });
+        each.collect::<Vec<_>>().join(" AND ")
     }
 
     /// Key columns stay as they are, unless there is nothing else.
+    /// What is always generated stays in any case.
     fn sets(&self, relation: &Relation) -> String {
         let is_key = |i: &usize| relation.columns[self.columns[*i]].key;
-        let mut set: Vec<usize> = (0..self.columns.len()).filter(|i| !is_key(i)).collect();
+        let settable = || (0..self.columns.len()).filter(|i| !self.types[*i].identity_always);
+        let mut set: Vec<usize> = settable().filter(|i| !is_key(i)).collect();
         if set.is_empty() {
-            set = (0..self.columns.len()).collect();
+            set = settable().collect();
         }
         let sets: Vec<String> =
             set.into_iter().map(|i| format!("{} = {}", self.names[i], self.value(i))).collect();
@@ -203,9 +188,9 @@ fn put_element(out: &mut BytesMut, value: &Value) {
     out.put_u8(b'"');
 }
 
-fn copy(relation: &Relation, rows: &[Cow<'_, Row>]) -> Set {
+fn copy(relation: &Relation, target: &Target, rows: &[Cow<'_, Row>]) -> Set {
     let names: Vec<String> = relation.columns.iter().map(|c| quote_name(&c.name)).collect();
-    let sql = format!("COPY {} ({}) FROM STDIN", table(relation), names.join(", "));
+    let sql = format!("COPY {} ({}) FROM STDIN", target.name, names.join(", "));
     let mut data = Vec::new();
     let mut out = BytesMut::with_capacity(COPY_BYTES);
     for row in rows {
@@ -242,30 +227,34 @@ fn put_field(out: &mut BytesMut, value: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use domicile_core::change::{Column, Identity};
+    use domicile_core::change::{self, Identity};
     use domicile_core::id::TableName;
 
     use super::*;
 
-    fn relation() -> (Relation, Types) {
-        let column = |name: &str, key| Column { name: name.into(), key };
+    fn relation() -> (Relation, Target) {
+        let column = |name: &str, key| change::Column { name: name.into(), key };
         let relation = Relation {
             table: TableName::new("public", "t"),
             identity: Identity::Default,
             columns: vec![column("id", true), column("list", false)],
         };
-        let named = |name: &str, has_array| ColumnType { name: name.into(), has_array };
-        let types = [("id", named("integer", true)), ("list", named("integer[]", false))];
-        (relation, types.map(|(column, known)| (column.to_owned(), known)).into())
+        let named = |name: &str, has_array| Column {
+            type_name: name.into(),
+            has_array,
+            ..Column::default()
+        };
+        let columns = [("id", named("integer", true)), ("list", named("integer[]", false))];
+        (relation, Target::plain("\"public\".\"t\"", &columns, &["id"]))
     }
 
     #[test]
     fn values_that_are_arrays_go_as_texts() {
-        let (relation, types) = relation();
+        let (relation, target) = relation();
         let row: Row = vec![Value::text("1"), Value::text("{\"a\\\\b\"}")];
         let deed = Deed::Update { columns: vec![0, 1] };
         let Set::Statement { sql, parameters } =
-            set(&relation, &types, &deed, &[Cow::Borrowed(&row)]).unwrap()
+            set(&relation, &target, &deed, &[Cow::Borrowed(&row)]).unwrap()
         else {
             panic!("one row is not copied")
         };

@@ -4,12 +4,13 @@
 //! the origin did not send is left out of the statement, never set to null.
 
 use std::error::Error;
-use std::fmt::Write as _;
 
 use bytes::BytesMut;
-use domicile_core::change::{Change, Identity, Relation, Row, Transaction, Value};
+use domicile_core::change::{Change, Column, Identity, Relation, Row, Transaction, Value};
+use domicile_core::id::TableName;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
+use super::target::{Target, Targets};
 use crate::postgres::session::quote_name;
 
 /// One statement with its parameters in order.
@@ -45,100 +46,249 @@ impl ToSql for Text<'_> {
     to_sql_checked!();
 }
 
-/// Returns the statement for `change`, or `None` when it names a relation the record lacks.
-pub fn statement<'a>(transaction: &'a Transaction, change: &'a Change) -> Option<Statement<'a>> {
-    let relation = |index: &u32| transaction.relations.get(*index as usize);
+/// Why there is no statement.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub enum NoStatement {
+    #[error("the change names a relation that the record lacks")]
+    NoRelation,
+    #[error("table {0} does not exist")]
+    NoTable(TableName),
+}
+
+/// Returns the statement for `change`, as the tables are here.
+pub fn statement<'a>(
+    targets: &Targets,
+    transaction: &'a Transaction,
+    change: &'a Change,
+) -> Result<Statement<'a>, NoStatement> {
+    let relation =
+        |index: &u32| transaction.relations.get(*index as usize).ok_or(NoStatement::NoRelation);
     match change {
-        Change::Insert { relation: r, new } => Some(insert(relation(r)?, new, "DO NOTHING")),
+        Change::Insert { relation: r, new } => {
+            let relation = relation(r)?;
+            Ok(insert(target(targets, relation)?, relation, new))
+        }
         Change::Update { relation: r, old, new } => {
             let relation = relation(r)?;
-            Some(update(relation, old.as_ref().unwrap_or(new), new))
+            Ok(update(target(targets, relation)?, relation, old.as_ref(), new))
         }
-        Change::Delete { relation: r, old } => Some(delete(relation(r)?, old)),
+        Change::Delete { relation: r, old } => {
+            let relation = relation(r)?;
+            Ok(delete(target(targets, relation)?, relation, old))
+        }
         Change::Truncate { relations, restart_identity } => {
-            let tables: Option<Vec<String>> = relations
-                .iter()
-                .map(|r| relation(r).map(|relation| format!("ONLY {}", table(relation))))
-                .collect();
+            let tables: Result<Vec<String>, NoStatement> =
+                relations.iter().map(|r| Ok(target(targets, relation(r)?)?.rows())).collect();
             let identity = if *restart_identity { "RESTART IDENTITY" } else { "" };
             let sql = format!("TRUNCATE {} {identity}", tables?.join(", "));
-            Some(Statement { sql, parameters: Vec::new() })
+            Ok(Statement { sql, parameters: Vec::new() })
         }
     }
 }
 
-/// `on_conflict` is `DO NOTHING`: a row in the way is noticed by the count of rows.
-fn insert<'a>(relation: &Relation, new: &'a Row, on_conflict: &str) -> Statement<'a> {
+pub fn target<'t>(targets: &'t Targets, relation: &Relation) -> Result<&'t Target, NoStatement> {
+    targets.get(&relation.table).ok_or_else(|| NoStatement::NoTable(relation.table.clone()))
+}
+
+/// A row in the way is noticed by the count of rows, or where `ON CONFLICT` cannot be said, by
+/// PostgreSQL's error.
+pub fn insert<'a>(target: &Target, relation: &Relation, new: &'a Row) -> Statement<'a> {
     let (mut columns, mut places, mut parameters) = (Vec::new(), Vec::new(), Vec::new());
     for (column, value) in relation.columns.iter().zip(new) {
         if let Some(text) = sent(value) {
             columns.push(quote_name(&column.name));
-            parameters.push(text);
-            places.push(format!("${}", parameters.len()));
+            places.push(place(&mut parameters, text));
         }
     }
     let (columns, places) = (columns.join(", "), places.join(", "));
-    let table = table(relation);
+    let on_conflict = target.on_conflict();
     let sql = format!(
-        "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({places}) \
-         ON CONFLICT {on_conflict}"
+        "INSERT INTO {} ({columns}) OVERRIDING SYSTEM VALUE VALUES ({places}){on_conflict}",
+        target.name
     );
     Statement { sql, parameters }
 }
 
-/// Sets what was sent, in the row that `identity` identifies.
-pub fn update<'a>(relation: &Relation, identity: &'a Row, new: &'a Row) -> Statement<'a> {
-    let (mut sets, mut parameters) = (Vec::new(), Vec::new());
-    for (column, value) in relation.columns.iter().zip(new) {
-        if let Some(text) = sent(value) {
-            parameters.push(text);
-            sets.push(format!("{} = ${}", quote_name(&column.name), parameters.len()));
+/// Sets what was sent, in the row that `old` identifies, or `new` where the key stays.
+pub fn update<'a>(
+    target: &Target,
+    relation: &Relation,
+    old: Option<&'a Row>,
+    new: &'a Row,
+) -> Statement<'a> {
+    let mut parameters = Vec::new();
+    let (mut sets, mut key_sets) = (Vec::new(), Vec::new());
+    let mut same = String::new();
+    for (i, (column, value)) in relation.columns.iter().zip(new).enumerate() {
+        let Some(text) = sent(value) else { continue };
+        let name = quote_name(&column.name);
+        let stays = match old {
+            Some(old) => old.get(i) == Some(value),
+            None => column.key && relation.identity != Identity::Full,
+        };
+        let always = target.column(&column.name).is_some_and(|column| column.identity_always);
+        if always && !stays {
+            match old {
+                // Only PostgreSQL itself may set it in an UPDATE.
+                Some(old) if column.key => return replace(target, relation, old, new),
+                // A change of it is noticed by the count of rows.
+                _ => {
+                    same += &format!(
+                        " AND {}",
+                        is_same(target, "", &column.name, text, &mut parameters)
+                    )
+                }
+            }
+        } else if stays && !always {
+            key_sets.push((name, text));
+        } else if !always {
+            sets.push(format!("{name} = {}", place(&mut parameters, text)));
         }
     }
-    let mut sql = format!("UPDATE ONLY {} SET {}", table(relation), sets.join(", "));
-    identify(relation, identity, &mut sql, &mut parameters);
+    if sets.is_empty() {
+        // A row that is all key is right if it is there; this counts it.
+        let each = key_sets.into_iter();
+        sets =
+            each.map(|(name, text)| format!("{name} = {}", place(&mut parameters, text))).collect();
+    }
+    let condition = identify(target, relation, old.unwrap_or(new), &mut parameters);
+    let (rows, sets) = (target.rows(), sets.join(", "));
+    let sql = match sets.as_str() {
+        "" => format!("SELECT FROM {rows} WHERE {condition}{same}"),
+        sets => format!("UPDATE {rows} SET {sets} WHERE {condition}{same}"),
+    };
     Statement { sql, parameters }
 }
 
-fn delete<'a>(relation: &Relation, old: &'a Row) -> Statement<'a> {
-    let mut statement =
-        Statement { sql: format!("DELETE FROM ONLY {}", table(relation)), parameters: Vec::new() };
-    identify(relation, old, &mut statement.sql, &mut statement.parameters);
-    statement
+/// Makes the row that `old` identifies `new`, where an UPDATE may not: an identity column that is
+/// always generated was given another value. What was not sent stays.
+pub fn replace<'a>(
+    target: &Target,
+    relation: &Relation,
+    old: &'a Row,
+    new: &'a Row,
+) -> Statement<'a> {
+    let mut parameters = Vec::new();
+    let condition = identify(target, relation, old, &mut parameters);
+    let (mut columns, mut values) = (Vec::new(), Vec::new());
+    for (column, value) in relation.columns.iter().zip(new) {
+        let name = quote_name(&column.name);
+        values.push(match sent(value) {
+            Some(text) => {
+                let place = place(&mut parameters, text);
+                cast(target, &column.name, &place)
+            }
+            None => format!("gone_.{name}"),
+        });
+        columns.push(name);
+    }
+    let sql = format!(
+        "WITH gone_ AS (DELETE FROM {} row_ WHERE {condition} RETURNING row_.*) \
+         INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM gone_",
+        target.rows(),
+        target.name,
+        columns.join(", "),
+        values.join(", ")
+    );
+    Statement { sql, parameters }
 }
 
-/// Selects the row as JSON, locked, by its identity.
-pub fn select<'a>(relation: &Relation, identity: &'a Row) -> Statement<'a> {
-    let mut statement = Statement {
-        sql: format!("SELECT to_jsonb(row_) FROM ONLY {} row_", table(relation)),
-        parameters: Vec::new(),
-    };
-    identify(relation, identity, &mut statement.sql, &mut statement.parameters);
-    statement.sql.push_str(" LIMIT 1");
-    statement
+fn delete<'a>(target: &Target, relation: &Relation, old: &'a Row) -> Statement<'a> {
+    let mut parameters = Vec::new();
+    let condition = identify(target, relation, old, &mut parameters);
+    Statement { sql: format!("DELETE FROM {} WHERE {condition}", target.rows()), parameters }
 }
 
+/// Selects the row as JSON by its identity.
+pub fn select<'a>(target: &Target, relation: &Relation, identity: &'a Row) -> Statement<'a> {
+    let mut parameters = Vec::new();
+    let condition = identify(target, relation, identity, &mut parameters);
+    let rows = target.rows();
+    let sql = format!("SELECT to_jsonb(row_) FROM {rows} row_ WHERE {condition} LIMIT 1");
+    Statement { sql, parameters }
+}
+
+/// A condition that holds for the one row that `row` identifies.
 fn identify<'a>(
+    target: &Target,
     relation: &Relation,
     row: &'a Row,
-    sql: &mut String,
     parameters: &mut Vec<Text<'a>>,
-) {
-    // Without a key (identity FULL) nulls are compared too.
-    let equals = if relation.identity == Identity::Full { "IS NOT DISTINCT FROM" } else { "=" };
-    let mut word = " WHERE";
-    for (i, value) in relation.key_of(row) {
-        if let Some(text) = sent(value) {
-            parameters.push(text);
-            let name = quote_name(&relation.columns[i].name);
-            let _ = write!(sql, "{word} {name} {equals} ${}", parameters.len());
-            word = " AND";
-        }
+) -> String {
+    let all = || relation.columns.iter().zip(row);
+    if relation.identity != Identity::Full {
+        return key(target, all().filter(|(column, _)| column.key), parameters);
     }
-    if word == " WHERE" {
-        // No identity at all: touch nothing rather than everything.
-        sql.push_str(" WHERE false");
+    let in_key = |name: &String| all().any(|(column, value)| column.name == *name && known(value));
+    if !target.primary_key.is_empty() && target.primary_key.iter().all(in_key) {
+        let in_key = |column: &Column| target.primary_key.contains(&column.name);
+        return key(target, all().filter(|(column, _)| in_key(column)), parameters);
     }
+    // Of rows that are all the same one is meant, whichever. Sameness is that of the text: not
+    // every type has an equality, and not every equality is sameness.
+    let same: Vec<String> = all()
+        .filter_map(|(column, value)| {
+            Some(is_same(target, "row_.", &column.name, sent(value)?, parameters))
+        })
+        .collect();
+    if same.is_empty() {
+        return NOTHING.to_owned();
+    }
+    format!(
+        "(tableoid, ctid) = (SELECT row_.tableoid, row_.ctid FROM {} row_ WHERE {} LIMIT 1)",
+        target.rows(),
+        same.join(" AND ")
+    )
+}
+
+/// No identity at all: touch nothing rather than everything.
+const NOTHING: &str = "false";
+
+fn key<'a, 'c>(
+    target: &Target,
+    columns: impl Iterator<Item = (&'c Column, &'a Value)>,
+    parameters: &mut Vec<Text<'a>>,
+) -> String {
+    let each: Vec<String> = columns
+        .filter_map(|(column, value)| {
+            let name = &column.name;
+            let equals = target.column(name).map_or("=", |column| column.equals());
+            let place = place(parameters, sent(value)?);
+            let place = cast(target, name, &place);
+            Some(format!("{} {equals} {place}", quote_name(name)))
+        })
+        .collect();
+    if each.is_empty() { NOTHING.to_owned() } else { each.join(" AND ") }
+}
+
+/// Holds where the column's text is this one, or both are null.
+fn is_same<'a>(
+    target: &Target,
+    of: &str,
+    column: &str,
+    text: Text<'a>,
+    parameters: &mut Vec<Text<'a>>,
+) -> String {
+    let place = place(parameters, text);
+    let place = cast(target, column, &place);
+    let name = quote_name(column);
+    format!("{of}{name}::text COLLATE \"C\" IS NOT DISTINCT FROM {place}::text")
+}
+
+fn cast(target: &Target, column: &str, place: &str) -> String {
+    match target.column(column) {
+        Some(column) => format!("{place}::{}", column.base_type),
+        None => place.to_owned(),
+    }
+}
+
+fn place<'a>(parameters: &mut Vec<Text<'a>>, text: Text<'a>) -> String {
+    parameters.push(text);
+    format!("${}", parameters.len())
+}
+
+fn known(value: &Value) -> bool {
+    matches!(value, Value::Text(_))
 }
 
 fn sent(value: &Value) -> Option<Text<'_>> {
@@ -149,38 +299,46 @@ fn sent(value: &Value) -> Option<Text<'_>> {
     }
 }
 
-/// The table's name as SQL writes it.
-pub fn table(relation: &Relation) -> String {
-    let name = &relation.table;
-    format!("{}.{}", quote_name(&name.schema), quote_name(&name.name))
-}
-
 #[cfg(test)]
 mod tests {
-    use domicile_core::change::Column;
-    use domicile_core::id::TableName;
-
+    use super::super::target;
     use super::*;
 
     fn accounts(identity: Identity) -> Relation {
         let column = |name: &str, key| Column { name: name.into(), key };
+        let full = identity == Identity::Full;
         Relation {
             table: TableName::new("public", "accounts"),
             identity,
-            columns: vec![column("id", true), column("na\"me", false), column("note", false)],
+            columns: vec![column("id", true), column("na\"me", full), column("note", full)],
         }
     }
 
+    fn here(primary_key: &[&str]) -> Target {
+        let column = |base_type: &str, equality: Option<&str>| target::Column {
+            base_type: base_type.to_owned(),
+            equality: equality.map(str::to_owned),
+            ..target::Column::default()
+        };
+        let columns = [
+            ("id", column("pg_catalog.int4", Some("OPERATOR(pg_catalog.=)"))),
+            ("na\"me", column("more.citext", None)),
+            ("note", column("pg_catalog.json", None)),
+        ];
+        Target::plain("public.accounts", &columns, primary_key)
+    }
+
     #[test]
-    fn an_unchanged_value_is_left_out_of_an_update() {
+    fn an_unchanged_value_is_left_out_of_an_update_and_so_is_a_key_that_stays() {
         let relation = accounts(Identity::Default);
         let new = vec![Value::text("7"), Value::Null, Value::Unchanged];
-        let statement = update(&relation, &new, &new);
+        let statement = update(&here(&["id"]), &relation, None, &new);
         assert_eq!(
             statement.sql,
-            "UPDATE ONLY \"public\".\"accounts\" SET \"id\" = $1, \"na\"\"me\" = $2 WHERE \"id\" = $3"
+            "UPDATE ONLY public.accounts SET \"na\"\"me\" = $1 \
+             WHERE \"id\" OPERATOR(pg_catalog.=) $2::pg_catalog.int4"
         );
-        assert_eq!(statement.parameters, [Text(Some(b"7")), Text(None), Text(Some(b"7"))]);
+        assert_eq!(statement.parameters, [Text(None), Text(Some(b"7"))]);
     }
 
     #[test]
@@ -188,7 +346,34 @@ mod tests {
         let mut relation = accounts(Identity::Nothing);
         relation.columns[0].key = false;
         let old = vec![Value::text("7"), Value::Null, Value::Null];
-        let statement = delete(&relation, &old);
+        let statement = delete(&here(&[]), &relation, &old);
         assert!(statement.sql.ends_with("WHERE false"), "{}", statement.sql);
+    }
+
+    #[test]
+    fn with_every_column_for_identity_one_row_is_meant() {
+        let relation = accounts(Identity::Full);
+        let old = vec![Value::text("7"), Value::Null, Value::text("{}")];
+        let by_key = delete(&here(&["id"]), &relation, &old);
+        assert_eq!(by_key.parameters, [Text(Some(b"7"))], "{}", by_key.sql);
+        let by_all = delete(&here(&[]), &relation, &old);
+        assert!(by_all.sql.contains("(tableoid, ctid) = (SELECT"), "{}", by_all.sql);
+        assert_eq!(by_all.parameters.len(), 3);
+    }
+
+    #[test]
+    fn an_identity_that_is_always_generated_is_not_set() {
+        let relation = accounts(Identity::Default);
+        let mut columns = here(&["id"]);
+        columns.make_always("id");
+        let new = vec![Value::text("7"), Value::Null, Value::Unchanged];
+        let stays = update(&columns, &relation, None, &new).sql;
+        assert!(!stays.contains("SET \"id\""), "{stays}");
+        let old = vec![Value::text("6"), Value::Unchanged, Value::Unchanged];
+        let moves = update(&columns, &relation, Some(&old), &new).sql;
+        assert!(
+            moves.starts_with("WITH gone_ AS (DELETE") && moves.contains("gone_.\"note\""),
+            "{moves}"
+        );
     }
 }

@@ -1,0 +1,154 @@
+//! What must an applier know of the table here that a change is made in?
+//!
+//! The change names a table and its columns; how a row is found, and what may be written, depends
+//! on how the table stands here: regions may partition it differently, have its columns in another
+//! order, and their types under other numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context;
+use domicile_core::change::Relation;
+use domicile_core::id::TableName;
+use tokio_postgres::GenericClient;
+
+use crate::postgres::session::quote_name;
+
+const COLUMNS: &str = include_str!("target.sql");
+
+/// A table of this region.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Target {
+    /// Quoted, with its schema.
+    pub name: String,
+    pub partitioned: bool,
+    /// Has a deferrable constraint or a rule, over which any `ON CONFLICT` stumbles.
+    pub no_arbiter: bool,
+    /// In index order; empty without one.
+    pub primary_key: Vec<String>,
+    columns: BTreeMap<String, Column>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Column {
+    /// As SQL writes it, without a length.
+    pub type_name: String,
+    /// Whether an array of this type can be written as `{a,b}`: an array of arrays would lose its
+    /// inner bounds, and some types have no array or another delimiter.
+    pub has_array: bool,
+    /// Quoted, with its schema and without a length; of a domain the type under it.
+    pub base_type: String,
+    /// What an index on the column takes for equal.
+    pub equality: Option<String>,
+    /// `GENERATED ALWAYS AS IDENTITY`: an UPDATE may not set it.
+    pub identity_always: bool,
+}
+
+impl Target {
+    /// As FROM, UPDATE, DELETE and TRUNCATE name it: with its table partitions, without the tables
+    /// that inherit from it.
+    pub fn rows(&self) -> String {
+        if self.partitioned { self.name.clone() } else { format!("ONLY {}", self.name) }
+    }
+
+    /// What an INSERT says so that a row in the way is noticed by the count of rows.
+    pub fn on_conflict(&self) -> &'static str {
+        if self.no_arbiter { "" } else { " ON CONFLICT DO NOTHING" }
+    }
+
+    pub fn has_identity_always(&self) -> bool {
+        self.columns.values().any(|column| column.identity_always)
+    }
+
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.get(name)
+    }
+}
+
+impl Column {
+    pub fn equals(&self) -> &str {
+        self.equality.as_deref().unwrap_or("=")
+    }
+}
+
+/// The tables that one session has looked up.
+#[derive(Default)]
+pub struct Targets(BTreeMap<TableName, Target>);
+
+impl Targets {
+    /// The tables of these relations that are not known yet.
+    pub fn unknown<'r>(&self, relations: impl IntoIterator<Item = &'r Relation>) -> Vec<TableName> {
+        let tables = relations.into_iter().map(|relation| &relation.table);
+        let unknown: BTreeSet<&TableName> = tables.filter(|t| !self.0.contains_key(t)).collect();
+        unknown.into_iter().cloned().collect()
+    }
+
+    /// Looks these tables up. One that does not exist stays unknown.
+    pub async fn learn(
+        &mut self,
+        client: &impl GenericClient,
+        tables: Vec<TableName>,
+    ) -> anyhow::Result<()> {
+        for table in tables {
+            if let Some(target) = look_up(client, &table).await? {
+                self.0.insert(table, target);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn get(&self, table: &TableName) -> Option<&Target> {
+        self.0.get(table)
+    }
+
+    /// The schema may have changed.
+    pub fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
+async fn look_up(client: &impl GenericClient, table: &TableName) -> anyhow::Result<Option<Target>> {
+    let name = format!("{}.{}", quote_name(&table.schema), quote_name(&table.name));
+    let exists = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&name]).await?;
+    if !exists.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let rows =
+        client.query(COLUMNS, &[&name]).await.with_context(|| format!("look up table {table}"))?;
+    let mut target = Target { name, ..Target::default() };
+    let mut key = BTreeMap::new();
+    for row in rows {
+        target.partitioned = row.get("partitioned");
+        target.no_arbiter = row.get("no_arbiter");
+        let name: String = row.get("name");
+        if let Some(position) = row.get::<_, Option<i64>>("key_position") {
+            key.insert(position, name.clone());
+        }
+        let column = Column {
+            type_name: row.get("type_name"),
+            has_array: row.get("has_array"),
+            base_type: row.get("base_type"),
+            equality: row.get("equality"),
+            identity_always: row.get("identity_always"),
+        };
+        target.columns.insert(name, column);
+    }
+    target.primary_key = key.into_values().collect();
+    Ok(Some(target))
+}
+
+#[cfg(test)]
+impl Target {
+    /// A plain table of the test's own making.
+    pub fn plain(name: &str, columns: &[(&str, Column)], primary_key: &[&str]) -> Self {
+        Self {
+            name: name.to_owned(),
+            primary_key: primary_key.iter().map(|name| (*name).to_owned()).collect(),
+            columns: columns.iter().map(|(n, c)| ((*n).to_owned(), c.clone())).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub fn make_always(&mut self, column: &str) {
+        self.columns.get_mut(column).expect("a column of the table").identity_always = true;
+    }
+}
