@@ -23,7 +23,7 @@ use crate::complain::Complaint;
 use crate::directory::view::OwnershipView;
 use crate::log::Logs;
 use crate::peer;
-use crate::postgres::rows::{Key, matching, qualified};
+use crate::postgres::rows::{Key, matching, qualified, written};
 use crate::postgres::session::quote_name;
 use crate::proto::{FetchRowsRequest, FetchRowsResponse, Value, fetch_rows_request};
 
@@ -185,13 +185,14 @@ impl Repairer {
         let postgres = client.transaction().await?;
         postgres.batch_execute("SET LOCAL synchronous_commit = local").await?;
         for (table, keys, answer) in &fetched.tables {
+            let name = written(&postgres, table).await?;
             if keys.is_empty() {
-                postgres.execute(&format!("DELETE FROM ONLY {}", qualified(table)), &[]).await?;
+                postgres.execute(&format!("DELETE FROM {name}"), &[]).await?;
                 for row in &answer.rows {
                     insert(&postgres, table, &answer.columns, &row.values).await?;
                 }
             }
-            replace(&postgres, table, keys, answer).await?;
+            replace(&postgres, table, &name, keys, answer).await?;
             // Only these: more may have been marked meanwhile.
             postgres
                 .execute(
@@ -259,17 +260,18 @@ fn lower_key(key: &Key) -> fetch_rows_request::Key {
 async fn replace(
     postgres: &Transaction<'_>,
     table: &TableName,
+    name: &str,
     keys: &[Key],
     answer: &FetchRowsResponse,
 ) -> anyhow::Result<()> {
     let pairs = || keys.iter().zip(&answer.rows);
     for (key, _) in pairs().filter(|(_, row)| row.values.is_empty()) {
         let (condition, parameters) = matching(key);
-        let sql = format!("DELETE FROM ONLY {} WHERE {condition}", qualified(table));
+        let sql = format!("DELETE FROM {name} WHERE {condition}");
         execute(postgres, &sql, &parameters).await?;
     }
     for (key, row) in pairs().filter(|(_, row)| !row.values.is_empty()) {
-        if update(postgres, table, key, &answer.columns, &row.values).await? == 0 {
+        if update(postgres, name, key, &answer.columns, &row.values).await? == 0 {
             insert(postgres, table, &answer.columns, &row.values).await?;
         }
     }
@@ -278,7 +280,7 @@ async fn replace(
 
 async fn update(
     postgres: &Transaction<'_>,
-    table: &TableName,
+    name: &str,
     key: &Key,
     columns: &[String],
     row: &[Value],
@@ -295,7 +297,7 @@ async fn update(
         sets.extend(key.iter().take(1).map(|(name, _)| format!("{0} = {0}", quote_name(name))));
     }
     let sets = sets.join(", ");
-    let sql = format!("UPDATE ONLY {} SET {sets} WHERE {condition}", qualified(table));
+    let sql = format!("UPDATE {name} SET {sets} WHERE {condition}");
     execute(postgres, &sql, &parameters).await
 }
 

@@ -186,6 +186,9 @@ async fn guard_table_with(
          BEGIN
              {find}
              PERFORM domicile.admit(wanted);
+             IF TG_OP = 'TRUNCATE' THEN
+                 PERFORM domicile.admit_truncate(TG_RELID);
+             END IF;
              RETURN NULL;
          END
          $guard$"

@@ -6,7 +6,7 @@
 use anyhow::Context;
 use domicile_core::id::{Origin, TableName};
 use domicile_core::lsn::Frontier;
-use tokio_postgres::{Client, IsolationLevel};
+use tokio_postgres::{Client, GenericClient, IsolationLevel};
 
 use super::session::quote_name;
 use crate::apply::Text;
@@ -51,7 +51,8 @@ pub async fn fetch(
     anyhow::ensure!(!columns.is_empty(), "table {table} does not exist here");
     let list: Vec<String> =
         columns.iter().map(|c| format!("row_.{}::text", quote_name(c))).collect();
-    let select = format!("SELECT {} FROM ONLY {} row_", list.join(", "), qualified(table));
+    let select =
+        format!("SELECT {} FROM {} row_", list.join(", "), written(&snapshot, table).await?);
     let values = |row: &tokio_postgres::Row| {
         (0..row.len()).map(|i| row.get::<_, Option<String>>(i)).collect::<Vec<_>>()
     };
@@ -100,6 +101,17 @@ pub fn matching(key: &Key) -> (String, Vec<Text<'_>>) {
         return ("false".into(), parameters);
     }
     (conditions.join(" AND "), parameters)
+}
+
+/// The table as FROM, UPDATE and DELETE name it: with its table partitions, without the tables that
+/// inherit from it.
+pub async fn written(client: &impl GenericClient, table: &TableName) -> anyhow::Result<String> {
+    let name = qualified(table);
+    let parted = client
+        .query_opt("SELECT FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'p'", &[&name])
+        .await
+        .context("look up a table")?;
+    Ok(if parted.is_some() { name } else { format!("ONLY {name}") })
 }
 
 pub fn qualified(table: &TableName) -> String {

@@ -80,17 +80,23 @@ async fn publish(client: &Client, config: &Config) -> anyhow::Result<()> {
         .collect();
     published.sort();
     wanted.sort();
-    if published == wanted {
+    let by_root = client
+        .query_opt("SELECT pubviaroot FROM pg_publication WHERE pubname = $1", &[&PUBLICATION])
+        .await?
+        .map(|row| row.get::<_, bool>(0));
+    if published == wanted && by_root == Some(true) {
         return Ok(());
     }
-    let exists = client
-        .query_opt("SELECT FROM pg_publication WHERE pubname = $1", &[&PUBLICATION])
-        .await?
-        .is_some();
-    let statement = if exists {
-        format!("ALTER PUBLICATION {PUBLICATION} SET TABLE {list}")
-    } else {
-        format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE {list}")
+    // Rows under the name of the partitioned table: regions may cut it differently.
+    let statement = match by_root {
+        Some(_) => format!(
+            "ALTER PUBLICATION {PUBLICATION} SET TABLE {list}; \
+             ALTER PUBLICATION {PUBLICATION} SET (publish_via_partition_root = true)"
+        ),
+        None => format!(
+            "CREATE PUBLICATION {PUBLICATION} FOR TABLE {list} \
+             WITH (publish_via_partition_root = true)"
+        ),
     };
     client.batch_execute(&statement).await.context("publish the tables")
 }

@@ -49,6 +49,34 @@ BEGIN
 END
 $$;
 
+-- A table partition is not truncated by itself: rows are replicated under the name of the whole
+-- table, which other regions may cut differently, and PostgreSQL tells nobody of such a TRUNCATE.
+-- With the whole table each of its partitions comes along, once, behind it.
+CREATE OR REPLACE FUNCTION domicile.admit_truncate(relation oid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$
+DECLARE
+    due text := coalesce(current_setting('domicile.truncating', true), '');
+BEGIN
+    IF session_user = {applier} AND pg_replication_origin_session_is_setup() THEN
+        RETURN;
+    END IF;
+    IF NOT (SELECT relispartition FROM pg_class WHERE oid = relation) THEN
+        SELECT string_agg(' ' || t.relid::oid || ' ', '') INTO due
+        FROM pg_partition_tree(relation) t
+        WHERE t.relid <> relation;
+    ELSIF strpos(due, ' ' || relation || ' ') = 0 THEN
+        RAISE EXCEPTION USING ERRCODE = '0A000',
+            MESSAGE = format('table partition "%s" cannot be truncated by itself', relation::regclass),
+            DETAIL = 'Rows are replicated under the name of the partitioned table, and PostgreSQL tells nobody of this TRUNCATE.',
+            HINT = format('Use DELETE FROM %s, or TRUNCATE %s.', relation::regclass, pg_partition_root(relation));
+    ELSE
+        due := replace(due, ' ' || relation || ' ', '');
+    END IF;
+    PERFORM set_config('domicile.truncating', coalesce(due, ''), true);
+END
+$$;
+
 -- A function's definition is read by the catalogue's own snapshot, not by the transaction's: so
 -- even a transaction that began long ago is told today's owner.
 CREATE OR REPLACE FUNCTION domicile.refuse(number integer, owner text, epoch bigint, address text)
@@ -90,7 +118,7 @@ BEGIN
     END IF;
     -- COMMIT PREPARED passes no check and may come long after the lease; meanwhile nothing could be
     -- drained. Only an early word: a server should not allow prepared transactions at all.
-    IF current_query() ~* '(^|;)\s*prepare\s+transaction\s+[^;]*;?\s*$' THEN
+    IF current_query() ~* '(^|;)[[:space:]]*prepare[[:space:]]+transaction[[:space:]]+[^;]*;?[[:space:]]*$' THEN
         RAISE EXCEPTION USING ERRCODE = '0A000',
             MESSAGE = 'a transaction that writes guarded tables cannot be prepared',
             HINT = 'Commit it; and set max_prepared_transactions = 0, so that nobody tries.';
