@@ -1,0 +1,43 @@
+//! Does everything that PostgreSQL can hold and do arrive in the other region as it was?
+//!
+//! The scenarios are the `.sql` files beside this one; `SCENARIO=C36` or a word of a title picks
+//! some of them.
+
+use std::time::Instant;
+
+// Not all of it is of use here.
+#[allow(dead_code)]
+#[path = "../regions/mod.rs"]
+mod regions;
+mod script;
+mod world;
+
+use world::World;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_scenario_ends_alike() {
+    let wanted = std::env::var("SCENARIO").unwrap_or_default();
+    let mut cases = script::all();
+    cases.retain(|case| {
+        case.part.contains(&wanted)
+            || case.title.contains(&wanted)
+            || case.numbers.contains(&wanted)
+    });
+    let mut world = World::start(&cases).await;
+    let mut failed = String::new();
+    for case in &cases {
+        let began = Instant::now();
+        let ended = world.run(case).await;
+        let (numbers, took) = (case.numbers.join(", "), began.elapsed().as_millis());
+        println!("{} {numbers} {}: {took} ms", case.part, case.title);
+        if let Err(wrong) = ended {
+            println!("  FAILED: {wrong}");
+            failed += &format!("\n{} {numbers}: {}\n  {wrong}\n", case.part, case.title);
+            if wrong.starts_with("apply stalls") {
+                failed += "\nwhat follows was not tried\n";
+                break;
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed}");
+}
