@@ -1,6 +1,7 @@
 //! Decides. Knows no clock, no I/O, no async and no randomness: time and facts are arguments.
 
 pub mod change;
+pub mod compare;
 pub mod config;
 pub mod conflict;
 pub mod fold;

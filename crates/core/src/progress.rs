@@ -76,6 +76,11 @@ impl OriginProgress {
         self.seen
     }
 
+    /// Where the log ends once everything that was captured is in it.
+    pub fn end(&self) -> Lsn {
+        self.captured.max(self.flushed)
+    }
+
     /// Our log is durable up to `end`.
     pub fn flushed(&mut self, end: Lsn) {
         self.flushed = self.flushed.max(end);

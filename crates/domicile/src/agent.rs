@@ -301,7 +301,7 @@ impl Parts {
                 let start = known.borrow().wal_at_start.unwrap_or_default();
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = positions.wait_for_capture(start) => {}
+                    _ = positions.wait_for_capture(start) => {}
                 }
                 applier.run(stop).await;
             };

@@ -33,3 +33,4 @@ pub mod settings;
 pub mod status;
 pub mod tail;
 pub mod tenure;
+pub mod verify;

@@ -185,12 +185,19 @@ impl Positions {
         }
     }
 
-    /// Waits until capture has read and judged everything up to `position`.
-    pub async fn wait_for_capture(&self, position: Lsn) {
+    /// Waits until capture has read and judged everything up to `position`. Returns where our log
+    /// ends with all of it.
+    pub async fn wait_for_capture(&self, position: Lsn) -> Lsn {
         let mut changed = self.subscribe();
-        while self.lock().own.position() < position {
+        loop {
+            {
+                let state = self.lock();
+                if state.own.position() >= position {
+                    return state.own.end();
+                }
+            }
             if changed.changed().await.is_err() {
-                return;
+                return self.lock().own.end();
             }
         }
     }

@@ -5,14 +5,14 @@
 //! Then apply goes on: up to that frontier the rows may already show what is applied, and that is
 //! no conflict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::id::{Origin, RegionId, TableName};
 use domicile_core::lsn::Frontier;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use tokio::sync::{RwLock, watch};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Transaction};
@@ -23,7 +23,8 @@ use crate::complain::Complaint;
 use crate::directory::view::OwnershipView;
 use crate::log::Logs;
 use crate::peer;
-use crate::postgres::rows::{Key, matching, qualified, written};
+use crate::postgres::journal;
+use crate::postgres::rows::{self, Key, matching, qualified};
 use crate::postgres::session::quote_name;
 use crate::proto::{FetchRowsRequest, FetchRowsResponse, Value, fetch_rows_request};
 
@@ -46,9 +47,14 @@ pub struct Repairer {
     pub diverted: watch::Receiver<u64>,
 }
 
+/// Rows that are read from the same place.
+type Tables = BTreeMap<TableName, Vec<Pending>>;
+
 struct Pending {
     table: TableName,
     key: Json,
+    /// The region that owns the row's partition, when only its word counts.
+    owner: Option<(RegionId, i32)>,
 }
 
 impl Repairer {
@@ -85,18 +91,41 @@ impl Repairer {
         }
         let _held = self.gate.write().await;
         open_session(&client, &config).await?;
-        let pending = pending(&client).await?;
-        let mut tables: BTreeMap<TableName, Vec<Json>> = BTreeMap::new();
-        for Pending { table, key } in &pending {
-            tables.entry(table.clone()).or_default().push(key.clone());
+        let mut sources: BTreeMap<Option<RegionId>, Tables> = BTreeMap::new();
+        for row in pending(&client).await? {
+            let source = row.owner.as_ref().map(|(region, _)| region.clone());
+            sources.entry(source).or_default().entry(row.table.clone()).or_default().push(row);
         }
-        let mut refused = anyhow::anyhow!("no peer answers");
-        for (region, peer) in &self.peers {
-            match self.fetch(&client, peer.clone(), region, &tables).await {
+        let (mut repaired, mut failed) = (0, None);
+        for (source, tables) in &sources {
+            match self.repair_from(&mut client, source.as_ref(), tables).await {
+                Ok(rows) => repaired += rows,
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if repaired == 0 => Err(error),
+            _ => Ok(repaired),
+        }
+    }
+
+    /// Repairs from `source`, or from the first peer that can tell.
+    async fn repair_from(
+        &self,
+        client: &mut Client,
+        source: Option<&RegionId>,
+        tables: &Tables,
+    ) -> anyhow::Result<usize> {
+        let mut refused = match source {
+            Some(source) => anyhow::anyhow!("there is no region {source} to ask"),
+            None => anyhow::anyhow!("no peer answers"),
+        };
+        for (region, peer) in self.peers.iter().filter(|(r, _)| source.is_none_or(|s| s == r)) {
+            match self.fetch(client, peer.clone(), region, tables).await {
                 Ok(fetched) => {
-                    self.write(&mut client, &fetched, &tables).await?;
+                    self.write(client, &fetched, tables).await?;
                     self.repairs.send_modify(|n| *n += 1);
-                    return Ok(pending.len());
+                    return Ok(tables.values().map(Vec::len).sum());
                 }
                 Err(error) => refused = error.context(format!("ask region {region}")),
             }
@@ -110,14 +139,17 @@ impl Repairer {
         client: &Client,
         mut peer: peer::Client,
         region: &RegionId,
-        tables: &BTreeMap<TableName, Vec<Json>>,
+        tables: &Tables,
     ) -> anyhow::Result<Fetched> {
         let ours = self.needed(client, region).await?;
         let mut fetched = Fetched { tables: Vec::new(), frontier: Frontier::default() };
-        for (table, keys) in tables {
-            let whole = keys.iter().any(|key| key.as_object().is_some_and(|o| o.is_empty()));
-            let keys: Vec<Key> =
-                if whole { Vec::new() } else { keys.iter().map(lift_key).collect() };
+        for (table, rows) in tables {
+            let whole = rows.iter().any(|row| row.key.as_object().is_some_and(|o| o.is_empty()));
+            let keys: Vec<Key> = if whole {
+                Vec::new()
+            } else {
+                rows.iter().map(|row| lift_key(&row.key)).collect()
+            };
             let request = FetchRowsRequest {
                 schema: table.schema.clone(),
                 table: table.name.clone(),
@@ -180,25 +212,29 @@ impl Repairer {
         &self,
         client: &mut Client,
         fetched: &Fetched,
-        pending: &BTreeMap<TableName, Vec<Json>>,
+        pending: &Tables,
     ) -> anyhow::Result<()> {
         let postgres = client.transaction().await?;
         postgres.batch_execute("SET LOCAL synchronous_commit = local").await?;
         for (table, keys, answer) in &fetched.tables {
-            let name = written(&postgres, table).await?;
+            let rows = pending.get(table).map_or(&[][..], Vec::as_slice);
+            let mut written = Written { postgres: &postgres, table, name: String::new() };
+            written.name = rows::written(&postgres, table).await?;
             if keys.is_empty() {
-                postgres.execute(&format!("DELETE FROM {name}"), &[]).await?;
+                postgres.execute(&format!("DELETE FROM {}", written.name), &[]).await?;
                 for row in &answer.rows {
-                    insert(&postgres, table, &answer.columns, &row.values).await?;
+                    written.insert(&answer.columns, &row.values).await?;
                 }
             }
-            replace(&postgres, table, &name, keys, answer).await?;
+            let displaced = self.displace(&written, rows, keys, answer, &fetched.frontier).await?;
+            written.replace(keys, answer, &displaced).await?;
             // Only these: more may have been marked meanwhile.
+            let done: Vec<&Json> = rows.iter().map(|row| &row.key).collect();
             postgres
                 .execute(
                     "DELETE FROM domicile.repair
                      WHERE schema_name = $1 AND table_name = $2 AND key = ANY ($3)",
-                    &[&table.schema, &table.name, &pending.get(table)],
+                    &[&table.schema, &table.name, &done],
                 )
                 .await?;
         }
@@ -220,6 +256,53 @@ impl Repairer {
     }
 }
 
+impl Repairer {
+    /// Journals rows that differ from their owner's, before they are replaced. Returns the places
+    /// of those that stay as they are, because the owner is another region by now.
+    async fn displace(
+        &self,
+        written: &Written<'_>,
+        rows: &[Pending],
+        keys: &[Key],
+        answer: &FetchRowsResponse,
+        shown: &Frontier,
+    ) -> anyhow::Result<BTreeSet<usize>> {
+        let mut kept = BTreeSet::new();
+        for (i, ((row, key), theirs)) in rows.iter().zip(keys).zip(&answer.rows).enumerate() {
+            let Some((owner, partition)) = &row.owner else { continue };
+            // Locked before the owner is looked up: whoever owns the row after that writes it after
+            // this transaction, and onto what it leaves behind.
+            let local = written.lock(key, &answer.columns).await?;
+            let now = written.postgres;
+            let now = now.query_one("SELECT owner FROM domicile.entry($1)", &[partition]).await?;
+            if now.get::<_, Option<&str>>(0) != Some(owner.as_str()) {
+                tracing::warn!(table = %written.table, partition, "a row is not repaired: its owner has changed");
+                kept.insert(i);
+                continue;
+            }
+            let texts: Vec<Option<String>> =
+                theirs.values.iter().cloned().map(peer::server::lift_value).collect();
+            let right = (!texts.is_empty()).then_some(&texts);
+            if local.as_ref().map(|(values, _)| values) == right {
+                continue;
+            }
+            let members = answer.columns.iter().cloned().zip(texts.iter().cloned());
+            let image: Json =
+                members.map(|(c, v)| (c, Json::from(v))).collect::<Map<_, _>>().into();
+            let from = shown.iter().filter(|(origin, _)| origin.region == *owner).last();
+            let replaced = journal::Replaced {
+                from: from.context("the owner tells its own position")?,
+                table: written.table,
+                key: &row.key,
+                local: local.as_ref().map(|(_, image)| image),
+                owners: right.map(|_| &image),
+            };
+            journal::replaced(written.postgres, &replaced).await?;
+        }
+        Ok(kept)
+    }
+}
+
 struct Fetched {
     tables: Vec<(TableName, Vec<Key>, FetchRowsResponse)>,
     /// Up to here the rows may already show what we are still to apply.
@@ -229,18 +312,21 @@ struct Fetched {
 async fn pending(client: &Client) -> anyhow::Result<Vec<Pending>> {
     let rows = client
         .query(
-            "SELECT schema_name, table_name, key FROM domicile.repair LIMIT $1",
+            "SELECT schema_name, table_name, key, source, partition FROM domicile.repair
+             ORDER BY source NULLS FIRST LIMIT $1",
             &[&ROWS_PER_REPAIR_MAX],
         )
         .await
         .context("read what is to be repaired")?;
-    Ok(rows
-        .iter()
-        .map(|row| Pending {
-            table: TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)),
-            key: row.get(2),
-        })
-        .collect())
+    let lift = |row: &tokio_postgres::Row| {
+        let owner = match (row.get::<_, Option<&str>>(3), row.get(4)) {
+            (Some(source), Some(partition)) => Some((source.parse()?, partition)),
+            _ => None,
+        };
+        let table = TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        Ok(Pending { table, key: row.get(2), owner })
+    };
+    rows.iter().map(lift).collect()
 }
 
 fn lift_key(key: &Json) -> Key {
@@ -255,68 +341,89 @@ fn lower_key(key: &Key) -> fetch_rows_request::Key {
     }
 }
 
-/// Makes each row what the peer has. A row that stays is updated in place, so that a statement
-/// that waits for it still finds it. Rows that must go go first: others may need their values.
-async fn replace(
-    postgres: &Transaction<'_>,
-    table: &TableName,
-    name: &str,
-    keys: &[Key],
-    answer: &FetchRowsResponse,
-) -> anyhow::Result<()> {
-    let pairs = || keys.iter().zip(&answer.rows);
-    for (key, _) in pairs().filter(|(_, row)| row.values.is_empty()) {
-        let (condition, parameters) = matching(key);
-        let sql = format!("DELETE FROM {name} WHERE {condition}");
-        execute(postgres, &sql, &parameters).await?;
-    }
-    for (key, row) in pairs().filter(|(_, row)| !row.values.is_empty()) {
-        if update(postgres, name, key, &answer.columns, &row.values).await? == 0 {
-            insert(postgres, table, &answer.columns, &row.values).await?;
+/// One table that is written.
+struct Written<'a> {
+    postgres: &'a Transaction<'a>,
+    table: &'a TableName,
+    /// As a statement names it.
+    name: String,
+}
+
+impl Written<'_> {
+    /// Makes each row what the peer has, unless it is `kept`. A row that stays is updated in place,
+    /// so that a statement that waits for it still finds it. Rows that must go go first: others may
+    /// need their values.
+    async fn replace(
+        &self,
+        keys: &[Key],
+        answer: &FetchRowsResponse,
+        kept: &BTreeSet<usize>,
+    ) -> anyhow::Result<()> {
+        let pairs = || {
+            let pairs = keys.iter().zip(&answer.rows).enumerate();
+            pairs.filter(|(i, _)| !kept.contains(i)).map(|(_, pair)| pair)
+        };
+        for (key, _) in pairs().filter(|(_, row)| row.values.is_empty()) {
+            let (condition, parameters) = matching(key);
+            let sql = format!("DELETE FROM {} WHERE {condition}", self.name);
+            execute(self.postgres, &sql, &parameters).await?;
         }
+        for (key, row) in pairs().filter(|(_, row)| !row.values.is_empty()) {
+            if self.update(key, &answer.columns, &row.values).await? == 0 {
+                self.insert(&answer.columns, &row.values).await?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-async fn update(
-    postgres: &Transaction<'_>,
-    name: &str,
-    key: &Key,
-    columns: &[String],
-    row: &[Value],
-) -> anyhow::Result<u64> {
-    let (condition, mut parameters) = matching(key);
-    let mut sets = Vec::with_capacity(columns.len());
-    let set = |column: &str| key.iter().all(|(name, _)| name != column);
-    for (column, value) in columns.iter().zip(row).filter(|(column, _)| set(column)) {
-        parameters.push(Text(value.text.as_deref()));
-        sets.push(format!("{} = ${}", quote_name(column), parameters.len()));
+    /// Locks the row with this key and returns its values, as text and as JSON.
+    async fn lock(
+        &self,
+        key: &Key,
+        columns: &[String],
+    ) -> anyhow::Result<Option<(Vec<Option<String>>, Json)>> {
+        let (condition, parameters) = matching(key);
+        let texts: Vec<String> =
+            columns.iter().map(|c| format!("row_.{}::text", quote_name(c))).collect();
+        let sql = format!(
+            "SELECT to_jsonb(row_), {} FROM {} row_ WHERE {condition} LIMIT 1 FOR UPDATE",
+            texts.join(", "),
+            self.name
+        );
+        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|p| p as _).collect();
+        let row = self.postgres.query_opt(&sql, &parameters).await.context("lock a row")?;
+        Ok(row.map(|row| ((1..row.len()).map(|i| row.get(i)).collect(), row.get(0))))
     }
-    if sets.is_empty() {
-        // A row that is all key is right if it is there; this counts it.
-        sets.extend(key.iter().take(1).map(|(name, _)| format!("{0} = {0}", quote_name(name))));
-    }
-    let sets = sets.join(", ");
-    let sql = format!("UPDATE {name} SET {sets} WHERE {condition}");
-    execute(postgres, &sql, &parameters).await
-}
 
-async fn insert(
-    postgres: &Transaction<'_>,
-    table: &TableName,
-    columns: &[String],
-    row: &[Value],
-) -> anyhow::Result<u64> {
-    let names: Vec<String> = columns.iter().map(|c| quote_name(c)).collect();
-    let places: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
-    let sql = format!(
-        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
-        qualified(table),
-        names.join(", "),
-        places.join(", ")
-    );
-    let values: Vec<Text<'_>> = row.iter().map(|v| Text(v.text.as_deref())).collect();
-    execute(postgres, &sql, &values).await
+    async fn update(&self, key: &Key, columns: &[String], row: &[Value]) -> anyhow::Result<u64> {
+        let (condition, mut parameters) = matching(key);
+        let mut sets = Vec::with_capacity(columns.len());
+        let set = |column: &str| key.iter().all(|(name, _)| name != column);
+        for (column, value) in columns.iter().zip(row).filter(|(column, _)| set(column)) {
+            parameters.push(Text(value.text.as_deref()));
+            sets.push(format!("{} = ${}", quote_name(column), parameters.len()));
+        }
+        if sets.is_empty() {
+            // A row that is all key is right if it is there; this counts it.
+            sets.extend(key.iter().take(1).map(|(name, _)| format!("{0} = {0}", quote_name(name))));
+        }
+        let sets = sets.join(", ");
+        let sql = format!("UPDATE {} SET {sets} WHERE {condition}", self.name);
+        execute(self.postgres, &sql, &parameters).await
+    }
+
+    async fn insert(&self, columns: &[String], row: &[Value]) -> anyhow::Result<u64> {
+        let names: Vec<String> = columns.iter().map(|c| quote_name(c)).collect();
+        let places: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
+        let sql = format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
+            qualified(self.table),
+            names.join(", "),
+            places.join(", ")
+        );
+        let values: Vec<Text<'_>> = row.iter().map(|v| Text(v.text.as_deref())).collect();
+        execute(self.postgres, &sql, &values).await
+    }
 }
 
 async fn execute(

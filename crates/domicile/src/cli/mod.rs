@@ -27,6 +27,7 @@ mod outside;
 mod partition;
 mod runs;
 mod status;
+mod verify;
 
 pub(crate) use output::Output;
 
@@ -40,12 +41,13 @@ Examples:
   domicile status                                            how is every region?
   domicile switchover --from eu --to us                      move partitions, losing nothing
   domicile journal list --region eu                          what lost, and why
+  domicile verify                                            do all regions hold the same rows?
 
 Exit codes:
   0  done
   1  failed
   2  the command line or the configuration is wrong
-  3  refused, with the reasons
+  3  refused, with the reasons; or what was checked is not as it should be
 
 Environment:
   DOMICILE_CONFIG  the configuration file, instead of --config
@@ -100,6 +102,8 @@ enum Command {
     Switchover(runs::Switchover),
     /// Show what lost against another region's change
     Journal(journal::Journal),
+    /// Compare the rows of all regions, and repair those that differ
+    Verify(verify::Verify),
     /// Print a shell's completion script
     Completions(completions::Completions),
 }
@@ -111,7 +115,7 @@ pub enum Exit {
     Failed,
     /// The command line or the configuration is wrong.
     Usage,
-    /// Nothing was done, and the reasons were printed.
+    /// The answer is no, and the reasons were printed.
     Refused,
 }
 
@@ -183,6 +187,7 @@ impl Cli {
             Command::Failover(command) => command.run(&context).await,
             Command::Switchover(command) => command.run(&context).await,
             Command::Journal(command) => command.run(&context).await,
+            Command::Verify(command) => command.run(&context).await,
             Command::Completions(command) => command.run(),
         }
     }

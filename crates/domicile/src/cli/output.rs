@@ -67,6 +67,20 @@ impl Output {
         spinner.enable_steady_tick(SPINNER_TICK);
         spinner
     }
+
+    /// Shows how far rows are, how fast, and how long it may still take; silent unless standard
+    /// error is a terminal.
+    pub fn bar(&self, message: &str) -> ProgressBar {
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template(
+            "{spinner} {msg} {bar:30} {human_pos}/{human_len} rows {per_sec} {eta}",
+        ) {
+            bar.set_style(style);
+        }
+        bar.set_message(message.to_owned());
+        bar.enable_steady_tick(SPINNER_TICK);
+        bar
+    }
 }
 
 /// `NO_COLOR` counts when it is set to anything but the empty text (no-color.org).

@@ -110,6 +110,14 @@ impl Outside {
     }
 }
 
+/// The directory's word alone.
+pub async fn read_ownership(config: &Config) -> anyhow::Result<Ownership> {
+    let directory = directory::Client::new(&config.directory.address)?;
+    let document = directory.get(OWNERSHIP_KEY).await?;
+    let document = document.context("the directory has no ownership yet: no agent has started")?;
+    lift_ownership(&config.cluster, &document.value)
+}
+
 /// Asks every agent at once.
 pub async fn ask_all(config: &Config) -> BTreeMap<RegionId, Result<RegionStatus, String>> {
     let asked = config.regions.iter().map(|region| async move {

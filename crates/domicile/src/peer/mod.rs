@@ -6,6 +6,7 @@
 
 pub mod arrival;
 pub mod client;
+pub mod compare;
 pub mod intake;
 pub mod server;
 

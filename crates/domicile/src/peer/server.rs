@@ -17,18 +17,20 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::intake::Intake;
-use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX};
+use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX, compare};
 use crate::directory::view::OwnershipView;
 use crate::log::{Frame, Log, LogError, Logs, PartReader};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
+use crate::postgres::compare::mark as postgres_mark;
 use crate::postgres::{rows, session};
 use crate::proto::peer_server::{Peer, PeerServer};
 use crate::proto::subscribe_request::{Kind, Open};
 use crate::proto::{
-    FetchRowsRequest, FetchRowsResponse, Position, ProbeRequest, ProbeResponse, Records,
-    SealRequest, SealResponse, StatusRequest, StatusResponse, SubscribeRequest, Value,
-    fetch_rows_response, seal_response,
+    CompareRequest, CompareResponse, DescribeRequest, DescribeResponse, FetchRowsRequest,
+    FetchRowsResponse, MarkRequest, MarkResponse, Position, ProbeRequest, ProbeResponse, Records,
+    RepairRequest, RepairResponse, SealRequest, SealResponse, StatusRequest, StatusResponse,
+    SubscribeRequest, Value, fetch_rows_response, seal_response,
 };
 use crate::status::RegionStatus;
 
@@ -151,9 +153,7 @@ impl Peer for Service {
         // our commits is captured by then.
         let mut frontier = found.frontier;
         let shown = frontier.get(&self.desk.origin);
-        let captured = self.desk.positions.wait_for_capture(shown);
-        tokio::time::timeout(CAPTURE_TIMEOUT, captured).await.map_err(internal)?;
-        let in_log = self.desk.positions.counts().log_end;
+        let in_log = self.log_end_at(shown).await?;
         frontier = frontier
             .iter()
             .filter(|(o, _)| **o != self.desk.origin)
@@ -171,6 +171,42 @@ impl Peer for Service {
                 .map(|(origin, lsn)| Position { origin: origin.to_string(), lsn: lsn.0 })
                 .collect(),
         }))
+    }
+
+    async fn describe(
+        &self,
+        request: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        let described = compare::describe(&self.desk.postgres, request.into_inner()).await;
+        described.map(Response::new).map_err(internal)
+    }
+
+    async fn compare(
+        &self,
+        request: Request<CompareRequest>,
+    ) -> Result<Response<CompareResponse>, Status> {
+        let Desk { postgres, config, .. } = self.desk.as_ref();
+        let answered = compare::answer(postgres, config, request.into_inner()).await;
+        answered.map(Response::new).map_err(internal)
+    }
+
+    async fn mark(&self, _: Request<MarkRequest>) -> Result<Response<MarkResponse>, Status> {
+        let client =
+            session::connect(&self.desk.postgres, "domicile mark").await.map_err(internal)?;
+        let (flushed, next_xid) = postgres_mark(&client).await.map_err(internal)?;
+        let log_end = self.log_end_at(flushed).await?;
+        let log_end = Some(Position { origin: self.desk.origin.to_string(), lsn: log_end.0 });
+        Ok(Response::new(MarkResponse { log_end, next_xid }))
+    }
+
+    async fn repair(
+        &self,
+        request: Request<RepairRequest>,
+    ) -> Result<Response<RepairResponse>, Status> {
+        let request = request.into_inner();
+        self.known_region(&request.source)?;
+        compare::mark_rows(&self.desk.postgres, request).await.map_err(internal)?;
+        Ok(Response::new(RepairResponse {}))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -225,6 +261,13 @@ impl Service {
         known
             .map(|region| region.id.clone())
             .ok_or_else(|| Status::permission_denied(format!("there is no region \"{name}\"")))
+    }
+
+    /// Where our log ends once it holds everything of ours up to `position` of the WAL.
+    async fn log_end_at(&self, position: Lsn) -> Result<Lsn, Status> {
+        let captured = self.desk.positions.wait_for_capture(position);
+        let captured = tokio::time::timeout(CAPTURE_TIMEOUT, captured).await;
+        captured.map_err(|_| internal(format!("capture does not reach {position} yet")))
     }
 
     async fn probe_guard(&self) -> anyhow::Result<()> {

@@ -80,6 +80,18 @@ pub async fn install_triggers(client: &Client, config: &Config) -> anyhow::Resul
     Ok(())
 }
 
+/// The partition of a row called `row_` as an SQL expression, and the joins to its parents that the
+/// expression reads.
+pub fn partition_of_row(config: &Config, table: &TableName) -> anyhow::Result<(String, String)> {
+    match config.kind(table) {
+        Some(TableKind::Owned(_)) => {
+            let key = KeyExpression::of(config, table)?;
+            Ok((key.expression, key.from))
+        }
+        _ => Ok((config.layout.reference().map_or(0, |p| p.0).to_string(), String::new())),
+    }
+}
+
 async fn guard_table(
     client: &Client,
     table: &TableName,

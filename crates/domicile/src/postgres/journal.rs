@@ -5,7 +5,8 @@
 
 use anyhow::Context;
 use domicile_core::change::{Change, Relation, Row, Transaction, Value};
-use domicile_core::id::{Origin, TableName};
+use domicile_core::id::{Origin, PartitionId, RegionId, TableName};
+use domicile_core::lsn::Lsn;
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::{Client, GenericClient};
 
@@ -131,6 +132,76 @@ async fn mark_key(
             "INSERT INTO domicile.repair (schema_name, table_name, key) VALUES ($1, $2, $3)
              ON CONFLICT DO NOTHING",
             &[&table.schema, &table.name, key],
+        )
+        .await
+        .context("mark a row for repair")?;
+    Ok(())
+}
+
+/// A row that was found to differ from its owner's, and what it became.
+pub struct Replaced<'a> {
+    /// The owner's origin, and a place in its log by which it had committed the row.
+    pub from: (&'a Origin, Lsn),
+    pub table: &'a TableName,
+    pub key: &'a Json,
+    /// Absent where there was no row.
+    pub local: Option<&'a Json>,
+    pub owners: Option<&'a Json>,
+}
+
+/// Journals a row that is replaced by its owner's.
+pub async fn replaced(client: &impl GenericClient, row: &Replaced<'_>) -> anyhow::Result<()> {
+    let operation = match (row.local, row.owners) {
+        (None, _) => "insert",
+        (_, None) => "delete",
+        _ => "update",
+    };
+    let (origin, lsn) = row.from;
+    // No change of a transaction has a number below zero.
+    client
+        .execute(
+            "INSERT INTO domicile.journal
+                 (origin, lsn, xid, change, relation, operation, key, new, local, conflict, reason)
+             SELECT $1, $2::text::pg_lsn, 0, least(min(change), 0) - 1, $3, $4, $5, $6, $7, $8, $9
+             FROM domicile.journal WHERE origin = $1 AND lsn = $2::text::pg_lsn",
+            &[
+                &origin.to_string(),
+                &lsn.to_string(),
+                &row.table.to_string(),
+                &operation,
+                row.key,
+                &row.owners,
+                &row.local,
+                &"differed",
+                &format!("it differed from the row of its owner, region {}", origin.region),
+            ],
+        )
+        .await
+        .context("write the conflict journal")?;
+    Ok(())
+}
+
+/// Has a row read again from `source`, which owns its partition.
+pub async fn mark_from(
+    client: &impl GenericClient,
+    table: &TableName,
+    key: &Json,
+    source: &RegionId,
+    partition: PartitionId,
+) -> anyhow::Result<()> {
+    client
+        .execute(
+            "INSERT INTO domicile.repair (schema_name, table_name, key, source, partition)
+             VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (schema_name, table_name, key) DO UPDATE
+             SET source = excluded.source, partition = excluded.partition",
+            &[
+                &table.schema,
+                &table.name,
+                key,
+                &source.as_str(),
+                &i32::try_from(partition.0).context("partition number")?,
+            ],
         )
         .await
         .context("mark a row for repair")?;

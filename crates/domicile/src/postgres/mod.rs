@@ -2,6 +2,7 @@
 
 pub mod canary;
 pub mod catalog;
+pub mod compare;
 pub mod drain;
 pub mod guard;
 pub mod journal;

@@ -55,6 +55,9 @@ CREATE TABLE IF NOT EXISTS domicile.repair (
     schema_name text NOT NULL,
     table_name text NOT NULL,
     key jsonb NOT NULL,
+    -- The region whose row is the right one as long as it owns the partition; any peer when absent.
+    source text,
+    partition integer,
     PRIMARY KEY (schema_name, table_name, key)
 );
 
