@@ -20,12 +20,21 @@ pub struct Config {
     pub cluster: String,
     pub layout: Layout,
     pub rpo: Rpo,
+    pub sequences: Sequences,
     pub lease: LeaseTerms,
     pub failover: FailoverPolicy,
     pub log: LogTerms,
     pub directory: Directory,
     pub regions: Vec<Region>,
     pub tables: BTreeMap<TableName, TableKind>,
+}
+
+/// What becomes of the sequences that replicated tables draw from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sequences {
+    /// Each region draws its own values, in steps.
+    Interleave,
+    Leave,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,4 +18,5 @@ pub mod record;
 pub mod retention;
 pub mod route;
 pub mod runbook;
+pub mod sequence;
 pub mod time;

@@ -241,7 +241,7 @@ impl Parts {
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), captured));
         tasks.spawn(tenure.run(shutdown.clone()));
         let (postgres, config) = (self.here.postgres.clone(), self.config.clone());
-        let guards = guards::keep(postgres, config, shutdown.clone());
+        let guards = guards::keep(postgres, config, tenure_state.subscribe(), shutdown.clone());
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), guards));
         self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe())?;
         self.start_peer_server(listeners.peer, status.subscribe(), shutdown, tasks);

@@ -1,22 +1,31 @@
-//! Does every table still carry its guard?
+//! Does every table still carry its guard, and every sequence its step?
 //!
-//! New table partitions need one, and a guard that somebody disabled is put back. This has its own
-//! session: adding a trigger may wait for a long transaction, and the lease must not wait with it.
+//! New table partitions need a guard, and one that somebody disabled is put back; the same for a
+//! sequence that somebody set. This has its own session: adding a trigger may wait for a long
+//! transaction, and the lease must not wait with it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_core::config::Config;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::complain::Complaint;
+use crate::postgres::sequences::{self, Look};
 use crate::postgres::{guard, session};
+use crate::tenure::TenureState;
 
 /// How often all tables are looked over.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Looks all tables over until `shutdown`.
-pub async fn keep(postgres: String, config: Arc<Config>, shutdown: CancellationToken) {
+pub async fn keep(
+    postgres: String,
+    config: Arc<Config>,
+    tenure: watch::Receiver<TenureState>,
+    shutdown: CancellationToken,
+) {
     let mut complaint = Complaint::default();
     loop {
         tokio::select! {
@@ -24,8 +33,13 @@ pub async fn keep(postgres: String, config: Arc<Config>, shutdown: CancellationT
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let looked = async {
-            let client = session::connect(&postgres, "domicile guards").await?;
-            guard::install_triggers(&client, &config).await
+            let mut client = session::connect(&postgres, "domicile guards").await?;
+            guard::install_triggers(&client, &config).await?;
+            let place = tenure.borrow().place;
+            if let Some(place) = place {
+                sequences::keep(&mut client, &config, place, Look::Sequences).await?;
+            }
+            anyhow::Ok(())
         };
         tokio::select! {
             () = shutdown.cancelled() => return,

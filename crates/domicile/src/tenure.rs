@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use domicile_core::config::Config;
+use domicile_core::config::{Config, Sequences};
 use domicile_core::id::{RegionId, RunId};
 use domicile_core::lease::Held;
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::{Ownership, OwnershipChange};
 use domicile_core::progress::Rpo;
+use domicile_core::sequence::Place;
 use domicile_core::time::Time;
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -30,12 +31,17 @@ use crate::directory::change::change_ownership;
 use crate::directory::documents::{
     LeaseDocument, OWNERSHIP_KEY, json, lease_key, lift_ownership, lower_ownership,
 };
+use crate::directory::places;
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, Written};
 use crate::postgres::drain::{Door, drain};
+use crate::postgres::sequences::{self, Look};
 use crate::postgres::{guard, session, setup};
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// A new owner's first write waits no longer than this for sequences: no value is drawn twice
+/// without that, only a smaller one later.
+const ADVANCE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Held by the one agent that may act for this database.
 const AGENT_LOCK: i64 = 0x646f_6d69_6369_6c65;
 /// Attempts at a compare-and-set before the facts are gathered anew.
@@ -54,6 +60,8 @@ pub struct TenureState {
     pub slot_ready: bool,
     /// Where PostgreSQL's WAL ended when this agent first reached it.
     pub wal_at_start: Option<Lsn>,
+    /// This region's place in the steps of sequences, unless they are left alone.
+    pub place: Option<Place>,
     /// A named state that stops everything, and why.
     pub halted: Option<(String, String)>,
 }
@@ -111,6 +119,7 @@ impl Tenure {
             }
         };
         self.found_cluster().await?;
+        self.keep_sequences(&mut guard).await?;
         let mut renew =
             tokio::time::interval(Duration::from_millis(self.config.lease.renew_every.0));
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -191,6 +200,27 @@ impl Tenure {
         handing_over && guard.held.is_some_and(|held| held.may_pass_over(now, &self.config.lease))
     }
 
+    /// Before anything can be written here: no other region draws what this one draws.
+    async fn keep_sequences(&self, guard: &mut Guard) -> anyhow::Result<()> {
+        if self.config.sequences == Sequences::Leave {
+            return Ok(());
+        }
+        let place = places::place_of(&self.directory, &self.region).await?;
+        sequences::keep(&mut guard.client, &self.config, place, Look::Columns).await?;
+        self.state.send_modify(|state| state.place = Some(place));
+        Ok(())
+    }
+
+    /// What others have written to partitions that are now ours: sequences go on behind it.
+    async fn advance_sequences(&self, guard: &mut Guard) {
+        let Some(place) = self.state.borrow().place else { return };
+        let advance = sequences::keep(&mut guard.client, &self.config, place, Look::Columns);
+        let advanced = tokio::time::timeout(ADVANCE_WAIT_MAX, advance).await;
+        if let Err(error) = advanced.map_err(anyhow::Error::from).and_then(|result| result) {
+            tracing::warn!("sequences are not moved behind what others have written: {error:#}");
+        }
+    }
+
     async fn renew(&self, guard: &mut Guard) -> anyhow::Result<()> {
         self.check_ack_fence(guard).await?;
         let held = Held { sent_at: self.clock.now() };
@@ -262,6 +292,10 @@ impl Tenure {
         }
         let addresses: BTreeMap<RegionId, String> =
             self.config.regions.iter().map(|r| (r.id.clone(), r.gateway.clone())).collect();
+        let before = guard.map.as_ref().map(|(map, _)| map);
+        if before.is_some_and(|before| guard::gives(before, ownership, &self.region)) {
+            self.advance_sequences(guard).await;
+        }
         let before = guard.map.as_ref().map(|(map, _)| map);
         if guard::takes_away(before, ownership, &self.region) {
             let due = guard::barriers_due(ownership, &self.region);

@@ -2,6 +2,7 @@
 //!
 //! Core types are never serialized: renaming one must not change what is stored.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 /// The one document that says who owns what.
 pub const OWNERSHIP_KEY: &str = "ownership";
+pub const PLACES_KEY: &str = "sequences";
 pub const LEASE_PREFIX: &str = "lease/";
 pub const RUN_PREFIX: &str = "run/";
 pub const RESEED_PREFIX: &str = "reseed/";
@@ -67,6 +69,12 @@ pub struct LeaseDocument {
     /// The agent process that holds it.
     pub agent: String,
     pub renewals: u64,
+}
+
+/// Region -> its place in every step of a sequence, from 1 on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacesDocument {
+    pub places: BTreeMap<String, i64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ pub mod client;
 pub mod documents;
 mod events;
 mod follow;
+pub mod places;
 pub mod server;
 mod store;
 pub mod view;

@@ -93,7 +93,8 @@ pub struct Column {
     pub generated: bool,
     /// The expression behind `DEFAULT`.
     pub default: Option<String>,
-    /// The sequence that belongs to the column (`serial`, `GENERATED AS IDENTITY`).
+    /// The sequence that the column draws from: its own (`serial`, `GENERATED AS IDENTITY`), or the
+    /// one that its default names.
     pub sequence: Option<Sequence>,
 }
 
@@ -103,6 +104,10 @@ pub struct Sequence {
     pub name: String,
     pub increment: i64,
     pub start: i64,
+    pub min: i64,
+    pub max: i64,
+    /// Begins again when it is used up.
+    pub cycles: bool,
     /// Absent until its first use.
     pub last: Option<i64>,
 }

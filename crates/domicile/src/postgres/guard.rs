@@ -365,6 +365,11 @@ pub fn same_map(current: Option<&Ownership>, next: &Ownership) -> bool {
     current.is_some_and(|current| lines(current) == lines(next))
 }
 
+/// Does `next` give `region` anything to write that it may not write under `current`?
+pub fn gives(current: &Ownership, next: &Ownership, region: &RegionId) -> bool {
+    takes_away(Some(next), current, region)
+}
+
 /// Makes the guard go by `ownership`. What is gained counts at once; what is lost is drained
 /// first by [`drain`](super::drain::drain).
 ///

@@ -7,6 +7,7 @@ pub mod drain;
 pub mod guard;
 pub mod journal;
 pub mod rows;
+pub mod sequences;
 pub mod session;
 pub mod setup;
 pub mod stream;

@@ -75,6 +75,12 @@ pub const KEYS: &[Key] = &[
         "How many other regions' logs must hold a commit before it is acknowledged, at `rpo = \"0\"`. Less than the number of regions.",
     ),
     key(
+        "sequences",
+        Text,
+        Value("\"interleave\""),
+        "What becomes of the sequences that columns of replicated tables draw from (`serial`, identity columns, defaults). `interleave`: each agent sets them to steps of 16 from the region's own place, so that no two regions draw the same value. `leave`: they are not touched.",
+    ),
+    key(
         "directory.address",
         Text,
         Required,

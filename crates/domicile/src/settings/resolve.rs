@@ -1,6 +1,6 @@
 //! What do the written values come to, with defaults filled in and relations checked?
 
-use domicile_core::config::{Config, Directory, FailoverPolicy, REGIONS_MAX, TableKind};
+use domicile_core::config::{Config, Directory, FailoverPolicy, REGIONS_MAX, Sequences, TableKind};
 use domicile_core::id::RegionId;
 use domicile_core::lease::LeaseTerms;
 use domicile_core::partition::{Layout, Scheme};
@@ -38,6 +38,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let regions = regions::resolve(&written.region, mistakes);
     region_count(written.region.len(), mistakes);
     let rpo = rpo(written, mistakes);
+    let sequences = sequences(written, mistakes);
     let lease = lease(written.lease.as_ref().unwrap_or(&WrittenLease::default()), mistakes);
     let failover = written.failover.as_ref();
     let failover = failover_policy(
@@ -59,6 +60,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         cluster: cluster?,
         layout,
         rpo: rpo?,
+        sequences: sequences?,
         lease,
         failover,
         log,
@@ -133,6 +135,18 @@ fn rpo(written: &Written, mistakes: &mut Mistakes) -> Option<Rpo> {
                 WrittenRpo::Text(text) => format!("\"{text}\""),
             };
             mistakes.add("rpo", format!("{found} is neither \"0\" nor \"none\""));
+            None
+        }
+    }
+}
+
+fn sequences(written: &Written, mistakes: &mut Mistakes) -> Option<Sequences> {
+    match written.sequences.as_deref() {
+        None | Some("interleave") => Some(Sequences::Interleave),
+        Some("leave") => Some(Sequences::Leave),
+        Some(other) => {
+            let text = format!("\"{other}\" is neither \"interleave\" nor \"leave\"");
+            mistakes.add("sequences", text);
             None
         }
     }

@@ -9,6 +9,7 @@ pub(super) struct Written {
     pub partition: Option<String>,
     pub rpo: Option<WrittenRpo>,
     pub copies: Option<i64>,
+    pub sequences: Option<String>,
     pub directory: Option<WrittenDirectory>,
     pub lease: Option<WrittenLease>,
     pub failover: Option<WrittenFailover>,

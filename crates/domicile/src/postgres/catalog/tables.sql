@@ -42,18 +42,32 @@ LEFT JOIN LATERAL (
                     'name', s.relname,
                     'increment', q.seqincrement,
                     'start', q.seqstart,
+                    'min', q.seqmin,
+                    'max', q.seqmax,
+                    'cycles', q.seqcycle,
                     'last', pg_sequence_last_value(s.oid)
                 )
-                FROM pg_depend dep
-                JOIN pg_class s ON s.oid = dep.objid AND s.relkind = 'S'
+                FROM (
+                    -- The column's own, or else the one that its default names.
+                    SELECT 1 AS place, dep.objid AS sequence
+                    FROM pg_depend dep
+                    WHERE dep.classid = 'pg_class'::regclass
+                        AND dep.refclassid = 'pg_class'::regclass
+                        AND dep.refobjid = c.oid
+                        AND dep.refobjsubid = a.attnum
+                        AND dep.deptype IN ('a', 'i')
+                    UNION ALL
+                    SELECT 2, dep.refobjid
+                    FROM pg_depend dep
+                    WHERE dep.classid = 'pg_attrdef'::regclass
+                        AND dep.objid = d.oid
+                        AND dep.refclassid = 'pg_class'::regclass
+                ) used
+                JOIN pg_class s ON s.oid = used.sequence AND s.relkind = 'S'
                 JOIN pg_namespace sn ON sn.oid = s.relnamespace
                 JOIN pg_sequence q ON q.seqrelid = s.oid
-                WHERE dep.classid = 'pg_class'::regclass
-                    AND dep.refclassid = 'pg_class'::regclass
-                    AND dep.refobjid = c.oid
-                    AND dep.refobjsubid = a.attnum
-                    AND dep.deptype IN ('a', 'i')
-                    AND has_sequence_privilege(s.oid, 'USAGE,SELECT')
+                WHERE has_sequence_privilege(s.oid, 'USAGE,SELECT')
+                ORDER BY used.place
                 LIMIT 1
             )
         )
