@@ -69,12 +69,12 @@ pub fn set(
         }
         Deed::Update { columns } => {
             let given = Given::new(relation, target, columns)?;
-            let (rows, given_rows) = (target.rows(), given.unnest());
+            let (named, given_rows) = (target.rows(), given.unnest());
             let same = given.same_row(relation);
             let sql = match given.sets(relation).as_str() {
                 // A row that is all key is right if it is there; this counts it.
-                "" => format!("SELECT FROM {rows} row_, {given_rows} WHERE {same}"),
-                sets => format!("UPDATE {rows} row_ SET {sets} FROM {given_rows} WHERE {same}"),
+                "" => format!("SELECT FROM {named} row_, {given_rows} WHERE {same}"),
+                sets => format!("UPDATE {named} row_ SET {sets} FROM {given_rows} WHERE {same}"),
             };
             Set::Statement { sql, parameters: given.parameters(rows) }
         }

