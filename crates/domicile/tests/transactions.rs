@@ -120,7 +120,10 @@ async fn a_large_one_shows_at_once(world: &mut World) {
     world.execute(&format!("SELECT fill(1, {MANY})")).await;
     eventually("us shows the rows", async || match world.items().await {
         0 => Err("none yet".to_owned()),
-        all => Ok(assert_eq!(all, i64::from(MANY), "all at once")),
+        all => {
+            assert_eq!(all, i64::from(MANY), "all at once");
+            Ok(())
+        }
     })
     .await;
     world.settle().await;
