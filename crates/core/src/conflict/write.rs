@@ -1,7 +1,7 @@
 //! What does a write in this region make of its row's version?
 //!
-//! In a region's database a trigger answers this, `domicile.stamp`; this is what it must do. A
-//! shared test holds the two together (`crates/domicile/tests/shared`).
+//! In a region's database a trigger will answer this; this is what it must do. Shared tables are
+//! decided here and tried by properties; settings refuse them until the rest is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
