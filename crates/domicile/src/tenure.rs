@@ -39,8 +39,8 @@ use crate::postgres::sequences::{self, Look};
 use crate::postgres::{guard, session, setup};
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// A new owner's first write waits no longer than this for sequences: no value is drawn twice
-/// without that, only a smaller one later.
+/// How long moving sequences may hold this loop up: no value is drawn twice without that, only a
+/// smaller one later.
 const ADVANCE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Held by the one agent that may act for this database.
 const AGENT_LOCK: i64 = 0x646f_6d69_6369_6c65;
@@ -293,10 +293,7 @@ impl Tenure {
         let addresses: BTreeMap<RegionId, String> =
             self.config.regions.iter().map(|r| (r.id.clone(), r.gateway.clone())).collect();
         let before = guard.map.as_ref().map(|(map, _)| map);
-        if before.is_some_and(|before| guard::gives(before, ownership, &self.region)) {
-            self.advance_sequences(guard).await;
-        }
-        let before = guard.map.as_ref().map(|(map, _)| map);
+        let gained = before.is_some_and(|before| guard::gives(before, ownership, &self.region));
         if guard::takes_away(before, ownership, &self.region) {
             let due = guard::barriers_due(ownership, &self.region);
             drain(&guard.client, &guard.door, ownership, &addresses, &due).await?;
@@ -305,6 +302,10 @@ impl Tenure {
         }
         guard.map = Some((ownership.clone(), revision));
         self.state.send_modify(|state| state.guard_revision = revision);
+        if gained {
+            // Only now, when writers are let in: regions draw different values in any case.
+            self.advance_sequences(guard).await;
+        }
         Ok(())
     }
 
