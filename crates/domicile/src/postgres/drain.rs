@@ -60,7 +60,7 @@ impl Door {
 /// message of each of the runs in the WAL behind the last write that went by the old map.
 ///
 /// New writers queue meanwhile and then meet the new map. Writers that do not come to their
-/// commit within [`DRAIN_BUDGET`] are terminated.
+/// commit within `DRAIN_BUDGET` are terminated.
 pub async fn drain(
     client: &Client,
     door: &Door,
