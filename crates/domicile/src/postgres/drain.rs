@@ -80,8 +80,8 @@ pub async fn drain(
         closed = &mut closed => (closed, true),
         shut = &mut shut => (shut.context("hold new writers back").and(closed.await), false),
     };
-    door.let_in(client).await?;
     if waiting {
+        door.let_in(client).await?;
         // Cancelled, or it got the lock at last: either way nothing is held after the rollback.
         let _ = shut.await;
     }
