@@ -219,6 +219,25 @@ impl Ownership {
         cuts
     }
 
+    /// Lets this `region` in where `before` does not?
+    pub fn gives(&self, before: &Self, region: &RegionId) -> bool {
+        let mine = |entry: &&Entry| entry.state.admits() == Some(region);
+        self.entries.iter().filter(mine).any(|now| {
+            before.entries.iter().any(|old| {
+                old.range.overlap(&now.range).is_some() && (old.epoch != now.epoch || !mine(&old))
+            })
+        })
+    }
+
+    /// Do the guards decide and refuse alike under both? A barrier, say, changes nothing for them.
+    pub fn admits_like(&self, other: &Self) -> bool {
+        let lines = |ownership: &Self| -> Vec<_> {
+            let entries = ownership.entries.iter();
+            entries.map(|e| (e.range, e.epoch, e.state.admits().cloned())).collect()
+        };
+        lines(self) == lines(other)
+    }
+
     /// Returns the ranges that are in `run`'s hands.
     pub fn ranges_of<'a>(&'a self, run: &'a RunId) -> impl Iterator<Item = &'a Entry> {
         self.entries.iter().filter(move |e| e.state.run() == Some(run))
@@ -458,6 +477,15 @@ impl Entry {
 }
 
 impl State {
+    /// The region whose guard lets writers in. A partition that is being handed over is closed
+    /// already: its owner drains it and opens it no more.
+    pub fn admits(&self) -> Option<&RegionId> {
+        match self {
+            Self::Owned { by } => Some(by),
+            Self::HandingOver { .. } | Self::Fenced { .. } => None,
+        }
+    }
+
     /// The run that is changing the owner, if any.
     pub fn run(&self) -> Option<&RunId> {
         match self {

@@ -39,9 +39,6 @@ use crate::postgres::sequences::{self, Look};
 use crate::postgres::{guard, session, setup};
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// How long moving sequences may hold this loop up: no value is drawn twice without that, only a
-/// smaller one later.
-const ADVANCE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Held by the one agent that may act for this database.
 const AGENT_LOCK: i64 = 0x646f_6d69_6369_6c65;
 /// Attempts at a compare-and-set before the facts are gathered anew.
@@ -56,6 +53,8 @@ pub struct TenureState {
     pub lease_until: Option<Time>,
     /// The revision of ownership that the guard goes by.
     pub guard_revision: u64,
+    /// The revision with which the guard last opened for anything new.
+    pub gained_at: u64,
     /// Capture may start: publication and slot are there.
     pub slot_ready: bool,
     /// Where PostgreSQL's WAL ended when this agent first reached it.
@@ -211,16 +210,6 @@ impl Tenure {
         Ok(())
     }
 
-    /// What others have written to partitions that are now ours: sequences go on behind it.
-    async fn advance_sequences(&self, guard: &mut Guard) {
-        let Some(place) = self.state.borrow().place else { return };
-        let advance = sequences::keep(&mut guard.client, &self.config, place, Look::Columns);
-        let advanced = tokio::time::timeout(ADVANCE_WAIT_MAX, advance).await;
-        if let Err(error) = advanced.map_err(anyhow::Error::from).and_then(|result| result) {
-            tracing::warn!("sequences are not moved behind what others have written: {error:#}");
-        }
-    }
-
     async fn renew(&self, guard: &mut Guard) -> anyhow::Result<()> {
         self.check_ack_fence(guard).await?;
         let held = Held { sent_at: self.clock.now() };
@@ -293,19 +282,22 @@ impl Tenure {
         let addresses: BTreeMap<RegionId, String> =
             self.config.regions.iter().map(|r| (r.id.clone(), r.gateway.clone())).collect();
         let before = guard.map.as_ref().map(|(map, _)| map);
-        let gained = before.is_some_and(|before| guard::gives(before, ownership, &self.region));
-        if guard::takes_away(before, ownership, &self.region) {
+        let gained = before.is_some_and(|before| ownership.gives(before, &self.region));
+        // Unknown means that something is: a drain too many costs milliseconds.
+        let lost = before.is_none_or(|before| before.gives(ownership, &self.region));
+        if lost {
             let due = guard::barriers_due(ownership, &self.region);
             drain(&guard.client, &guard.door, ownership, &addresses, &due).await?;
-        } else if !guard::same_map(before, ownership) {
+        } else if !before.is_some_and(|before| before.admits_like(ownership)) {
             guard::set_map(&guard.client, ownership, &addresses).await?;
         }
         guard.map = Some((ownership.clone(), revision));
-        self.state.send_modify(|state| state.guard_revision = revision);
-        if gained {
-            // Only now, when writers are let in: regions draw different values in any case.
-            self.advance_sequences(guard).await;
-        }
+        self.state.send_modify(|state| {
+            state.guard_revision = revision;
+            if gained {
+                state.gained_at = revision;
+            }
+        });
         Ok(())
     }
 

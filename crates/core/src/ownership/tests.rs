@@ -194,3 +194,21 @@ fn a_hand_over_of_two_owners_goes_back_to_each() {
     assert_eq!(owner(&ownership, 3), Some("eu".into()));
     assert_eq!(ownership.entry(PartitionId(3)).unwrap().epoch, Epoch(2));
 }
+
+#[test]
+fn what_is_handed_over_is_lost_at_once_and_gained_with_the_grant() {
+    let (r, range) = (run("1"), PartitionRange::new(5, 5));
+    let (eu, us) = (region("eu"), region("us"));
+    let before = three();
+    let hand_over = OwnershipChange::HandOver { range, to: us.clone(), run: r.clone() };
+    let moving = before.apply(&hand_over).unwrap();
+    assert!(before.gives(&moving, &eu), "its guard closes");
+    assert!(!moving.gives(&before, &us));
+    let barrier = OwnershipChange::Barrier { run: r.clone(), barrier: cut("eu", 5) };
+    let announced = moving.apply(&barrier).unwrap();
+    assert!(moving.admits_like(&announced), "a barrier changes nothing for guards");
+    let granted = announced.apply(&OwnershipChange::Grant { run: r, to: us.clone() }).unwrap();
+    assert!(!announced.admits_like(&granted));
+    assert!(granted.gives(&announced, &us));
+    assert!(!granted.gives(&announced, &eu));
+}

@@ -310,21 +310,12 @@ pub(super) fn map_function(entries: &[Entry], addresses: &BTreeMap<RegionId, Str
     )
 }
 
-/// The region that the guard lets in. A partition that is being handed over is closed already:
-/// its owner drains it and opens it no more.
-fn admitted(entry: &Entry) -> Option<&RegionId> {
-    match &entry.state {
-        State::Owned { by } => Some(by),
-        State::HandingOver { .. } | State::Fenced { .. } => None,
-    }
-}
-
 /// Writes a binary search over `entries`.
 fn search(entries: &[Entry], addresses: &BTreeMap<RegionId, String>, out: &mut String) {
     match entries {
         [] => {}
         [entry] => {
-            if let Some(owner) = admitted(entry) {
+            if let Some(owner) = entry.state.admits() {
                 let _ = write!(out, "owner := {}; ", quote_text(owner.as_str()));
                 let address = addresses.get(owner).map_or("", String::as_str);
                 let _ = write!(out, "address := {}; ", quote_text(address));
@@ -340,34 +331,6 @@ fn search(entries: &[Entry], addresses: &BTreeMap<RegionId, String>, out: &mut S
             out.push_str("END IF; ");
         }
     }
-}
-
-/// Does `next` take anything away from `region` that the guard lets it write under `current`?
-///
-/// Unknown means yes: a drain too many costs milliseconds.
-pub fn takes_away(current: Option<&Ownership>, next: &Ownership, region: &RegionId) -> bool {
-    let Some(current) = current else { return true };
-    let had = current.entries().iter().filter(|entry| admitted(entry) == Some(region));
-    had.into_iter().any(|had| {
-        next.entries().iter().any(|now| {
-            now.range.overlap(&had.range).is_some()
-                && (now.epoch != had.epoch || admitted(now) != Some(region))
-        })
-    })
-}
-
-/// Does the guard decide and refuse alike under both? A barrier, say, changes nothing for it.
-pub fn same_map(current: Option<&Ownership>, next: &Ownership) -> bool {
-    let lines = |ownership: &Ownership| -> Vec<_> {
-        let entries = ownership.entries().iter();
-        entries.map(|entry| (entry.range, entry.epoch, admitted(entry).cloned())).collect()
-    };
-    current.is_some_and(|current| lines(current) == lines(next))
-}
-
-/// Does `next` give `region` anything to write that it may not write under `current`?
-pub fn gives(current: &Ownership, next: &Ownership, region: &RegionId) -> bool {
-    takes_away(Some(next), current, region)
 }
 
 /// Makes the guard go by `ownership`. What is gained counts at once; what is lost is drained
