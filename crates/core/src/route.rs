@@ -44,6 +44,8 @@ pub struct Routes {
     pub settling: bool,
     /// This region's own guard is open for what the region owns.
     pub live: bool,
+    /// Grows whenever something can be written that could not before: what waits, waits for this.
+    pub openings: u64,
 }
 
 /// Where a session should be.

@@ -216,6 +216,7 @@ impl Operator {
                 // First, because clients may be waiting: a compare-and-set is safe whether its line
                 // was written before it or not.
                 let changed = change_ownership(&self.directory, cluster, change, known).await?;
+                run.document.started |= changed.0.ranges_of(&run.plan.run).next().is_some();
                 self.journal(run, step, what).await?;
                 return Ok(changed);
             }

@@ -7,7 +7,7 @@ fn region(name: &str) -> RegionId {
 }
 
 fn owned_by(owner: Option<&str>) -> Routes {
-    Routes { version: 1, owner_of_whole: owner.map(region), settling: false, live: false }
+    Routes { version: 1, owner_of_whole: owner.map(region), settling: false, ..Routes::default() }
 }
 
 fn settling(owner: Option<&str>) -> Routes {

@@ -38,7 +38,8 @@ const THINK: Duration = Duration::from_millis(60);
 /// Clients in one region that watch an owner change, and how they do it.
 const WATCHERS: usize = 6;
 const WATCHERS_THINK: Duration = Duration::from_millis(5);
-const WATCHERS_LEAD: Duration = Duration::from_millis(700);
+/// Their sessions are as old then as those of any client.
+const WATCHERS_LEAD: Duration = Duration::from_secs(2);
 
 /// What the story is told with.
 pub struct Stage {

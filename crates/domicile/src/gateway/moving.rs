@@ -19,6 +19,8 @@ use super::session::{Session, budget};
 /// The first pause before trying again when nothing changes; each later one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(40);
+/// While ownership moves, the end of the move is told: trying again before that is in its way.
+const SETTLING_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Opening a session on a server takes no longer, or the server is as good as gone.
 const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -27,6 +29,8 @@ pub struct Wait {
     until: Time,
     now: crate::clock::Clock,
     pause: Duration,
+    /// [`Routes::openings`] when the last attempt began.
+    openings: u64,
 }
 
 /// Why a pause is over.
@@ -39,7 +43,8 @@ pub enum Woken {
 impl Wait {
     pub fn new(shared: &Shared, budget: Millis) -> Self {
         let now = shared.clock;
-        Self { until: now.now() + budget, now, pause: PAUSE_MIN }
+        let openings = shared.routes.borrow().openings;
+        Self { until: now.now() + budget, now, pause: PAUSE_MIN, openings }
     }
 
     pub fn is_over(&self) -> bool {
@@ -50,8 +55,8 @@ impl Wait {
         Duration::from_millis(self.until.since(self.now.now()).0)
     }
 
-    /// Waits for new routes or a moment. Ends the session when its client goes or the gateway
-    /// stops; what the client sends meanwhile is kept, within bounds.
+    /// Waits until something opens, or a moment. Ends the session when its client goes or the
+    /// gateway stops; what the client sends meanwhile is kept, within bounds.
     pub async fn pause(
         &mut self,
         shared: &Shared,
@@ -59,11 +64,17 @@ impl Wait {
         client: &mut Link,
         cancelled: impl Future<Output = ()>,
     ) -> Result<Woken, End> {
-        let pause = self.pause.min(self.left());
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let longest = if routes.borrow().settling { SETTLING_PAUSE_MAX } else { PAUSE_MAX };
+        let pause = self.pause.min(longest).min(self.left());
+        self.pause = (pause * 2).max(PAUSE_MIN);
         let mut cancelled = std::pin::pin!(cancelled);
         let mut moment = std::pin::pin!(tokio::time::sleep(pause));
         loop {
+            let openings = routes.borrow_and_update().openings;
+            if openings != self.openings {
+                (self.openings, self.pause) = (openings, PAUSE_MIN);
+                return Ok(Woken::Again);
+            }
             if client.has_ended() {
                 return Err(End::Quietly);
             }
@@ -71,10 +82,7 @@ impl Wait {
                 biased;
                 () = shared.shutdown.cancelled() => return Err(refusals::shutting_down()),
                 () = &mut cancelled => return Ok(Woken::Cancelled),
-                Ok(()) = routes.changed() => {
-                    self.pause = PAUSE_MIN;
-                    return Ok(Woken::Again);
-                }
+                Ok(()) = routes.changed() => {}
                 () = &mut moment => return Ok(Woken::Again),
                 () = client.moved() => {}
             }
@@ -202,10 +210,8 @@ impl Session {
 
     /// Cancel requests go to the server that works for the session now.
     pub fn tell_cancels(&mut self) {
-        let active = match &self.other {
-            Some(other) if self.at_other => other,
-            Some(_) | None => &self.home,
-        };
+        let other = self.at_other.as_ref().and_then(|region| self.others.get(region));
+        let active = other.unwrap_or(&self.home);
         if let Some(key) = &active.key {
             self.cancellable.moved(&active.target, key);
         }

@@ -64,14 +64,13 @@ impl Session {
         let (refusal, answer) = refusal;
         let clock = self.shared.clock;
         let by = self.active().region.clone();
-        let mut redirect = held
-            .redirect
-            .take()
-            .unwrap_or_else(|| Redirect::new(clock.now(), budget(&self.shared)));
+        let patience = budget(&self.shared);
+        let (mut redirect, mut wait) = held.way.take().unwrap_or_else(|| {
+            (Redirect::new(clock.now(), patience), Wait::new(&self.shared, patience))
+        });
         let routes = self.shared.routes();
         let mut next = redirect.refused(&by, refusal, &routes, clock.now());
-        let mut wait = Wait::new(&self.shared, redirect.left(clock.now()));
-        self.at_other = false;
+        self.at_other = None;
         loop {
             next = match next {
                 Next::GiveUp => return self.give_refusal(&answer),
@@ -87,7 +86,7 @@ impl Session {
                 }
                 Next::Ask(region) => match self.reach(&region).await {
                     Ok(()) => {
-                        held.redirect = Some(redirect);
+                        held.way = Some((redirect, wait));
                         self.send_held(held);
                         return Ok(());
                     }
@@ -109,8 +108,8 @@ impl Session {
         if *region == self.home.region {
             return if self.home.link.has_ended() { Err(OpenError::Closed) } else { Ok(()) };
         }
-        let mut other = match self.other.take() {
-            Some(other) if other.region == *region && !other.link.has_ended() => {
+        let mut other = match self.others.remove(region) {
+            Some(other) if !other.link.has_ended() => {
                 if self.shared.is_silent(region) {
                     return Err(OpenError::Slow);
                 }
@@ -121,8 +120,8 @@ impl Session {
         if other.settings_version != self.memory.settings_version() {
             other.repeat_settings(&self.memory, &mut Statuses::new()).await?;
         }
-        self.other = Some(other);
-        self.at_other = true;
+        self.others.insert(region.clone(), other);
+        self.at_other = Some(region.clone());
         Ok(())
     }
 

@@ -42,7 +42,7 @@ impl Session {
             self.go_home_patiently().await?;
             // Only a client's own gateway sends a statement elsewhere.
             if whole && tag == from_client::QUERY && self.caller == Caller::Client {
-                self.held = Some(Held { raw: raw.clone(), refusal: None, redirect: None });
+                self.held = Some(Held { raw: raw.clone(), refusal: None, way: None });
             }
         }
         self.track.sent(tag, &raw, &mut self.memory);
@@ -52,9 +52,7 @@ impl Session {
 
     /// Passes on what the server sent, as far as there is room for it.
     pub async fn relay_to_client(&mut self) -> Result<(), End> {
-        if !self.at_other {
-            self.forget_idle_other();
-        }
+        self.forget_idle_others();
         while self.client.has_room() {
             let active = self.active();
             let piece = active.cutter.next(&mut active.link.incoming);
@@ -91,8 +89,8 @@ impl Session {
             }
             self.begun = true;
             self.client.outgoing.extend_from_slice(&raw);
-            if self.at_other && self.track.is_idle() {
-                self.at_other = false;
+            if self.at_other.is_some() && self.track.is_idle() {
+                self.at_other = None;
                 self.tell_cancels();
             }
             return Ok(());
@@ -140,12 +138,14 @@ impl Session {
     }
 
     /// An unused connection may say something or end at any time.
-    fn forget_idle_other(&mut self) {
-        if let Some(other) = &mut self.other {
-            other.ignore();
-            if other.link.has_ended() {
-                self.other = None;
+    fn forget_idle_others(&mut self) {
+        let Self { others, at_other, .. } = self;
+        others.retain(|region, other| {
+            let is_used = at_other.as_ref() == Some(region);
+            if !is_used {
+                other.ignore();
             }
-        }
+            is_used || !other.link.has_ended()
+        });
     }
 }

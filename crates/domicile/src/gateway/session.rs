@@ -3,6 +3,8 @@
 //! One task for each session: it waits until bytes move on any of its connections, then relays
 //! what came. The session lives at its home; a single statement may be served by another region.
 
+use std::collections::BTreeMap;
+use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use domicile_core::id::RegionId;
 use domicile_core::route::{self, Caller, Home, Redirect, Refusal, Routes};
 use domicile_core::time::Millis;
 use domicile_pg::startup::Startup;
+use futures_util::future::select_all;
 use tokio::sync::watch;
 
 use super::backend::{Backend, OpenError, Statuses};
@@ -35,10 +38,10 @@ pub struct Session {
     pub client: Link,
     pub client_cutter: Cutter,
     pub home: Backend,
-    /// The server of another region, kept for statements that its guard takes.
-    pub other: Option<Backend>,
-    /// The statement, or the transaction, that runs now is with `other`.
-    pub at_other: bool,
+    /// Servers of other regions, kept for statements that their guards take.
+    pub others: BTreeMap<RegionId, Backend>,
+    /// The one of them that the statement, or the transaction, that runs now is with.
+    pub at_other: Option<RegionId>,
     pub track: Track,
     pub memory: Memory,
     /// What the client knows of the server's settings.
@@ -57,7 +60,8 @@ pub struct Session {
 pub struct Held {
     pub raw: Bytes,
     pub refusal: Option<(Refusal, Bytes)>,
-    pub redirect: Option<Redirect>,
+    /// How it has been sent on so far.
+    pub way: Option<(Redirect, Wait)>,
 }
 
 /// Serves one session to its end.
@@ -76,8 +80,8 @@ pub async fn serve(mut client: Link, caller: Caller, startup: Startup, shared: S
         client,
         client_cutter: Cutter::default(),
         home,
-        other: None,
-        at_other: false,
+        others: BTreeMap::new(),
+        at_other: None,
         track: Track::starting(),
         memory: Memory::default(),
         statuses: Statuses::new(),
@@ -130,10 +134,12 @@ impl Session {
 
     async fn anything_moved(&mut self) {
         let stopping = self.shared.shutdown.is_cancelled();
+        let others = self.others.values_mut().map(|other| Box::pin(other.link.moved()));
+        let others: Vec<_> = others.collect();
         let other = async {
-            match &mut self.other {
-                Some(other) => other.link.moved().await,
-                None => std::future::pending().await,
+            match others.is_empty() {
+                false => _ = select_all(others).await,
+                true => std::future::pending().await,
             }
         };
         // Servers first: a session should know that its server is gone before it sends more.
@@ -149,22 +155,20 @@ impl Session {
 
     /// The connection to which statements go now.
     pub fn active(&mut self) -> &mut Backend {
-        match &mut self.other {
-            Some(other) if self.at_other => other,
-            Some(_) | None => &mut self.home,
-        }
+        let Self { home, others, at_other, .. } = self;
+        at_other.as_ref().and_then(|region| others.get_mut(region)).unwrap_or(home)
     }
 
     async fn say_goodbye(&mut self, end: End) {
         // In the middle of a message an error would be read as a part of it.
         let end = if self.active().cutter.is_inside() { End::Quietly } else { end };
-        for backend in [Some(&mut self.home), self.other.as_mut()].into_iter().flatten() {
+        for backend in once(&mut self.home).chain(self.others.values_mut()) {
             if !backend.link.has_ended() && self.track.is_quiet() {
                 domicile_pg::frontend::put_terminate(&mut backend.link.outgoing);
             }
         }
         door::say(&mut self.client, end).await;
-        for backend in [Some(&mut self.home), self.other.as_mut()].into_iter().flatten() {
+        for backend in once(&mut self.home).chain(self.others.values_mut()) {
             backend.link.farewell().await;
         }
     }

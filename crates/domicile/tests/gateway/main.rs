@@ -166,7 +166,13 @@ fn tcp(port: u16) -> Target {
 }
 
 fn owned_by(version: u64, owner: Option<&str>) -> Routes {
-    Routes { version, owner_of_whole: owner.map(region), settling: owner.is_none(), live: true }
+    Routes {
+        version,
+        owner_of_whole: owner.map(region),
+        settling: owner.is_none(),
+        live: true,
+        openings: version,
+    }
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
