@@ -1,8 +1,10 @@
 //! Does every table still carry its guard, and every sequence its step?
 //!
 //! New table partitions need a guard, and one that somebody disabled is put back; the same for a
-//! sequence that somebody set. This has its own session: adding a trigger may wait for a long
-//! transaction, and the lease must not wait with it.
+//! sequence that somebody set. What guarded transactions leave behind is swept out.
+//!
+//! This has its own session: adding a trigger may wait for a long transaction, and the lease must
+//! not wait with it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,7 @@ pub async fn keep(
         looked_at = gained_at;
         let looked = async {
             let mut client = session::connect(&postgres, "domicile guards").await?;
+            guard::sweep(&client).await?;
             guard::install_triggers(&client, &config).await?;
             if let Some(place) = place {
                 // What others have written to partitions that are now ours: sequences go on behind

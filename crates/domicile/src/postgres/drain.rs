@@ -1,8 +1,8 @@
 //! How does a region give partitions away so that none of its writes comes after the barrier, and
 //! clients wait as little as possible?
 //!
-//! Every guarded transaction holds a lock on `domicile.fence` until it has ended; at RPO 0 that
-//! includes the round trip for which its commit waits in `SyncRep`. Taking the lock exclusively
+//! Every guarded transaction holds a lock on `domicile.commit_check` until it has ended; at RPO 0
+//! that includes the round trip for which its commit waits in `SyncRep`. Taking the lock exclusively
 //! would be an exact drain, but the barrier would set out only when the last acknowledgement has
 //! come in, and the new owner would wait a round trip for nothing: what stands in the WAL stands
 //! before the barrier, whoever has heard of it.
@@ -34,7 +34,7 @@ use super::session::{self, quote_text};
 const DRAIN_BUDGET: Duration = Duration::from_secs(2);
 /// The door opens by itself, should its agent die: longer than two budgets.
 const DOOR: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; \
-                    LOCK TABLE domicile.fence IN EXCLUSIVE MODE";
+                    LOCK TABLE domicile.commit_check IN EXCLUSIVE MODE";
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// A session that does nothing but hold new writers back during a drain.
@@ -114,7 +114,7 @@ fn closing(
 /// Returns once the door's request stands in the queue, or has been granted.
 async fn wait_for_door(client: &Client, door: &Door) -> anyhow::Result<()> {
     let asked = "SELECT EXISTS (SELECT FROM pg_locks
-                                WHERE relation = 'domicile.fence'::regclass AND pid = $1
+                                WHERE relation = 'domicile.commit_check'::regclass AND pid = $1
                                   AND mode = 'ExclusiveLock')";
     let asked = client.prepare(asked).await?;
     let deadline = Instant::now() + DRAIN_BUDGET;
@@ -127,11 +127,11 @@ async fn wait_for_door(client: &Client, door: &Door) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns once every transaction that holds the fence has its commit record in the WAL.
+/// Returns once every transaction that holds the lock has its commit record in the WAL.
 async fn wait_for_writers(client: &Client) -> anyhow::Result<()> {
     let writers = "SELECT lock.pid FROM pg_locks lock
                    LEFT JOIN pg_stat_activity activity ON activity.pid = lock.pid
-                   WHERE lock.relation = 'domicile.fence'::regclass
+                   WHERE lock.relation = 'domicile.commit_check'::regclass
                      AND lock.mode = 'RowExclusiveLock' AND lock.granted
                      AND activity.wait_event IS DISTINCT FROM 'SyncRep'";
     let writers = client.prepare(writers).await?;

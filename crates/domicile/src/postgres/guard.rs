@@ -176,16 +176,18 @@ async fn guard_table_with(
         format!("wanted := ARRAY[{expression}];")
     } else {
         format!(
-            "IF TG_OP = 'TRUNCATE' THEN
-                 wanted := {truncated};
-             END IF;
-             IF TG_OP IN ('INSERT', 'UPDATE') THEN
+            "IF TG_OP = 'INSERT' THEN
                  SELECT array_agg(DISTINCT {expression}) INTO wanted FROM new_rows row_{joins};
-                 PERFORM domicile.admit(wanted);
-             END IF;
-             IF TG_OP IN ('UPDATE', 'DELETE') THEN
+             ELSIF TG_OP = 'UPDATE' THEN
+                 SELECT array_agg(DISTINCT number) INTO wanted
+                 FROM (SELECT {expression} FROM new_rows row_{joins}
+                       UNION ALL
+                       SELECT {expression} FROM old_rows row_{joins}) rows (number);
+             ELSIF TG_OP = 'DELETE' THEN
                  SELECT array_agg(DISTINCT {expression}) INTO wanted FROM old_rows row_{joins};
                  {orphans}
+             ELSE
+                 wanted := {truncated};
              END IF;"
         )
     };
@@ -195,9 +197,10 @@ async fn guard_table_with(
          $guard$
          DECLARE
              wanted integer[];
+             admitted boolean;
          BEGIN
              {find}
-             PERFORM domicile.admit(wanted);
+             admitted := domicile.admit(wanted);
              IF TG_OP = 'TRUNCATE' THEN
                  PERFORM domicile.admit_truncate(TG_RELID);
              END IF;
@@ -375,6 +378,13 @@ pub async fn set_lease(client: &Client, granted_at: i64, deadline: i64) -> anyho
         .await
         .context("extend the guard's lease")?;
     Ok(())
+}
+
+/// Removes what transactions that have ended left in `domicile.commit_check`.
+pub async fn sweep(client: &Client) -> anyhow::Result<()> {
+    // Two requests: VACUUM stands in no transaction.
+    client.batch_execute("DELETE FROM domicile.commit_check").await.context("sweep")?;
+    client.batch_execute("VACUUM domicile.commit_check").await.context("sweep")
 }
 
 /// Ends the lease at once: not even a transaction that was admitted may commit.

@@ -13,10 +13,6 @@ CREATE SEQUENCE IF NOT EXISTS domicile.postmaster MINVALUE 0 START 0;
 -- Counts how often something was taken away from this region.
 CREATE SEQUENCE IF NOT EXISTS domicile.generation MINVALUE 0 START 0;
 
--- Held in ROW EXCLUSIVE mode by every guarded transaction until it ends, durably; taken in
--- EXCLUSIVE mode to drain them. A lock on a relation of ours cannot be taken by anybody else.
-CREATE TABLE IF NOT EXISTS domicile.fence ();
-
 -- The apply checkpoint, written in the transaction whose rows it describes.
 CREATE TABLE IF NOT EXISTS domicile.progress (
     origin text PRIMARY KEY,
@@ -25,11 +21,13 @@ CREATE TABLE IF NOT EXISTS domicile.progress (
     converge_to pg_lsn
 ) WITH (fillfactor = 10);
 
--- One row per guarded transaction while it runs, so that a check is queued for its commit.
+-- One row per guarded transaction, so that a check is queued for its commit; the agent sweeps them
+-- out later. Every guarded transaction holds a lock on it until it has ended, durably; to drain
+-- them, it is locked in EXCLUSIVE mode. A relation of ours cannot be locked by anybody else.
 CREATE UNLOGGED TABLE IF NOT EXISTS domicile.commit_check (
-    id bigint GENERATED ALWAYS AS IDENTITY,
     generation bigint NOT NULL
-) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0);
+) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0,
+        vacuum_truncate = off);
 
 -- What lost, and why. Nothing is lost silently.
 CREATE TABLE IF NOT EXISTS domicile.journal (
@@ -68,13 +66,14 @@ CREATE TABLE IF NOT EXISTS domicile.canary (
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- In floating point: exact enough for leases, and much faster than numeric.
 CREATE OR REPLACE FUNCTION domicile.now_us() RETURNS bigint
 LANGUAGE sql VOLATILE AS
-$$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
+$$ SELECT (date_part('epoch', clock_timestamp()) * 1000000)::bigint $$;
 
 CREATE OR REPLACE FUNCTION domicile.postmaster_us() RETURNS bigint
 LANGUAGE sql STABLE AS
-$$ SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint $$;
+$$ SELECT (date_part('epoch', pg_postmaster_start_time()) * 1000000)::bigint $$;
 
 -- A clock that has stepped back before the grant would lengthen the lease: then it is over.
 CREATE OR REPLACE FUNCTION domicile.lease_live() RETURNS boolean
