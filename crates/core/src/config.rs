@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::conflict::policy::Policy;
 use crate::id::{PartitionId, RegionId, TableName};
 use crate::lease::LeaseTerms;
 use crate::ownership::Ownership;
@@ -27,6 +28,10 @@ pub struct Config {
     pub directory: Directory,
     pub regions: Vec<Region>,
     pub tables: BTreeMap<TableName, TableKind>,
+    /// How long an entry of the conflict journal is kept at least.
+    pub journal_keep: Millis,
+    /// How long a deleted row of a shared table is remembered at least.
+    pub tombstones_keep: Millis,
 }
 
 /// What becomes of the sequences that replicated tables draw from.
@@ -78,6 +83,8 @@ pub enum TableKind {
     Owned(KeySource),
     /// One owner for the whole table.
     Reference,
+    /// Every region writes it; conflicts are decided by this policy.
+    Shared(Policy),
     /// Not replicated, not guarded.
     Local,
 }
@@ -109,6 +116,14 @@ impl Config {
     /// Is a write to this table only valid under the guard?
     pub fn guarded(&self, table: &TableName) -> bool {
         matches!(self.kind(table), Some(TableKind::Owned(_) | TableKind::Reference))
+    }
+
+    /// Its policy, if every region writes this table.
+    pub fn shared(&self, table: &TableName) -> Option<&Policy> {
+        match self.kind(table) {
+            Some(TableKind::Shared(policy)) => Some(policy),
+            _ => None,
+        }
     }
 
     /// The owners at the very beginning: partitions dealt out among the regions; everything that

@@ -47,6 +47,7 @@ use crate::repair::Repairer;
 use crate::report::Reporter;
 use crate::retain::Retainer;
 use crate::routes::RoutePublisher;
+use crate::shared::Keeper;
 use crate::status::RegionStatus;
 use crate::tail::Tails;
 use crate::tenure::{Tenure, TenureState};
@@ -243,6 +244,14 @@ impl Parts {
         let (postgres, config) = (self.here.postgres.clone(), self.config.clone());
         let guards = guards::keep(postgres, config, tenure_state.subscribe(), shutdown.clone());
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), guards));
+        let keeper = Keeper {
+            config: self.config.clone(),
+            postgres: self.here.postgres.clone(),
+            region: self.here.id.clone(),
+            origin: self.origin.clone(),
+        };
+        let kept = keeper.run(shutdown.clone());
+        tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
         self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe())?;
         self.start_peer_server(listeners.peer, status.subscribe(), shutdown, tasks);
         self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;
@@ -256,6 +265,7 @@ impl Parts {
 
     fn capture(&self) -> Capture {
         let config = CaptureConfig {
+            cluster: self.config.clone(),
             postgres: self.here.postgres.clone(),
             slot: setup::slot_name(&self.config),
             origin: self.origin.clone(),
@@ -285,6 +295,7 @@ impl Parts {
                     postgres: self.here.postgres.clone(),
                     region: self.here.id.clone(),
                     origin,
+                    cluster: self.config.clone(),
                 },
                 log,
                 positions: self.positions.clone(),
@@ -325,6 +336,7 @@ impl Parts {
         let durable = durability.run(shutdown.clone());
         tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), durable));
         let tails = Tails {
+            config: self.config.clone(),
             postgres: self.here.postgres.clone(),
             origin: self.origin.clone(),
             logs: self.logs.clone(),
@@ -335,6 +347,7 @@ impl Parts {
         };
         tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), tails.run(shutdown.clone())));
         let repairer = Repairer {
+            config: self.config.clone(),
             postgres: self.here.postgres.clone(),
             region: self.here.id.clone(),
             origin: self.origin.clone(),

@@ -30,6 +30,7 @@ pub mod report;
 pub mod retain;
 pub mod routes;
 pub mod settings;
+mod shared;
 pub mod status;
 pub mod tail;
 pub mod tenure;

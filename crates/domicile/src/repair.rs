@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId, TableName};
 use domicile_core::lsn::Frontier;
 use serde_json::{Map, Value as Json};
@@ -34,6 +35,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const LOGS_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Repairer {
+    pub config: Arc<Config>,
     pub postgres: String,
     pub region: RegionId,
     pub origin: Origin,
@@ -83,6 +85,7 @@ impl Repairer {
             postgres: self.postgres.clone(),
             region: self.region.clone(),
             origin: self.origin.clone(),
+            cluster: self.config.clone(),
         };
         let mut client =
             crate::postgres::session::connect(&self.postgres, "domicile repair").await?;

@@ -20,6 +20,7 @@ mod outline;
 mod partition;
 mod regions;
 mod resolve;
+mod shared;
 mod tables;
 mod units;
 mod written;

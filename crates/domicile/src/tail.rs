@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_core::config::Config;
 use domicile_core::history::{Admission, admit};
-use domicile_core::id::Origin;
+use domicile_core::id::{Origin, TableName};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use crate::directory::view::OwnershipView;
 use crate::log::{Log, Logs};
 use crate::pieces::Pieces;
 use crate::positions::Positions;
+use crate::postgres::shared::is_shared;
 use crate::postgres::{journal, session};
 
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -27,6 +29,7 @@ const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Looks at the logs again whenever a cut becomes known.
 pub struct Tails {
+    pub config: Arc<Config>,
     pub postgres: String,
     pub origin: Origin,
     pub logs: Logs,
@@ -92,7 +95,8 @@ impl Tails {
         while let Some(batch) = pieces.next_batch(READ_BYTES_MAX).await? {
             for piece in batch.iter().filter(|piece| piece.transaction.lsn <= shown) {
                 let lsn = piece.transaction.lsn;
-                let admission = admit(ownership, origin, &piece.transaction, |_| true);
+                let guarded = |table: &TableName| !is_shared(&self.config, table);
+                let admission = admit(ownership, origin, &piece.transaction, guarded);
                 let Admission::Divert(reason) = admission else {
                     kept = kept.max(if last == Lsn::ZERO { lsn } else { kept });
                     continue;
@@ -105,7 +109,7 @@ impl Tails {
                     }
                 };
                 let why = explain(&reason);
-                journal::divert(postgres, origin, piece, reason.slug(), &why).await?;
+                journal::divert(postgres, &self.config, origin, piece, reason.slug(), &why).await?;
                 count += u64::from(piece.last);
             }
         }

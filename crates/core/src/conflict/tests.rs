@@ -11,7 +11,7 @@ use super::hlc::Hlc;
 use super::policy::{Cell, ColumnPolicy, Columns, Deletes, Policy};
 use super::unique::{self, Rank};
 use super::version::{ROW, Version};
-use super::write::{Write, stamp};
+use super::write::{Write, stamp, touch};
 use super::{Content, Image, Logical, Meeting, Operation, Winner, meet};
 use crate::id::RegionId;
 
@@ -46,6 +46,8 @@ enum What {
     Delete,
     /// To another key.
     Move(usize),
+    /// Nothing, but it is shipped: also of a row that cannot be seen.
+    Touch,
 }
 
 #[derive(Clone)]
@@ -145,6 +147,14 @@ impl World {
             What::Delete if here => {
                 let old = self.regions[region].rows[&key].image.clone().unwrap();
                 rows.push(self.stamped(region, key, Operation::Delete, Some(&old), old.clone()));
+            }
+            What::Touch if self.regions[region].rows.contains_key(&key) => {
+                let place = &mut self.regions[region];
+                place.clock += 1;
+                let (clock, heard) = (Hlc(place.clock), Hlc(place.heard));
+                let Some(row) = place.rows.get_mut(&key) else { return };
+                row.version = touch(&row.version, &id(region), clock, heard);
+                rows.push((key, row.clone(), Operation::Update));
             }
             What::Move(to) if here && to != key && !self.here(region, to) => {
                 let old = self.regions[region].rows[&key].image.clone().unwrap();
@@ -403,6 +413,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1_u8..32).prop_map(What::Update),
         2 => Just(What::Delete),
         1 => (0..KEYS).prop_map(What::Move),
+        1 => Just(What::Touch),
     ];
     prop_oneof![
         5 => (0_usize..5, 0..KEYS, what, 0_i64..1000)

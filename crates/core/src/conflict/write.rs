@@ -67,3 +67,11 @@ pub fn stamp(
     }
     version
 }
+
+/// Returns the version after a write that changes nothing: it is replicated, and that is all.
+pub fn touch(known: &Version, region: &RegionId, clock: Hlc, heard: Hlc) -> Version {
+    let mut version = known.clone();
+    let hlc = Hlc::next(clock, heard, version.seen.latest());
+    version.seen.note(&Dot::new(hlc, region.clone()));
+    version
+}

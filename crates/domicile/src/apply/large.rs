@@ -57,8 +57,16 @@ impl Writer {
         way: Way,
     ) -> anyhow::Result<()> {
         let mut piece = first;
+        let mut part = match way != Way::PassOver && self.shared.concerns(&piece.transaction) {
+            true => Some(self.shared.begin(&self.client, origin, &piece.transaction).await?),
+            false => None,
+        };
         loop {
-            let lsn = piece.transaction.lsn;
+            let (lsn, last) = (piece.transaction.lsn, piece.last);
+            if let Some(part) = &mut part {
+                self.shared.take(part, &piece)?;
+                piece = self.shared.rest(piece);
+            }
             match way {
                 Way::Fast => {
                     let steps = fold(std::slice::from_ref(&piece.transaction));
@@ -73,7 +81,10 @@ impl Writer {
                 }
                 Way::PassOver => {}
             }
-            if piece.last {
+            if last {
+                if let Some(part) = &part {
+                    self.shared.apply(&self.client, part).await?;
+                }
                 return save_checkpoint(&self.client, origin, lsn).await;
             }
             piece = pieces.next_part().await?.context("a large transaction breaks off")?;

@@ -10,6 +10,7 @@
 mod conflict;
 mod large;
 mod set;
+pub mod shared;
 mod statement;
 mod target;
 
@@ -22,9 +23,10 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use domicile_core::change::{Change, Transaction};
+use domicile_core::config::Config;
 use domicile_core::fold::{Step, fold};
 use domicile_core::history::{Admission, admit, covered};
-use domicile_core::id::{Origin, RegionId};
+use domicile_core::id::{Origin, RegionId, TableName};
 use domicile_core::lsn::Lsn;
 use futures_util::SinkExt as _;
 use futures_util::future::try_join_all;
@@ -40,8 +42,10 @@ use crate::log::Log;
 use crate::pieces::{Piece, Pieces};
 use crate::positions::Positions;
 use crate::postgres::session;
+use crate::postgres::shared::is_shared;
 use large::Way;
 use set::{Set, set};
+use shared::Shared;
 use statement::statement;
 use target::Targets;
 
@@ -62,6 +66,7 @@ pub struct ApplierConfig {
     pub postgres: String,
     pub region: RegionId,
     pub origin: Origin,
+    pub cluster: Arc<Config>,
 }
 
 /// Applies one origin's log, reconnecting as often as it must.
@@ -142,7 +147,7 @@ impl Applier {
                 if !self.wait_until_covered(&rest[0], &mut moved, &mut ownership).await? {
                     return Ok(());
                 }
-                let ready = self.ready(rest);
+                let ready = self.ready(rest, &writer.shared);
                 let (batch, later) = rest.split_at(ready);
                 let _gate = self.gate.read().await;
                 if self.repairs.has_changed().unwrap_or(true) {
@@ -182,7 +187,8 @@ impl Applier {
     fn is_tail(&self, transaction: &Transaction) -> bool {
         let view = self.ownership.borrow();
         view.ownership.as_ref().is_some_and(|ownership| {
-            let admission = admit(ownership, &self.config.origin, transaction, |_| true);
+            let guarded = |table: &TableName| !is_shared(&self.config.cluster, table);
+            let admission = admit(ownership, &self.config.origin, transaction, guarded);
             matches!(admission, Admission::Divert(_))
         })
     }
@@ -194,16 +200,26 @@ impl Applier {
         covered(&transaction.needs, &self.positions.frontier(), own, known)
     }
 
-    /// How many of these, from the first on, can be applied now: at least one.
-    fn ready(&self, transactions: &[Transaction]) -> usize {
+    /// How many of these, from the first on, can be applied now: at least one. Those that change
+    /// shared tables are not mixed with others.
+    fn ready(&self, transactions: &[Transaction], shared: &Shared) -> usize {
+        let alone = shared.concerns(&transactions[0]);
         let first = transactions.iter().take(BATCH_TRANSACTIONS_MAX);
-        first.take_while(|transaction| self.covered(transaction)).count().max(1)
+        first.take_while(|next| shared.concerns(next) == alone && self.covered(next)).count().max(1)
     }
 
     async fn apply(&self, writer: &mut Writer, batch: &[Transaction]) -> anyhow::Result<()> {
         let Some(last) = batch.last() else { return Ok(()) };
         let origin = &self.config.origin;
         self.positions.claim(origin, last.lsn);
+        if batch.iter().any(|transaction| writer.shared.concerns(transaction)) {
+            // Every region writes these: what is here decides, row by row.
+            for transaction in batch {
+                writer.apply_one(origin, transaction).await?;
+                self.positions.applied(origin, transaction.lsn, 1);
+            }
+            return Ok(());
+        }
         match writer.apply_fast(origin, batch).await {
             Ok(()) => self.positions.applied(origin, last.lsn, batch.len() as u64),
             Err(error) if is_transient(&error) => return Err(error),
@@ -269,6 +285,7 @@ struct Writer {
     converge_to: Lsn,
     prepared: BTreeMap<String, tokio_postgres::Statement>,
     targets: Targets,
+    shared: Shared,
 }
 
 /// A statement on its way, and how many rows it must find.
@@ -327,6 +344,7 @@ impl Writer {
             converge_to,
             prepared: BTreeMap::new(),
             targets: Targets::default(),
+            shared: Shared::new(config.cluster.clone()),
         })
     }
 
@@ -425,16 +443,49 @@ impl Writer {
         transaction: &Transaction,
     ) -> anyhow::Result<()> {
         self.forget_schema();
-        let tables = self.targets.unknown(&transaction.relations);
-        self.targets.learn(&self.client, tables).await?;
+        self.apply_one(origin, transaction).await
+    }
+
+    /// Applies one transaction as [`Writer::apply_slow`], by what is known of the schema.
+    async fn apply_one(
+        &mut self,
+        origin: &Origin,
+        transaction: &Transaction,
+    ) -> anyhow::Result<()> {
+        self.client.batch_execute("BEGIN").await?;
+        match self.apply_whole(origin, transaction).await {
+            Ok(()) => {
+                self.client.batch_execute("COMMIT").await?;
+                self.applied = transaction.lsn;
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.forget();
+                self.client.batch_execute("ROLLBACK").await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn apply_whole(
+        &mut self,
+        origin: &Origin,
+        transaction: &Transaction,
+    ) -> anyhow::Result<()> {
         let converging = transaction.lsn <= self.converge_to;
-        let postgres = self.client.transaction().await?;
-        let piece = Piece::whole(transaction.clone());
-        conflict::apply(&postgres, &self.targets, origin, &piece, converging).await?;
-        save_checkpoint(&postgres, origin, transaction.lsn).await?;
-        postgres.commit().await?;
-        self.applied = transaction.lsn;
-        Ok(())
+        let mut piece = Piece::whole(transaction.clone());
+        if self.shared.concerns(transaction) {
+            let mut part = self.shared.begin(&self.client, origin, transaction).await?;
+            self.shared.take(&mut part, &piece)?;
+            self.shared.apply(&self.client, &part).await?;
+            piece = self.shared.rest(piece);
+        }
+        if !piece.transaction.changes.is_empty() {
+            let tables = self.targets.unknown(&transaction.relations);
+            self.targets.learn(&self.client, tables).await?;
+            conflict::apply(&self.client, &self.targets, origin, &piece, converging).await?;
+        }
+        save_checkpoint(&self.client, origin, transaction.lsn).await
     }
 }
 

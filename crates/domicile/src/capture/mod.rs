@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use domicile_core::change::Transaction;
+use domicile_core::config::Config;
 use domicile_core::history::{Admission, Reason, admit};
 use domicile_core::id::{Origin, RunId};
 use domicile_core::lsn::{Cut, Lsn};
@@ -34,6 +35,7 @@ use crate::directory::view::OwnershipView;
 use crate::log::Log;
 use crate::pieces::{LargePieces, Piece};
 use crate::positions::Positions;
+use crate::postgres::shared::is_shared;
 use crate::postgres::stream::{Stream, StreamConfig};
 use crate::postgres::{journal, session};
 
@@ -58,6 +60,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 #[derive(Clone)]
 pub struct CaptureConfig {
+    pub cluster: Arc<Config>,
     pub postgres: String,
     pub slot: String,
     pub origin: Origin,
@@ -233,8 +236,11 @@ impl Session<'_> {
             self.undecided_bytes -= captured.body.bytes();
             let view = self.capture.ownership.borrow().clone();
             let admission = match &view.ownership {
-                // Only guarded tables are published.
-                Some(known) => admit(known, &self.capture.config.origin, &captured.head, |_| true),
+                // What is published has an owner, or is shared.
+                Some(known) => {
+                    let CaptureConfig { cluster, origin, .. } = &self.capture.config;
+                    admit(known, origin, &captured.head, |table| !is_shared(cluster, table))
+                }
                 None => Admission::Wait,
             };
             match admission {
@@ -286,18 +292,26 @@ impl Session<'_> {
         let Captured { head, body } = captured;
         let (lsn, xid, why) = (head.lsn, head.xid, explain(reason));
         tracing::warn!(%lsn, xid, "kept out of the history: {why}");
-        let origin = &self.capture.config.origin;
+        let CaptureConfig { cluster, origin, .. } = &self.capture.config;
         match body.complete().await? {
             Complete::Whole(changes) => {
                 let changes = record::decode_changes(changes.as_bytes(), head.relations.len())?;
                 let piece = Piece::whole(Transaction { changes, ..head });
-                journal::divert(&mut self.postgres, origin, &piece, reason.slug(), &why).await?;
+                journal::divert(&mut self.postgres, cluster, origin, &piece, reason.slug(), &why)
+                    .await?;
             }
             Complete::Large(parts) => {
                 let mut pieces = LargePieces::new(head, parts.read()?);
                 while let Some(piece) = pieces.next().await? {
-                    journal::divert(&mut self.postgres, origin, &piece, reason.slug(), &why)
-                        .await?;
+                    journal::divert(
+                        &mut self.postgres,
+                        cluster,
+                        origin,
+                        &piece,
+                        reason.slug(),
+                        &why,
+                    )
+                    .await?;
                     // A sign of life: the server is not read meanwhile, and must not give up on us.
                     let (received, at) = (self.received.max(self.confirmed), self.confirmed);
                     self.stream.confirm(received, at, at).await.context("confirm the slot")?;

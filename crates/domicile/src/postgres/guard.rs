@@ -16,6 +16,7 @@ use domicile_core::progress::Rpo;
 use tokio_postgres::Client;
 
 use super::session::{quote_name, quote_text};
+use super::shared;
 use crate::capture::APPLICATION_NAME;
 
 const SCHEMA_SQL: &str = include_str!("sql/schema.sql");
@@ -55,6 +56,7 @@ pub async fn install(client: &Client, config: &Config, region: &RegionId) -> any
         client.batch_execute(&map_function(&[], &BTreeMap::new())).await?;
     }
     client.batch_execute(&admit).await.context("create the guard's functions")?;
+    shared::install(client, config, region).await?;
     install_triggers(client, config).await
 }
 
@@ -66,7 +68,7 @@ pub async fn install_triggers(client: &Client, config: &Config) -> anyhow::Resul
     for (table, kind) in &config.tables {
         let reference = config.layout.reference().map_or(0, |p| p.0).to_string();
         match kind {
-            TableKind::Local => {}
+            TableKind::Local | TableKind::Shared(_) => {}
             TableKind::Reference => {
                 guard_table(client, table, &reference, Some(&reference)).await?
             }
@@ -77,7 +79,7 @@ pub async fn install_triggers(client: &Client, config: &Config) -> anyhow::Resul
             }
         }
     }
-    Ok(())
+    shared::install_triggers(client, config).await
 }
 
 /// The partition of a row called `row_` as an SQL expression, and the joins to its parents that the

@@ -5,11 +5,13 @@
 
 use anyhow::Context;
 use domicile_core::change::{Change, Relation, Row, Transaction, Value};
+use domicile_core::config::Config;
 use domicile_core::id::{Origin, PartitionId, RegionId, TableName};
 use domicile_core::lsn::Lsn;
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::{Client, GenericClient};
 
+use super::shared;
 use crate::pieces::Piece;
 
 /// A row of the journal as it is written.
@@ -27,8 +29,12 @@ pub struct Entry<'a> {
 
 /// Journals every change of a transaction that is kept out of the history, or of a piece of it,
 /// and has its rows repaired. Durable when it returns.
+///
+/// Rows of shared tables have no owner, so nothing of them is ever past a cut: they stay, and what
+/// they are now is shipped again.
 pub async fn divert(
     client: &mut Client,
+    config: &Config,
     origin: &Origin,
     piece: &Piece,
     conflict: &str,
@@ -36,12 +42,22 @@ pub async fn divert(
 ) -> anyhow::Result<()> {
     let transaction = &piece.transaction;
     let postgres = client.transaction().await.context("begin")?;
-    for index in 0..transaction.changes.len() {
+    let is_shared: Vec<bool> =
+        transaction.relations.iter().map(|r| shared::is_shared(config, &r.table)).collect();
+    let mut written = false;
+    for (index, change) in transaction.changes.iter().enumerate() {
+        if change.relations().iter().any(|r| is_shared.get(*r as usize) == Some(&true)) {
+            continue;
+        }
         let entry = Entry { origin, piece, index, local: None, conflict, reason };
         // What is in the journal already was marked then, and may be repaired by now.
         if write(&postgres, &entry).await? {
-            mark_for_repair(&postgres, transaction, &transaction.changes[index]).await?;
+            mark_for_repair(&postgres, transaction, change).await?;
+            written = true;
         }
+    }
+    if written {
+        shared::ship_again(&postgres, config, transaction).await?;
     }
     postgres.commit().await.context("commit the journal")?;
     end_waiting_backend(client, transaction).await
@@ -101,6 +117,61 @@ pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Re
         .await
         .context("write the conflict journal")?;
     Ok(written > 0)
+}
+
+/// An entry about a row of a shared table.
+pub struct Decided<'a> {
+    pub origin: &'a Origin,
+    pub lsn: Lsn,
+    pub xid: u32,
+    /// Place in the transaction; negative for rows that only stood in the way.
+    pub change: i32,
+    pub table: &'a TableName,
+    pub operation: &'a str,
+    pub key: Json,
+    pub old: Option<Json>,
+    pub new: Option<Json>,
+    pub local: Option<Json>,
+    pub conflict: &'a str,
+    pub reason: &'a str,
+    pub policy: &'a str,
+    pub winner: &'a str,
+    pub status: &'a str,
+    pub incoming: Option<Json>,
+}
+
+/// Writes an entry; one that is there already stays as it is.
+pub async fn write_decided(client: &impl GenericClient, entry: &Decided<'_>) -> anyhow::Result<()> {
+    client
+        .execute(
+            "INSERT INTO domicile.journal
+                 (origin, lsn, xid, change, relation, operation, key, old, new, local, conflict,
+                  reason, policy, winner, status, incoming)
+             VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
+                     $15, $16)
+             ON CONFLICT (origin, lsn, change) DO NOTHING",
+            &[
+                &entry.origin.to_string(),
+                &entry.lsn.to_string(),
+                &i64::from(entry.xid),
+                &entry.change,
+                &entry.table.to_string(),
+                &entry.operation,
+                &entry.key,
+                &entry.old,
+                &entry.new,
+                &entry.local,
+                &entry.conflict,
+                &entry.reason,
+                &entry.policy,
+                &entry.winner,
+                &entry.status,
+                &entry.incoming,
+            ],
+        )
+        .await
+        .context("write the conflict journal")?;
+    Ok(())
 }
 
 /// Remembers the rows that `change` touched: old and new key.

@@ -10,4 +10,5 @@ pub mod rows;
 pub mod sequences;
 pub mod session;
 pub mod setup;
+pub mod shared;
 pub mod stream;

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use super::guard::{canary_table, progress_table};
 use super::session::quote_name;
+use super::shared;
 use crate::capture::PUBLICATION;
 
 /// The slot's name: slots belong to the instance, which may serve several clusters.
@@ -54,10 +55,11 @@ pub async fn prepare(
 }
 
 async fn publish(client: &Client, config: &Config) -> anyhow::Result<()> {
-    let guarded = config.tables.iter().filter(|(_, kind)| !matches!(kind, TableKind::Local));
-    let mut wanted: Vec<TableName> = guarded.map(|(table, _)| table.clone()).collect();
+    let replicated = config.tables.iter().filter(|(_, kind)| !matches!(kind, TableKind::Local));
+    let mut wanted: Vec<TableName> = replicated.map(|(table, _)| table.clone()).collect();
     // Capture tells by its checkpoint what was applied here; nobody else may write there.
     wanted.extend([canary_table(), progress_table()]);
+    wanted.extend([shared::version_table(), shared::horizon_table()]);
     let list: Vec<String> = wanted
         .iter()
         .map(|t| format!("{}.{}", quote_name(&t.schema), quote_name(&t.name)))

@@ -26,6 +26,8 @@ pub enum Kind {
     Size,
     /// One text or a list of them.
     Names,
+    /// A table of texts.
+    Texts,
     /// `"0"`, `"none"` or the number 0.
     Rpo,
 }
@@ -42,7 +44,7 @@ pub enum Fallback {
 }
 
 use Fallback::{Required, Value, Words};
-use Kind::{Duration, Flag, Names, Number, Rpo, Size, Text};
+use Kind::{Duration, Flag, Names, Number, Rpo, Size, Text, Texts};
 
 const fn key(path: &'static str, kind: Kind, default: Fallback, meaning: &'static str) -> Key {
     Key { path, kind, default, meaning }
@@ -160,6 +162,18 @@ pub const KEYS: &[Key] = &[
         "Size of one file of the log, 64KiB to 1GiB: the step in which it is trimmed.",
     ),
     key(
+        "journal.keep",
+        Duration,
+        Value("\"720h\""),
+        "How long an entry of the conflict journal is kept. Those that wait for something are kept longer.",
+    ),
+    key(
+        "shared.tombstones",
+        Duration,
+        Value("\"24h\""),
+        "How long a deleted row of a shared table is remembered at least. It is forgotten when, besides, every region has applied the deletion.",
+    ),
+    key(
         "region[].name",
         Text,
         Required,
@@ -206,7 +220,7 @@ pub const KEYS: &[Key] = &[
         "table[].kind",
         Text,
         Value("\"owned\""),
-        "`owned`: each row has one owner region, by its key. `reference`: the whole table has one owner, the first region at the beginning. `local`: neither replicated nor guarded.",
+        "`owned`: each row has one owner region, by its key. `reference`: the whole table has one owner, the first region at the beginning. `shared`: every region writes it, and `policy` decides conflicts. `local`: neither replicated nor guarded.",
     ),
     key(
         "table[].key",
@@ -232,6 +246,36 @@ pub const KEYS: &[Key] = &[
         Words("required with `parent`"),
         "The parent's columns that they are equal to, in the same order.",
     ),
+    key(
+        "table[].policy",
+        Text,
+        Value("\"last_write_wins\""),
+        "What becomes of a row of a `shared` table that two regions wrote without knowing of each other's write. `last_write_wins`: the later one is kept, by a clock that never puts a write before one that its region had seen. `delta`, `greatest`, `least`: that for every column outside the primary key, see `columns`. `owner_wins`: that of the region that comes first in `prefer`. `sql`: what `function` makes of both. `manual`: a person decides with `domicile journal resolve`; until then every region shows the later one.",
+    ),
+    key(
+        "table[].columns",
+        Texts,
+        Words("none"),
+        "Policies of single columns of a `shared` table, as in `{ hits = \"delta\" }`. `last_write_wins`: decided for this column alone, where all other columns are decided together. `delta`: what each region adds counts, exactly; for integers and numeric. `greatest`, `least`: the greatest or least value ever written stays. `*` stands for every column that is not named. Not with `owner_wins`, `sql` and `manual`, which decide about whole rows.",
+    ),
+    key(
+        "table[].update_delete",
+        Text,
+        Value("\"latest\""),
+        "What a deletion and a write come to that did not know of each other: `latest` (what the later of both did), `delete_wins` or `update_wins`. Only for `shared` tables, and not with `owner_wins`.",
+    ),
+    key(
+        "table[].prefer",
+        Names,
+        Words("required with `owner_wins`"),
+        "The region whose writes win, or several, the first one first.",
+    ),
+    key(
+        "table[].function",
+        Text,
+        Words("required with `sql`"),
+        "The function as `schema.name`, called as `name(local jsonb, incoming jsonb, old jsonb)`; it returns the row, or null to leave `incoming` out. It must be immutable and belong to the agent's role.",
+    ),
 ];
 
 const SECTIONS: &[(&str, &str, &str)] = &[
@@ -240,6 +284,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("lease.", "`[lease]`", "The owner's right to write, and how clocks are trusted."),
     ("failover.", "`[failover]`", "When a region counts as gone."),
     ("log.", "`[log]`", "How long replication logs are kept, and how large they may get."),
+    ("journal.", "`[journal]`", "What lost, and was kept."),
+    ("shared.", "`[shared]`", "Tables that every region writes."),
     (
         "region[].",
         "`[[region]]`",
@@ -257,6 +303,7 @@ impl Kind {
             Self::Duration => "duration",
             Self::Size => "size",
             Self::Names => "text or list of texts",
+            Self::Texts => "table of texts",
             Self::Rpo => "`\"0\"` or `\"none\"`",
         }
     }
@@ -270,6 +317,7 @@ impl Kind {
             Self::Duration => "a duration in quotes, as in \"500ms\"",
             Self::Size => "a size in quotes, as in \"64MiB\"",
             Self::Names => "a text in quotes, or a list of them",
+            Self::Texts => "a table of texts, as in { hits = \"delta\" }",
             Self::Rpo => "\"0\" or \"none\"",
         }
     }

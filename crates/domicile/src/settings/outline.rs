@@ -120,6 +120,9 @@ fn fits(kind: Kind, value: &DeValue<'_>) -> bool {
         Kind::Number => whole_number(value),
         Kind::Flag => value.is_bool(),
         Kind::Rpo => value.is_str() || whole_number(value),
+        Kind::Texts => value
+            .as_table()
+            .is_some_and(|table| table.iter().all(|(_, value)| value.get_ref().is_str())),
         Kind::Names => match value {
             DeValue::Array(items) => items.iter().all(|item| item.get_ref().is_str()),
             other => other.is_str(),

@@ -21,6 +21,8 @@ const LEASE_TTL_MIN: Millis = Millis(200);
 /// Longer ones make every failover an outage.
 const LEASE_TTL_MAX: Millis = Millis(600_000);
 const DRIFT_PPM_MAX: i64 = 100_000;
+const JOURNAL_KEEP: Millis = Millis(720 * 3_600_000);
+const TOMBSTONES_KEEP: Millis = Millis(24 * 3_600_000);
 const OBSERVERS_DEFAULT: usize = 2;
 const SEGMENT_DEFAULT: u64 = 64 << 20;
 /// Smaller ones are more files than records.
@@ -50,11 +52,15 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let log = written.log.as_ref();
     let log = log_terms(log.unwrap_or(&WrittenLog::default()), written.region.len(), mistakes);
     let directory = directory(written, mistakes);
-    let tables = tables::resolve(&written.table, partition.as_ref(), mistakes);
+    let ids: Vec<RegionId> = regions.iter().flatten().map(|r| r.id.clone()).collect();
+    let tables = tables::resolve(&written.table, partition.as_ref(), &ids, mistakes);
+    let keep = written.journal.as_ref().and_then(|journal| journal.keep.as_deref());
+    let journal_keep = duration("journal.keep", keep, JOURNAL_KEEP, mistakes);
+    let keep = written.shared.as_ref().and_then(|shared| shared.tombstones.as_deref());
+    let tombstones_keep = duration("shared.tombstones", keep, TOMBSTONES_KEEP, mistakes);
     regions::check_addresses(&written.region, directory.as_ref(), mistakes);
     let (regions, partition) = (regions?, partition?);
     let has_reference = tables.values().any(|kind| *kind == TableKind::Reference);
-    let ids = regions.iter().map(|r| r.id.clone()).collect();
     let layout = layout(&partition, ids, has_reference);
     Some(Config {
         cluster: cluster?,
@@ -67,6 +73,8 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         directory: directory?,
         regions,
         tables,
+        journal_keep,
+        tombstones_keep,
     })
 }
 

@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domicile_core::config::{KeySource, TableKind};
-use domicile_core::id::TableName;
+use domicile_core::id::{RegionId, TableName};
 
 use super::mistake::Mistakes;
 use super::partition::Partition;
 use super::resolve::required;
+use super::shared;
 use super::written::{WrittenParent, WrittenTable};
 
 /// Returns the tables that could be understood; `partition` is absent when it is itself wrong.
 pub(super) fn resolve(
     written: &[WrittenTable],
     partition: Option<&Partition>,
+    regions: &[RegionId],
     mistakes: &mut Mistakes,
 ) -> BTreeMap<TableName, TableKind> {
     let mut tables = BTreeMap::new();
@@ -21,7 +23,7 @@ pub(super) fn resolve(
     for (i, table) in written.iter().enumerate() {
         let place = Place { number: i + 1 };
         let name = place.name(table, mistakes);
-        let kind = place.kind(table, partition, mistakes);
+        let kind = place.kind(table, partition, regions, mistakes);
         let Some(name) = name else { continue };
         match places.get(&name) {
             Some(first) => {
@@ -65,20 +67,25 @@ impl Place {
         self,
         table: &WrittenTable,
         partition: Option<&Partition>,
+        regions: &[RegionId],
         mistakes: &mut Mistakes,
     ) -> Option<TableKind> {
-        let kind = match table.kind.as_deref().unwrap_or("owned") {
+        let kind = table.kind.as_deref().unwrap_or("owned");
+        if kind != "shared" {
+            shared::refuse_keys(table, &|key| self.path(key), mistakes);
+        }
+        let kind = match kind {
             "owned" => return self.key(table, partition, mistakes).map(TableKind::Owned),
             "reference" => TableKind::Reference,
             "local" => TableKind::Local,
             "shared" => {
-                let text = "shared tables are not available yet: use \"owned\", or \"reference\" \
-                            for a table that one region may own as a whole";
-                mistakes.add(self.path("kind"), text);
-                return None;
+                let policy = shared::policy(table, regions, &|key| self.path(key), mistakes);
+                TableKind::Shared(policy?)
             }
             other => {
-                let text = format!("\"{other}\" is not a kind: expected owned, reference or local");
+                let text = format!(
+                    "\"{other}\" is not a kind: expected owned, reference, shared or local"
+                );
                 mistakes.add(self.path("kind"), text);
                 return None;
             }
@@ -189,7 +196,8 @@ fn check_parent(
     if !places.contains_key(parent) {
         return mistakes.add(path, format!("table \"{parent}\" is not in this file"));
     }
-    if let Some(TableKind::Reference | TableKind::Local) = tables.get(parent) {
+    if let Some(TableKind::Reference | TableKind::Shared(_) | TableKind::Local) = tables.get(parent)
+    {
         return mistakes.add(path, format!("table \"{parent}\" is not an owned table"));
     }
     let mut chain = vec![name, parent];

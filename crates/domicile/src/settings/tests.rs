@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use domicile_core::config::{KeySource, TableKind};
+use domicile_core::conflict::policy::{ColumnPolicy, Deletes, Policy};
 use domicile_core::partition::Scheme;
 use domicile_core::progress::Rpo;
 use domicile_core::retention::OnFull;
@@ -91,6 +92,36 @@ fn tables_get_the_key_of_the_scheme_their_own_or_their_parents() {
     ));
     assert!(config.layout.has_reference);
     assert_eq!(config.layout.total(), 49);
+}
+
+#[test]
+fn a_shared_table_has_a_policy_for_its_rows_or_for_its_columns() {
+    let config = sound_with(
+        r#"
+        [[table]]
+        name = "views"
+        kind = "shared"
+        columns = { hits = "delta", "*" = "last_write_wins" }
+        update_delete = "delete_wins"
+        [[table]]
+        name = "totals"
+        kind = "shared"
+        policy = "delta"
+        [[table]]
+        name = "prices"
+        kind = "shared"
+        policy = "owner_wins"
+        prefer = "us"
+        "#,
+    );
+    let policy = |name: &str| config.shared(&name.parse().unwrap()).unwrap().clone();
+    let Policy::Merge(columns) = policy("views") else { panic!() };
+    assert_eq!(columns.of("hits"), ColumnPolicy::Delta);
+    assert_eq!(columns.of("anything"), ColumnPolicy::Own);
+    assert_eq!(columns.deletes, Deletes::DeleteWins);
+    assert_eq!(policy("totals").slug(), "delta");
+    assert_eq!(policy("prices"), Policy::OwnerWins(vec!["us".parse().unwrap()]));
+    assert!(!config.guarded(&"public.views".parse().unwrap()));
 }
 
 #[test]

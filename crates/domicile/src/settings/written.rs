@@ -1,5 +1,7 @@
 //! What may stand in the file? Its shape only: every field optional, unknown keys refused.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
@@ -14,6 +16,8 @@ pub(super) struct Written {
     pub lease: Option<WrittenLease>,
     pub failover: Option<WrittenFailover>,
     pub log: Option<WrittenLog>,
+    pub journal: Option<WrittenJournal>,
+    pub shared: Option<WrittenShared>,
     #[serde(default)]
     pub region: Vec<WrittenRegion>,
     #[serde(default)]
@@ -63,6 +67,18 @@ pub(super) struct WrittenLog {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct WrittenJournal {
+    pub keep: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenShared {
+    pub tombstones: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct WrittenRegion {
     pub name: Option<String>,
     pub postgres: Option<String>,
@@ -80,6 +96,11 @@ pub(super) struct WrittenTable {
     pub kind: Option<String>,
     pub key: Option<Names>,
     pub parent: Option<WrittenParent>,
+    pub policy: Option<String>,
+    pub columns: Option<BTreeMap<String, String>>,
+    pub update_delete: Option<String>,
+    pub prefer: Option<Names>,
+    pub function: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -109,13 +109,15 @@ CREATE OR REPLACE FUNCTION domicile.at_commit() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$
 BEGIN
-    IF NOT domicile.lease_live() THEN
+    IF NEW.generation IS NOT NULL AND NOT domicile.lease_live() THEN
         RAISE EXCEPTION USING ERRCODE = '25006',
             MESSAGE = 'the lease of this region "' || {region} || '" ended before the commit',
             DETAIL = 'Owner region: ' || {region} || ', epoch: 0.',
             HINT = 'The transaction was rolled back; try again.';
     END IF;
-    IF NEW.generation IS DISTINCT FROM pg_sequence_last_value('domicile.generation') THEN
+    IF NEW.generation IS NOT NULL
+        AND NEW.generation IS DISTINCT FROM pg_sequence_last_value('domicile.generation')
+    THEN
         RAISE EXCEPTION USING ERRCODE = '25006',
             MESSAGE = 'a partition was taken away from region "' || {region} || '" before the commit',
             DETAIL = 'Owner region: none, epoch: 0.',

@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS domicile.progress (
 -- out later. Every guarded transaction holds a lock on it until it has ended, durably; to drain
 -- them, it is locked in EXCLUSIVE mode. A relation of ours cannot be locked by anybody else.
 CREATE UNLOGGED TABLE IF NOT EXISTS domicile.commit_check (
-    generation bigint NOT NULL
+    -- Absent where only shared tables are written, which need no lease.
+    generation bigint
 ) WITH (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_scale_factor = 0,
         vacuum_truncate = off);
 
@@ -45,8 +46,20 @@ CREATE TABLE IF NOT EXISTS domicile.journal (
     local jsonb,
     conflict text NOT NULL,
     reason text NOT NULL,
+    -- Of a shared table: how it was decided, and for whom (local, incoming or both).
+    policy text,
+    winner text,
+    -- settled: there is nothing to do. hidden: the row is kept aside until its unique value is free;
+    -- returned: it is shown again. open: a person must decide. parked: PostgreSQL refused it, it is
+    -- tried again. resolved: a person has decided, or it was superseded.
+    status text NOT NULL DEFAULT 'settled',
+    -- What it takes to try a parked change again.
+    incoming jsonb,
+    resolved_at timestamptz,
     UNIQUE (origin, lsn, change)
 );
+CREATE INDEX IF NOT EXISTS journal_unsettled ON domicile.journal (relation, key)
+WHERE status IN ('hidden', 'open', 'parked');
 
 -- Rows whose local image is not the history's: they are read again from a peer.
 CREATE TABLE IF NOT EXISTS domicile.repair (

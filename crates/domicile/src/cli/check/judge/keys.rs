@@ -34,7 +34,7 @@ pub fn judge(config: &Config, table: &Table, catalog: &Catalog, add: &mut impl F
             foreign_keys(config, table, add);
         }
         Some(TableKind::Owned(KeySource::Whole)) => foreign_keys(config, table, add),
-        Some(TableKind::Reference | TableKind::Local) | None => {}
+        Some(TableKind::Reference | TableKind::Shared(_) | TableKind::Local) | None => {}
     }
 }
 
@@ -183,6 +183,16 @@ fn foreign_keys(config: &Config, table: &Table, add: &mut impl FnMut(Finding)) {
         let target = &key.table;
         match config.kind(target) {
             Some(TableKind::Reference) => {}
+            Some(TableKind::Shared(_)) => {
+                let what = format!(
+                    "foreign key \"{}\" leads to \"{target}\", whose rows any region may delete",
+                    key.name
+                );
+                let way_out = "A row may be deleted while another region still adds to it, and \
+                               nothing keeps the rest from pointing nowhere: make the target a \
+                               reference table, or drop the foreign key.";
+                add(warn("foreign_key_to_shared", object(&table.name), what, way_out));
+            }
             Some(TableKind::Owned(source)) => {
                 if !one_owner(config, table, key, source) {
                     let what = format!(

@@ -10,6 +10,7 @@ mod keys;
 mod regions;
 mod sequences;
 mod server;
+mod shared;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,7 @@ fn judge_region(config: &Config, region: &RegionId, facts: &Reached, findings: &
             None => {
                 table::judge(table, facts, &mut add);
                 keys::judge(config, table, &facts.catalog, &mut add);
+                shared::judge(config, table, &facts.catalog, &mut add);
             }
         }
     }

@@ -1,0 +1,289 @@
+//! What does another region's transaction make of shared tables here?
+//!
+//! `core::conflict` decides row by row; this reads what is here, has PostgreSQL compute what only
+//! it can (sums, extremes, a user's function), and writes the result, in one transaction with the
+//! apply checkpoint.
+//!
+//! ```text
+//!   net changes -> lock rows, then versions -> meet -> compute -> write
+//!                                                            \-> one by one, when a value that
+//!                                                                must be unique is in the way
+//! ```
+//!
+//! A row that PostgreSQL refuses is *parked*: it stays as it is, the change waits in the conflict
+//! journal, and the others go on. Nothing is lost by that, since whatever comes later of the same
+//! row brings along what is in the parked change.
+
+mod compute;
+mod net;
+mod parked;
+mod row;
+mod sql;
+mod unique;
+mod write;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use domicile_core::change::Transaction;
+use domicile_core::config::Config;
+use domicile_core::conflict::policy::Policy;
+use domicile_core::conflict::version::Version;
+use domicile_core::conflict::{Conflict, Image, Kind, Logical, Meeting, Operation, Winner, meet};
+use domicile_core::id::{Origin, TableName};
+use domicile_core::lsn::Lsn;
+use tokio_postgres::Client;
+
+use crate::pieces::Piece;
+use crate::postgres::shared::{self, table, table::Table};
+use net::{Key, Net, NetRow};
+pub use sql::{Prepared, Sql};
+use write::Book;
+
+/// Shared tables as one session knows them.
+pub struct Shared {
+    config: Arc<Config>,
+    tables: BTreeMap<TableName, Table>,
+    prepared: Prepared,
+}
+
+/// The shared part of one transaction, as far as it was read.
+pub struct Part {
+    net: Net,
+    origin: Origin,
+    lsn: Lsn,
+    xid: u32,
+}
+
+impl Shared {
+    pub fn new(config: Arc<Config>) -> Self {
+        Self { config, tables: BTreeMap::new(), prepared: Prepared::default() }
+    }
+
+    /// Does this transaction change shared tables?
+    pub fn concerns(&self, transaction: &Transaction) -> bool {
+        transaction.relations.iter().any(|r| shared::is_shared(&self.config, &r.table))
+    }
+
+    /// The transaction's piece without what shared tables have of it.
+    pub fn rest(&self, mut piece: Piece) -> Piece {
+        let relations = &piece.transaction.relations;
+        let ours: Vec<bool> =
+            relations.iter().map(|r| shared::is_shared(&self.config, &r.table)).collect();
+        let is_ours = |i: &u32| ours.get(*i as usize).copied().unwrap_or(false);
+        piece.transaction.changes.retain(|change| !change.relations().iter().any(is_ours));
+        piece
+    }
+
+    /// Begins a transaction; its pieces are then given to [`Shared::take`].
+    pub async fn begin(
+        &mut self,
+        client: &Client,
+        origin: &Origin,
+        transaction: &Transaction,
+    ) -> anyhow::Result<Part> {
+        if self.tables.is_empty() {
+            self.read_tables(client).await?;
+        }
+        let (lsn, xid) = (transaction.lsn, transaction.xid);
+        Ok(Part { net: Net::default(), origin: origin.clone(), lsn, xid })
+    }
+
+    pub fn take(&self, part: &mut Part, piece: &Piece) -> anyhow::Result<()> {
+        part.net.take(&self.tables, piece)
+    }
+
+    async fn read_tables(&mut self, client: &Client) -> anyhow::Result<()> {
+        for (name, _) in shared::tables(&self.config) {
+            self.tables.insert(name.clone(), table::read(client, name).await?);
+        }
+        Ok(())
+    }
+
+    /// Forgets what may have changed: table definitions and prepared statements.
+    pub fn forget(&mut self) {
+        self.tables.clear();
+        self.prepared = Prepared::default();
+    }
+
+    /// Applies the shared part of a transaction inside the session's open transaction.
+    pub async fn apply(&mut self, client: &Client, part: &Part) -> anyhow::Result<()> {
+        let mut sql = Sql::new(client, &mut self.prepared);
+        let rows = decide(&self.config, &self.tables, &mut sql, &part.net).await?;
+        let mut book = Book::new(&part.origin, part.lsn, part.xid);
+        write::write(&mut sql, &mut book, rows).await?;
+        book.write(&mut sql).await?;
+        for (region, frontier) in &part.net.horizons {
+            row::save_horizon(&mut sql, region, frontier).await?;
+        }
+        Ok(())
+    }
+
+    /// Tries parked changes again, and shows hidden rows whose values have become free. Returns how
+    /// many rows changed, inside the session's open transaction.
+    pub async fn keep(&mut self, client: &Client, origin: &Origin) -> anyhow::Result<usize> {
+        if self.tables.is_empty() {
+            self.read_tables(client).await?;
+        }
+        let mut sql = Sql::new(client, &mut self.prepared);
+        let rows = sql.rows("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
+        let lsn = rows.first().context("no position")?.get::<_, String>(0).parse()?;
+        let mut book = Book::new(origin, lsn, 0);
+        let mut changed = 0;
+        for (id, net) in parked::read(&mut sql, &self.tables).await? {
+            let rows = decide(&self.config, &self.tables, &mut sql, &net).await?;
+            let waits = |row: &Row<'_>| matches!(row.outcome, Outcome::Parked(_));
+            if !rows.iter().any(waits) && write::again(&mut sql, &mut book, rows).await? {
+                parked::close(&mut sql, id).await?;
+                changed += 1;
+            }
+        }
+        for (name, policy) in shared::tables(&self.config) {
+            let Some(table) = self.tables.get(name) else { continue };
+            changed += write::settle_table(&mut sql, &mut book, table, policy.slug()).await?;
+        }
+        book.write(&mut sql).await?;
+        Ok(changed)
+    }
+}
+
+/// Reads what is here and decides about every row.
+async fn decide<'a>(
+    config: &'a Config,
+    tables: &'a BTreeMap<TableName, Table>,
+    sql: &mut Sql<'_>,
+    net: &'a Net,
+) -> anyhow::Result<Vec<Row<'a>>> {
+    let mut rows = Vec::with_capacity(net.rows.len());
+    for (key, net) in &net.rows {
+        let table = tables.get(&key.table).context("a shared table is not there")?;
+        let policy = config.shared(&key.table).context("a shared table has no policy")?;
+        rows.push(Row::read(sql, table, policy, key, net).await?);
+    }
+    if let Some(latest) = net.latest() {
+        sql.rows("SELECT domicile.hear($1)", &[Some(&latest.to_string())]).await?;
+    }
+    for row in &mut rows {
+        row.decide(sql).await?;
+    }
+    Ok(rows)
+}
+
+/// One row on its way from what is here to what it becomes.
+struct Row<'a> {
+    table: &'a Table,
+    policy: &'a Policy,
+    key: &'a Key,
+    net: &'a NetRow,
+    /// The key as `domicile.version` has it.
+    key_text: String,
+    /// What can be seen in the table.
+    shown: Option<Image>,
+    /// What is here, seen or not.
+    local: Logical,
+    /// Is there anything to know of it here?
+    is_known: bool,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    /// Nothing changes.
+    Stays,
+    Becomes(Target),
+    /// PostgreSQL refused it, for this reason.
+    Parked(String),
+}
+
+struct Target {
+    version: Version,
+    image: Option<Image>,
+    alive: bool,
+    conflict: Option<Conflict>,
+    /// Something went wrong while it was computed, and a person should look.
+    note: Option<String>,
+}
+
+impl<'a> Row<'a> {
+    async fn read(
+        sql: &mut Sql<'_>,
+        table: &'a Table,
+        policy: &'a Policy,
+        key: &'a Key,
+        net: &'a NetRow,
+    ) -> anyhow::Result<Self> {
+        let key_text = match &net.version {
+            Some(version) => version.key.clone(),
+            // As PostgreSQL prints a JSON list.
+            None => format!(
+                "[{}]",
+                key.values.iter().map(|v| json_text(v)).collect::<Vec<_>>().join(", ")
+            ),
+        };
+        let mut shown = row::lock(sql, table, &key.values).await?;
+        let known = row::known(sql, &key.table, &key_text).await?;
+        if shown.is_none() {
+            // Its version was locked by whoever put it there meanwhile.
+            shown = row::lock(sql, table, &key.values).await?;
+        }
+        let is_known = shown.is_some() || known.is_some();
+        let (version, aside) = known.map_or((Version::default(), None), |k| (k.version, k.aside));
+        let local = Logical { version, image: shown.clone().or(aside) };
+        let outcome = Outcome::Stays;
+        Ok(Self { table, policy, key, net, key_text, shown, local, is_known, outcome })
+    }
+
+    async fn decide(&mut self, sql: &mut Sql<'_>) -> anyhow::Result<()> {
+        let Some(incoming) = self.net.logical() else {
+            let reason = "it came without a version: the triggers were off where it was written";
+            self.outcome = Outcome::Parked(reason.into());
+            return Ok(());
+        };
+        let operation = self.net.operation();
+        self.outcome = match meet(self.policy, &self.local, &incoming, operation) {
+            Meeting::Known => Outcome::Stays,
+            Meeting::Follows => {
+                let missing = operation == Operation::Update && !self.is_known;
+                let conflict = missing.then_some(Conflict {
+                    kind: Kind::UpdateMissing,
+                    winner: Winner::Incoming,
+                    open: false,
+                });
+                let alive = self.policy.alive(&incoming.version);
+                let (version, image) = (incoming.version, incoming.image);
+                Outcome::Becomes(Target { version, image, alive, conflict, note: None })
+            }
+            Meeting::Joined(joined) => {
+                let made = compute::image(
+                    sql,
+                    self.table,
+                    self.policy,
+                    &joined.content,
+                    &self.local,
+                    &incoming,
+                );
+                match made.await? {
+                    Err(reason) => Outcome::Parked(reason),
+                    Ok((image, note)) => Outcome::Becomes(Target {
+                        version: joined.version,
+                        image,
+                        alive: joined.alive,
+                        conflict: joined.conflict,
+                        note,
+                    }),
+                }
+            }
+        };
+        if let Outcome::Becomes(target) = &self.outcome
+            && target.alive
+            && target.image.is_none()
+        {
+            self.outcome = Outcome::Parked("its version came without the row".into());
+        }
+        Ok(())
+    }
+}
+
+fn json_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

@@ -1,0 +1,441 @@
+//! How are the decided rows written, and what goes to the conflict journal?
+
+use std::collections::BTreeSet;
+
+use anyhow::Context;
+use domicile_core::conflict::unique;
+use domicile_core::conflict::{Image, Operation};
+use domicile_core::id::{Origin, TableName};
+use domicile_core::lsn::Lsn;
+use serde_json::{Map, Value as Json, json};
+
+use super::row::{self, lower_image};
+use super::sql::Sql;
+use super::unique::{Attempt, Candidate, Shown, attempt, refused, settle, show};
+use super::{Outcome, Row};
+use crate::postgres::journal::{self, Decided};
+use crate::postgres::shared::state;
+use crate::postgres::shared::table::Table;
+
+/// Writes all rows, and notes what was lost.
+pub(super) async fn write(
+    sql: &mut Sql<'_>,
+    book: &mut Book<'_>,
+    mut rows: Vec<Row<'_>>,
+) -> anyhow::Result<()> {
+    sql.command("SAVEPOINT rows").await?;
+    match plainly(sql, &rows).await {
+        Ok(()) => sql.command("RELEASE SAVEPOINT rows").await?,
+        Err(error) => {
+            let error = error.downcast::<tokio_postgres::Error>()?;
+            let reason = refused(error)?;
+            tracing::debug!(origin = %book.origin, lsn = %book.lsn, "row by row: {reason}");
+            sql.command("ROLLBACK TO SAVEPOINT rows").await?;
+            sql.forget();
+            one_by_one(sql, book, &mut rows).await?;
+        }
+    }
+    for row in &rows {
+        book.row(row);
+    }
+    let touched: BTreeSet<&TableName> = rows.iter().map(|row| &row.table.name).collect();
+    for name in touched {
+        if let Some(row) = rows.iter().find(|row| row.table.name == *name) {
+            settle_table(sql, book, row.table, row.policy.slug()).await?;
+        }
+    }
+    supersede(sql, &rows).await
+}
+
+/// Writes rows that were parked. Returns whether all of them could be written now.
+pub(super) async fn again(
+    sql: &mut Sql<'_>,
+    book: &mut Book<'_>,
+    mut rows: Vec<Row<'_>>,
+) -> anyhow::Result<bool> {
+    one_by_one(sql, book, &mut rows).await?;
+    Ok(!rows.iter().any(|row| matches!(row.outcome, Outcome::Parked(_))))
+}
+
+/// Writes rows as if nothing could be in their way.
+async fn plainly(sql: &mut Sql<'_>, rows: &[Row<'_>]) -> anyhow::Result<()> {
+    for row in rows {
+        let Outcome::Becomes(target) = &row.outcome else { continue };
+        let (table, key) = (row.table, &row.key.values);
+        match (&row.shown, &target.image) {
+            (Some(shown), Some(image)) if target.alive => {
+                row::update(sql, table, key, shown, image).await?;
+            }
+            (Some(_), _) => drop(row::delete(sql, table, key).await?),
+            (None, Some(image)) if target.alive => drop(row::insert(sql, table, image).await?),
+            (None, _) => {}
+        }
+        let aside = target.image.as_ref().filter(|_| !target.alive);
+        let (name, version) = (&table.name, &target.version);
+        row::save(sql, name, &row.key_text, version, !target.alive, aside).await?;
+    }
+    Ok(())
+}
+
+/// Takes all rows out that change, and shows them again, the highest rank first: so that rows
+/// that exchange a unique value are not in each other's way.
+async fn one_by_one(
+    sql: &mut Sql<'_>,
+    book: &mut Book<'_>,
+    rows: &mut [Row<'_>],
+) -> anyhow::Result<()> {
+    let mut waiting = Vec::new();
+    for (i, row) in rows.iter_mut().enumerate() {
+        let Outcome::Becomes(target) = &row.outcome else { continue };
+        let (table, key) = (row.table, row.key.values.as_slice());
+        let in_place = target.alive && table.unique_indexes.is_empty();
+        let tried = match (&row.shown, &target.image) {
+            (Some(shown), Some(image)) if in_place => {
+                attempt(sql, Attempt::Update(table, key, shown, image)).await?
+            }
+            (Some(_), _) => attempt(sql, Attempt::Delete(table, key)).await?,
+            (None, _) => Ok(()),
+        };
+        match tried {
+            Err(refusal) => row.outcome = Outcome::Parked(refusal.reason),
+            Ok(()) if target.alive && !(in_place && row.shown.is_some()) => waiting.push(i),
+            Ok(()) => {
+                let aside = target.image.as_ref().filter(|_| !target.alive);
+                let (name, version) = (&table.name, &target.version);
+                row::save(sql, name, &row.key_text, version, !target.alive, aside).await?;
+            }
+        }
+    }
+    let rank = |i: &usize| rows[*i].candidate(true).map(|candidate| candidate.rank());
+    waiting.sort_by_key(|i| std::cmp::Reverse(rank(i)));
+    for i in waiting {
+        let row = &mut rows[i];
+        let Some(candidate) = row.candidate(true) else { continue };
+        let (name, version) = (&row.table.name, &candidate.version);
+        match show(sql, row.table, &candidate).await? {
+            Shown::InPlaceOf(others) => {
+                row::save(sql, name, &row.key_text, version, false, None).await?;
+                book.displaced(row.table, row.policy.slug(), &candidate, &others);
+            }
+            Shown::Hidden(others) => {
+                let aside = Some(&candidate.image);
+                row::save(sql, name, &row.key_text, version, false, aside).await?;
+                book.kept_out(row, &candidate, &others);
+            }
+            Shown::Refused(reason) => {
+                let before = row.candidate(false).filter(|_| row.shown.is_some());
+                row.outcome = Outcome::Parked(reason);
+                if let Some(before) = before {
+                    put_back(sql, row.table, &before).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a row again what it was, as far as it can be seen now.
+async fn put_back(sql: &mut Sql<'_>, table: &Table, before: &Candidate) -> anyhow::Result<()> {
+    let (key, version) = (&before.key_text, &before.version);
+    match show(sql, table, before).await? {
+        Shown::InPlaceOf(_) => Ok(()),
+        Shown::Hidden(_) => {
+            row::save(sql, &table.name, key, version, false, Some(&before.image)).await
+        }
+        Shown::Refused(reason) => {
+            anyhow::bail!("row {key} of {} cannot be put back: {reason}", table.name)
+        }
+    }
+}
+
+/// Shows what can be shown of a table's hidden rows.
+pub(super) async fn settle_table(
+    sql: &mut Sql<'_>,
+    book: &mut Book<'_>,
+    table: &Table,
+    policy: &'static str,
+) -> anyhow::Result<usize> {
+    if table.unique_indexes.is_empty() {
+        return Ok(0);
+    }
+    let (returned, displaced) = settle(sql, table).await?;
+    for candidate in &returned {
+        let key = key_image(table, &candidate.key);
+        sql.client()
+            .execute(
+                "UPDATE domicile.journal SET status = 'returned', resolved_at = clock_timestamp()
+                 WHERE relation = $1 AND key = $2 AND status = 'hidden'",
+                &[&table.name.to_string(), &key],
+            )
+            .await
+            .context("tell of a row that is shown again")?;
+    }
+    for (other, by) in &displaced {
+        book.displaced(table, policy, by, std::slice::from_ref(other));
+    }
+    Ok(returned.len())
+}
+
+/// Closes parked entries whose change is in what the rows have become.
+async fn supersede(sql: &mut Sql<'_>, rows: &[Row<'_>]) -> anyhow::Result<()> {
+    let parked = "SELECT FROM domicile.journal WHERE status = 'parked' LIMIT 1";
+    if sql.rows(parked, &[]).await?.is_empty() {
+        return Ok(());
+    }
+    for row in rows {
+        let Outcome::Becomes(target) = &row.outcome else { continue };
+        let key = key_image(row.table, &row.key.values);
+        let waiting = sql
+            .client()
+            .query(
+                "SELECT id, incoming FROM domicile.journal
+                 WHERE relation = $1 AND key = $2 AND status = 'parked' AND incoming IS NOT NULL",
+                &[&row.table.name.to_string(), &key],
+            )
+            .await?;
+        for entry in waiting {
+            let version = state::lift(entry.get(1))?;
+            if target.version.seen.covers(&version.seen) {
+                sql.client()
+                    .execute(
+                        "UPDATE domicile.journal
+                         SET status = 'resolved', resolved_at = clock_timestamp() WHERE id = $1",
+                        &[&entry.get::<_, i64>(0)],
+                    )
+                    .await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Row<'_> {
+    /// The row as it becomes, or as it was.
+    fn candidate(&self, becomes: bool) -> Option<Candidate> {
+        let (version, image) = match &self.outcome {
+            Outcome::Becomes(target) if becomes => (&target.version, target.image.as_ref()),
+            _ => (&self.local.version, self.local.image.as_ref()),
+        };
+        Some(Candidate {
+            key_text: self.key_text.clone(),
+            key: self.key.values.clone(),
+            version: version.clone(),
+            image: image?.clone(),
+        })
+    }
+}
+
+/// Collects entries for the conflict journal.
+pub(super) struct Book<'a> {
+    origin: &'a Origin,
+    lsn: Lsn,
+    xid: u32,
+    entries: Vec<Entry>,
+    /// Rows that only stood in the way.
+    bystanders: i32,
+}
+
+struct Entry {
+    change: i32,
+    table: TableName,
+    operation: &'static str,
+    key: Json,
+    old: Option<Json>,
+    new: Option<Json>,
+    local: Option<Json>,
+    conflict: &'static str,
+    reason: String,
+    policy: &'static str,
+    winner: &'static str,
+    status: &'static str,
+    incoming: Option<Json>,
+}
+
+impl<'a> Book<'a> {
+    pub(super) fn new(origin: &'a Origin, lsn: Lsn, xid: u32) -> Self {
+        Self { origin, lsn, xid, entries: Vec::new(), bystanders: 0 }
+    }
+
+    /// Notes what a row lost, and why it is not what it should be.
+    fn row(&mut self, row: &Row<'_>) {
+        let policy = row.policy.slug();
+        let note = match &row.outcome {
+            Outcome::Stays => return,
+            Outcome::Parked(reason) => {
+                let (conflict, winner) = ("apply_error", "local");
+                let reason = format!("parked, the row stays as it is: {reason}");
+                self.push(row, Note { conflict, reason, policy, winner, status: "parked" });
+                return;
+            }
+            Outcome::Becomes(target) => match (target.conflict, &target.note) {
+                (None, None) => return,
+                (conflict, note) => {
+                    let open = note.is_some() || conflict.is_some_and(|conflict| conflict.open);
+                    let conflict_name = conflict.map_or("apply_error", |c| c.kind.slug());
+                    let winner = conflict.map_or("both", |c| c.winner.slug());
+                    let reason = note.clone().unwrap_or_else(|| explain(conflict_name, winner));
+                    let status = if open { "open" } else { "settled" };
+                    Note { conflict: conflict_name, reason, policy, winner, status }
+                }
+            },
+        };
+        self.push(row, note);
+    }
+
+    fn push(&mut self, row: &Row<'_>, note: Note) {
+        let incoming = row.net.version.as_ref().map(|version| state::lower(&version.version));
+        self.entries.push(Entry {
+            change: row.net.change,
+            table: row.table.name.clone(),
+            operation: word(row.net.operation()),
+            key: key_image(row.table, &row.key.values),
+            old: row.net.old.as_ref().map(lower_image),
+            new: row.net.logical().and_then(|row| row.image).as_ref().map(lower_image),
+            local: row.local.image.as_ref().map(lower_image),
+            conflict: note.conflict,
+            reason: note.reason,
+            policy: note.policy,
+            winner: note.winner,
+            status: note.status,
+            incoming: incoming.filter(|_| note.status != "settled"),
+        });
+    }
+
+    /// The incoming row was kept out.
+    fn kept_out(&mut self, row: &Row<'_>, candidate: &Candidate, others: &[Candidate]) {
+        let inserted = row.net.operation() == Operation::Insert;
+        self.hidden(Hidden {
+            change: row.net.change,
+            table: row.table,
+            policy: row.policy.slug(),
+            hidden: candidate,
+            inserted,
+            new: &candidate.image,
+            local: others.first().map(|other| &other.image),
+            others: others.len(),
+            winner: "local",
+        });
+    }
+
+    /// Rows that were here gave way to another.
+    fn displaced(
+        &mut self,
+        table: &Table,
+        policy: &'static str,
+        by: &Candidate,
+        others: &[Candidate],
+    ) {
+        for other in others {
+            self.bystanders -= 1;
+            self.hidden(Hidden {
+                change: self.bystanders,
+                table,
+                policy,
+                hidden: other,
+                inserted: true,
+                new: &by.image,
+                local: Some(&other.image),
+                others: others.len(),
+                winner: "incoming",
+            });
+        }
+    }
+
+    fn hidden(&mut self, hidden: Hidden<'_>) {
+        let conflict = unique::kind(hidden.inserted, hidden.others).slug();
+        self.entries.push(Entry {
+            change: hidden.change,
+            table: hidden.table.name.clone(),
+            operation: if hidden.inserted { "insert" } else { "update" },
+            key: key_image(hidden.table, &hidden.hidden.key),
+            old: None,
+            new: Some(lower_image(hidden.new)),
+            local: hidden.local.map(lower_image),
+            conflict,
+            reason: format!(
+                "another row has the same value in a unique index and was written later; row {} \
+                 is kept aside until the value is free",
+                hidden.hidden.key_text
+            ),
+            policy: hidden.policy,
+            winner: hidden.winner,
+            status: "hidden",
+            incoming: None,
+        });
+    }
+
+    pub(super) async fn write(self, sql: &mut Sql<'_>) -> anyhow::Result<()> {
+        for entry in self.entries {
+            let decided = Decided {
+                origin: self.origin,
+                lsn: self.lsn,
+                xid: self.xid,
+                change: entry.change,
+                table: &entry.table,
+                operation: entry.operation,
+                key: entry.key,
+                old: entry.old,
+                new: entry.new,
+                local: entry.local,
+                conflict: entry.conflict,
+                reason: &entry.reason,
+                policy: entry.policy,
+                winner: entry.winner,
+                status: entry.status,
+                incoming: entry.incoming,
+            };
+            journal::write_decided(sql.client(), &decided).await?;
+        }
+        Ok(())
+    }
+}
+
+struct Note {
+    conflict: &'static str,
+    reason: String,
+    policy: &'static str,
+    winner: &'static str,
+    status: &'static str,
+}
+
+struct Hidden<'a> {
+    change: i32,
+    table: &'a Table,
+    policy: &'static str,
+    hidden: &'a Candidate,
+    inserted: bool,
+    new: &'a Image,
+    local: Option<&'a Image>,
+    others: usize,
+    winner: &'static str,
+}
+
+fn explain(conflict: &str, winner: &str) -> String {
+    let what = match conflict {
+        "insert_exists" => "two regions inserted this row",
+        "update_missing" => "the row to update is not here",
+        "update_deleted" => "one region wrote this row while another deleted it",
+        "delete_origin_differs" => "one region deleted this row while another wrote it",
+        _ => "two regions wrote this row",
+    };
+    let who = match winner {
+        "local" => "what is here stays",
+        "incoming" => "what arrived takes its place",
+        _ => "something of each is kept",
+    };
+    format!("{what}; {who}")
+}
+
+fn word(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Insert => "insert",
+        Operation::Update => "update",
+        Operation::Delete => "delete",
+    }
+}
+
+/// A key by its columns, as the rest of the journal has it.
+pub(super) fn key_image(table: &Table, values: &[String]) -> Json {
+    let members = table.key.iter().zip(values).map(|(name, value)| (name.clone(), json!(value)));
+    Json::Object(members.collect::<Map<_, _>>())
+}

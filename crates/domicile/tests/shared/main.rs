@@ -1,0 +1,11 @@
+//! Do regions that all write the same tables end with the same rows, and does the conflict journal
+//! tell of everything that was lost and of nothing else?
+//!
+//! Three regions and real PostgreSQL. `matrix.rs` is a table of conflicts; all of them are made at
+//! once, while no region hears of another, and are then let go in different orders.
+
+#[path = "../regions/mod.rs"]
+mod regions;
+
+mod cases;
+mod matrix;
