@@ -63,11 +63,11 @@ impl OriginProgress {
         self.seen = self.seen.max(position);
     }
 
-    /// What lies after `kept`, up to `last`, turned out not to be history: nobody will ever hold
-    /// it, so nothing waits for that. What was captured after `last` stays.
-    pub fn withdrawn(&mut self, kept: Lsn, last: Lsn) {
-        if self.captured <= last {
-            self.captured = self.captured.min(kept);
+    /// Some records turned out not to be history: nobody will ever hold them, so nothing waits for
+    /// that. What was captured after the last of them stays.
+    pub fn withdrawn(&mut self, found: Sifted) {
+        if found.diverted.is_some_and(|diverted| self.captured <= diverted) {
+            self.captured = self.captured.min(found.kept);
         }
     }
 
@@ -120,6 +120,30 @@ impl OriginProgress {
             None => Lsn(u64::MAX),
             Some(k) => flushed.get(k).copied().unwrap_or_default(),
         }
+    }
+}
+
+/// How far a log reaches in which history and what is none stand side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sifted {
+    kept: Lsn,
+    diverted: Option<Lsn>,
+}
+
+impl Sifted {
+    /// Nothing was looked at behind `start`, and everything up to it is history.
+    pub fn behind(start: Lsn) -> Self {
+        Self { kept: start, diverted: None }
+    }
+
+    /// The record at `lsn` is history.
+    pub fn keep(&mut self, lsn: Lsn) {
+        self.kept = self.kept.max(lsn);
+    }
+
+    /// The record at `lsn` is none.
+    pub fn divert(&mut self, lsn: Lsn) {
+        self.diverted = self.diverted.max(Some(lsn));
     }
 }
 
@@ -203,11 +227,28 @@ mod tests {
         progress.peer(&region("us"), at(30));
         progress.seen(Lsn(50));
         assert_eq!(progress.confirmable(ZERO), Lsn(30));
-        progress.withdrawn(Lsn(30), Lsn(40));
+        let mut found = Sifted::behind(Lsn(30));
+        found.divert(Lsn(40));
+        progress.withdrawn(found);
         assert_eq!(progress.confirmable(ZERO), Lsn(50));
         progress.captured(Lsn(60));
-        progress.withdrawn(Lsn(30), Lsn(40));
+        progress.withdrawn(found);
         assert_eq!(progress.confirmable(ZERO), Lsn(30), "60 is history and not remote yet");
+    }
+
+    #[test]
+    fn history_between_diverted_records_is_still_waited_for() {
+        let mut progress = OriginProgress::resume(Lsn(50));
+        progress.peer(&region("us"), at(20));
+        progress.seen(Lsn(60));
+        let mut found = Sifted::behind(Lsn(20));
+        found.divert(Lsn(30));
+        found.keep(Lsn(40));
+        found.divert(Lsn(50));
+        progress.withdrawn(found);
+        assert_eq!(progress.confirmable(ZERO), Lsn(20), "40 is history and not remote yet");
+        progress.peer(&region("us"), at(40));
+        assert_eq!(progress.confirmable(ZERO), Lsn(60));
     }
 
     #[test]

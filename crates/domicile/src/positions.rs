@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
-use domicile_core::progress::{CommitTimes, OriginProgress, Progress, Rpo};
+use domicile_core::progress::{CommitTimes, OriginProgress, Progress, Rpo, Sifted};
 use domicile_core::time::{Millis, PgTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -73,9 +73,9 @@ impl Positions {
         });
     }
 
-    /// Our records after `kept`, up to `last`, are not history.
-    pub fn withdrawn(&self, kept: Lsn, last: Lsn) {
-        self.change(|state| state.own.withdrawn(kept, last));
+    /// Records of our log that are not history were found.
+    pub fn withdrawn(&self, found: Sifted) {
+        self.change(|state| state.own.withdrawn(found));
     }
 
     /// Tells of every change after this call.

@@ -13,6 +13,7 @@ use domicile_core::history::{Admission, admit};
 use domicile_core::id::{Origin, TableName};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
+use domicile_core::progress::Sifted;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -85,7 +86,7 @@ impl Tails {
         let mut count = 0_u64;
         // What was trimmed had been looked at before, or every region shows it.
         let cut = cut.max(log.trimmed());
-        let (mut kept, mut last) = (cut, Lsn::ZERO);
+        let mut found = Sifted::behind(cut);
         let mut pieces = Pieces::new(log.read(cut));
         let shown = if *origin == self.origin {
             Lsn(u64::MAX)
@@ -98,10 +99,10 @@ impl Tails {
                 let guarded = |table: &TableName| !is_shared(&self.config, table);
                 let admission = admit(ownership, origin, &piece.transaction, guarded);
                 let Admission::Divert(reason) = admission else {
-                    kept = kept.max(if last == Lsn::ZERO { lsn } else { kept });
+                    found.keep(lsn);
                     continue;
                 };
-                last = lsn;
+                found.divert(lsn);
                 let postgres = match &mut client {
                     Some(client) => client,
                     None => {
@@ -113,8 +114,8 @@ impl Tails {
                 count += u64::from(piece.last);
             }
         }
-        if *origin == self.origin && last > Lsn::ZERO {
-            self.positions.withdrawn(kept, last);
+        if *origin == self.origin {
+            self.positions.withdrawn(found);
         }
         if count > 0 {
             tracing::warn!(%origin, after = %cut, "{count} transactions lie beyond the cut: journaled");
