@@ -49,6 +49,7 @@ struct Counted {
     /// The database's clock, and ours at that moment.
     clock: Option<(PgTime, Time)>,
     journal_entries: u64,
+    journal_open: u64,
     repairs_pending: u64,
 }
 
@@ -88,8 +89,11 @@ impl Reporter {
             let before = self.clock.now();
             let row = open
                 .query_one(
-                    "SELECT domicile.now_us(), (SELECT count(*) FROM domicile.journal),
-                            (SELECT count(*) FROM domicile.repair)",
+                    "SELECT domicile.now_us(), entries, open,
+                            (SELECT count(*) FROM domicile.repair)
+                     FROM (SELECT count(*) entries,
+                                  count(*) FILTER (WHERE status IN ('open', 'parked')) open
+                           FROM domicile.journal) journal",
                     &[],
                 )
                 .await;
@@ -97,7 +101,8 @@ impl Reporter {
                 counted.send_replace(Counted {
                     clock: Some((PgTime(row.get::<_, i64>(0) - PG_EPOCH_US), before)),
                     journal_entries: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0),
-                    repairs_pending: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
+                    journal_open: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
+                    repairs_pending: u64::try_from(row.get::<_, i64>(3)).unwrap_or(0),
                 });
                 client = Some(open);
             }
@@ -146,6 +151,7 @@ impl Reporter {
             captured_transactions_total: counts.captured_transactions,
             applied_transactions_total: counts.applied_transactions,
             journal_entries: counted.journal_entries,
+            journal_open: counted.journal_open,
             repairs_pending: counted.repairs_pending,
             conditions: self.conditions(&tenure, &view),
         }

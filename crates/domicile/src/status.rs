@@ -46,6 +46,9 @@ pub struct RegionStatus {
     pub applied_transactions_total: u64,
     /// Rows in this region's conflict journal.
     pub journal_entries: u64,
+    /// Those of them that wait for a person.
+    #[serde(default)]
+    pub journal_open: u64,
     /// Rows that still wait to be repaired from a peer.
     pub repairs_pending: u64,
     /// Named states that a person may want to know of.

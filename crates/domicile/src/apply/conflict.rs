@@ -46,7 +46,8 @@ pub async fn apply(
             tracing::warn!(%origin, lsn = %transaction.lsn, conflict = met.conflict, "{}", met.reason);
             let (conflict, reason) = (met.conflict, met.reason.as_str());
             let local = met.local;
-            let entry = journal::Entry { origin, piece, index, local, conflict, reason };
+            let open = false;
+            let entry = journal::Entry { origin, piece, index, local, conflict, reason, open };
             journal::write(postgres, &entry).await?;
         }
     }

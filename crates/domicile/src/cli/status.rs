@@ -1,7 +1,7 @@
 //! How is every region, and how far behind is it?
 
 use clap::Args;
-use comfy_table::Color;
+use comfy_table::{Cell, Color};
 use domicile_core::id::RegionId;
 use serde_json::json;
 
@@ -71,12 +71,19 @@ fn regions(output: &Output, statuses: &Statuses) -> String {
             state,
             output.cell(&owns, Color::Reset),
             output.cell(&status.log_end, Color::Reset),
-            output.cell(&status.journal_entries.to_string(), Color::Reset),
+            journal(output, status),
             output.cell(&status.repairs_pending.to_string(), Color::Reset),
             output.cell(&conditions.join(" "), Color::Red),
         ]);
     }
     trimmed(&table)
+}
+
+fn journal(output: &Output, status: &RegionStatus) -> Cell {
+    match (status.journal_entries, status.journal_open) {
+        (all, 0) => output.cell(&all.to_string(), Color::Reset),
+        (all, open) => output.cell(&format!("{all} ({open} open)"), Color::Yellow),
+    }
 }
 
 fn links(output: &Output, statuses: &Statuses) -> String {

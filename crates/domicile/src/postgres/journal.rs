@@ -25,6 +25,8 @@ pub struct Entry<'a> {
     /// The conflict's or the diversion's name, as in `beyond_cut`.
     pub conflict: &'a str,
     pub reason: &'a str,
+    /// A person should look: something that a client was told, or may have been told, is not there.
+    pub open: bool,
 }
 
 /// Journals every change of a transaction that is kept out of the history, or of a piece of it,
@@ -49,7 +51,7 @@ pub async fn divert(
         if change.relations().iter().any(|r| is_shared.get(*r as usize) == Some(&true)) {
             continue;
         }
-        let entry = Entry { origin, piece, index, local: None, conflict, reason };
+        let entry = Entry { origin, piece, index, local: None, conflict, reason, open: true };
         // What is in the journal already was marked then, and may be repaired by now.
         if write(&postgres, &entry).await? {
             mark_for_repair(&postgres, transaction, change).await?;
@@ -96,8 +98,10 @@ pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Re
     let written = client
         .execute(
             "INSERT INTO domicile.journal
-                 (origin, lsn, xid, change, relation, operation, key, old, new, local, conflict, reason)
-             VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                 (origin, lsn, xid, change, relation, operation, key, old, new, local, conflict,
+                  reason, status)
+             VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+                     CASE WHEN $13 THEN 'open' ELSE 'settled' END)
              ON CONFLICT (origin, lsn, change) DO NOTHING",
             &[
                 &entry.origin.to_string(),
@@ -112,6 +116,7 @@ pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Re
                 &entry.local,
                 &entry.conflict,
                 &entry.reason,
+                &entry.open,
             ],
         )
         .await

@@ -36,19 +36,7 @@ pub async fn fetch(
         .read_only(true)
         .start()
         .await?;
-    let columns: Vec<String> = snapshot
-        .query(
-            "SELECT attname::text FROM pg_attribute
-             WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
-               AND attgenerated = ''
-             ORDER BY attnum",
-            &[&qualified(table)],
-        )
-        .await?
-        .iter()
-        .map(|row| row.get(0))
-        .collect();
-    anyhow::ensure!(!columns.is_empty(), "table {table} does not exist here");
+    let columns = columns(&snapshot, table).await?;
     let list: Vec<String> =
         columns.iter().map(|c| format!("row_.{}::text", quote_name(c))).collect();
     let select =
@@ -82,6 +70,25 @@ pub async fn fetch(
     frontier.advance(own, here.get::<_, &str>(0).parse()?);
     snapshot.commit().await?;
     Ok(Rows { columns, rows, frontier })
+}
+
+/// The columns that hold values of their own, in the table's order; generated ones do not.
+pub async fn columns(
+    client: &impl GenericClient,
+    table: &TableName,
+) -> anyhow::Result<Vec<String>> {
+    let rows = client
+        .query(
+            "SELECT attname::text FROM pg_attribute
+             WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped
+               AND attgenerated = ''
+             ORDER BY attnum",
+            &[&qualified(table)],
+        )
+        .await
+        .context("look up columns")?;
+    anyhow::ensure!(!rows.is_empty(), "table {table} does not exist here");
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// A condition that identifies one row, and its parameters.

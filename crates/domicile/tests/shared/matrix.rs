@@ -65,19 +65,16 @@ async fn apart(regions: &Regions, round: usize) {
 /// Lets one region after another be heard, each everywhere before the next.
 async fn together(regions: &Regions, round: usize, order: &[&str]) {
     for origin in order {
-        let end = regions.connect(origin).await.unwrap();
-        let end = end.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap();
-        let end: String = end.get(0);
         regions.links().resume_shipping(origin);
         for reader in regions.names().iter().filter(|name| name != origin) {
-            shows(regions, reader, origin, &end).await;
+            shows(regions, reader, origin).await;
         }
     }
     settle(regions, &format!("after {round}")).await;
 }
 
-/// Waits until `reader` shows all that `origin` had shipped when its log ended at `end`.
-async fn shows(regions: &Regions, reader: &str, origin: &str, _end: &str) {
+/// Waits until `reader` shows all that is in the log of `origin`.
+pub async fn shows(regions: &Regions, reader: &str, origin: &str) {
     let log_end = regions.status(origin).await.unwrap().log_end;
     let client = regions.connect(reader).await.unwrap();
     let sql = "SELECT coalesce((SELECT applied >= $2::text::pg_lsn FROM domicile.progress

@@ -3,8 +3,8 @@
 use domicile_core::id::RegionId;
 use serde::Serialize;
 use serde_json::Value;
-use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{GenericClient, Row};
 
 use crate::cli::connect::{self, ConnectError};
 
@@ -25,10 +25,31 @@ pub struct Entry {
     pub key: Option<Value>,
     pub old: Option<Value>,
     pub new: Option<Value>,
-    /// The row that stayed.
+    /// The row that was here.
     pub local: Option<Value>,
     pub conflict: String,
     pub reason: Option<String>,
+    /// Of a shared table: how it was decided, and for whom.
+    pub policy: Option<String>,
+    pub winner: Option<String>,
+    /// As in docs/operating/conflicts.md.
+    pub status: String,
+}
+
+impl Entry {
+    /// The row that lost; nothing where a deletion lost.
+    pub fn lost(&self) -> &Option<Value> {
+        if self.incoming_won() { &self.local } else { &self.new }
+    }
+
+    /// The row that stayed; nothing where a deletion won, or where that is not known.
+    pub fn stayed(&self) -> &Option<Value> {
+        if self.incoming_won() { &self.new } else { &self.local }
+    }
+
+    fn incoming_won(&self) -> bool {
+        self.winner.as_deref() == Some("incoming")
+    }
 }
 
 /// Which entries are asked for; what is absent does not filter.
@@ -38,6 +59,7 @@ pub struct Filter {
     pub relation: Option<String>,
     /// A region's name, or an origin's.
     pub origin: Option<String>,
+    pub status: Option<String>,
     pub limit: i64,
 }
 
@@ -62,19 +84,32 @@ pub async fn read(
     let client = connect::connect(postgres)
         .await
         .map_err(|source| JournalError::Connect { region: region.clone(), source })?;
-    let Filter { id, relation, origin, limit } = filter;
-    let rows = client.query(LIST, &[id, relation, origin, limit]).await.map_err(|source| {
-        let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
-        if source.code().is_some_and(|code| missing.contains(code)) {
-            JournalError::NotInstalled { region: region.clone() }
-        } else {
-            JournalError::Read { region: region.clone(), source }
-        }
-    })?;
+    let Filter { id, relation, origin, status, limit } = filter;
+    let rows =
+        client.query(LIST, &[id, relation, origin, limit, status]).await.map_err(|source| {
+            let missing = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
+            if source.code().is_some_and(|code| missing.contains(code)) {
+                JournalError::NotInstalled { region: region.clone() }
+            } else {
+                JournalError::Read { region: region.clone(), source }
+            }
+        })?;
     rows.iter()
         .map(|row| lift(region, row))
         .collect::<Result<_, _>>()
         .map_err(|source| JournalError::Read { region: region.clone(), source })
+}
+
+/// Closes entries; returns the numbers of those that exist.
+pub async fn close(
+    client: &impl GenericClient,
+    ids: &[i64],
+) -> Result<Vec<i64>, tokio_postgres::Error> {
+    let sql = "UPDATE domicile.journal
+               SET status = 'resolved',
+                   resolved_at = coalesce(resolved_at, clock_timestamp())
+               WHERE id = ANY ($1) RETURNING id";
+    Ok(client.query(sql, &[&ids]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 fn lift(region: &RegionId, row: &Row) -> Result<Entry, tokio_postgres::Error> {
@@ -94,5 +129,8 @@ fn lift(region: &RegionId, row: &Row) -> Result<Entry, tokio_postgres::Error> {
         local: row.try_get("local")?,
         conflict: text("conflict")?,
         reason: row.try_get("reason")?,
+        policy: row.try_get("policy")?,
+        winner: row.try_get("winner")?,
+        status: text("status")?,
     })
 }

@@ -8,15 +8,20 @@ use comfy_table::Color;
 use domicile_core::config::{Config, Region};
 use domicile_core::id::{RegionId, TableName};
 
+use super::connect;
 use super::output::trimmed;
 use super::{Context, Exit, UsageError};
 
 mod entry;
 mod images;
+mod replay;
 #[cfg(test)]
 mod tests;
 
 use entry::{Entry, Filter, JournalError};
+use replay::Replay;
+
+const STATUSES: [&str; 6] = ["settled", "hidden", "returned", "open", "parked", "resolved"];
 
 #[derive(Debug, Args)]
 pub struct Journal {
@@ -36,6 +41,22 @@ enum Which {
     #[command(after_help = "Example:
   domicile journal show 7 --region eu")]
     Show(Show),
+    /// Close entries: the rows are right as they are
+    #[command(after_help = "Examples:
+  domicile journal resolve 7 8 9 --region eu
+  domicile journal list --region eu --status open --json | jq '.[].id' |
+      xargs domicile journal resolve --region eu")]
+    Resolve(Resolve),
+    /// Write again what lost, as an ordinary write at the owner, and close the entry
+    #[command(
+        after_help = "What lost is written only if the row still is what the entry says; --force overwrites it as it is.
+--dry-run shows what would be written.
+
+Examples:
+  domicile journal replay 7 --region eu --dry-run
+  domicile journal replay 7 --region eu"
+    )]
+    Replay(Replay),
 }
 
 #[derive(Debug, Args)]
@@ -49,9 +70,22 @@ struct List {
     /// Only changes that were first committed there: a region, or an origin such as eu-1
     #[arg(long, value_name = "NAME")]
     origin: Option<String>,
+    /// Only entries that are settled, hidden, returned, open, parked or resolved
+    #[arg(long, value_name = "STATUS", value_parser = STATUSES)]
+    status: Option<String>,
     /// At most this many entries of each region
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
+}
+
+#[derive(Debug, Args)]
+struct Resolve {
+    /// The entries' numbers
+    #[arg(required = true)]
+    ids: Vec<i64>,
+    /// The region whose journal they are in
+    #[arg(long, value_name = "NAME")]
+    region: RegionId,
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +103,8 @@ impl Journal {
         match self.command {
             Which::List(list) => list.run(context, &config).await,
             Which::Show(show) => show.run(context, &config).await,
+            Which::Resolve(resolve) => resolve.run(context, &config).await,
+            Which::Replay(replay) => replay.run(context, &config).await,
         }
     }
 }
@@ -79,6 +115,7 @@ impl List {
             id: None,
             relation: self.relation.map(|table| table.to_string()),
             origin: self.origin,
+            status: self.status,
             limit: self.limit.into(),
         };
         let (mut entries, failed) =
@@ -99,7 +136,8 @@ impl List {
 }
 
 fn print_list(context: &Context, entries: &[Entry]) -> anyhow::Result<()> {
-    let header = ["region", "id", "at", "origin", "table", "operation", "key", "conflict"];
+    let header =
+        ["region", "id", "at", "origin", "table", "operation", "key", "conflict", "status"];
     let mut table = context.output.table(header);
     for entry in entries {
         table.add_row(vec![
@@ -111,39 +149,72 @@ fn print_list(context: &Context, entries: &[Entry]) -> anyhow::Result<()> {
             entry.operation.as_str().into(),
             images::short(&entry.key).into(),
             context.output.cell(&entry.conflict, Color::Yellow),
+            context.output.cell(&entry.status, colour_of(&entry.status)),
         ]);
     }
     context.output.print(&trimmed(&table))
 }
 
+fn colour_of(status: &str) -> Color {
+    match status {
+        "open" | "parked" => Color::Red,
+        "hidden" => Color::Yellow,
+        _ => Color::Reset,
+    }
+}
+
 impl Show {
     async fn run(self, context: &Context, config: &Config) -> anyhow::Result<Exit> {
-        let filter = Filter { id: Some(self.id), relation: None, origin: None, limit: 1 };
-        let (entries, failed) = read_all(&regions(config, self.region.as_ref())?, &filter).await;
-        match (entries.as_slice(), failed.as_slice()) {
-            ([entry], _) => {
-                if context.output.is_json() {
-                    context.output.print_json(entry)?;
-                } else {
-                    print_entry(context, entry)?;
-                }
-                Ok(Exit::Done)
-            }
-            ([], []) => anyhow::bail!("journal entry {} does not exist", self.id),
-            ([], failed) => {
-                let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();
-                anyhow::bail!("{}", failed.join("\n"))
-            }
-            (several, _) => {
-                let names: Vec<&str> = several.iter().map(|e| e.region.as_str()).collect();
-                let text = format!(
-                    "journal entry {} exists in {}: name one with --region",
-                    self.id,
-                    names.join(", ")
-                );
-                Err(UsageError(text).into())
+        let entry = find(config, self.id, self.region.as_ref()).await?;
+        if context.output.is_json() {
+            context.output.print_json(&entry)?;
+        } else {
+            print_entry(context, &entry)?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// The one entry with this number.
+async fn find(config: &Config, id: i64, region: Option<&RegionId>) -> anyhow::Result<Entry> {
+    let filter = Filter { id: Some(id), relation: None, origin: None, status: None, limit: 1 };
+    let (mut entries, failed) = read_all(&regions(config, region)?, &filter).await;
+    if entries.len() > 1 {
+        let names: Vec<&str> = entries.iter().map(|e| e.region.as_str()).collect();
+        let names = names.join(", ");
+        let text = format!("journal entry {id} exists in {names}: name one with --region");
+        return Err(UsageError(text).into());
+    }
+    match (entries.pop(), failed.as_slice()) {
+        (Some(entry), _) => Ok(entry),
+        (None, []) => anyhow::bail!("journal entry {id} does not exist"),
+        (None, failed) => {
+            let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();
+            anyhow::bail!("{}", failed.join("\n"))
+        }
+    }
+}
+
+impl Resolve {
+    async fn run(self, context: &Context, config: &Config) -> anyhow::Result<Exit> {
+        let region = regions(config, Some(&self.region))?[0];
+        let client = connect::connect(&region.postgres).await?;
+        let closed = entry::close(&client, &self.ids).await?;
+        let missing: Vec<String> = self
+            .ids
+            .iter()
+            .filter(|id| !closed.contains(id))
+            .map(|id| format!("journal entry {id} does not exist in region \"{}\"", region.id))
+            .collect();
+        if context.output.is_json() {
+            context.output.print_json(&closed)?;
+        } else {
+            for id in &closed {
+                context.output.print(&format!("journal entry {id}: resolved"))?;
             }
         }
+        anyhow::ensure!(missing.is_empty(), "{}", missing.join("\n"));
+        Ok(Exit::Done)
     }
 }
 
@@ -160,6 +231,9 @@ fn print_entry(context: &Context, entry: &Entry) -> anyhow::Result<()> {
         ("key", images::short(&entry.key)),
         ("conflict", entry.conflict.clone()),
         ("reason", entry.reason.clone().unwrap_or_default()),
+        ("policy", entry.policy.clone().unwrap_or_default()),
+        ("winner", entry.winner.clone().unwrap_or_default()),
+        ("status", entry.status.clone()),
     ] {
         if !value.is_empty() {
             facts.add_row([name, &value]);
@@ -167,7 +241,7 @@ fn print_entry(context: &Context, entry: &Entry) -> anyhow::Result<()> {
     }
     context.output.print(&trimmed(&facts))?;
     let mut rows = context.output.table(["column", "before", "what lost", "what stayed"]);
-    for line in images::side_by_side(&entry.old, &entry.new, &entry.local) {
+    for line in images::side_by_side(&entry.old, entry.lost(), entry.stayed()) {
         let what_lost = if line.differs {
             context.output.cell(&line.new, Color::Yellow)
         } else {

@@ -1,7 +1,7 @@
 -- What shared tables need inside a region's PostgreSQL: each row's version, and what a write makes
 -- of it. `core::conflict` says what the values mean.
 --
--- {region}, {applier} and {at_commit} are filled in when it is installed.
+-- What stands in braces is filled in when it is installed.
 
 -- One row per row of a shared table that was ever written under watch. It is published, so every
 -- transaction that reaches another region brings the versions of the rows that it changed.

@@ -1,0 +1,141 @@
+//! What lost is written again only where that overwrites nothing newer, and by its owner.
+
+use std::process::{Command, Output};
+
+use domicile::lab::regions::Regions;
+use serde_json::Value as Json;
+
+use crate::matrix::shows;
+use crate::regions::{assert_alike, config, settle, start};
+
+const SEED: &str = "
+    CREATE TABLE account (id int PRIMARY KEY, branch text NOT NULL, balance int);
+    INSERT INTO account VALUES (1, 'us', 10);
+    CREATE TABLE person (id int PRIMARY KEY, name text, age int);
+    INSERT INTO person VALUES (1, 'Ann', 30), (2, 'Bob', 40);
+    CREATE TABLE visits (id int PRIMARY KEY, n int);
+    INSERT INTO visits VALUES (1, 0);";
+
+const TABLES: &str = "
+[[table]]
+name = \"account\"
+key = \"branch\"
+
+[[table]]
+name = \"person\"
+kind = \"shared\"
+policy = \"manual\"
+
+[[table]]
+name = \"visits\"
+kind = \"shared\"
+columns = { n = \"delta\" }
+";
+
+async fn regions(rpo: &str) -> Regions {
+    let mut config = config(&["eu", "us"], "home(branch)", 2);
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    config.rpo = rpo.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    regions
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_counter_that_waits_for_copies_counts_every_region() {
+    let regions = regions("0").await;
+    for region in ["eu", "us", "eu"] {
+        let client = regions.connect(region).await.unwrap();
+        client.batch_execute("UPDATE visits SET n = n + 1 WHERE id = 1").await.unwrap();
+    }
+    settle(&regions, "counted").await;
+    assert_alike(&regions, &["visits"]).await;
+    assert_eq!(ask(&regions, "eu", "SELECT n::text FROM visits").await, "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lost_is_written_again_when_a_person_says_so() {
+    let regions = regions("none").await;
+    settle(&regions, "start").await;
+    for region in regions.names() {
+        regions.links().stop_shipping(region);
+    }
+    for (region, name) in [("eu", "Anna"), ("us", "Anne")] {
+        let client = regions.connect(region).await.unwrap();
+        let sql = format!("UPDATE person SET name = '{name}' WHERE id = 1");
+        client.batch_execute(&sql).await.unwrap();
+    }
+    for (origin, reader) in [("eu", "us"), ("us", "eu")] {
+        regions.links().resume_shipping(origin);
+        shows(&regions, reader, origin).await;
+    }
+    settle(&regions, "apart").await;
+
+    let entries = json(&domicile(&regions, &["journal", "list", "--status", "open", "--json"]));
+    let entries = entries.as_array().unwrap().clone();
+    assert_eq!(entries.len(), 2, "one in each region: {entries:#?}");
+    let entry = entries.iter().find(|e| e["region"] == "eu").unwrap();
+    let id = entry["id"].to_string();
+    let stayed = ask(&regions, "eu", "SELECT name FROM person WHERE id = 1").await;
+    let lost = if stayed == "Anna" { "Anne" } else { "Anna" };
+
+    let dry = domicile(&regions, &["journal", "replay", &id, "--region", "eu", "--dry-run"]);
+    assert!(dry.status.success(), "{dry:?}");
+    assert_eq!(ask(&regions, "eu", "SELECT name FROM person WHERE id = 1").await, stayed);
+    let replayed = domicile(&regions, &["journal", "replay", &id, "--region", "eu"]);
+    assert!(replayed.status.success(), "{replayed:?}");
+    settle(&regions, "replayed").await;
+    assert_alike(&regions, &["person"]).await;
+    assert_eq!(ask(&regions, "us", "SELECT name FROM person WHERE id = 1").await, lost);
+
+    let again = domicile(&regions, &["journal", "replay", &id, "--region", "eu"]);
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && said.contains("has changed since"), "{said}");
+
+    let other = entries.iter().find(|e| e["region"] == "us").unwrap()["id"].to_string();
+    let resolved = domicile(&regions, &["journal", "resolve", &other, "--region", "us"]);
+    assert!(resolved.status.success(), "{resolved:?}");
+    let open = json(&domicile(&regions, &["journal", "list", "--status", "open", "--json"]));
+    assert_eq!(open, Json::Array(Vec::new()));
+    let unknown = domicile(&regions, &["journal", "resolve", "999", "--region", "us"]);
+    assert!(!unknown.status.success(), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lost_of_an_owned_row_is_written_by_its_owner() {
+    let regions = regions("0").await;
+    let journal = regions.connect("eu").await.unwrap();
+    let sql = "INSERT INTO domicile.journal
+                   (origin, lsn, xid, change, relation, operation, key, old, new, conflict, reason,
+                    status)
+               VALUES ('eu-1', '0/1', 7, 0, 'public.account', 'update', '{\"id\": \"1\"}',
+                       '{\"id\": \"1\", \"balance\": \"10\"}',
+                       '{\"id\": \"1\", \"branch\": \"us\", \"balance\": \"15\"}',
+                       'beyond_cut', 'as a tail is journaled', 'open')
+               RETURNING id";
+    let id = journal.query_one(sql, &[]).await.unwrap().get::<_, i64>(0).to_string();
+    let replayed = domicile(&regions, &["journal", "replay", &id, "--region", "eu", "--json"]);
+    assert!(replayed.status.success(), "{replayed:?}");
+    assert_eq!(json(&replayed)["region"], "us");
+    settle(&regions, "replayed").await;
+    assert_alike(&regions, &["account"]).await;
+    assert_eq!(ask(&regions, "eu", "SELECT balance::text FROM account").await, "15");
+    let status = format!("SELECT status FROM domicile.journal WHERE id = {id}");
+    assert_eq!(ask(&regions, "eu", &status).await, "resolved");
+}
+
+async fn ask(regions: &Regions, region: &str, sql: &str) -> String {
+    regions.connect(region).await.unwrap().query_one(sql, &[]).await.unwrap().get(0)
+}
+
+fn domicile(regions: &Regions, arguments: &[&str]) -> Output {
+    let mut command = Command::new(regions.binary());
+    command.args(arguments).arg("--config").arg(regions.config_file("eu"));
+    command.output().unwrap()
+}
+
+fn json(output: &Output) -> Json {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
