@@ -3,18 +3,62 @@
 //! Positions never move back, and `applied <= flushed <= received` in every region.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 use crate::id::RegionId;
 use crate::lsn::Lsn;
-use crate::time::{Millis, PgTime};
+use crate::time::{Millis, PgTime, Time};
 
 /// How much of acknowledged work a failover may lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rpo {
     /// A commit is acknowledged when `copies` remote logs hold it.
     Zero { copies: usize },
+    /// Also before that, while the lease is live and every commit that `copies` remote logs do not
+    /// hold was captured less than `age` ago.
+    Within { copies: usize, age: Millis },
     /// A commit is acknowledged when the origin's own PostgreSQL holds it.
     None,
+}
+
+impl Rpo {
+    /// Does a commit wait for the capture, so that PostgreSQL must not acknowledge it by itself?
+    pub fn waits_for_capture(self) -> bool {
+        match self {
+            Self::Zero { .. } | Self::Within { .. } => true,
+            Self::None => false,
+        }
+    }
+
+    /// May a commit be acknowledged that no remote log holds, so that a failover can lose it?
+    ///
+    /// Such acknowledgements end with the lease, not with the seals.
+    pub fn runs_ahead(self) -> bool {
+        match self {
+            Self::Zero { .. } => false,
+            Self::Within { .. } | Self::None => true,
+        }
+    }
+
+    /// The most that a failover may lose, where that is bounded.
+    pub fn loss_max(self) -> Option<Millis> {
+        match self {
+            Self::Zero { .. } => Some(Millis(0)),
+            Self::Within { age, .. } => Some(age),
+            Self::None => None,
+        }
+    }
+}
+
+impl fmt::Display for Rpo {
+    /// As it is written in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zero { .. } => write!(f, "0"),
+            Self::Within { age, .. } => write!(f, "{}ms", age.0),
+            Self::None => write!(f, "none"),
+        }
+    }
 }
 
 /// One region's position in one origin's history.
@@ -43,19 +87,45 @@ pub struct OriginProgress {
     captured: Lsn,
     /// The newest position read from the slot with no transaction open.
     seen: Lsn,
+    /// How old what an earlier process left here is nobody knows: nothing runs ahead of it.
+    inherited: Lsn,
+    /// When each transaction was captured, oldest first; those of one moment together.
+    ages: VecDeque<(Lsn, Time)>,
     peers: BTreeMap<RegionId, Progress>,
 }
+
+/// Moments of capture that are remembered: more only say the same in smaller steps.
+const AGES_MAX: usize = 4096;
 
 impl OriginProgress {
     /// Starts from a log that ends at `end`.
     pub fn resume(end: Lsn) -> Self {
-        Self { flushed: end, captured: end, seen: end, peers: BTreeMap::new() }
+        let mut progress = Self::default();
+        progress.recovered(end);
+        progress
     }
 
-    /// A transaction at `lsn` was read and goes into the log.
-    pub fn captured(&mut self, lsn: Lsn) {
+    /// The log was made whole again up to `end`.
+    pub fn recovered(&mut self, end: Lsn) {
+        for position in [&mut self.flushed, &mut self.captured, &mut self.seen, &mut self.inherited]
+        {
+            *position = (*position).max(end);
+        }
+    }
+
+    /// A transaction at `lsn` was read at `now` and goes into the log.
+    pub fn captured(&mut self, lsn: Lsn, now: Time) {
         self.captured = self.captured.max(lsn);
         self.seen = self.seen.max(lsn);
+        match self.ages.back_mut() {
+            Some((last, at)) if *at == now => *last = lsn,
+            _ => self.ages.push_back((lsn, now)),
+        }
+        if self.ages.len() > AGES_MAX {
+            // Two moments become the earlier one: what is too old may seem so a little early.
+            let pairs = self.ages.make_contiguous().chunks(2);
+            self.ages = pairs.map(|pair| (pair[pair.len() - 1].0, pair[0].1)).collect();
+        }
     }
 
     /// The stream has reached `position` and no transaction is open.
@@ -68,6 +138,8 @@ impl OriginProgress {
     pub fn withdrawn(&mut self, found: Sifted) {
         if found.diverted.is_some_and(|diverted| self.captured <= diverted) {
             self.captured = self.captured.min(found.kept);
+            self.ages.retain(|(lsn, _)| *lsn <= found.kept);
+            self.inherited = self.inherited.min(found.kept);
         }
     }
 
@@ -94,11 +166,28 @@ impl OriginProgress {
         &self.peers
     }
 
-    /// Returns up to where this origin's history is as durable as `rpo` asks.
-    pub fn durable(&self, rpo: Rpo) -> Lsn {
+    /// Returns up to where this origin's history is as durable as `rpo` asks at `now`.
+    ///
+    /// `lease_until` is when this region must stop acting as owner; `None` when it holds no lease.
+    pub fn durable(&mut self, rpo: Rpo, now: Time, lease_until: Option<Time>) -> Lsn {
         match rpo {
-            Rpo::None => self.flushed,
-            Rpo::Zero { copies } => self.flushed.min(self.held_by(copies)),
+            Rpo::None => {
+                self.ages.clear();
+                self.flushed
+            }
+            Rpo::Zero { copies } => {
+                self.ages.clear();
+                self.flushed.min(self.held_by(copies))
+            }
+            Rpo::Within { copies, age } => {
+                let held = self.held_by(copies);
+                let known = self.ages.partition_point(|(lsn, _)| *lsn <= held);
+                self.ages.drain(..known);
+                let young = self.ages.front().is_none_or(|(_, at)| now.since(*at) < age);
+                let owner = lease_until.is_some_and(|until| now < until);
+                let ahead = young && owner && held >= self.inherited;
+                if ahead { self.flushed } else { self.flushed.min(held) }
+            }
         }
     }
 
@@ -107,8 +196,8 @@ impl OriginProgress {
     ///
     /// When everything captured is durable, that is everything seen: commits that carry nothing
     /// for the log (another database, an unpublished table) must not wait for the next one.
-    pub fn confirmable(&self, rpo: Rpo) -> Lsn {
-        let durable = self.durable(rpo);
+    pub fn confirmable(&mut self, rpo: Rpo, now: Time, lease_until: Option<Time>) -> Lsn {
+        let durable = self.durable(rpo, now, lease_until);
         if durable >= self.captured { self.seen.max(durable) } else { durable }
     }
 
@@ -192,19 +281,20 @@ mod tests {
     }
 
     const ZERO: Rpo = Rpo::Zero { copies: 1 };
+    const NOW: Time = Time(0);
 
     #[test]
     fn at_rpo_zero_a_commit_waits_for_one_remote_log() {
         let mut progress = OriginProgress::resume(Lsn(10));
-        progress.captured(Lsn(20));
+        progress.captured(Lsn(20), NOW);
         progress.flushed(Lsn(20));
-        assert_eq!(progress.confirmable(ZERO), Lsn(0));
-        assert_eq!(progress.confirmable(Rpo::None), Lsn(20));
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(0));
+        assert_eq!(progress.confirmable(Rpo::None, NOW, None), Lsn(20));
         progress.peer(&region("us"), at(20));
-        assert_eq!(progress.confirmable(ZERO), Lsn(20));
-        assert_eq!(progress.confirmable(Rpo::Zero { copies: 2 }), Lsn(0));
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(20));
+        assert_eq!(progress.confirmable(Rpo::Zero { copies: 2 }, NOW, None), Lsn(0));
         progress.peer(&region("ap"), at(15));
-        assert_eq!(progress.confirmable(Rpo::Zero { copies: 2 }), Lsn(15));
+        assert_eq!(progress.confirmable(Rpo::Zero { copies: 2 }, NOW, None), Lsn(15));
     }
 
     #[test]
@@ -212,13 +302,13 @@ mod tests {
         let mut progress = OriginProgress::resume(Lsn(10));
         progress.peer(&region("us"), at(10));
         progress.seen(Lsn(30));
-        assert_eq!(progress.confirmable(ZERO), Lsn(30));
-        progress.captured(Lsn(40));
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(30));
+        progress.captured(Lsn(40), NOW);
         progress.seen(Lsn(50));
         progress.flushed(Lsn(40));
-        assert_eq!(progress.confirmable(ZERO), Lsn(10), "40 is not remote yet");
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(10), "40 is not remote yet");
         progress.peer(&region("us"), at(40));
-        assert_eq!(progress.confirmable(ZERO), Lsn(50));
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(50));
     }
 
     #[test]
@@ -226,14 +316,81 @@ mod tests {
         let mut progress = OriginProgress::resume(Lsn(40));
         progress.peer(&region("us"), at(30));
         progress.seen(Lsn(50));
-        assert_eq!(progress.confirmable(ZERO), Lsn(30));
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(30));
         let mut found = Sifted::behind(Lsn(30));
         found.divert(Lsn(40));
         progress.withdrawn(found);
-        assert_eq!(progress.confirmable(ZERO), Lsn(50));
-        progress.captured(Lsn(60));
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(50));
+        progress.captured(Lsn(60), NOW);
         progress.withdrawn(found);
-        assert_eq!(progress.confirmable(ZERO), Lsn(30), "60 is history and not remote yet");
+        assert_eq!(
+            progress.confirmable(ZERO, NOW, None),
+            Lsn(30),
+            "60 is history and not remote yet"
+        );
+    }
+
+    const WITHIN: Rpo = Rpo::Within { copies: 1, age: Millis(250) };
+
+    /// An origin whose lease lasts for a second, asked at `ms`.
+    fn confirmed(progress: &mut OriginProgress, ms: u64) -> u64 {
+        progress.confirmable(WITHIN, Time(ms), Some(Time(1000))).0
+    }
+
+    #[test]
+    fn a_commit_runs_ahead_while_the_oldest_that_is_not_held_is_young() {
+        let mut progress = OriginProgress::default();
+        progress.captured(Lsn(10), Time(100));
+        progress.captured(Lsn(20), Time(200));
+        assert_eq!(confirmed(&mut progress, 200), 0, "not in our own log yet");
+        progress.flushed(Lsn(20));
+        assert_eq!(confirmed(&mut progress, 349), 20);
+        assert_eq!(confirmed(&mut progress, 350), 0, "10 is 250 ms old");
+        progress.peer(&region("us"), at(10));
+        assert_eq!(confirmed(&mut progress, 350), 20, "20 is not");
+        assert_eq!(confirmed(&mut progress, 450), 10);
+        progress.peer(&region("us"), at(20));
+        assert_eq!(confirmed(&mut progress, 900), 20);
+        progress.captured(Lsn(30), Time(1000));
+        progress.flushed(Lsn(30));
+        assert_eq!(confirmed(&mut progress, 1000), 20, "the lease is over");
+        assert_eq!(progress.confirmable(WITHIN, Time(1000), None), Lsn(20));
+        progress.peer(&region("us"), at(30));
+        assert_eq!(confirmed(&mut progress, 2000), 30, "what is held needs no lease");
+    }
+
+    #[test]
+    fn nothing_runs_ahead_of_what_an_earlier_process_left() {
+        let mut progress = OriginProgress::resume(Lsn(10));
+        progress.captured(Lsn(20), Time(100));
+        progress.flushed(Lsn(20));
+        assert_eq!(confirmed(&mut progress, 100), 0, "nobody knows how old 10 is");
+        progress.peer(&region("us"), at(10));
+        assert_eq!(confirmed(&mut progress, 100), 20);
+        let mut tail = OriginProgress::resume(Lsn(10));
+        let mut found = Sifted::behind(Lsn(5));
+        found.divert(Lsn(10));
+        tail.withdrawn(found);
+        tail.peer(&region("us"), at(5));
+        assert_eq!(confirmed(&mut tail, 100), 10, "10 is not history");
+    }
+
+    #[test]
+    fn moments_of_capture_are_few_and_never_later_than_they_were() {
+        let mut progress = OriginProgress::default();
+        for i in 1..=20_000 {
+            progress.captured(Lsn(i), Time(i));
+            assert!(progress.ages.len() <= AGES_MAX);
+        }
+        progress.flushed(Lsn(20_000));
+        let lease = Some(Time(1 << 40));
+        let within = |age| Rpo::Within { copies: 1, age: Millis(age) };
+        assert_eq!(progress.confirmable(within(19_999), Time(20_000), lease), Lsn(0));
+        assert_eq!(progress.confirmable(within(20_000), Time(20_000), lease), Lsn(20_000));
+        progress.peer(&region("us"), at(19_990));
+        assert_eq!(progress.confirmable(within(9), Time(20_000), lease), Lsn(19_990));
+        let step = 20_000 / AGES_MAX as u64 * 2;
+        assert_eq!(progress.confirmable(within(11 + step), Time(20_000), lease), Lsn(20_000));
     }
 
     #[test]
@@ -246,9 +403,13 @@ mod tests {
         found.keep(Lsn(40));
         found.divert(Lsn(50));
         progress.withdrawn(found);
-        assert_eq!(progress.confirmable(ZERO), Lsn(20), "40 is history and not remote yet");
+        assert_eq!(
+            progress.confirmable(ZERO, NOW, None),
+            Lsn(20),
+            "40 is history and not remote yet"
+        );
         progress.peer(&region("us"), at(40));
-        assert_eq!(progress.confirmable(ZERO), Lsn(60));
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(60));
     }
 
     #[test]

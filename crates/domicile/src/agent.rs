@@ -202,7 +202,7 @@ impl Parts {
     ) -> anyhow::Result<()> {
         let tenure_state = watch::Sender::new(TenureState::default());
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
-        let capture = self.capture();
+        let capture = self.capture(tenure_state.subscribe());
         let stopping = shutdown.clone();
         let barriers = capture.barriers();
         let observer = Observer::new(Sources {
@@ -263,13 +263,15 @@ impl Parts {
         Ok(())
     }
 
-    fn capture(&self) -> Capture {
+    fn capture(&self, lease: watch::Receiver<TenureState>) -> Capture {
         let config = CaptureConfig {
             cluster: self.config.clone(),
             postgres: self.here.postgres.clone(),
             slot: setup::slot_name(&self.config),
             origin: self.origin.clone(),
             rpo: self.config.rpo,
+            clock: self.clock,
+            lease,
         };
         let (log, positions) = (self.own_log.clone(), self.positions.clone());
         Capture::new(config, log, positions, self.ownership.clone())

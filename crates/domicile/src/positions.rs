@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::progress::{CommitTimes, OriginProgress, Progress, Rpo, Sifted};
-use domicile_core::time::{Millis, PgTime};
+use domicile_core::time::{Millis, PgTime, Time};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -67,8 +67,7 @@ impl Positions {
     /// Our log was made whole again from peers, up to `end`.
     pub fn recovered(&self, end: Lsn) {
         self.change(|state| {
-            state.own.captured(end);
-            state.own.flushed(end);
+            state.own.recovered(end);
             state.own_flushed = state.own_flushed.max(end);
         });
     }
@@ -83,9 +82,10 @@ impl Positions {
         self.shared.changed.subscribe()
     }
 
-    pub fn captured(&self, lsn: Lsn, committed_at: PgTime) {
+    /// A transaction was read from the slot at `now` and goes into the log.
+    pub fn captured(&self, lsn: Lsn, committed_at: PgTime, now: Time) {
         self.change(|state| {
-            state.own.captured(lsn);
+            state.own.captured(lsn, now);
             state.times.note(lsn, committed_at);
             state.captured_transactions += 1;
         });
@@ -121,8 +121,8 @@ impl Positions {
     }
 
     /// What the slot may be told.
-    pub fn confirmable(&self, rpo: Rpo) -> Lsn {
-        self.lock().own.confirmable(rpo)
+    pub fn confirmable(&self, rpo: Rpo, now: Time, lease_until: Option<Time>) -> Lsn {
+        self.lock().own.confirmable(rpo, now, lease_until)
     }
 
     /// Our tables are about to show `origin` up to `lsn`: whatever is captured from now on may

@@ -18,7 +18,6 @@ use domicile_core::id::{RegionId, RunId};
 use domicile_core::lease::Held;
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::{Ownership, OwnershipChange};
-use domicile_core::progress::Rpo;
 use domicile_core::sequence::Place;
 use domicile_core::time::Time;
 use tokio::sync::watch;
@@ -39,6 +38,9 @@ use crate::postgres::sequences::{self, Look};
 use crate::postgres::{guard, session, setup};
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How long moving sequences may hold this loop up: no value is drawn twice without that, only a
+/// smaller one later.
+const ADVANCE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Held by the one agent that may act for this database.
 const AGENT_LOCK: i64 = 0x646f_6d69_6369_6c65;
 /// Attempts at a compare-and-set before the facts are gathered anew.
@@ -53,8 +55,6 @@ pub struct TenureState {
     pub lease_until: Option<Time>,
     /// The revision of ownership that the guard goes by.
     pub guard_revision: u64,
-    /// The revision with which the guard last opened for anything new.
-    pub gained_at: u64,
     /// Capture may start: publication and slot are there.
     pub slot_ready: bool,
     /// Where PostgreSQL's WAL ended when this agent first reached it.
@@ -210,6 +210,16 @@ impl Tenure {
         Ok(())
     }
 
+    /// What others have written to partitions that are now ours: sequences go on behind it.
+    async fn advance_sequences(&self, guard: &mut Guard) {
+        let Some(place) = self.state.borrow().place else { return };
+        let advance = sequences::keep(&mut guard.client, &self.config, place, Look::Columns);
+        let advanced = tokio::time::timeout(ADVANCE_WAIT_MAX, advance).await;
+        if let Err(error) = advanced.map_err(anyhow::Error::from).and_then(|result| result) {
+            tracing::warn!("sequences are not moved behind what others have written: {error:#}");
+        }
+    }
+
     async fn renew(&self, guard: &mut Guard) -> anyhow::Result<()> {
         self.check_ack_fence(guard).await?;
         let held = Held { sent_at: self.clock.now() };
@@ -230,15 +240,18 @@ impl Tenure {
         Ok(())
     }
 
-    /// At RPO 0 a region whose PostgreSQL would acknowledge commits by itself does not write at
+    /// With an RPO a region whose PostgreSQL would acknowledge commits by itself does not write at
     /// all: a promise that is not kept is worse than a refusal.
     async fn check_ack_fence(&self, guard: &Guard) -> anyhow::Result<()> {
         let fenced =
-            self.config.rpo == Rpo::None || guard::waits_for_capture(&guard.client).await?;
+            !self.config.rpo.waits_for_capture() || guard::waits_for_capture(&guard.client).await?;
         let halted = (!fenced).then(|| {
-            let way_out = "set synchronous_standby_names = 'domicile' and reload: at rpo = \"0\" \
-                           nothing is written while commits do not wait for a remote log";
-            ("ack_fence_off".to_owned(), way_out.to_owned())
+            let way_out = format!(
+                "set synchronous_standby_names = 'domicile' and reload: at rpo = \"{}\" nothing is \
+                 written while commits do not wait for the agent",
+                self.config.rpo
+            );
+            ("ack_fence_off".to_owned(), way_out)
         });
         self.state.send_if_modified(|state| {
             let changed = state.halted != halted;
@@ -292,12 +305,11 @@ impl Tenure {
             guard::set_map(&guard.client, ownership, &addresses).await?;
         }
         guard.map = Some((ownership.clone(), revision));
-        self.state.send_modify(|state| {
-            state.guard_revision = revision;
-            if gained {
-                state.gained_at = revision;
-            }
-        });
+        self.state.send_modify(|state| state.guard_revision = revision);
+        if gained {
+            // Only now, when writers are let in: regions draw different values in any case.
+            self.advance_sequences(guard).await;
+        }
         Ok(())
     }
 

@@ -12,10 +12,12 @@ use domicile_core::id::{Epoch, Origin, PartitionId, RunId};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::{CLOSED_EPOCHS_MAX, Ownership, State, Verdict};
 use domicile_core::progress::{Progress, Rpo};
+use domicile_core::time::Millis;
 
+use crate::clock::{MS, Micros};
 use crate::disk::Record;
 use crate::postgres::Tables;
-use crate::setup::{Key, Setup};
+use crate::setup::{DRIFT_PPM_MAX, Key, Setup};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -40,7 +42,9 @@ struct Commit {
     stamps: Vec<Stamp>,
     /// By origin: what its region showed of the others at that moment.
     saw: Vec<Lsn>,
-    acknowledged: bool,
+    /// When its region first took it into its log, in true time.
+    captured: Option<Micros>,
+    acknowledged: Option<Micros>,
 }
 
 pub struct Oracle {
@@ -102,25 +106,25 @@ impl Oracle {
     ) {
         let (keys, stamps, saw) = (keys.to_vec(), stamps.to_vec(), saw.to_vec());
         self.by_origin[region].insert(lsn, id);
-        let commit = Commit { region, lsn, keys, stamps, saw, acknowledged: false };
+        let commit = Commit { region, lsn, keys, stamps, saw, captured: None, acknowledged: None };
         self.ledger.insert(id, commit);
     }
 
-    pub fn acknowledged(&mut self, id: u32) {
+    pub fn acknowledged(&mut self, id: u32, now: Micros) {
         if let Some(commit) = self.ledger.get_mut(&id) {
-            commit.acknowledged = true;
+            commit.acknowledged.get_or_insert(now);
         }
     }
 
     /// How many commits there were, and how many of them were acknowledged.
     pub fn counts(&self) -> (usize, usize) {
-        (self.ledger.len(), self.ledger.values().filter(|c| c.acknowledged).count())
+        (self.ledger.len(), self.ledger.values().filter(|c| c.acknowledged.is_some()).count())
     }
 
     /// The guard let these writes through, at the moment of its last check.
     pub fn admitted(&mut self, region: usize, stamps: &[Stamp]) {
-        // With remote copies it is the seal that ends an epoch, and the guard may run late.
-        if self.rpo != Rpo::None {
+        // Where nothing runs ahead of its copies the seal ends an epoch, and the guard may run late.
+        if !self.rpo.runs_ahead() {
             return;
         }
         if let Some(stamp) = stamps.iter().find(|s| self.truth.is_closed(**s)).copied() {
@@ -130,8 +134,11 @@ impl Oracle {
         }
     }
 
-    /// A region took these stamps into its own log.
-    pub fn captured(&mut self, region: usize, stamps: &[Stamp]) {
+    /// A region took a commit with these stamps into its own log.
+    pub fn captured(&mut self, region: usize, id: u32, stamps: &[Stamp], now: Micros) {
+        if let Some(commit) = self.ledger.get_mut(&id) {
+            commit.captured.get_or_insert(now);
+        }
         for stamp in stamps {
             let owner = *self.owners.entry((stamp.partition, stamp.epoch)).or_insert(region);
             if owner != region {
@@ -283,16 +290,48 @@ impl Oracle {
             .ledger
             .iter()
             .filter(|(_, c)| outside(c))
-            .map(|(id, c)| (*id, c.acknowledged))
+            .map(|(id, c)| (*id, c.acknowledged.is_some()))
             .collect();
         if let Some((id, _)) = lost.iter().find(|(id, _)| !journaled.contains(id)) {
             self.broken("nothing is lost silently", format!("{id} is in no conflict journal"));
         }
-        if self.rpo != Rpo::None
-            && let Some((id, _)) = lost.iter().find(|(_, acknowledged)| *acknowledged)
+        let acknowledged = lost.iter().filter(|(_, acknowledged)| *acknowledged).map(|(id, _)| *id);
+        match self.rpo {
+            Rpo::None => {}
+            Rpo::Zero { .. } => {
+                if let Some(id) = acknowledged.into_iter().next() {
+                    let detail = format!("{id} was acknowledged and is not history");
+                    self.broken("at RPO 0 every acknowledged write is history", detail);
+                }
+            }
+            Rpo::Within { age, .. } => {
+                let ids: Vec<u32> = acknowledged.collect();
+                self.lost_within(&ids, age);
+            }
+        }
+    }
+
+    /// What was lost of one epoch lies no further apart than the bound: from when the first of it
+    /// was captured until the last of it was acknowledged.
+    fn lost_within(&mut self, lost: &[u32], age: Millis) {
+        let mut spans: BTreeMap<Stamp, (Micros, Micros)> = BTreeMap::new();
+        for commit in lost.iter().map(|id| &self.ledger[id]) {
+            let (Some(captured), Some(acknowledged)) = (commit.captured, commit.acknowledged)
+            else {
+                continue;
+            };
+            for stamp in &commit.stamps {
+                let (first, last) = spans.entry(*stamp).or_insert((captured, acknowledged));
+                (*first, *last) = ((*first).min(captured), (*last).max(acknowledged));
+            }
+        }
+        // By the slowest clock there is, which also cuts off parts of a millisecond.
+        let most = age.0 * MS + age.0 * MS * DRIFT_PPM_MAX / 1_000_000 + 2 * MS;
+        if let Some((stamp, (first, last))) =
+            spans.iter().find(|(_, (first, last))| last.saturating_sub(*first) > most)
         {
-            let detail = format!("{id} was acknowledged and is not history");
-            self.broken("at RPO 0 every acknowledged write is history", detail);
+            let detail = format!("{} us of {stamp:?}", last - first);
+            self.broken("a failover loses no more than the RPO", detail);
         }
     }
 }

@@ -17,6 +17,7 @@ pub type Key = u32;
 const REGION_NAMES: [&str; 5] = ["ap", "eu", "us", "sa", "af"];
 const KEYS: u32 = 24;
 pub const DRIFT_PPM_MAX: u64 = 500;
+const RPO_AGE: Millis = Millis(250);
 
 /// A rule broken on purpose, to show that the invariants can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -31,6 +32,8 @@ pub enum Sabotage {
     ConfirmDiverted,
     /// A peer leaves out what lies past a cut, and reports that it holds the log up to there.
     CountRefused,
+    /// What no peer holds is confirmed however old it is.
+    ForgetAge,
     /// A repair takes a peer's rows without asking how far the peer is.
     RepairBlindly,
 }
@@ -62,7 +65,8 @@ impl Setup {
         };
         let layout = Layout { scheme, has_reference: false };
         let rpo = match rng.below(5) {
-            0 | 1 => Rpo::None,
+            0 => Rpo::None,
+            1 => Rpo::Within { copies: 1, age: RPO_AGE },
             2 if count > 3 => Rpo::Zero { copies: 2 },
             _ => Rpo::Zero { copies: 1 },
         };

@@ -68,6 +68,11 @@ fn confirming_what_was_diverted_is_noticed() {
 }
 
 #[test]
+fn running_ahead_without_a_bound_is_noticed() {
+    is_noticed(Sabotage::ForgetAge, Kind::Safety);
+}
+
+#[test]
 fn counting_a_refused_record_as_held_is_noticed() {
     is_noticed(Sabotage::CountRefused, Kind::Safety);
 }

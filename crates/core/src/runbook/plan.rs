@@ -114,10 +114,10 @@ fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
         Intent::Switchover { .. } => Estimate::default(),
         Intent::Failover { from, .. } => {
             let seen = facts.regions.get(from);
-            let waits = facts.rpo == crate::progress::Rpo::None;
-            let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| waits);
+            let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| facts.rpo.runs_ahead());
+            let exposure = seen.map_or(Millis(0), |s| s.exposure);
             Estimate {
-                loss: seen.filter(|_| waits).map_or(Millis(0), |s| s.exposure),
+                loss: facts.rpo.loss_max().map_or(exposure, |most| exposure.min(most)),
                 lease_wait: over_at.map_or(Millis(0), |t| t.since(facts.now)),
             }
         }

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::complain::Complaint;
 use crate::directory::view::OwnershipView;
 use crate::log::Log;
@@ -38,6 +39,7 @@ use crate::positions::Positions;
 use crate::postgres::shared::is_shared;
 use crate::postgres::stream::{Stream, StreamConfig};
 use crate::postgres::{journal, session};
+use crate::tenure::TenureState;
 
 pub use assemble::ORIGIN_PREFIX;
 use assemble::{Assembled, Assembler, Captured};
@@ -65,6 +67,9 @@ pub struct CaptureConfig {
     pub slot: String,
     pub origin: Origin,
     pub rpo: Rpo,
+    pub clock: Clock,
+    /// Until when this region may act as owner: what runs ahead of its copies ends with that.
+    pub lease: watch::Receiver<TenureState>,
 }
 
 /// Reads the slot and writes the log, reconnecting as often as it must.
@@ -167,6 +172,7 @@ impl Session<'_> {
     async fn run(mut self) -> anyhow::Result<()> {
         let mut changed = self.capture.positions.subscribe();
         let mut ownership = self.capture.ownership.clone();
+        let mut lease = self.capture.config.lease.clone();
         loop {
             let full = self.undecided.len() >= UNDECIDED_MAX
                 || self.undecided_bytes >= UNDECIDED_BYTES_MAX;
@@ -176,6 +182,7 @@ impl Session<'_> {
                     self.drain_buffered(keepalive).await?;
                 }
                 _ = changed.changed() => self.confirm(false).await?,
+                _ = lease.changed() => self.confirm(false).await?,
                 _ = ownership.changed() => {
                     self.judge().await?;
                     self.flush().await?;
@@ -266,17 +273,18 @@ impl Session<'_> {
             return Ok(());
         }
         head.needs = self.capture.positions.needs();
+        let now = self.capture.config.clock.now();
         match body.complete().await? {
             Complete::Whole(changes) => {
                 let payload = Bytes::from(record::encode_with(&head, &changes));
                 self.batch_bytes += payload.len();
-                self.capture.positions.captured(lsn, head.committed_at);
+                self.capture.positions.captured(lsn, head.committed_at, now);
                 self.batch.push((lsn, payload));
             }
             Complete::Large(parts) => {
                 self.flush().await?;
                 let payload = Bytes::from(record::encode_large(&head));
-                self.capture.positions.captured(lsn, head.committed_at);
+                self.capture.positions.captured(lsn, head.committed_at, now);
                 let appended = self.capture.log.append_large(lsn, payload, parts).await;
                 self.capture.positions.flushed(appended.context("append to the log")?);
             }
@@ -337,7 +345,10 @@ impl Session<'_> {
     }
 
     async fn confirm(&mut self, always: bool) -> anyhow::Result<()> {
-        let lsn = self.capture.positions.confirmable(self.capture.config.rpo);
+        let CaptureConfig { rpo, clock, lease, .. } = &self.capture.config;
+        let lease_until = lease.borrow().lease_until;
+        // The time last: what is confirmed goes out at once.
+        let lsn = self.capture.positions.confirmable(*rpo, clock.now(), lease_until);
         if always || lsn > self.confirmed {
             self.confirmed = self.confirmed.max(lsn);
             self.capture.positions.confirmed(self.confirmed);

@@ -26,6 +26,7 @@ Examples:
   domicile demo                                    three regions that all write
   domicile demo --pattern active-passive           one that writes, two that follow
   domicile demo --rpo none                         asynchronous: see what is journaled
+  domicile demo --rpo 250ms                        no more than that is lost
   domicile demo --ci --report report.json          for a pipeline"
 )]
 pub struct Demo {
@@ -34,8 +35,9 @@ pub struct Demo {
     pattern: PatternName,
 
     /// What may be lost of what was acknowledged when a region is lost
-    #[arg(long, value_enum, default_value = "0")]
-    rpo: RpoName,
+    /// (0, a duration or none): what was not shipped in time ends in the conflict journal
+    #[arg(long, value_name = "RPO", default_value = "0", value_parser = parse_rpo)]
+    rpo: Rpo,
 
     /// How long a message takes from one region to another and back
     #[arg(long, value_name = "DURATION", default_value = "40ms", value_parser = parse_duration)]
@@ -72,17 +74,16 @@ enum PatternName {
     ActiveActive,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum RpoName {
-    /// Nothing: a commit waits until another region holds it
-    #[value(name = "0")]
-    Zero,
-    /// What was not shipped yet; it ends in the conflict journal
-    None,
-}
-
 fn parse_duration(text: &str) -> Result<Duration, String> {
     duration(text).map(|millis| Duration::from_millis(millis.0))
+}
+
+fn parse_rpo(text: &str) -> Result<Rpo, String> {
+    match text {
+        "0" => Ok(Rpo::Zero),
+        "none" => Ok(Rpo::None),
+        bound => duration(bound).map(Rpo::Within),
+    }
 }
 
 impl Demo {
@@ -121,10 +122,7 @@ impl Demo {
                 PatternName::ActivePassive => Pattern::ActivePassive,
                 PatternName::ActiveActive => Pattern::ActiveActive,
             },
-            rpo: match self.rpo {
-                RpoName::Zero => Rpo::Zero,
-                RpoName::None => Rpo::None,
-            },
+            rpo: self.rpo,
             round_trip: self.round_trip,
             clients: usize::from(self.clients),
             partitions: self.partitions,

@@ -6,6 +6,7 @@
 //! Invariant: however the demo ends, by itself, by a key, by a signal or by an error, no process
 //! and no folder stays behind unless the folder was asked for.
 
+use domicile_core::time::Millis;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ pub enum Pattern {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rpo {
     Zero,
+    Within(Millis),
     None,
 }
 
@@ -94,7 +96,7 @@ impl DemoConfig {
         );
         RegionsConfig {
             partition: division.setting(),
-            rpo: self.rpo_name().to_owned(),
+            rpo: self.rpo_name(),
             round_trip: self.round_trip,
             keep: self.keep.clone(),
             seed_sql: division.seed_sql(),
@@ -110,10 +112,11 @@ impl DemoConfig {
         }
     }
 
-    fn rpo_name(&self) -> &'static str {
+    fn rpo_name(&self) -> String {
         match self.rpo {
-            Rpo::Zero => "0",
-            Rpo::None => "none",
+            Rpo::Zero => "0".to_owned(),
+            Rpo::Within(age) => format!("{}ms", age.0),
+            Rpo::None => "none".to_owned(),
         }
     }
 
@@ -124,7 +127,11 @@ impl DemoConfig {
 
     fn describe(&self, report: &mut Report) {
         report.pattern = self.pattern_name().to_owned();
-        report.rpo = self.rpo_name().to_owned();
+        report.rpo = self.rpo_name();
+        report.loss_max_ms = match self.rpo {
+            Rpo::Within(most) => Some(most.0),
+            Rpo::Zero | Rpo::None => None,
+        };
         report.round_trip_ms = u64::try_from(self.round_trip.as_millis()).unwrap_or(u64::MAX);
     }
 

@@ -12,10 +12,16 @@ use serde::Serialize;
 use super::proof::Proof;
 use super::tally::{Phase, Tally};
 
+/// How much later than another client one may hear of a commit that was acknowledged before.
+const HEARD_WITHIN_MS: u64 = 100;
+
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     pub pattern: String,
     pub rpo: String,
+    /// What a bounded RPO allows.
+    #[serde(skip)]
+    pub loss_max_ms: Option<u64>,
     pub round_trip_ms: u64,
     pub duration_s: f64,
     pub acknowledged: u64,
@@ -68,7 +74,7 @@ pub struct Failover {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Loss {
-    /// From the oldest commit that was lost until the outage.
+    /// From the first commit that was lost to the last, as clients heard of them.
     pub ms: u64,
     /// How many acknowledged operations; an estimate does not know.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,12 +119,10 @@ impl Report {
         self.refused_as_promised = totals.refused_as_promised;
         self.lost_acknowledged = proof.lost.len() as u64;
         self.journaled = proof.journaled;
-        let killed_at = self.failover.killed_at;
-        let oldest = proof.lost.iter().map(|ack| ack.at).min().unwrap_or(killed_at);
-        self.failover.measured_loss = Loss {
-            ms: killed_at.0.saturating_sub(oldest.0),
-            operations: Some(self.lost_acknowledged),
-        };
+        let heard = proof.lost.iter().map(|ack| ack.at.0);
+        let span = heard.clone().max().zip(heard.min()).map(|(last, first)| last - first);
+        self.failover.measured_loss =
+            Loss { ms: span.unwrap_or(0), operations: Some(self.lost_acknowledged) };
         self.checksums_equal = proof.checksums_equal();
         self.tables = proof.tables();
         let texts = tally.error_texts().into_iter();
@@ -132,6 +136,7 @@ impl Report {
             self.same_rows(),
             money(proof),
         ];
+        self.promises.extend(self.no_more_lost_than_allowed());
     }
 
     fn nothing_lost(&self) -> Promise {
@@ -152,6 +157,17 @@ impl Report {
                 "{acknowledged} acknowledged, {lost} not shipped in time, {journaled} of them journaled"
             ),
         }
+    }
+
+    /// What a bounded RPO promises.
+    fn no_more_lost_than_allowed(&self) -> Option<Promise> {
+        let most = self.loss_max_ms?;
+        let lost = self.failover.measured_loss.ms;
+        Some(Promise {
+            promise: format!("no more than {most} ms of acknowledged writes is lost"),
+            held: lost <= most + HEARD_WITHIN_MS,
+            detail: format!("{lost} ms between the first and the last"),
+        })
     }
 
     fn no_error_in_switchover(&self) -> Promise {
@@ -275,19 +291,24 @@ mod tests {
 
     /// A report in which all went well, but for one acknowledged operation.
     fn judged(rpo: &str, journaled: bool) -> Report {
-        let (kept, gone) = (ack(), ack());
+        judged_losing(rpo, journaled, &[ack()])
+    }
+
+    fn judged_losing(rpo: &str, journaled: bool, gone: &[Acknowledged]) -> Report {
+        let kept = ack();
         let tally = Tally::new(2);
         tally.acknowledge(kept);
-        tally.acknowledge(gone);
+        gone.iter().for_each(|gone| tally.acknowledge(*gone));
         tally.refuse_as_promised();
         let mut books = Books::default();
         books.checksums.insert("ledger".to_owned(), "1:7".to_owned());
         books.operations.insert(kept.op);
         if journaled {
-            books.journaled.insert(gone.op);
+            books.journaled.extend(gone.iter().map(|gone| gone.op));
         }
         let regions = BTreeMap::from([("eu".to_owned(), books.clone()), ("us".to_owned(), books)]);
-        let mut report = Report { rpo: rpo.to_owned(), ..Report::default() };
+        let loss_max_ms = rpo.strip_suffix("ms").map(|ms| ms.parse().expect("a number"));
+        let mut report = Report { rpo: rpo.to_owned(), loss_max_ms, ..Report::default() };
         report.switchover.pause_ms = Some(40);
         (report.failover.rto_ms, report.failover.rto_all_ms) = (Some(4000), Some(4100));
         report.judge(&tally, &Proof::of(regions, &tally.acknowledged(), 0));
@@ -299,6 +320,15 @@ mod tests {
         let report = judged("0", true);
         assert!(!report.kept());
         assert!(report.summary().contains("BROKEN  nothing that was acknowledged is lost"));
+    }
+
+    #[test]
+    fn a_bounded_rpo_may_lose_so_much_and_no_more() {
+        let lost = |ms: u64| [ack(), Acknowledged { at: Time(1 + ms), ..ack() }];
+        assert!(judged_losing("250ms", true, &lost(240)).kept());
+        assert!(!judged_losing("250ms", false, &lost(240)).kept(), "silently");
+        assert!(!judged_losing("250ms", true, &lost(1000)).kept());
+        assert!(judged_losing("none", true, &lost(1000)).kept());
     }
 
     #[test]

@@ -210,7 +210,7 @@ impl<'a> Story<'a> {
     async fn lose_a_region(&mut self) -> anyhow::Result<Failover> {
         let lost = self.largest_owner()?;
         let (partitions, name) = (self.owned_by(lost), self.name(lost));
-        if self.config.rpo == Rpo::None {
+        if self.config.rpo != Rpo::Zero {
             self.regions.links().stop_shipping(&name);
             let text = format!("nobody can read the log of {name} any more; its clients write on");
             self.narrator.say(Tone::Deed, text);

@@ -12,7 +12,6 @@ use domicile_core::config::{Config, KeySource, TableKind};
 use domicile_core::id::{RegionId, RunId, TableName};
 use domicile_core::ownership::{Entry, Ownership, State};
 use domicile_core::partition::{Layout, Scheme};
-use domicile_core::progress::Rpo;
 use tokio_postgres::Client;
 
 use super::session::{quote_name, quote_text};
@@ -40,9 +39,10 @@ pub fn progress_table() -> TableName {
 /// takes no lock on tables that are guarded.
 pub async fn install(client: &Client, config: &Config, region: &RegionId) -> anyhow::Result<()> {
     client.batch_execute(SCHEMA_SQL).await.context("create schema domicile")?;
-    let sync = match config.rpo {
-        Rpo::Zero { .. } => "PERFORM set_config('synchronous_commit', 'on', true);",
-        Rpo::None => "",
+    let sync = if config.rpo.waits_for_capture() {
+        "PERFORM set_config('synchronous_commit', 'on', true);"
+    } else {
+        ""
     };
     let applier: String = client.query_one("SELECT session_user::text", &[]).await?.get(0);
     let admit = ADMIT_SQL

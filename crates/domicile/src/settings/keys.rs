@@ -28,7 +28,7 @@ pub enum Kind {
     Names,
     /// A table of texts.
     Texts,
-    /// `"0"`, `"none"` or the number 0.
+    /// `"0"`, a duration, `"none"` or the number 0.
     Rpo,
 }
 
@@ -68,13 +68,13 @@ pub const KEYS: &[Key] = &[
         "rpo",
         Rpo,
         Value("\"0\""),
-        "What a failover may lose of acknowledged work: `\"0\"` nothing, a commit waits until other regions hold it; `\"none\"` what was not shipped yet.",
+        "What a failover may lose of acknowledged work: `\"0\"` nothing, a commit waits until other regions hold it; a duration at most so much, a commit waits only while the oldest one that other regions do not hold is older than that; `\"none\"` what was not shipped yet.",
     ),
     key(
         "copies",
         Number,
         Value("1"),
-        "How many other regions' logs must hold a commit before it is acknowledged, at `rpo = \"0\"`. Less than the number of regions.",
+        "How many other regions' logs must hold a commit before it is acknowledged, with an `rpo`. Less than the number of regions.",
     ),
     key(
         "sequences",
@@ -304,7 +304,7 @@ impl Kind {
             Self::Size => "size",
             Self::Names => "text or list of texts",
             Self::Texts => "table of texts",
-            Self::Rpo => "`\"0\"` or `\"none\"`",
+            Self::Rpo => "`\"0\"`, duration or `\"none\"`",
         }
     }
 
@@ -318,7 +318,7 @@ impl Kind {
             Self::Size => "a size in quotes, as in \"64MiB\"",
             Self::Names => "a text in quotes, or a list of them",
             Self::Texts => "a table of texts, as in { hits = \"delta\" }",
-            Self::Rpo => "\"0\" or \"none\"",
+            Self::Rpo => "\"0\", a duration in quotes, or \"none\"",
         }
     }
 }

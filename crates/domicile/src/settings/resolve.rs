@@ -23,6 +23,8 @@ const LEASE_TTL_MAX: Millis = Millis(600_000);
 const DRIFT_PPM_MAX: i64 = 100_000;
 const JOURNAL_KEEP: Millis = Millis(720 * 3_600_000);
 const TOMBSTONES_KEEP: Millis = Millis(24 * 3_600_000);
+/// The clock that ages are measured by counts milliseconds.
+const RPO_MIN: Millis = Millis(10);
 const OBSERVERS_DEFAULT: usize = 2;
 const SEGMENT_DEFAULT: u64 = 64 << 20;
 /// Smaller ones are more files than records.
@@ -138,12 +140,24 @@ fn rpo(written: &Written, mistakes: &mut Mistakes) -> Option<Rpo> {
         Some(WrittenRpo::Text(text)) if text == "0" => Some(Rpo::Zero { copies: fits? }),
         Some(WrittenRpo::Text(text)) if text == "none" => Some(Rpo::None),
         Some(other) => {
-            let found = match other {
-                WrittenRpo::Number(number) => number.to_string(),
-                WrittenRpo::Text(text) => format!("\"{text}\""),
+            let (age, found) = match other {
+                WrittenRpo::Number(number) => (None, number.to_string()),
+                WrittenRpo::Text(text) => (units::duration(text).ok(), format!("\"{text}\"")),
             };
-            mistakes.add("rpo", format!("{found} is neither \"0\" nor \"none\""));
-            None
+            match age {
+                Some(Millis(0)) => Some(Rpo::Zero { copies: fits? }),
+                Some(age) if age >= RPO_MIN => Some(Rpo::Within { copies: fits?, age }),
+                Some(_) => {
+                    let text = format!("{found} is too short: below {}ms it is \"0\"", RPO_MIN.0);
+                    mistakes.add("rpo", text);
+                    None
+                }
+                None => {
+                    let text = "is neither \"0\", nor \"none\", nor a duration, as in \"250ms\"";
+                    mistakes.add("rpo", format!("{found} {text}"));
+                    None
+                }
+            }
         }
     }
 }

@@ -142,6 +142,16 @@ fn an_rpo_of_zero_may_be_a_number() {
 }
 
 #[test]
+fn an_rpo_may_be_a_bound() {
+    let rpo = |text: &str| parse(&format!("rpo = \"{text}\"\n{SOUND}")).map(|config| config.rpo);
+    assert_eq!(rpo("250ms").unwrap(), Rpo::Within { copies: 1, age: Millis(250) });
+    assert_eq!(rpo("0s").unwrap(), Rpo::Zero { copies: 1 });
+    assert_eq!(rpo("5ms").unwrap_err()[0].text, "\"5ms\" is too short: below 10ms it is \"0\"");
+    let neither = "\"soon\" is neither \"0\", nor \"none\", nor a duration, as in \"250ms\"";
+    assert_eq!(rpo("soon").unwrap_err()[0].text, neither);
+}
+
+#[test]
 fn the_same_loopback_database_is_another_one_on_another_machine() {
     let two_machines = SOUND
         .replace("127.0.0.1:5433", "127.0.0.1:5432")

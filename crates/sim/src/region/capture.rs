@@ -8,6 +8,8 @@ use std::rc::Rc;
 use domicile_core::change::{Change, Identity, Relation, Transaction, Value};
 use domicile_core::history::{Admission, admit};
 use domicile_core::id::TableName;
+use domicile_core::lsn::Lsn;
+use domicile_core::progress::Rpo;
 
 use super::{Agent, Context, Host, Output, Wake};
 use crate::clock::MS;
@@ -42,8 +44,8 @@ impl Agent {
     }
 
     fn append(&mut self, host: &mut Host, cx: &mut Context<'_>, record: Record) {
-        self.progress.captured(record.transaction.lsn);
-        cx.oracle.captured(host.index, &record.transaction.stamps);
+        self.progress.captured(record.transaction.lsn, host.clock.monotonic(cx.now));
+        cx.oracle.captured(host.index, record.id, &record.transaction.stamps, cx.now);
         host.disk.logs[host.index].append(Rc::new(record));
         self.ask_flush(cx);
     }
@@ -65,12 +67,7 @@ impl Agent {
     }
 
     /// Clients whose commits are not history learn nothing: their connections end.
-    pub(super) fn cut_off(
-        &self,
-        host: &mut Host,
-        cx: &Context<'_>,
-        commits: &[domicile_core::lsn::Lsn],
-    ) {
+    pub(super) fn cut_off(&self, host: &mut Host, cx: &Context<'_>, commits: &[Lsn]) {
         if !cx.setup.breaks(Sabotage::ConfirmDiverted) {
             host.postgres.waiting.retain(|lsn, _| !commits.contains(lsn));
         }
@@ -78,7 +75,7 @@ impl Agent {
 
     /// Tells the slot how far everything is safe: PostgreSQL lets the clients up to there go.
     pub(super) fn confirm(&mut self, host: &mut Host, cx: &mut Context<'_>) {
-        let upto = self.progress.confirmable(cx.setup.rpo);
+        let upto = self.confirmable(host, cx);
         if upto <= host.postgres.confirmed || !self.lease_live(host, cx) {
             return;
         }
@@ -87,8 +84,16 @@ impl Agent {
             && lsn <= upto
         {
             host.postgres.waiting.remove(&lsn);
-            cx.oracle.acknowledged(id);
+            cx.oracle.acknowledged(id, cx.now);
         }
+    }
+
+    fn confirmable(&mut self, host: &Host, cx: &Context<'_>) -> Lsn {
+        if cx.setup.breaks(Sabotage::ForgetAge) && matches!(cx.setup.rpo, Rpo::Within { .. }) {
+            return self.progress.end();
+        }
+        let until = self.held.map(|held| held.deadline(&cx.setup.terms));
+        self.progress.confirmable(cx.setup.rpo, host.clock.monotonic(cx.now), until)
     }
 
     /// Has every commit of this region been read from the slot and judged?

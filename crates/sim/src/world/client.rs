@@ -84,8 +84,8 @@ impl World {
         let lsn = postgres.write_through(kind);
         self.oracle.committed(region, id, lsn, &keys, &stamps, &saw);
         match self.setup.rpo {
-            Rpo::None => self.oracle.acknowledged(id),
-            Rpo::Zero { .. } => {
+            Rpo::None => self.oracle.acknowledged(id, self.now),
+            Rpo::Zero { .. } | Rpo::Within { .. } => {
                 postgres.waiting.insert(lsn, id);
             }
         }

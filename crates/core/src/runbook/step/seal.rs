@@ -3,7 +3,11 @@
 //! At RPO 0 with `k` copies among `n` survivors, a commit is acknowledged only when `k` of them
 //! hold it. When more than `n - k` have sealed, every such set of `k` contains one that sealed:
 //! nothing more can be acknowledged, and what was is held by a sealed survivor. The lease need
-//! not be waited for. Without remote copies only the end of the lease stops acknowledgements.
+//! not be waited for.
+//!
+//! With a bounded RPO that says that the owner can run ahead of its copies no further than the
+//! bound; but it may still begin to, so the end of the lease is waited for too. Without remote
+//! copies only the end of the lease stops acknowledgements.
 
 use super::{Blocker, Effect, Facts};
 use crate::id::{RegionId, RunId};
@@ -52,8 +56,9 @@ impl Seal {
             survivors.clone().filter(|r| !facts.seals.contains_key(*r)).cloned().collect();
         let sealed = facts.seals.len();
         match facts.rpo {
-            Rpo::Zero { copies } if sealed + copies > survivors.count() => Vec::new(),
-            Rpo::Zero { .. } => missing,
+            Rpo::Zero { copies } | Rpo::Within { copies, .. } => {
+                if sealed + copies > survivors.count() { Vec::new() } else { missing }
+            }
             Rpo::None => {
                 let (answering, silent): (Vec<_>, Vec<_>) =
                     missing.into_iter().partition(|r| self.reachable(r, facts));
@@ -68,7 +73,7 @@ impl Seal {
         let from = facts.regions.get(&self.from)?;
         let over_at = from.lease_over_at?;
         let knows = from.reachable && from.ownership_seen >= facts.ownership_revision;
-        (facts.rpo == Rpo::None && facts.now < over_at && !knows)
+        (facts.rpo.runs_ahead() && facts.now < over_at && !knows)
             .then(|| Blocker::LeaseLive { region: self.from.clone(), over_at })
     }
 

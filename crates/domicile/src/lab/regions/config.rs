@@ -13,7 +13,7 @@ pub struct RegionsConfig {
     pub partition: String,
     /// How many partitions that makes, one for all reference tables included.
     pub partitions: u32,
-    /// `0` or `none`.
+    /// `0`, a duration or `none`.
     pub rpo: String,
     /// There and back between two regions.
     pub round_trip: Duration,

@@ -14,7 +14,7 @@ pub(super) struct Common {
     pub(super) cluster: String,
     /// As in `hash(branch_id, 12)` or `whole`.
     pub(super) partition: String,
-    /// `0` or `none`.
+    /// `0`, a duration or `none`.
     pub(super) rpo: String,
     pub(super) lease: Duration,
     pub(super) automatic_failover: bool,

@@ -336,7 +336,7 @@ async fn seeded(
     name: &str,
 ) -> Result<Cluster, RegionsError> {
     let mut settings = vec![("wal_sender_timeout", "10s"), ("shared_buffers", "32MB")];
-    if config.rpo == "0" {
+    if config.rpo != "none" {
         settings.push(("synchronous_standby_names", "domicile"));
     }
     let settings = settings.iter().map(|(k, v)| (k.to_string(), v.to_string()));

@@ -48,7 +48,7 @@ pub fn tables(config: &Config) -> impl Iterator<Item = (&TableName, &Policy)> {
 pub async fn install(client: &Client, config: &Config, region: &RegionId) -> anyhow::Result<()> {
     // Commits wait for other regions as those of owned tables do.
     let at_commit = match config.rpo {
-        Rpo::Zero { .. } => {
+        Rpo::Zero { .. } | Rpo::Within { .. } => {
             "IF current_setting('domicile.shared', true) IS DISTINCT FROM txid_current()::text THEN
                 INSERT INTO domicile.commit_check (generation) VALUES (NULL);
                 PERFORM set_config('domicile.shared', txid_current()::text, true);

@@ -21,9 +21,7 @@ pub fn judge(config: &Config, facts: &Reached, add: &mut impl FnMut(Finding)) {
     version(server, add);
     settings(server, add);
     rights(server, &facts.probes, add);
-    if matches!(config.rpo, Rpo::Zero { .. }) {
-        ack_fence(server, add);
-    }
+    ack_fence(config.rpo, server, add);
     if server.large_objects > 0 {
         let what = format!("{} large objects are not replicated", server.large_objects);
         let way_out = "Keep such data in bytea columns or outside the database.";
@@ -137,12 +135,33 @@ fn rights(server: &Server, probes: &Probes, add: &mut impl FnMut(Finding)) {
     }
 }
 
-/// At RPO 0 a commit waits for the capture connection, which is a synchronous standby.
-fn ack_fence(server: &Server, add: &mut impl FnMut(Finding)) {
-    if server.standby_names.contains(STANDBY_NAME) {
-        return;
-    }
+/// With an RPO a commit waits for the capture connection, which is a synchronous standby. Without
+/// one it is still good to know whether this server would allow it.
+fn ack_fence(rpo: Rpo, server: &Server, add: &mut impl FnMut(Finding)) {
     let name = "synchronous_standby_names";
+    let named = server.standby_names.contains(STANDBY_NAME);
+    if !rpo.waits_for_capture() {
+        return match (named, server.may_set_standby_names) {
+            (true, _) => {
+                let what = "names the agent: commits wait for it, for nothing at rpo = \"none\"";
+                let way_out = "ALTER SYSTEM RESET synchronous_standby_names; SELECT \
+                               pg_reload_conf();, or set an rpo.";
+                add(warn("ack_fence_unused", parameter(name), what, way_out));
+            }
+            (false, true) => {
+                let what = "may be set: rpo = \"0\" or a bound, as in \"250ms\", would hold here";
+                add(ok("ack_fence", parameter(name), what));
+            }
+            (false, false) => {
+                let what = "may not be set: only rpo = \"none\" holds here";
+                add(ok("ack_fence", parameter(name), what));
+            }
+        };
+    }
+    if named {
+        let what = format!("names the agent: rpo = \"{rpo}\" holds");
+        return add(ok("ack_fence", parameter(name), what));
+    }
     if !server.may_set_standby_names {
         let what = format!(
             "may not be set by role \"{}\", so commits cannot wait for other regions",
@@ -154,8 +173,8 @@ fn ack_fence(server: &Server, add: &mut impl FnMut(Finding)) {
         return add(blocker("ack_fence", parameter(name), what, way_out));
     }
     let what = format!(
-        "is \"{}\" and does not name the agent, so commits do not wait and rpo = \"0\" does not \
-         hold yet",
+        "is \"{}\" and does not name the agent, so commits do not wait and rpo = \"{rpo}\" does \
+         not hold yet",
         server.standby_names
     );
     // Set earlier, every commit would wait for an agent that is not there.
