@@ -4,7 +4,6 @@
 //! together at its end.
 
 use anyhow::Context;
-use domicile_core::fold::fold;
 use domicile_core::id::Origin;
 
 use super::{Writer, conflict, save_checkpoint};
@@ -69,8 +68,8 @@ impl Writer {
             }
             match way {
                 Way::Fast => {
-                    let steps = fold(std::slice::from_ref(&piece.transaction));
-                    self.execute(&steps).await?;
+                    let planned = self.plan(std::slice::from_ref(&piece.transaction)).await?;
+                    self.execute(planned).await?;
                 }
                 Way::Slow => {
                     let converging = lsn <= self.converge_to;

@@ -7,8 +7,10 @@
 //!
 //! **Invariant:** the checkpoint moves in the transaction whose rows it describes.
 
+mod ahead;
 mod conflict;
 mod large;
+mod plan;
 mod set;
 pub mod shared;
 mod statement;
@@ -22,9 +24,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use domicile_core::change::{Change, Transaction};
+use domicile_core::change::Transaction;
 use domicile_core::config::Config;
-use domicile_core::fold::{Step, fold};
 use domicile_core::history::{Admission, admit, covered};
 use domicile_core::id::{Origin, RegionId, TableName};
 use domicile_core::lsn::Lsn;
@@ -43,10 +44,10 @@ use crate::pieces::{Piece, Pieces};
 use crate::positions::Positions;
 use crate::postgres::session;
 use crate::postgres::shared::is_shared;
+use ahead::{Ahead, Batch, Next};
 use large::Way;
-use set::{Set, set};
+use plan::{Planned, plan};
 use shared::Shared;
-use statement::statement;
 use target::Targets;
 
 /// Bytes of log read at a time: also the most that one PostgreSQL transaction applies.
@@ -114,47 +115,46 @@ impl Applier {
         self.repairs.mark_unchanged();
         let mut writer = Writer::open(&self.config).await?;
         self.positions.applied(&self.config.origin, writer.applied, 0);
-        let mut pieces = Pieces::new(self.log.read(writer.applied));
-        let mut end = self.log.watch_end();
+        let mut ahead = Ahead::new(&self.log, writer.applied, BATCH_BYTES_MAX);
         let mut moved = self.positions.subscribe();
         let mut ownership = self.ownership.clone();
         loop {
-            end.mark_unchanged();
-            let Some(mut batch) = pieces.next_batch(BATCH_BYTES_MAX).await? else {
-                tokio::select! {
-                    changed = end.changed() => changed.context("the log is closed")?,
+            match ahead.next(&writer.targets).await? {
+                None => tokio::select! {
+                    grown = ahead.grown() => grown?,
                     _ = self.repairs.changed() => return Ok(()),
+                },
+                Some(Next::Large(first)) => {
+                    let head = &first.transaction;
+                    if !self.wait_until_covered(head, &mut moved, &mut ownership).await? {
+                        return Ok(());
+                    }
+                    let gate = self.gate.clone();
+                    let _gate = gate.read().await;
+                    if self.repairs.has_changed().unwrap_or(true) {
+                        return Ok(());
+                    }
+                    self.apply_large(&mut writer, first, ahead.pieces()?).await?;
                 }
-                continue;
-            };
-            if !batch[0].is_whole() {
-                let first = batch.swap_remove(0);
-                if !self.wait_until_covered(&first.transaction, &mut moved, &mut ownership).await? {
-                    return Ok(());
+                Some(Next::Batch(batch)) => {
+                    ahead.start(&writer.targets);
+                    let Batch { transactions, mut planned } = self.without_tail(batch);
+                    let mut rest = transactions.as_slice();
+                    while !rest.is_empty() {
+                        if !self.wait_until_covered(&rest[0], &mut moved, &mut ownership).await? {
+                            return Ok(());
+                        }
+                        let ready = self.ready(rest, &writer.shared);
+                        let (batch, later) = rest.split_at(ready);
+                        let planned = planned.take().filter(|_| ready == transactions.len());
+                        let _gate = self.gate.read().await;
+                        if self.repairs.has_changed().unwrap_or(true) {
+                            return Ok(());
+                        }
+                        self.apply(&mut writer, batch, planned).await?;
+                        rest = later;
+                    }
                 }
-                let gate = self.gate.clone();
-                let _gate = gate.read().await;
-                if self.repairs.has_changed().unwrap_or(true) {
-                    return Ok(());
-                }
-                self.apply_large(&mut writer, first, &mut pieces).await?;
-                continue;
-            }
-            let whole = batch.into_iter().map(|piece| self.without_tail(piece.transaction));
-            let transactions: Vec<Transaction> = whole.collect();
-            let mut rest = transactions.as_slice();
-            while !rest.is_empty() {
-                if !self.wait_until_covered(&rest[0], &mut moved, &mut ownership).await? {
-                    return Ok(());
-                }
-                let ready = self.ready(rest, &writer.shared);
-                let (batch, later) = rest.split_at(ready);
-                let _gate = self.gate.read().await;
-                if self.repairs.has_changed().unwrap_or(true) {
-                    return Ok(());
-                }
-                self.apply(&mut writer, batch).await?;
-                rest = later;
             }
         }
     }
@@ -176,12 +176,16 @@ impl Applier {
         Ok(true)
     }
 
-    /// Empties a transaction that is known to lie outside the history: only its place is kept.
-    fn without_tail(&self, transaction: Transaction) -> Transaction {
-        match self.is_tail(&transaction) {
-            false => transaction,
-            true => Transaction { changes: Vec::new(), ..transaction },
+    /// Empties transactions that are known to lie outside the history: only their place is kept.
+    fn without_tail(&self, mut batch: Batch) -> Batch {
+        let mut transactions = std::mem::take(&mut batch.transactions);
+        for transaction in &mut transactions {
+            if self.is_tail(transaction) {
+                transaction.changes.clear();
+                batch.planned = None;
+            }
         }
+        Batch { transactions, ..batch }
     }
 
     fn is_tail(&self, transaction: &Transaction) -> bool {
@@ -208,7 +212,12 @@ impl Applier {
         first.take_while(|next| shared.concerns(next) == alone && self.covered(next)).count().max(1)
     }
 
-    async fn apply(&self, writer: &mut Writer, batch: &[Transaction]) -> anyhow::Result<()> {
+    async fn apply(
+        &self,
+        writer: &mut Writer,
+        batch: &[Transaction],
+        planned: Option<Vec<Planned>>,
+    ) -> anyhow::Result<()> {
         let Some(last) = batch.last() else { return Ok(()) };
         let origin = &self.config.origin;
         self.positions.claim(origin, last.lsn);
@@ -220,7 +229,7 @@ impl Applier {
             }
             return Ok(());
         }
-        match writer.apply_fast(origin, batch).await {
+        match writer.apply_fast(origin, batch, planned).await {
             Ok(()) => self.positions.applied(origin, last.lsn, batch.len() as u64),
             Err(error) if is_transient(&error) => return Err(error),
             Err(error) => {
@@ -349,10 +358,18 @@ impl Writer {
     }
 
     /// Applies all of `batch` in one transaction, folded; fails on the first surprise.
-    async fn apply_fast(&mut self, origin: &Origin, batch: &[Transaction]) -> anyhow::Result<()> {
-        let steps = fold(batch);
+    async fn apply_fast(
+        &mut self,
+        origin: &Origin,
+        batch: &[Transaction],
+        planned: Option<Vec<Planned>>,
+    ) -> anyhow::Result<()> {
+        let planned = match planned {
+            Some(planned) => planned,
+            None => self.plan(batch).await?,
+        };
         let last = batch.last().map_or(self.applied, |t| t.lsn);
-        let result = self.execute_all(origin, last, &steps).await;
+        let result = self.execute_all(origin, last, planned).await;
         if result.is_err() {
             self.client.batch_execute("ROLLBACK").await?;
         } else {
@@ -361,57 +378,37 @@ impl Writer {
         result
     }
 
+    /// As [`plan`], after looking up what is not known yet.
+    async fn plan(&mut self, batch: &[Transaction]) -> anyhow::Result<Vec<Planned>> {
+        let tables = self.targets.unknown(batch.iter().flat_map(|t| &t.relations));
+        self.targets.learn(&self.client, tables).await?;
+        plan(batch, &self.targets)
+    }
+
     async fn execute_all(
         &mut self,
         origin: &Origin,
         last: Lsn,
-        steps: &[Step<'_>],
+        planned: Vec<Planned>,
     ) -> anyhow::Result<()> {
         self.client.batch_execute("BEGIN").await?;
-        self.execute(steps).await?;
+        self.execute(planned).await?;
         save_checkpoint(&self.client, origin, last).await?;
         self.client.batch_execute("COMMIT").await.map_err(anyhow::Error::new)
     }
 
-    /// Does the steps in order, one behind the other without waiting in between where it can.
-    async fn execute(&mut self, steps: &[Step<'_>]) -> anyhow::Result<()> {
+    /// Makes the requests in order, one behind the other without waiting in between where it can.
+    async fn execute(&mut self, planned: Vec<Planned>) -> anyhow::Result<()> {
         let mut work = Vec::new();
-        for step in steps {
-            match step {
-                Step::One { transaction, change } => {
-                    let tables = self.targets.unknown(
-                        change
-                            .relations()
-                            .iter()
-                            .filter_map(|r| transaction.relations.get(*r as usize)),
-                    );
-                    self.targets.learn(&self.client, tables).await?;
-                    let statement = statement(&self.targets, transaction, change)?;
-                    let finds = match change {
-                        Change::Truncate { .. } => None,
-                        _ => Some(1),
-                    };
-                    let parameters = statement.parameters.iter().map(|p| p.0);
-                    let parameters = parameters.map(|p| p.map(Bytes::copy_from_slice)).collect();
-                    let prepared = self.prepare(&statement.sql).await?;
+        for request in planned {
+            match request {
+                Planned::Statement { sql, parameters, finds } => {
+                    let prepared = self.prepare(&sql).await?;
                     work.push(Work { prepared, parameters, finds });
                 }
-                Step::Rows { relation, deed, rows } => {
-                    let finds = Some(rows.len() as u64);
-                    let tables = self.targets.unknown([*relation]);
-                    self.targets.learn(&self.client, tables).await?;
-                    let target = statement::target(&self.targets, relation)?;
-                    match set(relation, target, deed, rows)? {
-                        Set::Statement { sql, parameters } => {
-                            let parameters = parameters.into_iter().map(Some).collect();
-                            let prepared = self.prepare(&sql).await?;
-                            work.push(Work { prepared, parameters, finds });
-                        }
-                        Set::Copy { sql, data } => {
-                            run(&self.client, std::mem::take(&mut work)).await?;
-                            copy_in(&self.client, &sql, data).await?;
-                        }
-                    }
+                Planned::Copy { sql, data } => {
+                    run(&self.client, std::mem::take(&mut work)).await?;
+                    copy_in(&self.client, &sql, data).await?;
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! order, and their types under other numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::Context;
 use domicile_core::change::Relation;
@@ -70,9 +71,9 @@ impl Column {
     }
 }
 
-/// The tables that one session has looked up.
-#[derive(Default)]
-pub struct Targets(BTreeMap<TableName, Target>);
+/// The tables that one session has looked up. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Targets(Arc<BTreeMap<TableName, Target>>);
 
 impl Targets {
     /// The tables of these relations that are not known yet.
@@ -90,7 +91,7 @@ impl Targets {
     ) -> anyhow::Result<()> {
         for table in tables {
             if let Some(target) = look_up(client, &table).await? {
-                self.0.insert(table, target);
+                Arc::make_mut(&mut self.0).insert(table, target);
             }
         }
         Ok(())
@@ -102,7 +103,7 @@ impl Targets {
 
     /// The schema may have changed.
     pub fn forget(&mut self) {
-        self.0.clear();
+        self.0 = Arc::default();
     }
 }
 
