@@ -22,8 +22,8 @@ pub struct Ahead {
 }
 
 enum State {
-    Idle(Pieces),
-    Reading(AbortOnDropHandle<(Pieces, anyhow::Result<Option<Next>>)>),
+    Idle(Box<Pieces>),
+    Reading(AbortOnDropHandle<(Box<Pieces>, anyhow::Result<Option<Next>>)>),
     /// The task that had the log has failed.
     Gone,
 }
@@ -44,7 +44,7 @@ pub struct Batch {
 impl Ahead {
     /// Reads `log` behind `after`, in batches of about `bytes_max` bytes.
     pub fn new(log: &Log, after: Lsn, bytes_max: usize) -> Self {
-        let state = State::Idle(Pieces::new(log.read(after)));
+        let state = State::Idle(Box::new(Pieces::new(log.read(after))));
         Self { end: log.watch_end(), bytes_max, state }
     }
 
@@ -86,10 +86,10 @@ impl Ahead {
 }
 
 async fn read(
-    mut pieces: Pieces,
+    mut pieces: Box<Pieces>,
     bytes_max: usize,
     targets: Targets,
-) -> (Pieces, anyhow::Result<Option<Next>>) {
+) -> (Box<Pieces>, anyhow::Result<Option<Next>>) {
     let next = match pieces.next_batch(bytes_max).await {
         Ok(Some(batch)) => prepare(batch, targets).await.map(Some),
         Ok(None) => Ok(None),

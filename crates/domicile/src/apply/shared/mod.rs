@@ -190,7 +190,7 @@ struct Row<'a> {
 enum Outcome {
     /// Nothing changes.
     Stays,
-    Becomes(Target),
+    Becomes(Box<Target>),
     /// PostgreSQL refused it, for this reason.
     Parked(String),
 }
@@ -251,7 +251,7 @@ impl<'a> Row<'a> {
                 });
                 let alive = self.policy.alive(&incoming.version);
                 let (version, image) = (incoming.version, incoming.image);
-                Outcome::Becomes(Target { version, image, alive, conflict, note: None })
+                Outcome::Becomes(Box::new(Target { version, image, alive, conflict, note: None }))
             }
             Meeting::Joined(joined) => {
                 let made = compute::image(
@@ -264,13 +264,13 @@ impl<'a> Row<'a> {
                 );
                 match made.await? {
                     Err(reason) => Outcome::Parked(reason),
-                    Ok((image, note)) => Outcome::Becomes(Target {
+                    Ok((image, note)) => Outcome::Becomes(Box::new(Target {
                         version: joined.version,
                         image,
                         alive: joined.alive,
                         conflict: joined.conflict,
                         note,
-                    }),
+                    })),
                 }
             }
         };
