@@ -14,7 +14,7 @@ use domicile_core::ownership::{Entry, Ownership, State};
 use domicile_core::partition::{Layout, Scheme};
 use tokio_postgres::Client;
 
-use super::session::{quote_name, quote_text};
+use super::session::{function_for, quote_name, quote_text};
 use super::shared;
 use crate::capture::APPLICATION_NAME;
 
@@ -161,7 +161,7 @@ async fn guard_table_with(
     truncate: Option<&str>,
 ) -> anyhow::Result<()> {
     let root = qualified(table);
-    let function = format!("domicile.{}", quote_name(&format!("guard {table}")));
+    let function = function_for("guard", table);
     let truncated = truncate.map_or_else(
         || "ARRAY(SELECT generate_series(0, domicile.partitions() - 1))".to_owned(),
         |partition| format!("ARRAY[{partition}]"),

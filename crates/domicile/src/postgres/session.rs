@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
+use domicile_core::id::TableName;
 use tokio_postgres::{Client, NoTls};
 
 /// Settings that text output and input depend on, pinned on every connection.
@@ -36,6 +37,8 @@ const CONDUCT: &[(&str, &str)] = &[
     ("jit", "off"),
 ];
 
+/// More of a name PostgreSQL does not keep.
+const NAME_BYTES_MAX: usize = 63;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads a connection string and adds what every session of ours has.
@@ -77,6 +80,19 @@ pub fn quote_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// The function of ours that does `what` for `table`, quoted. PostgreSQL cuts names silently, and two
+/// long ones may be alike up to there.
+pub fn function_for(what: &str, table: &TableName) -> String {
+    let mut name = format!("{what} {table}");
+    if name.len() > NAME_BYTES_MAX {
+        let told_apart = format!(" {:08x}", crc32c::crc32c(name.as_bytes()));
+        let fits = (0..=NAME_BYTES_MAX - told_apart.len()).rev();
+        name.truncate(fits.into_iter().find(|at| name.is_char_boundary(*at)).unwrap_or(0));
+        name += &told_apart;
+    }
+    format!("domicile.{}", quote_name(&name))
+}
+
 /// Quotes a text for SQL, also where backslashes would be special.
 pub fn quote_text(text: &str) -> String {
     let quoted = text.replace('\'', "''");
@@ -84,5 +100,22 @@ pub fn quote_text(text: &str) -> String {
         format!(" E'{}'", quoted.replace('\\', "\\\\"))
     } else {
         format!("'{quoted}'")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_whose_names_begin_alike_have_functions_of_their_own() {
+        let long = |last: char| TableName::new("public", format!("{}{last}", "ä".repeat(31)));
+        let of = |last| function_for("guard", &long(last));
+        assert_ne!(of('a'), of('b'));
+        assert_eq!(of('a'), of('a'));
+        let name = of('a').strip_prefix("domicile.").unwrap().trim_matches('"').to_owned();
+        assert!(name.len() <= NAME_BYTES_MAX && name.starts_with("guard public.ää"), "{name}");
+        let short = TableName::new("public", "account");
+        assert_eq!(function_for("guard", &short), "domicile.\"guard public.account\"");
     }
 }

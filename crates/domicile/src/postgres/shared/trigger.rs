@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 
 use super::table::{Column, Table};
 use crate::postgres::rows::qualified;
-use crate::postgres::session::{PINNED, quote_name, quote_text};
+use crate::postgres::session::{PINNED, function_for, quote_name, quote_text};
 
 /// Writes functions and triggers that are missing or out of date.
 pub async fn install(client: &Client, table: &Table, policy: &Policy) -> anyhow::Result<()> {
@@ -22,8 +22,7 @@ pub async fn install(client: &Client, table: &Table, policy: &Policy) -> anyhow:
         "session_user = {} AND pg_replication_origin_session_is_setup()",
         quote_text(&applier)
     );
-    let function =
-        |what: &str| format!("domicile.{}", quote_name(&format!("{what} {}", table.name)));
+    let function = |what: &str| function_for(what, &table.name);
     let stamp = function("share");
     create(client, &stamp, &stamp_body(table, policy, &applying), &pins(table)).await?;
     let mut wanted = vec![
