@@ -5,6 +5,8 @@
 //! one after the other. A statement that touches rows of two owners is refused by both, each
 //! naming the other: that is an error for the client and not a reason to wait.
 
+pub mod router;
+
 use std::fmt;
 
 use crate::id::{Epoch, RegionId};

@@ -20,6 +20,7 @@ use domicile_core::config::{Config, Region};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::partition::Scheme;
+use domicile_core::route::router::Router;
 use tokio::net::TcpListener;
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
@@ -421,9 +422,8 @@ impl Parts {
             .with_context(|| format!("listen for clients on {listen}"))?;
         tasks.spawn(gateway.run(shutdown.clone()));
         let publisher = RoutePublisher {
-            region: self.here.id.clone(),
+            router: Router::new(self.here.id.clone(), self.config.layout.scheme == Scheme::Whole),
             clock: self.clock,
-            whole: self.config.layout.scheme == Scheme::Whole,
             ownership: self.ownership.clone(),
             tenure,
             routes,
