@@ -15,7 +15,6 @@ use domicile_core::id::{Origin, RegionId, TableName};
 use domicile_core::lsn::Frontier;
 use serde_json::{Map, Value as Json};
 use tokio::sync::{RwLock, watch};
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Transaction};
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +24,8 @@ use crate::directory::view::OwnershipView;
 use crate::log::Logs;
 use crate::peer;
 use crate::postgres::journal;
-use crate::postgres::rows::{self, Key, matching, qualified};
-use crate::postgres::session::quote_name;
+use crate::postgres::rows::Key;
+use crate::postgres::written::Written;
 use crate::proto::{FetchRowsRequest, FetchRowsResponse, Value, fetch_rows_request};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -221,16 +220,15 @@ impl Repairer {
         postgres.batch_execute("SET LOCAL synchronous_commit = local").await?;
         for (table, keys, answer) in &fetched.tables {
             let rows = pending.get(table).map_or(&[][..], Vec::as_slice);
-            let mut written = Written { postgres: &postgres, table, name: String::new() };
-            written.name = rows::written(&postgres, table).await?;
+            let written = Written::new(&postgres, table).await?;
             if keys.is_empty() {
-                postgres.execute(&format!("DELETE FROM {}", written.name), &[]).await?;
+                written.delete_all().await?;
                 for row in &answer.rows {
-                    written.insert(&answer.columns, &row.values).await?;
+                    written.insert(named(&answer.columns, &row.values)).await?;
                 }
             }
             let displaced = self.displace(&written, rows, keys, answer, &fetched.frontier).await?;
-            written.replace(keys, answer, &displaced).await?;
+            replace(&written, keys, answer, &displaced).await?;
             // Only these: more may have been marked meanwhile.
             let done: Vec<&Json> = rows.iter().map(|row| &row.key).collect();
             postgres
@@ -264,7 +262,7 @@ impl Repairer {
     /// of those that stay as they are, because the owner is another region by now.
     async fn displace(
         &self,
-        written: &Written<'_>,
+        written: &Written<'_, Transaction<'_>>,
         rows: &[Pending],
         keys: &[Key],
         answer: &FetchRowsResponse,
@@ -344,96 +342,32 @@ fn lower_key(key: &Key) -> fetch_rows_request::Key {
     }
 }
 
-/// One table that is written.
-struct Written<'a> {
-    postgres: &'a Transaction<'a>,
-    table: &'a TableName,
-    /// As a statement names it.
-    name: String,
+/// Makes each row what the peer has, unless it is `kept`. A row that stays is updated in place, so
+/// that a statement that waits for it still finds it. Rows that must go go first: others may need
+/// their values.
+async fn replace(
+    written: &Written<'_, Transaction<'_>>,
+    keys: &[Key],
+    answer: &FetchRowsResponse,
+    kept: &BTreeSet<usize>,
+) -> anyhow::Result<()> {
+    let pairs = || {
+        let pairs = keys.iter().zip(&answer.rows).enumerate();
+        pairs.filter(|(i, _)| !kept.contains(i)).map(|(_, pair)| pair)
+    };
+    for (key, _) in pairs().filter(|(_, row)| row.values.is_empty()) {
+        written.delete(key).await?;
+    }
+    for (key, row) in pairs().filter(|(_, row)| !row.values.is_empty()) {
+        let values = || named(&answer.columns, &row.values);
+        let set = values().filter(|(column, _)| key.iter().all(|(name, _)| name != column));
+        if written.update(key, set).await? == 0 {
+            written.insert(values()).await?;
+        }
+    }
+    Ok(())
 }
 
-impl Written<'_> {
-    /// Makes each row what the peer has, unless it is `kept`. A row that stays is updated in place,
-    /// so that a statement that waits for it still finds it. Rows that must go go first: others may
-    /// need their values.
-    async fn replace(
-        &self,
-        keys: &[Key],
-        answer: &FetchRowsResponse,
-        kept: &BTreeSet<usize>,
-    ) -> anyhow::Result<()> {
-        let pairs = || {
-            let pairs = keys.iter().zip(&answer.rows).enumerate();
-            pairs.filter(|(i, _)| !kept.contains(i)).map(|(_, pair)| pair)
-        };
-        for (key, _) in pairs().filter(|(_, row)| row.values.is_empty()) {
-            let (condition, parameters) = matching(key);
-            let sql = format!("DELETE FROM {} WHERE {condition}", self.name);
-            execute(self.postgres, &sql, &parameters).await?;
-        }
-        for (key, row) in pairs().filter(|(_, row)| !row.values.is_empty()) {
-            if self.update(key, &answer.columns, &row.values).await? == 0 {
-                self.insert(&answer.columns, &row.values).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Locks the row with this key and returns its values, as text and as JSON.
-    async fn lock(
-        &self,
-        key: &Key,
-        columns: &[String],
-    ) -> anyhow::Result<Option<(Vec<Option<String>>, Json)>> {
-        let (condition, parameters) = matching(key);
-        let texts: Vec<String> =
-            columns.iter().map(|c| format!("row_.{}::text", quote_name(c))).collect();
-        let sql = format!(
-            "SELECT to_jsonb(row_), {} FROM {} row_ WHERE {condition} LIMIT 1 FOR UPDATE",
-            texts.join(", "),
-            self.name
-        );
-        let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|p| p as _).collect();
-        let row = self.postgres.query_opt(&sql, &parameters).await.context("lock a row")?;
-        Ok(row.map(|row| ((1..row.len()).map(|i| row.get(i)).collect(), row.get(0))))
-    }
-
-    async fn update(&self, key: &Key, columns: &[String], row: &[Value]) -> anyhow::Result<u64> {
-        let (condition, mut parameters) = matching(key);
-        let mut sets = Vec::with_capacity(columns.len());
-        let set = |column: &str| key.iter().all(|(name, _)| name != column);
-        for (column, value) in columns.iter().zip(row).filter(|(column, _)| set(column)) {
-            parameters.push(Text(value.text.as_deref()));
-            sets.push(format!("{} = ${}", quote_name(column), parameters.len()));
-        }
-        if sets.is_empty() {
-            // A row that is all key is right if it is there; this counts it.
-            sets.extend(key.iter().take(1).map(|(name, _)| format!("{0} = {0}", quote_name(name))));
-        }
-        let sets = sets.join(", ");
-        let sql = format!("UPDATE {} SET {sets} WHERE {condition}", self.name);
-        execute(self.postgres, &sql, &parameters).await
-    }
-
-    async fn insert(&self, columns: &[String], row: &[Value]) -> anyhow::Result<u64> {
-        let names: Vec<String> = columns.iter().map(|c| quote_name(c)).collect();
-        let places: Vec<String> = (1..=columns.len()).map(|i| format!("${i}")).collect();
-        let sql = format!(
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
-            qualified(self.table),
-            names.join(", "),
-            places.join(", ")
-        );
-        let values: Vec<Text<'_>> = row.iter().map(|v| Text(v.text.as_deref())).collect();
-        execute(self.postgres, &sql, &values).await
-    }
-}
-
-async fn execute(
-    postgres: &Transaction<'_>,
-    sql: &str,
-    values: &[Text<'_>],
-) -> anyhow::Result<u64> {
-    let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|v| v as _).collect();
-    postgres.execute(sql, &parameters).await.context("write a repaired row")
+fn named<'v>(columns: &'v [String], row: &'v [Value]) -> impl Iterator<Item = (&'v str, Text<'v>)> {
+    columns.iter().map(String::as_str).zip(row.iter().map(|value| Text(value.text.as_deref())))
 }

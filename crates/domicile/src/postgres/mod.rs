@@ -12,3 +12,4 @@ pub mod session;
 pub mod setup;
 pub mod shared;
 pub mod stream;
+pub mod written;

@@ -10,15 +10,14 @@ use domicile_core::route::Refusal;
 use domicile_pg::sqlstate;
 use serde_json::{Map, Value};
 use tokio_postgres::GenericClient;
-use tokio_postgres::types::ToSql;
 
 use super::entry::{self, Entry};
 use super::{find, images, print_entry};
 use crate::apply::Text;
 use crate::cli::connect;
 use crate::cli::{Context, Exit};
-use crate::postgres::rows::{Key, columns, matching, qualified, written};
-use crate::postgres::session::quote_name;
+use crate::postgres::rows::{Key, columns};
+use crate::postgres::written::Written;
 
 #[derive(Debug, Args)]
 pub struct Replay {
@@ -59,8 +58,6 @@ enum Expected {
 enum Refused {
     #[error("region \"{}\" does not own the row", .by)]
     Elsewhere { by: RegionId, owner: Option<RegionId> },
-    #[error("{0}; see it with \"domicile journal show\", or write over it with --force")]
-    Changed(String),
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
@@ -107,24 +104,20 @@ impl Replay {
     async fn write(&self, entry: &Entry, wish: &Wish, region: &Region) -> Result<(), Refused> {
         let mut client = connect::connect(&region.postgres).await.map_err(anyhow::Error::from)?;
         let transaction = client.transaction().await.map_err(anyhow::Error::from)?;
-        let told = |error: anyhow::Error| owner_in(&error, region).unwrap_or(error.into());
-        let now = wish.read(&transaction).await?;
-        wish.expected.check(now.as_ref())?;
-        wish.write(&transaction, now.as_ref()).await.map_err(told)?;
-        if entry.region == region.id.as_str() {
-            entry::close(&transaction, &[entry.id]).await.map_err(anyhow::Error::from)?;
-        }
-        let ended = if self.dry_run {
-            transaction.rollback()
-        } else {
-            return commit(transaction).await.map_err(told);
+        let written = async {
+            wish.write(&transaction).await?;
+            if entry.region == region.id.as_str() {
+                entry::close(&transaction, &[entry.id]).await?;
+            }
+            if self.dry_run {
+                transaction.rollback().await?
+            } else {
+                transaction.commit().await?
+            }
+            anyhow::Ok(())
         };
-        ended.await.map_err(|error| anyhow::Error::from(error).into())
+        written.await.map_err(|error| Refused::of(error, region))
     }
-}
-
-async fn commit(transaction: tokio_postgres::Transaction<'_>) -> anyhow::Result<()> {
-    Ok(transaction.commit().await?)
 }
 
 fn known<'a>(config: &'a Config, region: &RegionId) -> anyhow::Result<&'a Region> {
@@ -132,14 +125,16 @@ fn known<'a>(config: &'a Config, region: &RegionId) -> anyhow::Result<&'a Region
     known.ok_or_else(|| anyhow::anyhow!("region \"{region}\" is not in the configuration"))
 }
 
-/// What a guard said when it refused.
-fn owner_in(error: &anyhow::Error, by: &Region) -> Option<Refused> {
-    let said = error.downcast_ref::<tokio_postgres::Error>()?.as_db_error()?;
-    if !sqlstate::READ_ONLY_SQL_TRANSACTION.is(said.code().code()) {
-        return None;
+impl Refused {
+    /// What a guard said when it refused, and otherwise the error itself.
+    fn of(error: anyhow::Error, by: &Region) -> Self {
+        let said = error.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.as_db_error());
+        let said = said.filter(|e| sqlstate::READ_ONLY_SQL_TRANSACTION.is(e.code().code()));
+        match said.and_then(|e| e.detail()).and_then(Refusal::read) {
+            Some(Refusal { owner, .. }) => Self::Elsewhere { by: by.id.clone(), owner },
+            None => Self::Other(error),
+        }
     }
-    let owner = Refusal::read(said.detail()?)?.owner;
-    Some(Refused::Elsewhere { by: by.id.clone(), owner })
 }
 
 impl Wish {
@@ -166,70 +161,37 @@ impl Wish {
         };
         Ok(Self {
             table: entry.relation.parse()?,
-            key: key.iter().map(|(column, value)| (column.clone(), text(value))).collect(),
+            key: key
+                .iter()
+                .map(|(column, value)| (column.clone(), text(value).map(str::to_owned)))
+                .collect(),
             row: lost,
             expected,
         })
     }
 
-    /// The row as it is now, locked.
-    async fn read(&self, client: &impl GenericClient) -> anyhow::Result<Option<Image>> {
+    async fn write(&self, client: &impl GenericClient) -> anyhow::Result<()> {
+        let written = Written::new(client, &self.table).await?;
         let columns = columns(client, &self.table).await?;
-        let list: Vec<String> =
-            columns.iter().map(|c| format!("row_.{}::text", quote_name(c))).collect();
-        let (condition, parameters) = matching(&self.key);
-        let from = written(client, &self.table).await?;
-        let sql =
-            format!("SELECT {} FROM {from} row_ WHERE {condition} FOR UPDATE", list.join(", "));
-        let Some(row) = client.query_opt(&sql, &as_sql(&parameters)).await? else {
-            return Ok(None);
-        };
-        let value = |i: usize| row.get::<_, Option<String>>(i).map_or(Value::Null, Value::String);
-        Ok(Some(columns.into_iter().enumerate().map(|(i, c)| (c, value(i))).collect()))
-    }
-
-    async fn write(&self, client: &impl GenericClient, now: Option<&Image>) -> anyhow::Result<()> {
-        let name = qualified(&self.table);
-        let (sql, values, key) = match (&self.row, now) {
-            (None, None) => return Ok(()),
-            (None, Some(_)) => (format!("DELETE FROM {name} WHERE "), Vec::new(), true),
+        let now = written.lock(&self.key, &columns).await?.map(|(values, _)| {
+            columns.iter().cloned().zip(values.into_iter().map(Value::from)).collect::<Image>()
+        });
+        self.expected.check(now.as_ref())?;
+        match (&self.row, &now) {
+            (None, None) => {}
+            (None, Some(_)) => _ = written.delete(&self.key).await?,
+            (Some(row), None) => _ = written.insert(texts(row.iter())).await?,
             (Some(row), Some(now)) => {
                 let differs = row.iter().filter(|(column, value)| now.get(*column) != Some(*value));
-                let set: Vec<(&String, Option<String>)> =
-                    differs.map(|(column, value)| (column, text(value))).collect();
-                if set.is_empty() {
-                    return Ok(());
-                }
-                // Numbered behind the key's parameters.
-                let behind = self.key.iter().filter(|(_, value)| value.is_some()).count();
-                let each = set.iter().enumerate();
-                let each: Vec<String> = each
-                    .map(|(i, (column, _))| format!("{} = ${}", quote_name(column), behind + i + 1))
-                    .collect();
-                let values = set.into_iter().map(|(_, value)| value).collect();
-                (format!("UPDATE {name} SET {} WHERE ", each.join(", ")), values, true)
+                _ = written.update(&self.key, texts(differs)).await?;
             }
-            (Some(row), None) => {
-                let names: Vec<String> = row.keys().map(|column| quote_name(column)).collect();
-                let numbers: Vec<String> = (1..=row.len()).map(|i| format!("${i}")).collect();
-                let sql = format!(
-                    "INSERT INTO {name} ({}) OVERRIDING SYSTEM VALUE VALUES ({})",
-                    names.join(", "),
-                    numbers.join(", ")
-                );
-                (sql, row.values().map(text).collect(), false)
-            }
-        };
-        let (condition, mut parameters) =
-            if key { matching(&self.key) } else { Default::default() };
-        parameters.extend(values.iter().map(|value| Text(value.as_deref().map(str::as_bytes))));
-        client.execute(&format!("{sql}{condition}"), &as_sql(&parameters)).await?;
+        }
         Ok(())
     }
 }
 
 impl Expected {
-    fn check(&self, now: Option<&Image>) -> Result<(), Refused> {
+    fn check(&self, now: Option<&Image>) -> anyhow::Result<()> {
         let changed = match (self, now) {
             (Self::Anything, _) | (Self::Absent, None) => return Ok(()),
             (Self::Absent, Some(_)) => "there is such a row by now".to_owned(),
@@ -247,18 +209,19 @@ impl Expected {
                 }
             }
         };
-        Err(Refused::Changed(changed))
+        anyhow::bail!(
+            "{changed}; see it with \"domicile journal show\", or write over it with --force"
+        )
     }
 }
 
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    }
+fn text(value: &Value) -> Option<&str> {
+    // A journaled image has texts and nulls only.
+    value.as_str()
 }
 
-fn as_sql<'a>(parameters: &'a [Text<'a>]) -> Vec<&'a (dyn ToSql + Sync)> {
-    parameters.iter().map(|parameter| parameter as _).collect()
+fn texts<'v>(
+    image: impl Iterator<Item = (&'v String, &'v Value)>,
+) -> impl Iterator<Item = (&'v str, Text<'v>)> {
+    image.map(|(column, value)| (column.as_str(), Text(text(value).map(str::as_bytes))))
 }
