@@ -45,8 +45,7 @@ pub async fn apply(
         if !converging || met.conflict == "apply_error" {
             tracing::warn!(%origin, lsn = %transaction.lsn, conflict = met.conflict, "{}", met.reason);
             let (conflict, reason) = (met.conflict, met.reason.as_str());
-            let local = met.local;
-            let open = false;
+            let (local, open) = (met.local, false);
             let entry = journal::Entry { origin, piece, index, local, conflict, reason, open };
             journal::write(postgres, &entry).await?;
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use domicile_core::change::{Change, Transaction};
 use domicile_core::fold::{Step, fold};
 
-use super::set::{Set, set};
+use super::set::set;
 use super::statement::{self, statement};
 use super::target::Targets;
 
@@ -43,14 +43,7 @@ fn request(step: &Step<'_>, targets: &Targets) -> anyhow::Result<Planned> {
             Ok(Planned::Statement { sql: statement.sql, parameters, finds })
         }
         Step::Rows { relation, deed, rows } => {
-            let target = statement::target(targets, relation)?;
-            Ok(match set(relation, target, deed, rows)? {
-                Set::Statement { sql, parameters } => {
-                    let parameters = parameters.into_iter().map(Some).collect();
-                    Planned::Statement { sql, parameters, finds: Some(rows.len() as u64) }
-                }
-                Set::Copy { sql, data } => Planned::Copy { sql, data },
-            })
+            set(relation, statement::target(targets, relation)?, deed, rows)
         }
     }
 }

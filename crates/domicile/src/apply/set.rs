@@ -11,6 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use domicile_core::change::{Relation, Row, Value};
 use domicile_core::fold::Deed;
 
+use super::plan::Planned;
 use super::target::{Column, Target};
 use crate::postgres::session::quote_name;
 
@@ -19,27 +20,13 @@ const COPY_ROWS_MIN: usize = 50;
 /// How much is handed to PostgreSQL at a time.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// One statement for many rows.
-#[derive(Debug)]
-pub enum Set {
-    /// Each parameter is an array with a value for each row.
-    Statement {
-        sql: String,
-        parameters: Vec<Bytes>,
-    },
-    Copy {
-        sql: String,
-        data: Vec<Bytes>,
-    },
-}
-
 /// Returns the statement that does `deed` to all of `rows`.
 pub fn set(
     relation: &Relation,
     target: &Target,
     deed: &Deed,
     rows: &[Cow<'_, Row>],
-) -> anyhow::Result<Set> {
+) -> anyhow::Result<Planned> {
     let keys: Vec<usize> =
         (0..relation.columns.len()).filter(|i| relation.columns[*i].key).collect();
     Ok(match deed {
@@ -55,7 +42,7 @@ pub fn set(
                 given.unnest(),
                 target.on_conflict()
             );
-            Set::Statement { sql, parameters: given.parameters(rows) }
+            given.request(sql, rows)
         }
         Deed::Delete => {
             let given = Given::new(relation, target, &keys)?;
@@ -65,7 +52,7 @@ pub fn set(
                 given.unnest(),
                 given.same_row(relation)
             );
-            Set::Statement { sql, parameters: given.parameters(rows) }
+            given.request(sql, rows)
         }
         Deed::Update { columns } => {
             let given = Given::new(relation, target, columns)?;
@@ -76,7 +63,7 @@ pub fn set(
                 "" => format!("SELECT FROM {named} row_, {given_rows} WHERE {same}"),
                 sets => format!("UPDATE {named} row_ SET {sets} FROM {given_rows} WHERE {same}"),
             };
-            Set::Statement { sql, parameters: given.parameters(rows) }
+            given.request(sql, rows)
         }
     })
 }
@@ -154,6 +141,12 @@ impl<'a> Given<'a> {
         sets.join(", ")
     }
 
+    /// Each parameter is an array with a value for each row, and each row must be found.
+    fn request(&self, sql: String, rows: &[Cow<'_, Row>]) -> Planned {
+        let parameters = self.parameters(rows).into_iter().map(Some).collect();
+        Planned::Statement { sql, parameters, finds: Some(rows.len() as u64) }
+    }
+
     fn parameters(&self, rows: &[Cow<'_, Row>]) -> Vec<Bytes> {
         let array = |column: &usize| {
             let mut out = BytesMut::with_capacity(rows.len() * 8 + 2);
@@ -188,7 +181,7 @@ fn put_element(out: &mut BytesMut, value: &Value) {
     out.put_u8(b'"');
 }
 
-fn copy(relation: &Relation, target: &Target, rows: &[Cow<'_, Row>]) -> Set {
+fn copy(relation: &Relation, target: &Target, rows: &[Cow<'_, Row>]) -> Planned {
     let names: Vec<String> = relation.columns.iter().map(|c| quote_name(&c.name)).collect();
     let sql = format!("COPY {} ({}) FROM STDIN", target.name, names.join(", "));
     let mut data = Vec::new();
@@ -208,7 +201,7 @@ fn copy(relation: &Relation, target: &Target, rows: &[Cow<'_, Row>]) -> Set {
     if !out.is_empty() {
         data.push(out.freeze());
     }
-    Set::Copy { sql, data }
+    Planned::Copy { sql, data }
 }
 
 /// Writes one field of COPY's text format.
@@ -253,7 +246,7 @@ mod tests {
         let (relation, target) = relation();
         let row: Row = vec![Value::text("1"), Value::text("{\"a\\\\b\"}")];
         let deed = Deed::Update { columns: vec![0, 1] };
-        let Set::Statement { sql, parameters } =
+        let Planned::Statement { sql, parameters, finds } =
             set(&relation, &target, &deed, &[Cow::Borrowed(&row)]).unwrap()
         else {
             panic!("one row is not copied")
@@ -263,6 +256,8 @@ mod tests {
             "UPDATE ONLY \"public\".\"t\" row_ SET \"list\" = given.v1::integer[] \
              FROM unnest($1::integer[], $2::text[]) given (v0, v1) WHERE row_.\"id\" = given.v0"
         );
+        assert_eq!(finds, Some(1));
+        let parameters: Vec<Bytes> = parameters.into_iter().flatten().collect();
         assert_eq!(parameters[0], "{1}");
         assert_eq!(parameters[1], "{\"{\\\"a\\\\\\\\b\\\"}\"}");
     }
