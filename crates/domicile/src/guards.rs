@@ -1,7 +1,8 @@
-//! Does every table still carry its guard, and every sequence its step?
+//! Is everything still in its place that an agent has put into its region's database?
 //!
 //! New table partitions need a guard, and one that somebody disabled is put back; the same for a
-//! sequence that somebody set. What guarded transactions leave behind is swept out.
+//! sequence that somebody set. What guarded transactions leave behind is swept out, and so are
+//! old entries of the conflict journal.
 //!
 //! This has its own session: adding a trigger may wait for a long transaction, and the lease must
 //! not wait with it.
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::complain::Complaint;
 use crate::postgres::sequences::{self, Look};
-use crate::postgres::{guard, session};
+use crate::postgres::{guard, journal, session};
 use crate::tenure::TenureState;
 
 /// How often all tables are looked over.
@@ -37,11 +38,12 @@ pub async fn keep(
         let place = tenure.borrow().place;
         let looked = async {
             let mut client = session::connect(&postgres, "domicile guards").await?;
-            guard::sweep(&client).await?;
             guard::install_triggers(&client, &config).await?;
             if let Some(place) = place {
                 sequences::keep(&mut client, &config, place, Look::Sequences).await?;
             }
+            guard::sweep(&client).await?;
+            journal::prune(&client, config.journal_keep).await?;
             anyhow::Ok(())
         };
         tokio::select! {

@@ -8,6 +8,7 @@ use domicile_core::change::{Change, Relation, Row, Transaction, Value};
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, PartitionId, RegionId, TableName};
 use domicile_core::lsn::Lsn;
+use domicile_core::time::Millis;
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::{Client, GenericClient};
 
@@ -177,6 +178,22 @@ pub async fn write_decided(client: &impl GenericClient, entry: &Decided<'_>) -> 
         .await
         .context("write the conflict journal")?;
     Ok(())
+}
+
+/// Removes entries that are older than `keep`, some thousands at a time. Those that wait for
+/// something stay.
+pub async fn prune(client: &impl GenericClient, keep: Millis) -> anyhow::Result<u64> {
+    client
+        .execute(
+            "DELETE FROM domicile.journal WHERE id IN (
+                 SELECT id FROM domicile.journal
+                 WHERE status NOT IN ('hidden', 'open', 'parked')
+                     AND at < clock_timestamp() - $1 * interval '1 millisecond'
+                 ORDER BY id LIMIT 10000)",
+            &[&(keep.0 as f64)],
+        )
+        .await
+        .context("prune the conflict journal")
 }
 
 /// Remembers the rows that `change` touched: old and new key.

@@ -1,7 +1,7 @@
 //! What keeps shared tables in order, beside the appliers?
 //!
 //! Hidden rows are shown when their unique values become free, parked changes are tried again,
-//! deleted rows are forgotten once every region has them, and old journal entries go.
+//! and deleted rows are forgotten once every region has them.
 
 mod tombstones;
 
@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::Context;
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
-use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::shared::Shared;
@@ -20,7 +19,7 @@ use crate::complain::Complaint;
 use crate::postgres::{session, shared};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Deleted rows and old journal entries are looked at every so many times.
+/// Deleted rows are looked at every so many times.
 const SWEEP_EVERY: u32 = 5;
 
 pub struct Keeper {
@@ -76,27 +75,9 @@ impl Keeper {
             }
             if look % SWEEP_EVERY == 0 {
                 tombstones::forget(&applier, &speaker, &self.config, &self.origin).await?;
-                prune_journal(&applier, &self.config).await?;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Ok(())
     }
-}
-
-/// Entries that wait for something stay.
-async fn prune_journal(client: &Client, config: &Config) -> anyhow::Result<()> {
-    let keep = i64::try_from(config.journal_keep.0).unwrap_or(i64::MAX);
-    client
-        .execute(
-            "DELETE FROM domicile.journal WHERE id IN (
-                 SELECT id FROM domicile.journal
-                 WHERE status NOT IN ('hidden', 'open', 'parked')
-                     AND at < clock_timestamp() - $1 * interval '1 millisecond'
-                 ORDER BY id LIMIT 10000)",
-            &[&(keep as f64)],
-        )
-        .await
-        .context("prune the conflict journal")?;
-    Ok(())
 }

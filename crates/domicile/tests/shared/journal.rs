@@ -6,7 +6,7 @@ use domicile::lab::regions::Regions;
 use serde_json::Value as Json;
 
 use crate::matrix::shows;
-use crate::regions::{assert_alike, config, settle, start};
+use crate::regions::{assert_alike, config, eventually, settle, start};
 
 const SEED: &str = "
     CREATE TABLE account (id int PRIMARY KEY, branch text NOT NULL, balance int);
@@ -123,6 +123,25 @@ async fn what_lost_of_an_owned_row_is_written_by_its_owner() {
     assert_eq!(ask(&regions, "eu", "SELECT balance::text FROM account").await, "15");
     let status = format!("SELECT status FROM domicile.journal WHERE id = {id}");
     assert_eq!(ask(&regions, "eu", &status).await, "resolved");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_entries_go_and_those_that_wait_for_a_person_stay() {
+    let regions = regions("0").await;
+    let journal = regions.connect("eu").await.unwrap();
+    let sql = "INSERT INTO domicile.journal
+                   (at, origin, lsn, xid, change, relation, operation, conflict, reason, status)
+               SELECT now() - age * interval '1 day', 'us-1', '0/1', 7, number, 'public.account',
+                      'update', 'update_missing', 'for this test', status
+               FROM (VALUES (1, 40, 'settled'), (2, 40, 'open'), (3, 20, 'settled'))
+                    entries (number, age, status)";
+    journal.batch_execute(sql).await.unwrap();
+    eventually("the old one is gone", async || {
+        let left = "SELECT string_agg(change::text, ' ' ORDER BY change) FROM domicile.journal";
+        let left: String = journal.query_one(left, &[]).await.map_err(|e| e.to_string())?.get(0);
+        if left == "2 3" { Ok(()) } else { Err(left) }
+    })
+    .await;
 }
 
 async fn ask(regions: &Regions, region: &str, sql: &str) -> String {
