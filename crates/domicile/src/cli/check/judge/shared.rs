@@ -52,14 +52,6 @@ fn primary_key(table: &Table, add: &mut impl FnMut(Finding)) {
             let way_out = "Use integers, text, uuid, numeric(p, s), a date or a time stamp.";
             add(blocker("shared_key_type", object(&table.name), what, way_out));
         }
-        if column.sequence.is_some() {
-            let what = format!(
-                "column \"{name}\" counts up in every region alike: rows of two regions get the \
-                 same key, and one of them is lost"
-            );
-            let way_out = "Use uuid, or give each region numbers of its own.";
-            add(warn("shared_sequence", object(&table.name), what, way_out));
-        }
     }
 }
 
