@@ -250,7 +250,7 @@ pub const KEYS: &[Key] = &[
         "table[].policy",
         Text,
         Value("\"last_write_wins\""),
-        "What becomes of a row of a `shared` table that two regions wrote without knowing of each other's write. `last_write_wins`: the later one is kept, by a clock that never puts a write before one that its region had seen. `delta`, `greatest`, `least`: that for every column outside the primary key, see `columns`. `owner_wins`: that of the region that comes first in `prefer`. `sql`: what `function` makes of both. `manual`: a person decides with `domicile journal resolve`; until then every region shows the later one.",
+        "What becomes of a row of a `shared` table that two regions wrote without knowing of each other's write. `last_write_wins`: the later one is kept, by a clock that never puts a write before one that its region had seen. `delta`, `greatest`, `least`: that for every column outside the primary key, see `columns`. `owner_wins`: that of the region that comes first in `prefer`. `sql`: what `function` makes of both. `manual`: a person decides with `domicile journal resolve` or `replay`; until then every region shows the later one.",
     ),
     key(
         "table[].columns",

@@ -1,7 +1,6 @@
 -- The guard's decision, the same for every table: may this transaction write these partitions?
 --
--- {region}, {applier} and {sync} are filled in when the guard is installed.
-
+-- What stands in braces is filled in when the guard is installed.
 --
 -- Written for speed, because every statement comes by: plpgsql evaluates an assignment without
 -- starting an executor, and a PERFORM or SELECT INTO only with one.
