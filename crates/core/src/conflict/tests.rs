@@ -165,6 +165,8 @@ impl World {
             }
             _ => return,
         }
+        // Not before the statement's end: a row that moves takes the place of one that it hid.
+        self.settle(region);
         let region = &mut self.regions[region];
         let needs = region.read.clone();
         region.log.push(Shipped { rows, needs });
@@ -201,7 +203,7 @@ impl World {
                 .any(|(_, row)| row.image.as_ref().is_some_and(|image| image["u"] == new["u"]))
     }
 
-    /// Writes a row as the trigger does; returns what is shipped.
+    /// Writes a row as the trigger does, and returns what is shipped.
     fn stamped(
         &mut self,
         region: usize,
@@ -222,7 +224,6 @@ impl World {
         let row = Logical { version, image: Some(new) };
         place.rows.insert(key, row.clone());
         place.hidden.remove(&key);
-        self.settle(region);
         (key, row, operation)
     }
 
