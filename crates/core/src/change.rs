@@ -1,5 +1,9 @@
 //! What did one origin commit?
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
 use crate::id::{Epoch, PartitionId, RunId, TableName};
 use crate::lsn::{Frontier, Lsn};
 use crate::time::PgTime;
@@ -18,8 +22,8 @@ pub struct Transaction {
     pub stamps: Vec<Stamp>,
     /// Set on the last transaction of an owner that hands its partitions over.
     pub barrier: Option<RunId>,
-    /// The tables that `changes` speak of, by index.
-    pub relations: Vec<Relation>,
+    /// The tables that `changes` speak of, by index: the same ones come again and again.
+    pub relations: Vec<Arc<Relation>>,
     pub changes: Vec<Change>,
 }
 
@@ -93,12 +97,12 @@ pub enum Value {
     /// that carries the key alone, the columns outside the key are `Unchanged` too.
     Unchanged,
     /// PostgreSQL's text form, under the pinned output settings.
-    Text(Vec<u8>),
+    Text(Bytes),
 }
 
 impl Value {
     pub fn text(text: impl Into<Vec<u8>>) -> Self {
-        Self::Text(text.into())
+        Self::Text(Bytes::from(text.into()))
     }
 }
 

@@ -10,7 +10,8 @@
 //! a row whose change comes later: then PostgreSQL refuses, and the caller goes change by change.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::change::{Change, Identity, Relation, Row, Transaction, Value};
 
@@ -58,9 +59,9 @@ struct Folding<'t> {
 }
 
 struct Table<'t> {
-    relation: &'t Relation,
+    relation: &'t Arc<Relation>,
     rows: Vec<Folded<'t>>,
-    by_key: BTreeMap<Vec<u8>, usize>,
+    by_key: HashMap<Key<'t>, usize>,
 }
 
 struct Folded<'t> {
@@ -116,7 +117,7 @@ impl<'t> Folding<'t> {
     }
 
     /// Finds or opens the table of `relation`.
-    fn table(&mut self, relation: &'t Relation, place: &mut Place) -> usize {
+    fn table(&mut self, relation: &'t Arc<Relation>, place: &mut Place) -> usize {
         if let Some((round, index)) = *place
             && round == self.round
         {
@@ -129,7 +130,7 @@ impl<'t> Folding<'t> {
                 if self.open.iter().any(|table| table.relation.table == relation.table) {
                     self.flush();
                 }
-                self.open.push(Table { relation, rows: Vec::new(), by_key: BTreeMap::new() });
+                self.open.push(Table { relation, rows: Vec::new(), by_key: HashMap::new() });
                 self.open.len() - 1
             }
         };
@@ -150,8 +151,13 @@ impl<'t> Folding<'t> {
                 deeds.entry(deed).or_default().push(row);
             }
             let relation = table.relation;
-            let rows = deeds.into_iter().map(|(deed, rows)| Step::Rows { relation, deed, rows });
-            self.steps.extend(rows);
+            self.steps.extend(deeds.into_iter().map(|(deed, mut rows)| {
+                // Neighbours share pages. New rows keep their order, and so become neighbours.
+                if deed != Deed::Insert {
+                    rows.sort_by(|a, b| by_key(relation, a).cmp(by_key(relation, b)));
+                }
+                Step::Rows { relation, deed, rows }
+            }));
         }
     }
 }
@@ -185,20 +191,36 @@ fn sent(row: &Row) -> Vec<usize> {
     row.iter().enumerate().filter(|(_, v)| **v != Value::Unchanged).map(|(i, _)| i).collect()
 }
 
-/// The row's key as bytes; `None` where rows have none or it was not sent.
-fn key(relation: &Relation, row: &Row) -> Option<Vec<u8>> {
+/// The values of a row's key.
+#[derive(PartialEq, Eq, Hash)]
+enum Key<'t> {
+    One(&'t [u8]),
+    Several(Vec<&'t [u8]>),
+}
+
+/// The row's key; `None` where rows have none or it was not sent.
+fn key<'t>(relation: &Relation, row: &'t Row) -> Option<Key<'t>> {
     if !matches!(relation.identity, Identity::Default | Identity::Index) {
         return None;
     }
-    let mut bytes = Vec::with_capacity(16);
-    let mut any = false;
-    for (_, value) in relation.key_of(row) {
-        let Value::Text(text) = value else { return None };
-        bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(text);
-        any = true;
+    let text = |(_, value): (usize, &'t Value)| match value {
+        Value::Text(text) => Some(text.as_ref()),
+        Value::Null | Value::Unchanged => None,
+    };
+    let mut values = relation.key_of(row).map(text);
+    let first = values.next()??;
+    match values.collect::<Option<Vec<_>>>()? {
+        none if none.is_empty() => Some(Key::One(first)),
+        more => Some(Key::Several(std::iter::once(first).chain(more).collect())),
     }
-    any.then_some(bytes)
+}
+
+/// An order of keys that is that of whole numbers; of other types it is just some order.
+fn by_key<'r>(relation: &Relation, row: &'r Row) -> impl Iterator<Item = (usize, &'r [u8])> {
+    relation.key_of(row).map(|(_, value)| match value {
+        Value::Text(text) => (text.len(), text.as_ref()),
+        Value::Null | Value::Unchanged => (0, [].as_slice()),
+    })
 }
 
 #[cfg(test)]

@@ -140,6 +140,8 @@ impl Seal {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::change::{Change, Identity, Relation};
     use crate::id::{PartitionId, RunId};
@@ -174,11 +176,11 @@ mod tests {
         Transaction {
             lsn: Lsn(lsn),
             stamps: stamps.to_vec(),
-            relations: vec![Relation {
+            relations: vec![Arc::new(Relation {
                 table: TableName::new("public", "accounts"),
                 identity: Identity::Default,
                 columns: Vec::new(),
-            }],
+            })],
             changes: vec![Change::Insert { relation: 0, new: Vec::new() }],
             ..Transaction::default()
         }

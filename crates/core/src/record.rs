@@ -20,6 +20,9 @@
 //! record's relations. The parts stand beside the segment (`frame::Parts`) and are read one at a
 //! time; they are one transaction all the same, with one LSN, durable and applied as a whole.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use thiserror::Error;
 
 use crate::change::{Change, Column, Identity, Relation, Row, Stamp, Transaction, Value};
@@ -90,41 +93,82 @@ fn encode_before_changes(head: &Transaction, more: usize) -> Writer {
     if let Some(RunId(run)) = &head.barrier {
         out.text(run.as_bytes());
     }
-    out.list(&head.relations, Writer::relation);
+    out.list(&head.relations, |out, relation| out.relation(relation));
     out
 }
 
-/// Reads a whole payload. Never panics, whatever the bytes.
-pub fn decode(payload: &[u8]) -> Result<Transaction, RecordError> {
-    let mut bytes = Reader(payload);
-    let head = bytes.before_changes()?;
-    match bytes.u8("where")? {
-        WHOLE => Ok(Transaction { changes: bytes.changes(head.relations.len())?, ..head }),
-        IN_PARTS => Err(RecordError::InParts),
-        _ => Err(RecordError::Broken("where")),
+/// Reads records one after the other. Tables that many of them speak of are read once.
+#[derive(Clone, Debug, Default)]
+pub struct Decoder {
+    /// As they were encoded, and what that means.
+    relations: Vec<(Bytes, Arc<Relation>)>,
+}
+
+/// Tables that a decoder remembers: each is compared with what comes.
+const RELATIONS_MAX: usize = 16;
+
+impl Decoder {
+    /// Reads a whole payload, whose bytes the values share. Never panics, whatever the bytes.
+    pub fn decode(&mut self, payload: &Bytes) -> Result<Transaction, RecordError> {
+        let mut bytes = Reader::new(payload);
+        let head = self.before_changes(&mut bytes)?;
+        match bytes.u8("where")? {
+            WHOLE => Ok(Transaction { changes: bytes.changes(head.relations.len())?, ..head }),
+            IN_PARTS => Err(RecordError::InParts),
+            _ => Err(RecordError::Broken("where")),
+        }
+    }
+
+    /// Reads the payload of a large record: everything but the changes.
+    pub fn decode_large(&mut self, payload: &Bytes) -> Result<Transaction, RecordError> {
+        let mut bytes = Reader::new(payload);
+        let head = self.before_changes(&mut bytes)?;
+        match (bytes.u8("where")?, bytes.rest.len()) {
+            (IN_PARTS, 0) => Ok(head),
+            (IN_PARTS, more) => Err(RecordError::Long(more)),
+            _ => Err(RecordError::Broken("where")),
+        }
+    }
+
+    fn before_changes(&mut self, bytes: &mut Reader<'_>) -> Result<Transaction, RecordError> {
+        let head = bytes.head()?;
+        let relations = bytes.list("relations", |bytes| self.relation(bytes))?;
+        Ok(Transaction { relations, ..head })
+    }
+
+    fn relation(&mut self, bytes: &mut Reader<'_>) -> Result<Arc<Relation>, RecordError> {
+        // An encoded relation says where it ends, so what begins with one is that one.
+        let known = |(encoded, _): &&(Bytes, Arc<Relation>)| bytes.rest.starts_with(encoded);
+        if let Some((encoded, relation)) = self.relations.iter().find(known) {
+            bytes.rest = &bytes.rest[encoded.len()..];
+            return Ok(relation.clone());
+        }
+        let before = bytes.rest;
+        let relation = Arc::new(bytes.relation()?);
+        if self.relations.len() >= RELATIONS_MAX {
+            self.relations.clear();
+        }
+        let encoded = &before[..before.len() - bytes.rest.len()];
+        self.relations.push((Bytes::copy_from_slice(encoded), relation.clone()));
+        Ok(relation)
     }
 }
 
-/// Reads the payload of a large record: everything but the changes.
-pub fn decode_large(payload: &[u8]) -> Result<Transaction, RecordError> {
-    let mut bytes = Reader(payload);
-    let head = bytes.before_changes()?;
-    match (bytes.u8("where")?, bytes.0.len()) {
-        (IN_PARTS, 0) => Ok(head),
-        (IN_PARTS, more) => Err(RecordError::Long(more)),
-        _ => Err(RecordError::Broken("where")),
-    }
+/// As [`Decoder::decode`], for a record by itself.
+pub fn decode(payload: &Bytes) -> Result<Transaction, RecordError> {
+    Decoder::default().decode(payload)
 }
 
 /// Reads changes that were encoded by themselves: a part of a large record whose transaction has
 /// so many `relations`.
-pub fn decode_changes(bytes: &[u8], relations: usize) -> Result<Vec<Change>, RecordError> {
-    Reader(bytes).changes(relations)
+pub fn decode_changes(bytes: &Bytes, relations: usize) -> Result<Vec<Change>, RecordError> {
+    Reader::new(bytes).changes(relations)
 }
 
 /// Reads only what stands before the tables and rows: enough to judge and to order a record.
 pub fn decode_head(payload: &[u8]) -> Result<Transaction, RecordError> {
-    Reader(payload).head()
+    // No value is read, so none can share it.
+    Reader { whole: &Bytes::new(), rest: payload }.head()
 }
 
 /// Changes as they stand in a record, put there without being taken apart first.
@@ -285,12 +329,19 @@ impl Writer {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a> {
+    whole: &'a Bytes,
+    rest: &'a [u8],
+}
 
 impl<'a> Reader<'a> {
+    fn new(whole: &'a Bytes) -> Self {
+        Self { whole, rest: whole }
+    }
+
     fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], RecordError> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(RecordError::Short(what))?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(RecordError::Short(what))?;
+        self.rest = rest;
         Ok(taken)
     }
 
@@ -324,7 +375,7 @@ impl<'a> Reader<'a> {
         mut read: impl FnMut(&mut Self) -> Result<T, RecordError>,
     ) -> Result<Vec<T>, RecordError> {
         let count = self.u32(what)? as usize;
-        let mut items = Vec::with_capacity(count.min(self.0.len()));
+        let mut items = Vec::with_capacity(count.min(self.rest.len()));
         for _ in 0..count {
             items.push(read(self)?);
         }
@@ -366,14 +417,9 @@ impl<'a> Reader<'a> {
         Ok(Transaction { lsn, xid, committed_at, needs, stamps, barrier, ..Transaction::default() })
     }
 
-    fn before_changes(&mut self) -> Result<Transaction, RecordError> {
-        let head = self.head()?;
-        Ok(Transaction { relations: self.list("relations", Reader::relation)?, ..head })
-    }
-
     fn changes(&mut self, relations: usize) -> Result<Vec<Change>, RecordError> {
         let mut changes = Vec::new();
-        while !self.0.is_empty() {
+        while !self.rest.is_empty() {
             changes.push(self.change(relations)?);
         }
         Ok(changes)
@@ -424,7 +470,7 @@ impl<'a> Reader<'a> {
         self.list("row", |bytes| match bytes.u8("value")? {
             b'n' => Ok(Value::Null),
             b'u' => Ok(Value::Unchanged),
-            b't' => Ok(Value::Text(bytes.bytes("value")?.to_vec())),
+            b't' => Ok(Value::Text(bytes.whole.slice_ref(bytes.bytes("value")?))),
             _ => Err(RecordError::Broken("value")),
         })
     }
@@ -440,7 +486,7 @@ mod tests {
         let value = prop_oneof![
             Just(Value::Null),
             Just(Value::Unchanged),
-            proptest::collection::vec(any::<u8>(), 0..20).prop_map(Value::Text),
+            proptest::collection::vec(any::<u8>(), 0..20).prop_map(Value::text),
         ];
         proptest::collection::vec(value, 0..5)
     }
@@ -480,7 +526,8 @@ mod tests {
                 needs: needs.map(|lsn| ("us-1".parse().unwrap(), Lsn(lsn))).into_iter().collect(),
                 stamps: stamps.iter().map(|(p, e)| Stamp { partition: PartitionId(*p), epoch: Epoch(*e) }).collect(),
                 barrier: barrier.map(RunId),
-                relations: vec![relation("a", Identity::Default), relation("b", Identity::Full)],
+                relations: [("a", Identity::Default), ("b", Identity::Full)]
+                    .map(|(name, identity)| Arc::new(relation(name, identity))).into(),
                 changes,
             }
         }
@@ -489,8 +536,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_transaction_survives_the_log(transaction in transaction()) {
-            let payload = encode(&transaction);
-            prop_assert_eq!(decode(&payload).unwrap(), transaction.clone());
+            let payload = Bytes::from(encode(&transaction));
+            let mut decoder = Decoder::default();
+            for _ in 0..2 {
+                prop_assert_eq!(decoder.decode(&payload).unwrap(), transaction.clone());
+            }
             let head = decode_head(&payload).unwrap();
             prop_assert_eq!((head.lsn, head.stamps), (transaction.lsn, transaction.stamps));
         }
@@ -498,10 +548,11 @@ mod tests {
         #[test]
         fn a_transaction_in_parts_is_the_same_transaction(transaction in transaction(), at in any::<prop::sample::Index>()) {
             let head = Transaction { changes: Vec::new(), ..transaction.clone() };
-            let payload = encode_large(&head);
+            let payload = Bytes::from(encode_large(&head));
             prop_assert_eq!(decode(&payload), Err(RecordError::InParts));
-            prop_assert_eq!(decode_large(&payload).unwrap(), head.clone());
-            prop_assert!(decode_large(&encode(&transaction)).is_err());
+            let mut decoder = Decoder::default();
+            prop_assert_eq!(decoder.decode_large(&payload).unwrap(), head.clone());
+            prop_assert!(decoder.decode_large(&encode(&transaction).into()).is_err());
 
             let mut changes = Changes::default();
             let mut ends = vec![0];
@@ -510,17 +561,19 @@ mod tests {
                 ends.push(changes.len());
             }
             prop_assert_eq!(encode_with(&head, &changes), encode(&transaction));
-            let (first, second) = changes.as_bytes().split_at(*at.get(&ends));
+            let mut second = Bytes::copy_from_slice(changes.as_bytes());
+            let first = second.split_to(*at.get(&ends));
             let count = transaction.relations.len();
-            let mut read = decode_changes(first, count).unwrap();
-            read.extend(decode_changes(second, count).unwrap());
+            let mut read = decode_changes(&first, count).unwrap();
+            read.extend(decode_changes(&second, count).unwrap());
             prop_assert_eq!(read, transaction.changes);
         }
 
         #[test]
         fn hostile_bytes_are_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let bytes = Bytes::from(bytes);
             let _ = decode(&bytes);
-            let _ = decode_large(&bytes);
+            let _ = Decoder::default().decode_large(&bytes);
             let _ = decode_changes(&bytes, 2);
         }
 
@@ -529,8 +582,9 @@ mod tests {
             let mut payload = encode(&transaction);
             let i = at.index(payload.len());
             payload[i] ^= 1_u8 << bit;
+            let payload = Bytes::from(payload);
             let _ = decode(&payload);
-            let _ = decode(&payload[..i]);
+            let _ = decode(&payload.slice(..i));
         }
     }
 }

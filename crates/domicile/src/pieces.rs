@@ -33,12 +33,13 @@ impl Piece {
 /// Goes through a log.
 pub struct Pieces {
     reader: Reader,
+    decoder: record::Decoder,
     large: Option<LargePieces>,
 }
 
 impl Pieces {
     pub fn new(reader: Reader) -> Self {
-        Self { reader, large: None }
+        Self { reader, decoder: record::Decoder::default(), large: None }
     }
 
     /// Returns the next pieces: whole transactions of about `bytes_max` bytes and at least one, or
@@ -56,11 +57,12 @@ impl Pieces {
                 match self.reader.parts(frame)? {
                     None => {
                         let transaction =
-                            record::decode(&frame.payload).context("read a record")?;
+                            self.decoder.decode(&frame.payload).context("read a record")?;
                         pieces.push(Piece::whole(transaction));
                     }
                     Some(parts) => {
-                        let head = record::decode_large(&frame.payload).context("read a record")?;
+                        let head = self.decoder.decode_large(&frame.payload);
+                        let head = head.context("read a record")?;
                         self.large = Some(LargePieces::new(head, parts));
                     }
                 }

@@ -32,7 +32,11 @@ fn head(lsn: Lsn) -> Transaction {
     Transaction {
         lsn,
         stamps: vec![Stamp { partition: PartitionId(0), epoch: Epoch(1) }],
-        relations: vec![Relation { table, identity: Identity::Default, columns: Vec::new() }],
+        relations: vec![Arc::new(Relation {
+            table,
+            identity: Identity::Default,
+            columns: Vec::new(),
+        })],
         ..Transaction::default()
     }
 }

@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -12,11 +13,12 @@ fn relation(name: &str, identity: Identity) -> Relation {
 }
 
 fn transaction(changes: Vec<Change>) -> Transaction {
-    let relations = vec![
-        relation("accounts", Identity::Default),
-        relation("history", Identity::Nothing),
-        relation("other", Identity::Default),
+    let relations = [
+        ("accounts", Identity::Default),
+        ("history", Identity::Nothing),
+        ("other", Identity::Default),
     ];
+    let relations = relations.map(|(name, identity)| Arc::new(relation(name, identity))).into();
     Transaction { relations, changes, ..Transaction::default() }
 }
 
@@ -108,7 +110,7 @@ fn rows_after(steps: &[Step<'_>]) -> Result<BTreeMap<Value2, Row>, String> {
     Ok(table)
 }
 
-type Value2 = Vec<u8>;
+type Value2 = Bytes;
 
 fn one(table: &mut BTreeMap<Value2, Row>, change: &Change) -> Result<(), String> {
     let id = |row: &Row| match &row[0] {

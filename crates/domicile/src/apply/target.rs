@@ -77,7 +77,10 @@ pub struct Targets(Arc<BTreeMap<TableName, Target>>);
 
 impl Targets {
     /// The tables of these relations that are not known yet.
-    pub fn unknown<'r>(&self, relations: impl IntoIterator<Item = &'r Relation>) -> Vec<TableName> {
+    pub fn unknown<'r>(
+        &self,
+        relations: impl IntoIterator<Item = &'r Arc<Relation>>,
+    ) -> Vec<TableName> {
         let tables = relations.into_iter().map(|relation| &relation.table);
         let unknown: BTreeSet<&TableName> = tables.filter(|t| !self.0.contains_key(t)).collect();
         unknown.into_iter().cloned().collect()

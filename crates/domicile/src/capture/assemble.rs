@@ -8,6 +8,7 @@
 //! the catalogue, as TRUNCATE does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use domicile_core::change::{Column, Identity, Relation, Stamp, Transaction};
 use domicile_core::id::{Epoch, PartitionId, RunId, TableName};
@@ -59,7 +60,7 @@ pub enum AssembleError {
 /// Puts transactions together. One per stream: what is open when the stream breaks comes again.
 pub struct Assembler {
     log: Log,
-    relations: BTreeMap<u32, Relation>,
+    relations: BTreeMap<u32, Arc<Relation>>,
     /// Where apply keeps its checkpoints, once it was described.
     progress: Option<u32>,
     /// Between Begin and Commit.
@@ -79,6 +80,28 @@ impl Assembler {
     /// Has a transaction committed of which some messages are still to come?
     pub fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// Is this message of no interest, because it is a change that we have applied ourselves? Then
+    /// it needs no decoding. Counts them.
+    pub fn passes_over(&mut self, message: &[u8]) -> bool {
+        let is_row_change = matches!(message.first(), Some(b'I' | b'U' | b'D'));
+        match self.current("change") {
+            Ok((open, _)) if open.applied && is_row_change => {
+                open.passed_over += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// How many changes of the transaction that is being sent were of no interest so far.
+    pub fn passed_over(&self) -> usize {
+        let open = match self.block {
+            Some(xid) => self.streamed.get(&xid),
+            None => self.open.as_ref(),
+        };
+        open.map_or(0, |open| open.passed_over)
     }
 
     pub async fn take(&mut self, decoded: Decoded) -> Result<Assembled, AssembleError> {
@@ -140,7 +163,7 @@ impl Assembler {
     fn current(
         &mut self,
         what: &'static str,
-    ) -> Result<(&mut Open, &BTreeMap<u32, Relation>), AssembleError> {
+    ) -> Result<(&mut Open, &BTreeMap<u32, Arc<Relation>>), AssembleError> {
         let open = match self.block {
             Some(xid) => self.streamed.get_mut(&xid),
             None => self.open.as_mut(),
@@ -150,7 +173,7 @@ impl Assembler {
 
     /// What a block describes is known to its transaction alone until that commits.
     fn describe(&mut self, relation: pgoutput::Relation) -> Result<(), AssembleError> {
-        let (id, relation) = (relation.id, lift_relation(relation));
+        let (id, relation) = (relation.id, Arc::new(lift_relation(relation)));
         if relation.table == progress_table() {
             self.progress = Some(id);
         }
@@ -233,12 +256,13 @@ struct Open {
     /// Relation id -> index in `head.relations`, of those that are still as they were.
     used: BTreeMap<u32, u32>,
     /// Described in this transaction's own blocks.
-    relations: BTreeMap<u32, Relation>,
+    relations: BTreeMap<u32, Arc<Relation>>,
     /// Where each subtransaction began, in that order, as long as it may still be undone.
     parts: Vec<(u32, Mark)>,
     part_of: BTreeMap<u32, usize>,
     /// Applied here from another origin's log.
     applied: bool,
+    passed_over: usize,
 }
 
 /// How much there was of a transaction at some point.
@@ -260,6 +284,7 @@ impl Open {
             parts: Vec::new(),
             part_of: BTreeMap::new(),
             applied: false,
+            passed_over: 0,
         }
     }
 
@@ -332,7 +357,11 @@ impl Open {
     }
 
     /// Returns the index of relation `id` in this transaction, adding it when it is new.
-    fn relation(&mut self, id: u32, known: &BTreeMap<u32, Relation>) -> Result<u32, AssembleError> {
+    fn relation(
+        &mut self,
+        id: u32,
+        known: &BTreeMap<u32, Arc<Relation>>,
+    ) -> Result<u32, AssembleError> {
         if let Some(index) = self.used.get(&id) {
             return Ok(*index);
         }
@@ -345,7 +374,7 @@ impl Open {
     }
 
     /// A relation may change its columns within a transaction: later rows use the new ones.
-    fn redescribed(&mut self, id: u32, now: &Relation) {
+    fn redescribed(&mut self, id: u32, now: &Arc<Relation>) {
         let before = self.used.get(&id).and_then(|i| self.head.relations.get(*i as usize));
         if before.is_some_and(|before| before != now) {
             self.used.remove(&id);

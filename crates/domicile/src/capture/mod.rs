@@ -27,6 +27,7 @@ use domicile_core::record;
 use domicile_pg::feedback::Event;
 use domicile_pg::pgoutput::Decoder;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +38,7 @@ use crate::log::Log;
 use crate::pieces::{LargePieces, Piece};
 use crate::positions::Positions;
 use crate::postgres::shared::is_shared;
-use crate::postgres::stream::{Stream, StreamConfig};
+use crate::postgres::stream::{Stream, StreamConfig, StreamError};
 use crate::postgres::{journal, session};
 use crate::tenure::TenureState;
 
@@ -58,6 +59,11 @@ const UNDECIDED_MAX: usize = 10_000;
 const UNDECIDED_BYTES_MAX: usize = 64 << 20;
 /// Bytes of records that are flushed together at most.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// From so many changes of no interest on, it pays to let more of them arrive before they are read:
+/// PostgreSQL sends each by itself, and to be woken for each costs both sides more than the change.
+/// A Unix socket holds a few hundred at most, so there PostgreSQL would be the one who waits.
+const PASSED_OVER_MIN: usize = 100;
+const LULL: Duration = Duration::from_millis(1);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 #[derive(Clone)]
@@ -173,13 +179,17 @@ impl Session<'_> {
         let mut changed = self.capture.positions.subscribe();
         let mut ownership = self.capture.ownership.clone();
         let mut lease = self.capture.config.lease.clone();
+        let mut lull = Instant::now();
         loop {
             let full = self.undecided.len() >= UNDECIDED_MAX
                 || self.undecided_bytes >= UNDECIDED_BYTES_MAX;
             tokio::select! {
-                event = self.stream.next(), if !full => {
+                event = next_after(lull, &mut self.stream), if !full => {
                     let keepalive = self.take(event?).await?;
                     self.drain_buffered(keepalive).await?;
+                    if self.stream.is_tcp() && self.assembler.passed_over() >= PASSED_OVER_MIN {
+                        lull = Instant::now() + LULL;
+                    }
                 }
                 _ = changed.changed() => self.confirm(false).await?,
                 _ = lease.changed() => self.confirm(false).await?,
@@ -220,6 +230,9 @@ impl Session<'_> {
                 Ok(true)
             }
             Event::XLogData(data) => {
+                if self.assembler.passes_over(&data.payload) {
+                    return Ok(false);
+                }
                 let decoded = self.decoder.decode(data.payload).context("decode pgoutput")?;
                 match self.assembler.take(decoded).await? {
                     Assembled::Open => {}
@@ -303,7 +316,8 @@ impl Session<'_> {
         let CaptureConfig { cluster, origin, .. } = &self.capture.config;
         match body.complete().await? {
             Complete::Whole(changes) => {
-                let changes = record::decode_changes(changes.as_bytes(), head.relations.len())?;
+                let changes = Bytes::from(changes.into_bytes());
+                let changes = record::decode_changes(&changes, head.relations.len())?;
                 let piece = Piece::whole(Transaction { changes, ..head });
                 journal::divert(&mut self.postgres, cluster, origin, &piece, reason.slug(), &why)
                     .await?;
@@ -358,6 +372,13 @@ impl Session<'_> {
         }
         Ok(())
     }
+}
+
+async fn next_after(lull: Instant, stream: &mut Stream) -> Result<Event, StreamError> {
+    if lull > Instant::now() {
+        tokio::time::sleep_until(lull).await;
+    }
+    stream.next().await
 }
 
 /// A sentence for the journal.

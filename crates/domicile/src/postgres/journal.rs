@@ -3,6 +3,8 @@
 //! Into `domicile.journal`, with its row images; and its key into `domicile.repair`, so that the
 //! row is read again from a peer. Repeating an entry changes nothing.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use domicile_core::change::{Change, Relation, Row, Transaction, Value};
 use domicile_core::config::Config;
@@ -85,7 +87,7 @@ pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Re
     let Entry { piece: Piece { transaction, changes_before, .. }, index, .. } = entry;
     let change = &transaction.changes[*index];
     let number = i32::try_from(*changes_before + *index as u64).unwrap_or(i32::MAX);
-    let relations: Vec<&Relation> =
+    let relations: Vec<&Arc<Relation>> =
         change.relations().iter().filter_map(|r| transaction.relations.get(*r as usize)).collect();
     let Some(relation) = relations.first() else { return Ok(false) };
     let names: Vec<String> = relations.iter().map(|r| r.table.to_string()).collect();

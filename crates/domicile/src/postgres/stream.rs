@@ -52,6 +52,7 @@ pub struct StreamConfig {
 /// then another start fails with SQLSTATE 55006.
 pub struct Stream {
     connection: Connection,
+    is_tcp: bool,
 }
 
 impl Stream {
@@ -93,7 +94,11 @@ impl Stream {
             return Err(StreamError::Unexpected(answer.tag));
         }
         connection.limit(MESSAGE_BYTES_MAX);
-        Ok(Self { connection })
+        Ok(Self { connection, is_tcp: matches!(address, Address::Tcp(..)) })
+    }
+
+    pub fn is_tcp(&self) -> bool {
+        self.is_tcp
     }
 
     /// Returns the next event, waiting for it if need be.

@@ -4,6 +4,7 @@
 //! for an acknowledgement, is cut off: confirming a position past it would tell it "done".
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use domicile_core::change::{Change, Identity, Relation, Transaction, Value};
 use domicile_core::history::{Admission, admit};
@@ -117,7 +118,7 @@ fn record_of(entry: &Entry, host: &Host, cx: &Context<'_>) -> Record {
         needs,
         stamps: stamps.clone(),
         barrier: barrier.clone(),
-        relations: if keys.is_empty() { Vec::new() } else { vec![relation()] },
+        relations: if keys.is_empty() { Vec::new() } else { vec![Arc::new(relation())] },
         changes: keys.iter().map(|key| change(*key, *id)).collect(),
         ..Transaction::default()
     };

@@ -114,7 +114,7 @@ pub async fn ship_again(
         let text = |name: &str| {
             let at = relation.columns.iter().position(|column| column.name == name)?;
             match new.get(at)? {
-                Value::Text(text) => String::from_utf8(text.clone()).ok(),
+                Value::Text(text) => String::from_utf8(text.to_vec()).ok(),
                 _ => None,
             }
         };
