@@ -25,8 +25,15 @@ const SEED: &str = "
         PERFORM fill(first, last);
         RAISE 'on purpose';
     EXCEPTION WHEN raise_exception THEN NULL;
+    END $$;
+    DO $$ BEGIN
+        FOR i IN 1..100 LOOP
+            EXECUTE format('CREATE TABLE one_%s (id int PRIMARY KEY, v int)', i);
+        END LOOP;
     END $$;";
-const TABLES: &str = "[[table]]\nname = \"item\"\n[[table]]\nname = \"mark\"\n";
+
+/// Tables of which a transaction may touch every one.
+const MANY_TABLES: i32 = 100;
 
 /// So many rows are certainly streamed.
 const MANY: i32 = 800;
@@ -42,7 +49,9 @@ impl World {
     async fn start() -> Self {
         let mut config = config(&["eu", "us"], "whole", 1);
         config.seed_sql = SEED.to_owned();
-        config.tables = TABLES.to_owned();
+        let small = (1..=MANY_TABLES).map(|i| format!("one_{i}"));
+        let tables = ["item", "mark"].map(str::to_owned).into_iter().chain(small);
+        config.tables = tables.map(|name| format!("[[table]]\nname = \"{name}\"\n")).collect();
         let mut regions = Regions::create(config).await.unwrap();
         start(&mut regions).await;
         let (eu, us) = (regions.connect("eu").await.unwrap(), regions.connect("us").await.unwrap());
@@ -113,6 +122,7 @@ async fn every_transaction_arrives_whole_or_not_at_all() {
     a_stream_that_breaks_in_the_middle_begins_again(&mut world).await;
     an_agent_that_dies_in_the_middle_begins_again(&mut world).await;
     a_surprise_in_a_large_one_is_settled_row_by_row(&mut world).await;
+    odd_ones_hold_nobody_up(&mut world).await;
     a_large_one_past_the_guard_is_journaled_and_repaired(&mut world).await;
 }
 
@@ -129,6 +139,57 @@ async fn a_large_one_shows_at_once(world: &mut World) {
     world.settle().await;
     assert_eq!((world.large_records("eu"), world.large_records("us")), (1, 1));
     world.spooled(0..=0).await;
+}
+
+/// Nothing to ship, nothing but DDL, a hundred tables, thousands of subtransactions, and messages
+/// of the application's own, some of which look like ours.
+async fn odd_ones_hold_nobody_up(world: &mut World) {
+    let before = world.journaled(&world.eu).await;
+    world
+        .execute(
+            "BEGIN; COMMIT;
+             BEGIN; SELECT count(*) FROM item; COMMIT;
+             BEGIN; CREATE TABLE stays_here (id int); INSERT INTO stays_here VALUES (1); COMMIT;
+             BEGIN; CREATE INDEX ON stays_here (id); DROP TABLE stays_here; COMMIT;
+             BEGIN; UPDATE item SET extra = 9; ROLLBACK;",
+        )
+        .await;
+    let each = (1..=MANY_TABLES).map(|i| format!("INSERT INTO one_{i} VALUES ({i}, {i});"));
+    world.execute(&format!("BEGIN; {} COMMIT;", each.collect::<String>())).await;
+    world
+        .execute(
+            "DO $$ BEGIN
+                 FOR i IN 1..3000 LOOP
+                     BEGIN
+                         INSERT INTO one_1 VALUES (1000 + i, i);
+                         IF i % 3 = 0 THEN RAISE 'on purpose'; END IF;
+                     EXCEPTION WHEN raise_exception THEN NULL;
+                     END;
+                 END LOOP;
+             END $$",
+        )
+        .await;
+    world
+        .execute(
+            "SELECT pg_logical_emit_message(true, 'theirs', 'some text'),
+                    pg_logical_emit_message(false, 'theirs', repeat('x', 100000)),
+                    pg_logical_emit_message(false, 'domicile.barrier', 'nobodys');
+             BEGIN;
+             SELECT pg_logical_emit_message(true, 'theirs', '\\xff00'::bytea),
+                    pg_logical_emit_message(true, 'domicile.barrier', 'nobodys'),
+                    pg_logical_emit_message(true, 'domicile.stamp', '\\xff00'::bytea),
+                    pg_logical_emit_message(true, 'domicile.stamp', 'no stamp');
+             INSERT INTO one_2 VALUES (1000, 1);
+             COMMIT;",
+        )
+        .await;
+    world.settle().await;
+    let small: Vec<String> = (1..=MANY_TABLES).map(|i| format!("one_{i}")).collect();
+    let small: Vec<&str> = small.iter().map(String::as_str).collect();
+    assert_alike(&world.regions, &small).await;
+    assert_eq!(world.one(&world.us, "SELECT count(*) FROM one_1").await, 2001);
+    assert_eq!(world.one(&world.us, "SELECT count(*) FROM one_2").await, 2);
+    assert_eq!(world.journaled(&world.eu).await, before);
 }
 
 /// The guard's stamps go with the part that is rolled back, and come again with what is kept.

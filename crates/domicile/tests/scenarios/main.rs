@@ -10,6 +10,7 @@ use std::time::Instant;
 #[path = "../regions/mod.rs"]
 mod regions;
 mod script;
+mod table;
 mod world;
 
 use world::World;

@@ -1,0 +1,360 @@
+//! Which scenario is tried where, or refused up front, or still open?
+//!
+//! `docs/reference/scenarios.md` is made of this. Whoever renames a test or drops a finding of
+//! `domicile check` hears of it here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::script;
+
+const PARTS: [(&str, &str); 10] = [
+    ("A", "Conflicts in shared tables"),
+    ("B", "Three and more regions, cause and effect"),
+    ("C", "Types and values"),
+    ("D", "Large values and replica identity"),
+    ("E", "Constraints, foreign keys, triggers, row security"),
+    ("F", "DDL under way"),
+    ("G", "TRUNCATE and table partitions"),
+    ("H", "Transactions"),
+    ("I", "Sequences and identity"),
+    ("L", "Logs and agents"),
+];
+const LAST_PART: (&str, &str) = ("O", "Set-up, regions that come and go, comparison");
+
+/// Numbers, what holds, the test's file under `crates/domicile`, its function.
+const TRIED: &[(&str, &str, &str, &str)] = &[
+    (
+        "A1, A5, A7, A10, A16",
+        "any causal order in any number of regions ends in the same rows",
+        "../core/src/conflict/tests.rs",
+        "any_causal_order_ends_in_the_same_rows",
+    ),
+    (
+        "A3, A13",
+        "rows that hold one unique value: one is shown, the same everywhere",
+        "../core/src/conflict/tests.rs",
+        "any_order_at_all_ends_in_the_same_rows",
+    ),
+    (
+        "A16",
+        "counters whose commits wait for copies count every region",
+        "tests/shared/journal.rs",
+        "a_counter_that_waits_for_copies_counts_every_region",
+    ),
+    (
+        "A19",
+        "what lost is written again when a person says so",
+        "tests/shared/journal.rs",
+        "what_lost_is_written_again_when_a_person_says_so",
+    ),
+    (
+        "A20",
+        "a write past the guard is journaled, and the owner's row restored",
+        "tests/guard.rs",
+        "an_unstamped_write_is_journaled_and_repaired",
+    ),
+    (
+        "A21, A22",
+        "clocks that are wrong, step back or agree to the microsecond",
+        "../core/src/conflict/tests.rs",
+        "any_causal_order_ends_in_the_same_rows",
+    ),
+    (
+        "B26, B27, B28",
+        "in thousands of simulated worlds no region shows an effect before its cause",
+        "../sim/tests/seeds.rs",
+        "the_seeds_hold",
+    ),
+    (
+        "B29, B30",
+        "a survivor relays the log of a region that is away, each record once",
+        "tests/retention.rs",
+        "relayed_by_a_survivor",
+    ),
+    (
+        "B31",
+        "each change is applied once, and what was applied is not shipped again",
+        "tests/kill_agent.rs",
+        "every_acknowledged_write_is_everywhere_exactly_once_whoever_was_killed_and_when",
+    ),
+    (
+        "H80",
+        "a large transaction shows at once, and is held in bounded memory",
+        "tests/transactions.rs",
+        "a_large_one_shows_at_once",
+    ),
+    (
+        "H81, H84",
+        "what is rolled back to a savepoint stays away",
+        "tests/transactions.rs",
+        "what_is_rolled_back_within_one_stays_away",
+    ),
+    (
+        "H82",
+        "a large transaction that is rolled back leaves nothing",
+        "tests/transactions.rs",
+        "a_large_one_that_is_rolled_back_leaves_nothing",
+    ),
+    (
+        "H82",
+        "several large ones at a time are kept apart",
+        "tests/transactions.rs",
+        "several_at_a_time_are_kept_apart",
+    ),
+    (
+        "H82",
+        "a stream that breaks in the middle begins again",
+        "tests/transactions.rs",
+        "a_stream_that_breaks_in_the_middle_begins_again",
+    ),
+    (
+        "H83",
+        "PREPARE TRANSACTION of a guarded write is refused with a hint",
+        "tests/guard.rs",
+        "nothing_is_prepared_for_two_phases",
+    ),
+    (
+        "H85, H86, H89",
+        "empty ones, DDL alone, hundreds of tables, the application's own messages",
+        "tests/transactions.rs",
+        "odd_ones_hold_nobody_up",
+    ),
+    (
+        "H88",
+        "a statement of two owners is refused quickly",
+        "tests/gateway/refusal.rs",
+        "a_statement_of_two_owners_is_refused_quickly",
+    ),
+    (
+        "I90",
+        "no two regions ever draw the same value",
+        "tests/sequences.rs",
+        "no_two_regions_ever_draw_the_same_value",
+    ),
+    (
+        "I90",
+        "a sequence that was set finds back to its place",
+        "tests/sequences.rs",
+        "a_sequence_that_was_set_finds_back_to_its_place",
+    ),
+    (
+        "I91",
+        "a new owner goes on behind the old one",
+        "tests/sequences.rs",
+        "a_new_owner_goes_on_behind_the_old_one",
+    ),
+    (
+        "L115",
+        "agents die at random moments: every acknowledged write is everywhere once",
+        "tests/kill_agent.rs",
+        "every_acknowledged_write_is_everywhere_exactly_once_whoever_was_killed_and_when",
+    ),
+    (
+        "L115, L116",
+        "a torn tail is removed wherever the write stopped",
+        "tests/log.rs",
+        "a_torn_tail_is_removed_wherever_the_write_stopped",
+    ),
+    (
+        "L116",
+        "damage in any segment is named, and nothing is dropped",
+        "tests/log.rs",
+        "damage_in_any_segment_is_named_and_nothing_is_dropped",
+    ),
+    (
+        "L116",
+        "a damaged log is made whole from a peer",
+        "tests/log_damage.rs",
+        "a_damaged_log_is_made_whole_from_a_peer_and_hostile_bytes_end_nothing",
+    ),
+    (
+        "L116",
+        "logs that share a room stop when it is used up",
+        "tests/log.rs",
+        "logs_that_share_a_room_stop_when_it_is_used_up",
+    ),
+    (
+        "L117",
+        "a log is kept for as long as a region needs it, and no longer",
+        "tests/retention.rs",
+        "a_log_is_kept_for_as_long_as_a_region_needs_it_and_no_longer",
+    ),
+    (
+        "L118",
+        "a region that was left behind says so and is seeded again",
+        "tests/retention.rs",
+        "left_behind_and_seeded_again",
+    ),
+    (
+        "O142",
+        "planted problems are found, each with a way out",
+        "src/cli/check/tests.rs",
+        "planted_problems_are_found",
+    ),
+    (
+        "O143",
+        "every true difference is found among changes on their way, and repaired from its owner",
+        "tests/verify.rs",
+        "every_true_difference_is_found_among_changes_on_their_way_and_repaired_from_its_owner",
+    ),
+    (
+        "O144",
+        "regions with other schemas are refused",
+        "src/cli/check/tests.rs",
+        "regions_with_other_schemas_or_one_database_are_refused",
+    ),
+];
+
+/// Numbers, what is refused or warned of, the finding of `domicile check`.
+const FOUND: &[(&str, &str, &str)] = &[
+    ("A15", "a shared table with a deferrable unique constraint", "shared_deferrable_unique"),
+    ("A15", "a shared table with an exclusion constraint", "shared_exclusion"),
+    ("A16", "a counter of a type that cannot be added up", "shared_counter_type"),
+    ("D46", "rows that are updated and have no identity", "no_replica_identity"),
+    ("D49", "a table without a primary key", "no_primary_key"),
+    (
+        "E52",
+        "a foreign key between rows that may have different owners",
+        "foreign_key_across_owners",
+    ),
+    ("E53", "a foreign key into a table that is not replicated", "foreign_key_to_local"),
+    ("E58", "row security that the agent's role cannot pass", "row_security"),
+    ("E60", "a generated partition key", "key_generated"),
+    ("F66", "a unique index whose rows may have different owners", "unique_per_owner"),
+    ("G78", "a table partition that is listed by itself", "table_partition"),
+    ("G78", "tables that inherit from another", "inheritance"),
+    ("G79", "temporary and unlogged tables", "not_logged"),
+    ("G79", "views and foreign tables", "not_a_table"),
+    ("I90", "a sequence that cycles", "sequence_cycles"),
+    ("I90", "a sequence that is nearly used up", "sequence_used_up"),
+    ("L119", "a standby instead of a primary", "standby"),
+    ("O142", "large objects, which PostgreSQL does not decode", "large_objects"),
+    ("O142", "another encoding", "encoding"),
+    ("O142", "schemas that differ", "schema_differs"),
+    ("O142", "a role without the rights that are needed", "may_not_replicate"),
+    ("O142", "a server whose WAL is not logical", "wal_level"),
+];
+
+/// Numbers and what is neither tried nor refused yet.
+const OPEN: &[(&str, &str)] = &[
+    ("A4", "a row that meets several others by different unique values: tried in core only"),
+    ("A9", "a deletion's tombstone that has expired"),
+    ("A11, A12", "keys that change in two regions at once: tried in core only"),
+    ("A14", "`NULLS NOT DISTINCT` indexes of shared tables"),
+    ("A18", "the `sql` policy on three real regions: tried in core only"),
+    ("A23", "a conflict with a frozen row"),
+    ("B33", "two regions that are added at the same time"),
+    ("D45", "a TOASTed value among three regions whose links differ"),
+    ("E59", "a hostile trigger that would run with the applier's rights"),
+    ("F69", "two regions run different DDL on one table at the same time"),
+    ("G75", "TRUNCATE of a shared table beside another region's inserts"),
+    ("H87", "a row of 1 GB"),
+    ("L121", "an applier that is the victim of a deadlock with a user's transaction"),
+    ("L123", "the alarm that names who holds the lock that apply waits for"),
+    ("L124", "timeouts and connection limits set on the agent's role"),
+    ("L125", "a build with random delays at every step"),
+    ("O141", "a region that is renamed or changes its address"),
+];
+
+#[test]
+fn the_table_of_scenarios_is_current() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = root.join("../../docs/reference/scenarios.md");
+    let text = page_text(root);
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&page, &text).unwrap();
+    }
+    let written = std::fs::read_to_string(&page).unwrap_or_default();
+    assert_eq!(written, text, "{} is stale: UPDATE=1 rewrites it", page.display());
+}
+
+/// Part, number, what holds, where.
+type Row = (usize, u32, String, String);
+
+fn page_text(root: &Path) -> String {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut add = |numbers: &str, what: &str, place: String| {
+        let (part, number) = place_of(numbers);
+        rows.push((part, number, format!("{numbers} | {what}"), place));
+    };
+    for case in script::all() {
+        let file = format!("tests/scenarios/{}.sql", case.part);
+        add(&case.numbers.join(", "), &case.title, link(&file));
+    }
+    for name in names_of_shared_cases(root) {
+        if let Some((number, what)) = name.split_once(' ').filter(|(n, _)| is_number(n)) {
+            add(number, what, link("tests/shared/cases.rs"));
+        }
+    }
+    for (numbers, what, file, function) in TRIED {
+        assert_stands(root, file, function);
+        add(numbers, what, link(file));
+    }
+    let findings = sources(&root.join("src/cli/check/judge"));
+    for (numbers, what, finding) in FOUND {
+        assert!(findings.contains(&format!("\"{finding}\"")), "check finds no {finding}");
+        add(numbers, what, format!("found by `domicile check`: `{finding}`"));
+    }
+    for (numbers, what) in OPEN {
+        add(numbers, what, "not yet".to_owned());
+    }
+    rows.sort();
+
+    let mut text =
+        "# Scenarios\n\nWhat has to hold, and the test that tries it with real PostgreSQL, \
+                    or the finding of `domicile check`\nthat speaks of it up front. Made by \
+                    `tests/scenarios/table.rs`.\n"
+            .to_owned();
+    let parts: Vec<(&str, &str)> = PARTS.into_iter().chain([LAST_PART]).collect();
+    for (i, (letter, title)) in parts.iter().enumerate() {
+        writeln!(text, "\n## {letter}. {title}\n\n| | What holds | Where |\n|---|---|---|")
+            .unwrap();
+        for (_, _, what, place) in rows.iter().filter(|row| row.0 == i) {
+            writeln!(text, "| {what} | {place} |").unwrap();
+        }
+    }
+    text
+}
+
+/// Orders by the first number, as in `C36`.
+fn place_of(numbers: &str) -> (usize, u32) {
+    let first = numbers.split(", ").next().unwrap_or_default();
+    let letters: BTreeMap<&str, usize> =
+        PARTS.iter().chain([&LAST_PART]).enumerate().map(|(i, part)| (part.0, i)).collect();
+    let part = letters.get(&first[..1]).unwrap_or_else(|| panic!("{numbers} is of no part"));
+    (*part, first[1..].parse().unwrap_or_else(|_| panic!("{numbers} has no number")))
+}
+
+fn is_number(word: &str) -> bool {
+    word.len() > 1 && word[1..].bytes().all(|b| b.is_ascii_digit())
+}
+
+fn link(file: &str) -> String {
+    let (shown, path) = match file.strip_prefix("../") {
+        Some(other) => (other.to_owned(), format!("crates/{other}")),
+        None => (file.to_owned(), format!("crates/domicile/{file}")),
+    };
+    format!("[{shown}](../../{path})")
+}
+
+fn names_of_shared_cases(root: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(root.join("tests/shared/cases.rs")).unwrap();
+    let names = text.lines().filter_map(|line| {
+        Some(line.trim().strip_prefix("name: \"")?.strip_suffix("\",")?.to_owned())
+    });
+    names.collect()
+}
+
+fn assert_stands(root: &Path, file: &str, function: &str) {
+    let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+    assert!(text.contains(&format!("fn {function}(")), "{file} has no test {function}");
+}
+
+fn sources(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let mut files: Vec<PathBuf> = files.collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+}
