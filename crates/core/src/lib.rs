@@ -4,6 +4,7 @@ pub mod change;
 pub mod compare;
 pub mod config;
 pub mod conflict;
+pub mod continuity;
 pub mod fold;
 pub mod frame;
 pub mod history;

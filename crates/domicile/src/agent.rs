@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::{Applier, ApplierConfig};
 use crate::capture::{Capture, CaptureConfig};
 use crate::clock::Clock;
+use crate::continuity::Continuity;
 use crate::directory::documents::{LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
 use crate::directory::{self, view};
 use crate::durable::Durability;
@@ -42,7 +43,7 @@ use crate::peer::intake::Intake;
 use crate::peer::server::Desk;
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
-use crate::postgres::setup;
+use crate::postgres::slot;
 use crate::recover::Recovery;
 use crate::repair::Repairer;
 use crate::report::Reporter;
@@ -123,7 +124,7 @@ struct Parts {
     notices: Notices,
     intake: Arc<Intake>,
     peers: BTreeMap<RegionId, peer::Client>,
-    captured_before: bool,
+    continuity: Continuity,
     /// How far our own log was known to reach before damage to it was set aside.
     must_reach: Lsn,
 }
@@ -156,7 +157,10 @@ impl Parts {
             .filter(|r| r.id != here.id)
             .map(|r| Ok((r.id.clone(), peer::channel(&r.peer)?)))
             .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-        let captured_before = own_log.end() > Lsn::ZERO || must_reach > Lsn::ZERO;
+        let notices = Notices::default();
+        let ours = (own_log.clone(), must_reach);
+        let continuity =
+            Continuity::open(&data, slot::slot_name(&config), config.rpo, ours, notices.clone())?;
         Ok(Self {
             positions: Positions::new(own_log.end()),
             clock: Clock::new(),
@@ -170,10 +174,10 @@ impl Parts {
             leases,
             runs,
             reseeds,
-            notices: Notices::default(),
+            notices,
             intake,
             peers,
-            captured_before,
+            continuity,
             must_reach,
         })
     }
@@ -227,13 +231,13 @@ impl Parts {
             directory: self.directory.clone(),
             ownership: self.ownership.clone(),
             barriers,
-            captured_before: self.captured_before,
+            continuity: self.continuity.clone(),
             state: tenure_state.clone(),
         };
         let recovery = Recovery {
             follower: self.follower(&self.origin, self.own_log.clone()),
             must_reach: self.must_reach,
-            captured_before: self.captured_before,
+            captured_before: self.continuity.captured_before(),
         };
         let captured = async move {
             let (recovery, stop) = (recovery, stopping);
@@ -241,6 +245,7 @@ impl Parts {
             capture.run(stop).await;
         };
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), captured));
+        tasks.spawn(self.continuity.clone().run(shutdown.clone()));
         tasks.spawn(tenure.run(shutdown.clone()));
         let (postgres, config) = (self.here.postgres.clone(), self.config.clone());
         let guards = guards::keep(postgres, config, tenure_state.subscribe(), shutdown.clone());
@@ -250,6 +255,7 @@ impl Parts {
             postgres: self.here.postgres.clone(),
             region: self.here.id.clone(),
             origin: self.origin.clone(),
+            continuity: self.continuity.clone(),
         };
         let kept = keeper.run(shutdown.clone());
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
@@ -268,11 +274,12 @@ impl Parts {
         let config = CaptureConfig {
             cluster: self.config.clone(),
             postgres: self.here.postgres.clone(),
-            slot: setup::slot_name(&self.config),
+            slot: slot::slot_name(&self.config),
             origin: self.origin.clone(),
             rpo: self.config.rpo,
             clock: self.clock,
             lease,
+            continuity: self.continuity.clone(),
         };
         let (log, positions) = (self.own_log.clone(), self.positions.clone());
         Capture::new(config, log, positions, self.ownership.clone())
@@ -299,6 +306,7 @@ impl Parts {
                     region: self.here.id.clone(),
                     origin,
                     cluster: self.config.clone(),
+                    continuity: self.continuity.clone(),
                 },
                 log,
                 positions: self.positions.clone(),
@@ -308,6 +316,7 @@ impl Parts {
                 slowly: None,
             };
             let (known, positions) = (tenure.clone(), self.positions.clone());
+            let continuity = self.continuity.clone();
             let stop = shutdown.clone();
             let applied = async move {
                 // What was left unshipped by the last run of this region is judged first: else its
@@ -316,6 +325,8 @@ impl Parts {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     _ = positions.wait_for_capture(start) => {}
+                    // It will not be captured: it meets them all the same.
+                    () = continuity.broken() => {}
                 }
                 applier.run(stop).await;
             };
@@ -360,6 +371,7 @@ impl Parts {
             gate,
             repairs,
             diverted: diverted.subscribe(),
+            continuity: self.continuity.clone(),
         };
         tasks.spawn(after_setup(tenure, shutdown.clone(), repairer.run(shutdown.clone())));
         Ok(())
@@ -495,7 +507,7 @@ async fn after_setup(
 ) {
     tokio::select! {
         () = shutdown.cancelled() => return,
-        ready = tenure.wait_for(|state| state.slot_ready) => if ready.is_err() { return },
+        ready = tenure.wait_for(|state| state.set_up) => if ready.is_err() { return },
     }
     part.await;
 }

@@ -9,6 +9,7 @@ pub mod capture;
 pub mod cli;
 pub mod clock;
 mod complain;
+pub mod continuity;
 pub mod demo;
 pub mod directory;
 pub mod durable;

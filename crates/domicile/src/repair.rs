@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::{ApplierConfig, Text, open_session};
 use crate::complain::Complaint;
+use crate::continuity::Continuity;
 use crate::directory::view::OwnershipView;
 use crate::log::Logs;
 use crate::peer;
@@ -46,6 +47,7 @@ pub struct Repairer {
     /// Counts repairs, for the appliers.
     pub repairs: watch::Sender<u64>,
     pub diverted: watch::Receiver<u64>,
+    pub continuity: Continuity,
 }
 
 /// Rows that are read from the same place.
@@ -85,6 +87,7 @@ impl Repairer {
             region: self.region.clone(),
             origin: self.origin.clone(),
             cluster: self.config.clone(),
+            continuity: self.continuity.clone(),
         };
         let mut client =
             crate::postgres::session::connect(&self.postgres, "domicile repair").await?;

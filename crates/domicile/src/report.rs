@@ -78,7 +78,7 @@ impl Reporter {
         let mut tick = tokio::time::interval(COUNT_EVERY);
         loop {
             tick.tick().await;
-            if !self.tenure.borrow().slot_ready {
+            if !self.tenure.borrow().set_up {
                 continue;
             }
             let open = match client.take() {

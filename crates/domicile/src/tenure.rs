@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use domicile_core::config::{Config, Sequences};
+use domicile_core::continuity::Verdict;
 use domicile_core::id::{RegionId, RunId};
 use domicile_core::lease::Held;
 use domicile_core::lsn::{Cut, Lsn};
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::complain::Complaint;
+use crate::continuity::{Continuity, Halted};
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
     LeaseDocument, OWNERSHIP_KEY, json, lease_key, lift_ownership, lower_ownership,
@@ -55,8 +57,8 @@ pub struct TenureState {
     pub lease_until: Option<Time>,
     /// The revision of ownership that the guard goes by.
     pub guard_revision: u64,
-    /// Capture may start: publication and slot are there.
-    pub slot_ready: bool,
+    /// The schema, the guard and the publication are there.
+    pub set_up: bool,
     /// Where PostgreSQL's WAL ended when this agent first reached it.
     pub wal_at_start: Option<Lsn>,
     /// This region's place in the steps of sequences, unless they are left alone.
@@ -76,7 +78,7 @@ pub struct Tenure {
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     /// Barriers that stand in our log.
     pub barriers: watch::Receiver<Vec<(RunId, Cut)>>,
-    pub captured_before: bool,
+    pub continuity: Continuity,
     pub state: watch::Sender<TenureState>,
 }
 
@@ -113,7 +115,8 @@ impl Tenure {
         let mut guard = match self.open().await {
             Ok(guard) => guard,
             Err(error) => {
-                self.state.send_modify(|state| state.postgres_reachable = false);
+                let reached = error.is::<Halted>();
+                self.state.send_modify(|state| state.postgres_reachable = reached);
                 return Err(error);
             }
         };
@@ -160,19 +163,20 @@ impl Tenure {
         if !alone {
             bail!("another agent is acting for this database");
         }
-        guard::install(&client, &self.config, &self.region).await?;
-        match setup::prepare(&client, &self.config, self.captured_before).await? {
-            setup::Slot::Lost(why) => {
-                let way_out = format!("{why}: this region has to be seeded again");
-                self.state.send_modify(|s| s.halted = Some(("slot_lost".into(), way_out.clone())));
-                bail!("{way_out}");
-            }
-            setup::Slot::Created | setup::Slot::Existing => {}
+        let verdict = self.continuity.examine(&client).await?;
+        if matches!(&verdict, Verdict::Broken(why) if !why.may_apply()) {
+            self.continuity.check()?;
         }
+        guard::install(&client, &self.config, &self.region).await?;
+        setup::publish(&client, &self.config).await?;
+        if verdict == Verdict::New {
+            self.continuity.begin(&client).await?;
+        }
+        self.continuity.note(&client).await?;
         self.state.send_modify(|state| {
             state.postgres_reachable = true;
             state.postgres_version = u32::try_from(version).unwrap_or(0);
-            state.slot_ready = true;
+            state.set_up = true;
             state.wal_at_start = state.wal_at_start.or(Some(wal_end));
         });
         let door = Door::open(&self.postgres).await?;
@@ -221,6 +225,11 @@ impl Tenure {
     }
 
     async fn renew(&self, guard: &mut Guard) -> anyhow::Result<()> {
+        if let Err(halted) = self.continuity.check() {
+            // What is committed from here on would not be captured.
+            guard::revoke_lease(&guard.client).await?;
+            return Err(halted.into());
+        }
         self.check_ack_fence(guard).await?;
         let held = Held { sent_at: self.clock.now() };
         let granted_at = guard::read_clock(&guard.client).await?;

@@ -38,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::capture::ORIGIN_PREFIX;
 use crate::complain::Complaint;
+use crate::continuity::Continuity;
 use crate::directory::view::OwnershipView;
 use crate::log::Log;
 use crate::pieces::{Piece, Pieces};
@@ -68,6 +69,7 @@ pub struct ApplierConfig {
     pub region: RegionId,
     pub origin: Origin,
     pub cluster: Arc<Config>,
+    pub continuity: Continuity,
 }
 
 /// Applies one origin's log, reconnecting as often as it must.
@@ -489,6 +491,7 @@ impl Writer {
 /// Makes `client` an applier's session: guards let it pass, user triggers do not fire, and what
 /// it commits is recognised when it is captured.
 pub(crate) async fn open_session(client: &Client, config: &ApplierConfig) -> anyhow::Result<()> {
+    config.continuity.same_system(client).await?;
     let origin_name = format!("{ORIGIN_PREFIX}{}", config.origin);
     client
         .batch_execute("SET session_replication_role = replica; SET synchronous_commit = off")

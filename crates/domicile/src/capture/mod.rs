@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::complain::Complaint;
+use crate::continuity::Continuity;
 use crate::directory::view::OwnershipView;
 use crate::log::Log;
 use crate::pieces::{LargePieces, Piece};
@@ -76,6 +77,7 @@ pub struct CaptureConfig {
     pub clock: Clock,
     /// Until when this region may act as owner: what runs ahead of its copies ends with that.
     pub lease: watch::Receiver<TenureState>,
+    pub continuity: Continuity,
 }
 
 /// Reads the slot and writes the log, reconnecting as often as it must.
@@ -124,6 +126,8 @@ impl Capture {
         // What cannot be kept is not read: the slot holds it back.
         self.log.ready().await?;
         let postgres = session::connect(&self.config.postgres, "domicile journal").await?;
+        self.config.continuity.examine(&postgres).await?;
+        self.config.continuity.check()?;
         let stream = Stream::start(&StreamConfig {
             connection: session::configure(&self.config.postgres, APPLICATION_NAME)?,
             application_name: APPLICATION_NAME.into(),
@@ -180,6 +184,7 @@ impl Session<'_> {
         let mut ownership = self.capture.ownership.clone();
         let mut lease = self.capture.config.lease.clone();
         let mut lull = Instant::now();
+        let mut remembered = self.capture.config.continuity.subscribe();
         loop {
             let full = self.undecided.len() >= UNDECIDED_MAX
                 || self.undecided_bytes >= UNDECIDED_BYTES_MAX;
@@ -193,6 +198,7 @@ impl Session<'_> {
                 }
                 _ = changed.changed() => self.confirm(false).await?,
                 _ = lease.changed() => self.confirm(false).await?,
+                _ = remembered.changed() => self.confirm(false).await?,
                 _ = ownership.changed() => {
                     self.judge().await?;
                     self.flush().await?;
@@ -359,10 +365,11 @@ impl Session<'_> {
     }
 
     async fn confirm(&mut self, always: bool) -> anyhow::Result<()> {
-        let CaptureConfig { rpo, clock, lease, .. } = &self.capture.config;
+        let CaptureConfig { rpo, clock, lease, continuity, .. } = &self.capture.config;
         let lease_until = lease.borrow().lease_until;
         // The time last: what is confirmed goes out at once.
         let lsn = self.capture.positions.confirmable(*rpo, clock.now(), lease_until);
+        let lsn = continuity.confirmable(lsn);
         if always || lsn > self.confirmed {
             self.confirmed = self.confirmed.max(lsn);
             self.capture.positions.confirmed(self.confirmed);

@@ -11,5 +11,6 @@ pub mod sequences;
 pub mod session;
 pub mod setup;
 pub mod shared;
+pub mod slot;
 pub mod stream;
 pub mod written;

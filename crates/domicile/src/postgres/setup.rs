@@ -1,4 +1,4 @@
-//! What must be there before anything is captured: publication, slot, and who we are.
+//! What must be published before anything is captured?
 
 use anyhow::Context;
 use domicile_core::config::{Config, TableKind};
@@ -10,51 +10,8 @@ use super::session::quote_name;
 use super::shared;
 use crate::capture::PUBLICATION;
 
-/// The slot's name: slots belong to the instance, which may serve several clusters.
-pub fn slot_name(config: &Config) -> String {
-    format!("domicile_{}", config.cluster.replace('-', "_"))
-}
-
-/// What became of the slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Slot {
-    /// It did not exist, and nothing was ever captured: now it does.
-    Created,
-    Existing,
-    /// It is gone or invalidated although this region has captured before. It is never made
-    /// again silently: what was committed in between would be lost without a trace.
-    Lost(String),
-}
-
-/// Brings the publication up to date and makes the slot, if this region never had one.
-pub async fn prepare(
-    client: &Client,
-    config: &Config,
-    captured_before: bool,
-) -> anyhow::Result<Slot> {
-    publish(client, config).await?;
-    let slot = slot_name(config);
-    let found = client
-        .query_opt("SELECT wal_status FROM pg_replication_slots WHERE slot_name = $1", &[&slot])
-        .await
-        .context("look for the slot")?;
-    match found {
-        Some(row) => match row.get::<_, Option<&str>>(0) {
-            Some("lost") => Ok(Slot::Lost(format!("slot \"{slot}\" is invalidated"))),
-            _ => Ok(Slot::Existing),
-        },
-        None if captured_before => Ok(Slot::Lost(format!("slot \"{slot}\" does not exist"))),
-        None => {
-            client
-                .execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot])
-                .await
-                .context("create the slot")?;
-            Ok(Slot::Created)
-        }
-    }
-}
-
-async fn publish(client: &Client, config: &Config) -> anyhow::Result<()> {
+/// Brings the publication up to date.
+pub async fn publish(client: &Client, config: &Config) -> anyhow::Result<()> {
     let replicated = config.tables.iter().filter(|(_, kind)| !matches!(kind, TableKind::Local));
     let mut wanted: Vec<TableName> = replicated.map(|(table, _)| table.clone()).collect();
     // Capture tells by its checkpoint what was applied here; nobody else may write there.

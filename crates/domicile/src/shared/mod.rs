@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::shared::Shared;
 use crate::apply::{ApplierConfig, open_session};
 use crate::complain::Complaint;
+use crate::continuity::Continuity;
 use crate::postgres::{session, shared};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,6 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_EVERY: u32 = 5;
 
 pub struct Keeper {
+    pub continuity: Continuity,
     pub config: Arc<Config>,
     pub postgres: String,
     pub region: RegionId,
@@ -60,6 +62,7 @@ impl Keeper {
             // No other session has it.
             origin: Origin::new(self.region.clone(), 0),
             cluster: self.config.clone(),
+            continuity: self.continuity.clone(),
         };
         open_session(&applier, &config).await?;
         let speaker = session::connect(&self.postgres, "domicile shared").await?;

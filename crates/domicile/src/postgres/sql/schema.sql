@@ -21,6 +21,14 @@ CREATE TABLE IF NOT EXISTS domicile.progress (
     converge_to pg_lsn
 ) WITH (fillfactor = 10);
 
+-- The slot that is read here: an agent that has forgotten it must not take this database for new.
+CREATE TABLE IF NOT EXISTS domicile.slot (
+    name text PRIMARY KEY,
+    -- A copy of the database in another cluster has none.
+    system text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- One row per guarded transaction, so that a check is queued for its commit; the agent sweeps them
 -- out later. Every guarded transaction holds a lock on it until it has ended, durably; to drain
 -- them, it is locked in EXCLUSIVE mode. A relation of ours cannot be locked by anybody else.

@@ -1,0 +1,339 @@
+//! Does what the slot sends next follow on what we hold of this PostgreSQL's history?
+//!
+//! A slot tells where it was confirmed to, not by whom; a server tells a position, not whose. So
+//! the agent remembers what it read and from where, and compares before it reads on:
+//!
+//! ```text
+//!   our log ───────────┤ held                    slot ──┤ confirmed <= held: goes on
+//!                      │                         slot ────────┤ confirmed > held: skipped
+//!   server, timeline 2 ┴──── parted >= held: goes on
+//!   server, timeline 2 ──┴── parted <  held: behind, its positions mean something else from there
+//! ```
+//!
+//! **Invariant:** nobody but us moves a slot up to `held` unnoticed, because `held` is durable
+//! before the slot is told.
+
+use std::fmt;
+
+use crate::lsn::Lsn;
+
+/// The output plugin that every slot of ours has.
+pub const PLUGIN: &str = "pgoutput";
+
+/// What we remember of the slot that we read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The cluster's system identifier.
+    pub system: u64,
+    pub timeline: u32,
+    pub slot: String,
+    /// Everything up to here was read and judged, and what belongs in the log is in it.
+    pub read: Lsn,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub system: u64,
+    pub timeline: u32,
+    /// The timelines before this one, and where each of them ended in this server's history; `None`
+    /// when that could not be read.
+    pub ended: Option<Vec<(u32, Lsn)>>,
+    pub wal_end: Lsn,
+    /// A slot was read here before, says the database.
+    pub read_before: bool,
+    pub slot: Option<Slot>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// `None` for a physical slot.
+    pub plugin: Option<String>,
+    /// The WAL that it needs is gone.
+    pub invalidated: bool,
+    /// `None` for a slot that is still being made.
+    pub confirmed: Option<Lsn>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing was ever read here: the slot may be made.
+    New,
+    GoesOn,
+    Broken(Break),
+}
+
+/// Why what the slot would send does not follow on what we hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Break {
+    OtherSystem {
+        known: u64,
+        found: u64,
+    },
+    /// The server's history left ours at `parted`, and we hold it up to `held`.
+    TimelineBehind {
+        timeline: u32,
+        parted: Lsn,
+        held: Lsn,
+    },
+    SlotLost(Lost),
+    /// The slot sends nothing of what lies between.
+    SlotSkipped {
+        held: Lsn,
+        confirmed: Lsn,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    Missing,
+    Invalidated,
+    /// The slot has our name and is not one of ours.
+    Foreign,
+    /// We have read from a slot of another name.
+    Renamed {
+        from: String,
+    },
+}
+
+impl Break {
+    /// The state that is shown.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::OtherSystem { .. } => "other_system",
+            Self::TimelineBehind { .. } => "timeline_behind",
+            Self::SlotLost(_) => "slot_lost",
+            Self::SlotSkipped { .. } => "slot_skipped",
+        }
+    }
+
+    /// Do our tables still belong to the history that other regions' logs go on with?
+    pub fn may_apply(&self) -> bool {
+        match self {
+            // Nothing there is ours to write.
+            Self::OtherSystem { .. } => false,
+            // The checkpoints of apply are as old or as new as the rows.
+            Self::TimelineBehind { .. } | Self::SlotLost(_) | Self::SlotSkipped { .. } => true,
+        }
+    }
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherSystem { known, found } => write!(
+                f,
+                "this PostgreSQL is system {found}, this region's history is that of system {known}"
+            ),
+            Self::TimelineBehind { timeline, parted, held } => write!(
+                f,
+                "timeline {timeline} of this PostgreSQL left this region's history at {parted}, \
+                 which was read up to {held}"
+            ),
+            Self::SlotLost(Lost::Missing) => {
+                write!(f, "the slot does not exist: what was committed since is not captured")
+            }
+            Self::SlotLost(Lost::Invalidated) => write!(
+                f,
+                "the slot is invalidated: WAL that it needed is gone, and what it held was not \
+                 captured"
+            ),
+            Self::SlotLost(Lost::Foreign) => {
+                write!(f, "the slot is not a logical one with plugin {PLUGIN}")
+            }
+            Self::SlotLost(Lost::Renamed { from }) => {
+                write!(f, "this region's history was read from slot \"{from}\"")
+            }
+            Self::SlotSkipped { held, confirmed } => write!(
+                f,
+                "the slot goes on after {confirmed}, and was read up to {held}: somebody else \
+                 made or moved it"
+            ),
+        }
+    }
+}
+
+/// Judges whether `server` goes on where we are: `log_end` is where our log ends, or once ended
+/// before it was damaged.
+pub fn judge(known: Option<&Known>, log_end: Lsn, name: &str, server: &Server) -> Verdict {
+    let held = known.map_or(log_end, |known| known.read.max(log_end));
+    if let Some(known) = known {
+        if known.system != server.system {
+            let (known, found) = (known.system, server.system);
+            return Verdict::Broken(Break::OtherSystem { known, found });
+        }
+        let parted = parted(known.timeline, server).min(server.wal_end);
+        if parted < held {
+            let timeline = server.timeline;
+            return Verdict::Broken(Break::TimelineBehind { timeline, parted, held });
+        }
+        if known.slot != name {
+            let from = known.slot.clone();
+            return Verdict::Broken(Break::SlotLost(Lost::Renamed { from }));
+        }
+    }
+    let new = known.is_none() && log_end == Lsn::ZERO && !server.read_before;
+    let Some(slot) = &server.slot else {
+        return if new { Verdict::New } else { Verdict::Broken(Break::SlotLost(Lost::Missing)) };
+    };
+    if slot.plugin.as_deref() != Some(PLUGIN) {
+        return Verdict::Broken(Break::SlotLost(Lost::Foreign));
+    }
+    if slot.invalidated {
+        return Verdict::Broken(Break::SlotLost(Lost::Invalidated));
+    }
+    match slot.confirmed {
+        _ if new => Verdict::New,
+        Some(confirmed) if confirmed <= held => Verdict::GoesOn,
+        Some(confirmed) => Verdict::Broken(Break::SlotSkipped { held, confirmed }),
+        // Somebody is making it.
+        None => Verdict::Broken(Break::SlotLost(Lost::Missing)),
+    }
+}
+
+/// Up to where the history of `server` is that of `timeline`.
+fn parted(timeline: u32, server: &Server) -> Lsn {
+    if server.timeline == timeline {
+        return Lsn(u64::MAX);
+    }
+    // A history that does not name the timeline, or cannot be read, proves nothing.
+    let ended = server.ended.iter().flatten().find(|(of, _)| *of == timeline);
+    ended.map_or(Lsn::ZERO, |(_, at)| *at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "domicile_lab";
+
+    fn known() -> Known {
+        Known { system: 7, timeline: 3, slot: NAME.to_owned(), read: Lsn(100) }
+    }
+
+    fn server() -> Server {
+        let slot =
+            Slot { plugin: Some(PLUGIN.into()), invalidated: false, confirmed: Some(Lsn(100)) };
+        Server {
+            system: 7,
+            timeline: 3,
+            ended: Some(Vec::new()),
+            wal_end: Lsn(200),
+            read_before: true,
+            slot: Some(slot),
+        }
+    }
+
+    fn with_slot(change: impl FnOnce(&mut Slot)) -> Server {
+        let mut server = server();
+        change(server.slot.as_mut().unwrap());
+        server
+    }
+
+    fn judged(server: &Server) -> Verdict {
+        judge(Some(&known()), Lsn(90), NAME, server)
+    }
+
+    fn broken(verdict: Verdict) -> Break {
+        let Verdict::Broken(why) = verdict else { panic!("{verdict:?}") };
+        why
+    }
+
+    #[test]
+    fn a_slot_that_is_not_past_what_we_hold_goes_on() {
+        assert_eq!(judged(&server()), Verdict::GoesOn);
+        assert_eq!(judged(&with_slot(|slot| slot.confirmed = Some(Lsn(1)))), Verdict::GoesOn);
+        let further = with_slot(|slot| slot.confirmed = Some(Lsn(150)));
+        assert_eq!(judge(Some(&known()), Lsn(150), NAME, &further), Verdict::GoesOn);
+    }
+
+    #[test]
+    fn a_slot_that_somebody_moved_or_made_again_has_skipped_something() {
+        let moved = with_slot(|slot| slot.confirmed = Some(Lsn(101)));
+        let why = broken(judged(&moved));
+        assert_eq!(why, Break::SlotSkipped { held: Lsn(100), confirmed: Lsn(101) });
+        assert_eq!(why.name(), "slot_skipped");
+    }
+
+    #[test]
+    fn a_slot_that_is_missing_invalidated_or_not_ours_is_lost() {
+        let missing = Server { slot: None, ..server() };
+        assert_eq!(broken(judged(&missing)), Break::SlotLost(Lost::Missing));
+        let unfinished = with_slot(|slot| slot.confirmed = None);
+        assert_eq!(broken(judged(&unfinished)), Break::SlotLost(Lost::Missing));
+        let invalidated = with_slot(|slot| slot.invalidated = true);
+        assert_eq!(broken(judged(&invalidated)), Break::SlotLost(Lost::Invalidated));
+        for plugin in [None, Some("test_decoding".to_owned())] {
+            let foreign = with_slot(|slot| slot.plugin = plugin);
+            assert_eq!(broken(judged(&foreign)), Break::SlotLost(Lost::Foreign));
+        }
+        let renamed = judge(Some(&known()), Lsn(90), "domicile_other", &server());
+        let why = broken(renamed);
+        assert_eq!(why, Break::SlotLost(Lost::Renamed { from: NAME.to_owned() }));
+        assert_eq!(why.name(), "slot_lost");
+    }
+
+    #[test]
+    fn another_system_is_told_whatever_else_it_looks_like() {
+        let other = Server { system: 8, slot: None, wal_end: Lsn(1), timeline: 1, ..server() };
+        let why = broken(judged(&other));
+        assert_eq!(why, Break::OtherSystem { known: 7, found: 8 });
+        assert!(!why.may_apply());
+    }
+
+    #[test]
+    fn a_timeline_that_begins_where_we_are_or_later_goes_on() {
+        let promoted = |ended| Server { timeline: 5, ended: Some(ended), ..server() };
+        for at in [100, 150] {
+            let history = vec![(1, Lsn(10)), (3, Lsn(at)), (4, Lsn(170))];
+            assert_eq!(judged(&promoted(history)), Verdict::GoesOn);
+        }
+    }
+
+    #[test]
+    fn a_timeline_that_left_before_what_we_hold_is_behind() {
+        let behind = |timeline, ended| Server { timeline, ended, ..server() };
+        let told = [
+            (behind(4, Some(vec![(3, Lsn(99))])), 99),
+            // It left before our timeline began.
+            (behind(4, Some(vec![(2, Lsn(50))])), 0),
+            // It went back, or its history is not to be had.
+            (behind(2, Some(vec![])), 0),
+            (behind(4, None), 0),
+        ];
+        for (server, parted) in told {
+            let (timeline, parted, held) = (server.timeline, Lsn(parted), Lsn(100));
+            let why = broken(judged(&server));
+            assert_eq!(why, Break::TimelineBehind { timeline, parted, held });
+            assert!(why.may_apply());
+        }
+        // The same holds for what only our log knows.
+        let promoted = behind(4, Some(vec![(3, Lsn(120))]));
+        assert_eq!(judged(&promoted), Verdict::GoesOn);
+        let longer = judge(Some(&known()), Lsn(130), NAME, &promoted);
+        assert_eq!(broken(longer).name(), "timeline_behind");
+    }
+
+    #[test]
+    fn a_server_that_lost_the_end_of_its_wal_is_behind() {
+        let restored = Server { wal_end: Lsn(99), ..server() };
+        let why = broken(judged(&restored));
+        let expected = Break::TimelineBehind { timeline: 3, parted: Lsn(99), held: Lsn(100) };
+        assert_eq!(why, expected);
+    }
+
+    #[test]
+    fn the_slot_is_made_where_nothing_was_ever_read_and_only_there() {
+        let fresh = Server { slot: None, read_before: false, ..server() };
+        assert_eq!(judge(None, Lsn::ZERO, NAME, &fresh), Verdict::New);
+        // The agent died between making the slot and saying so.
+        let made = Server { read_before: false, ..server() };
+        assert_eq!(judge(None, Lsn::ZERO, NAME, &made), Verdict::New);
+        // What we remembered is gone, the database or the log still knows.
+        let lost = Server { slot: None, ..server() };
+        assert_eq!(broken(judge(None, Lsn::ZERO, NAME, &lost)).name(), "slot_lost");
+        assert_eq!(broken(judge(None, Lsn(90), NAME, &fresh)).name(), "slot_lost");
+        assert_eq!(broken(judge(None, Lsn::ZERO, NAME, &server())).name(), "slot_skipped");
+        assert_eq!(judge(None, Lsn(100), NAME, &server()), Verdict::GoesOn);
+    }
+}

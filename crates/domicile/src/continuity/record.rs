@@ -1,0 +1,98 @@
+//! What do we remember of the slot, and where does it stand on the disk?
+//!
+//! One frame (see `core::frame`) in `<data>/slot`, overwritten in place: its position is how far we
+//! have read, its payload the rest as JSON. It fits a sector, which a disk writes whole or not at
+//! all. Should that ever fail, the checksum shows it, and only what our log proves counts.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use domicile_core::continuity::Known;
+use domicile_core::frame::{self, Taken};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "slot";
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    system: u64,
+    timeline: u32,
+    slot: String,
+}
+
+pub(super) struct Record {
+    path: PathBuf,
+    file: File,
+    known: Option<Known>,
+}
+
+impl Record {
+    pub fn open(data: &Path) -> anyhow::Result<Self> {
+        let path = data.join(FILE);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(|| format!("open {}", path.display()))?;
+        let folder = File::open(data).and_then(|folder| folder.sync_all());
+        folder.with_context(|| format!("flush {}", data.display()))?;
+        let mut bytes = [0; SECTOR_BYTES];
+        let len = file.read_at(&mut bytes, 0);
+        let len = len.with_context(|| format!("read {}", path.display()))?;
+        let known = lift(&bytes[..len]);
+        if known.is_none() && len > 0 {
+            tracing::warn!(path = %path.display(), "what was remembered of the slot is damaged");
+        }
+        Ok(Self { path, file, known })
+    }
+
+    pub fn known(&self) -> Option<&Known> {
+        self.known.as_ref()
+    }
+
+    /// Remembers `known`, durably.
+    pub fn write(&mut self, known: Known) -> anyhow::Result<()> {
+        let Known { system, timeline, slot, read } = known.clone();
+        let document = serde_json::to_vec(&Document { system, timeline, slot })?;
+        let mut bytes = Vec::with_capacity(SECTOR_BYTES);
+        frame::append(&mut bytes, read, &document);
+        ensure!(bytes.len() <= SECTOR_BYTES, "what is remembered of the slot fits a sector");
+        let written = self.file.write_all_at(&bytes, 0).and_then(|()| self.file.sync_data());
+        written.with_context(|| format!("write {}", self.path.display()))?;
+        self.known = Some(known);
+        Ok(())
+    }
+}
+
+fn lift(bytes: &[u8]) -> Option<Known> {
+    let Taken::Whole { lsn: read, payload, parts: None, .. } = frame::take(bytes) else {
+        return None;
+    };
+    let Document { system, timeline, slot } = serde_json::from_slice(payload).ok()?;
+    Some(Known { system, timeline, slot, read })
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_core::lsn::Lsn;
+
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_there_again_and_damage_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let known =
+            Known { system: u64::MAX, timeline: u32::MAX, slot: "s".repeat(63), read: Lsn(9) };
+        let mut record = Record::open(folder.path()).unwrap();
+        assert_eq!(record.known(), None);
+        record.write(known.clone()).unwrap();
+        let shorter = Known { slot: "s".to_owned(), read: Lsn(10), ..known.clone() };
+        record.write(shorter.clone()).unwrap();
+        assert_eq!(Record::open(folder.path()).unwrap().known(), Some(&shorter));
+
+        record.file.write_all_at(&[0xff], 20).unwrap();
+        assert_eq!(Record::open(folder.path()).unwrap().known(), None);
+    }
+}

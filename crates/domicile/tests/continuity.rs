@@ -1,0 +1,266 @@
+//! Is a slot that no longer follows on what was read told by name, whatever became of it, and is
+//! nothing skipped silently?
+
+use std::process::Command;
+use std::time::Duration;
+
+use domicile::lab::cluster::{Cluster, ClusterConfig, PgBin};
+use domicile::lab::regions::Regions;
+use domicile::status::RegionStatus;
+use tokio_postgres::error::SqlState;
+
+mod regions;
+use regions::{assert_alike, config, eventually, settle, start};
+
+const SEED_SQL: &str = "CREATE TABLE kept (id int PRIMARY KEY, note text)";
+const TABLES: &str = "[[table]]\nname = \"kept\"\n";
+const SLOT: &str = "domicile_lab";
+const REGIONS: [&str; 3] = ["eu", "us", "ap"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_does_not_follow_on_what_was_read_is_told_and_nothing_is_skipped() {
+    let mut config = config(&REGIONS, "hash(id, 3)", 3);
+    config.rpo = "none".to_owned();
+    config.lease = Duration::from_secs(5);
+    config.seed_sql = SEED_SQL.to_owned();
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    write_everywhere(&regions, 1).await;
+    settle(&regions, "first").await;
+
+    another_cluster_behind_the_same_address(&mut regions).await;
+    a_standby_that_has_everything_goes_on(&mut regions).await;
+    a_standby_that_lacks_the_end_is_behind(&mut regions).await;
+    write_everywhere(&regions, 2).await;
+    settle(&regions, "as before").await;
+    assert_alike(&regions, &["kept"]).await;
+
+    dropped_and_made_again_by_hand(&mut regions).await;
+    moved_by_hand(&mut regions).await;
+    invalidated(&mut regions).await;
+}
+
+/// Nothing of ours is written there, and the right one goes on where it was.
+async fn another_cluster_behind_the_same_address(regions: &mut Regions) {
+    let port = regions
+        .postgres("us")
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("port=").map(|port| port.parse().unwrap()));
+    regions.kill_postgres("us");
+    let mut other = Cluster::create(ClusterConfig {
+        bin: PgBin::find(None).unwrap(),
+        folder: regions.folder().join("other"),
+        port: port.unwrap(),
+        name: "other".to_owned(),
+        settings: Vec::new(),
+    })
+    .await
+    .unwrap();
+    other.start().await.unwrap();
+    says(regions, "us", "other_system").await;
+    let client = other.connect().await.unwrap();
+    let schemas = client.query("SELECT FROM pg_namespace WHERE nspname = 'domicile'", &[]).await;
+    assert!(schemas.unwrap().is_empty(), "the other cluster is written to");
+    drop(client);
+    other.kill();
+    regions.start_postgres("us").await.unwrap();
+    regions.wait_until_ready().await.unwrap();
+    says_nothing(regions, "us").await;
+}
+
+async fn a_standby_that_has_everything_goes_on(regions: &mut Regions) {
+    regions.kill_postgres("us");
+    promote(regions).await;
+    regions.wait_until_ready().await.unwrap();
+    says_nothing(regions, "us").await;
+    write_everywhere(regions, 3).await;
+    settle(regions, "on timeline 2").await;
+}
+
+/// What the local failover lost is in our log: the positions after it are given out again.
+async fn a_standby_that_lacks_the_end_is_behind(regions: &mut Regions) {
+    regions.kill_postgres("us");
+    copy(regions, "data", "behind");
+    regions.start_postgres("us").await.unwrap();
+    regions.wait_until_ready().await.unwrap();
+    write_everywhere(regions, 4).await;
+    settle(regions, "what the standby lacks").await;
+    let held = regions.status("us").await.unwrap().log_end;
+
+    regions.kill_postgres("us");
+    copy(regions, "data", "ahead");
+    copy(regions, "behind", "data");
+    promote(regions).await;
+    let status = says(regions, "us", "timeline_behind").await;
+    assert_eq!(status.log_end, held, "the positions of another history are not captured");
+
+    regions.kill_postgres("us");
+    copy(regions, "ahead", "data");
+    regions.start_postgres("us").await.unwrap();
+    regions.wait_until_ready().await.unwrap();
+    says_nothing(regions, "us").await;
+}
+
+async fn dropped_and_made_again_by_hand(regions: &mut Regions) {
+    write_unseen(regions, "eu").await;
+    let client = regions.connect("eu").await.unwrap();
+    drop_slot(&client).await;
+    regions.start_agent("eu").unwrap();
+    stands_still(regions, "eu", "slot_lost").await;
+
+    let made = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')";
+    client.execute(made, &[&SLOT]).await.unwrap();
+    stands_still(regions, "eu", "slot_skipped").await;
+}
+
+async fn moved_by_hand(regions: &mut Regions) {
+    write_unseen(regions, "us").await;
+    let client = regions.connect("us").await.unwrap();
+    eventually("the slot is moved", async || {
+        let moved = "SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())";
+        client.execute(moved, &[&SLOT]).await.map_err(|e| e.to_string())
+    })
+    .await;
+    regions.start_agent("us").unwrap();
+    stands_still(regions, "us", "slot_skipped").await;
+}
+
+async fn invalidated(regions: &mut Regions) {
+    write_unseen(regions, "ap").await;
+    let client = regions.connect("ap").await.unwrap();
+    for sql in ["ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'", "SELECT pg_reload_conf()"] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    eventually("the slot is invalidated", async || {
+        for sql in
+            ["SELECT pg_logical_emit_message(false, 'filling', 'x')", "SELECT pg_switch_wal()"]
+        {
+            client.batch_execute(sql).await.map_err(|e| e.to_string())?;
+        }
+        client.batch_execute("CHECKPOINT").await.map_err(|e| e.to_string())?;
+        let sql = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = $1";
+        let row = client.query_one(sql, &[&SLOT]).await.map_err(|e| e.to_string())?;
+        match row.get::<_, Option<String>>(0).as_deref() {
+            Some("lost") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    regions.start_agent("ap").unwrap();
+    stands_still(regions, "ap", "slot_lost").await;
+}
+
+/// Commits what no agent sees: the guard still admits it.
+async fn write_unseen(regions: &mut Regions, region: &str) {
+    write_everywhere(regions, 5).await;
+    eventually("it is shipped", async || {
+        let status = regions.status(region).await.map_err(|e| e.to_string())?;
+        let behind = status.peers.iter().find(|peer| peer.flushed != status.log_end);
+        behind.map_or(Ok(()), |peer| Err(format!("{peer:?}")))
+    })
+    .await;
+    regions.kill_agent(region);
+    write(regions, region, 6).await;
+}
+
+/// The region says so, ships nothing, owns nothing for long, and still applies.
+async fn stands_still(regions: &Regions, region: &str, state: &str) {
+    let status = says(regions, region, state).await;
+    let origin = format!("{region}-1");
+    let peer = REGIONS.into_iter().find(|other| *other != region).unwrap();
+    let held = regions.status(peer).await.unwrap().flushed[&origin].clone();
+    assert_eq!(status.log_end, held, "something behind the gap was captured");
+    let client = regions.connect(region).await.unwrap();
+    eventually("writes are refused", async || {
+        let sql = "UPDATE kept SET note = 'never' WHERE id = (SELECT min(id) FROM kept
+                   WHERE (domicile.entry(domicile.partition_of(id::text))).owner = $1)";
+        match client.execute(sql, &[&region]).await {
+            Err(refused) if refused.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    // Made nowhere else: it can only have come from there.
+    let text = format!("from {peer} while {region} says {state}");
+    let client = regions.connect(peer).await.unwrap();
+    let sql = "UPDATE kept SET note = $1 WHERE id = (SELECT min(id) FROM kept
+               WHERE (domicile.entry(domicile.partition_of(id::text))).owner = $2)";
+    if client.execute(sql, &[&text, &peer]).await.is_err() {
+        // It stands still as well.
+        return;
+    }
+    let client = regions.connect(region).await.unwrap();
+    eventually("others' changes are still applied", async || {
+        let sql = "SELECT FROM kept WHERE note = $1";
+        let rows = client.query(sql, &[&text]).await.map_err(|e| e.to_string())?;
+        if rows.is_empty() { Err("not yet".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    assert_eq!(regions.status(region).await.unwrap().log_end, held);
+}
+
+async fn drop_slot(client: &tokio_postgres::Client) {
+    eventually("the slot is dropped", async || {
+        let sql = "SELECT pg_drop_replication_slot($1)";
+        client.execute(sql, &[&SLOT]).await.map_err(|e| e.to_string())
+    })
+    .await;
+}
+
+async fn write_everywhere(regions: &Regions, round: i32) {
+    for region in REGIONS {
+        if regions.status(region).await.unwrap().conditions.is_empty() {
+            write(regions, region, round).await;
+        }
+    }
+}
+
+/// Writes some rows that this region owns, one commit each.
+async fn write(regions: &Regions, region: &str, round: i32) {
+    let client = regions.connect(region).await.unwrap();
+    let sql = "INSERT INTO kept SELECT id, 'round ' || $1::text FROM generate_series(1, 60) id
+               WHERE (domicile.entry(domicile.partition_of(id::text))).owner = $2
+               ON CONFLICT (id) DO UPDATE SET note = excluded.note";
+    eventually("rows are written", async || {
+        client.execute(sql, &[&round.to_string(), &region]).await.map_err(|e| format!("{e:?}"))
+    })
+    .await;
+}
+
+async fn says(regions: &Regions, region: &str, state: &str) -> RegionStatus {
+    eventually(&format!("{region} says {state}"), async || {
+        let status = regions.status(region).await.map_err(|e| e.to_string())?;
+        if has(&status, state) { Ok(status) } else { Err(format!("{:?}", status.conditions)) }
+    })
+    .await
+}
+
+async fn says_nothing(regions: &Regions, region: &str) {
+    let status = regions.status(region).await.unwrap();
+    assert!(status.conditions.is_empty(), "{:?}", status.conditions);
+}
+
+fn has(status: &RegionStatus, state: &str) -> bool {
+    status.conditions.iter().any(|condition| condition.name == state)
+}
+
+/// Starts the PostgreSQL of "us" as the standby it is a copy of, and promotes it.
+async fn promote(regions: &mut Regions) {
+    let data = regions.folder().join("us/postgres/data");
+    shell(&format!("cp -a {0}/PG_VERSION {0}/standby.signal", data.display()));
+    regions.start_postgres("us").await.unwrap();
+    let client = regions.connect("us").await.unwrap();
+    client.execute("SELECT pg_promote()", &[]).await.unwrap();
+}
+
+/// Replaces one folder of the PostgreSQL of "us" by a copy of another.
+fn copy(regions: &Regions, from: &str, to: &str) {
+    let folder = regions.folder().join("us/postgres");
+    let (from, to) = (folder.join(from), folder.join(to));
+    shell(&format!("rm -rf {1} && cp -a {0} {1}", from.display(), to.display()));
+}
+
+fn shell(command: &str) {
+    assert!(Command::new("/bin/sh").args(["-c", command]).status().unwrap().success(), "{command}");
+}
