@@ -20,15 +20,23 @@ use crate::lsn::Lsn;
 /// The output plugin that every slot of ours has.
 pub const PLUGIN: &str = "pgoutput";
 
+/// The states after which another incarnation of the log may begin in the same system.
+pub const RESEEDABLE: [&str; 3] = ["slot_lost", "slot_skipped", "timeline_behind"];
+
 /// What we remember of the slot that we read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
+    /// Of our log; see [`crate::id::Origin`].
+    pub incarnation: u32,
     /// The cluster's system identifier.
     pub system: u64,
     pub timeline: u32,
     pub slot: String,
     /// Everything up to here was read and judged, and what belongs in the log is in it.
     pub read: Lsn,
+    /// The timeline was once found to end here, before what was read: however far it has grown
+    /// since, that is not our history.
+    pub behind: Option<Lsn>,
 }
 
 /// What a server says of itself.
@@ -40,7 +48,7 @@ pub struct Server {
     /// when that could not be read.
     pub ended: Option<Vec<(u32, Lsn)>>,
     pub wal_end: Lsn,
-    /// A slot was read here before, says the database.
+    /// A slot was read here in this incarnation or a later one, says the database.
     pub read_before: bool,
     pub slot: Option<Slot>,
 }
@@ -57,7 +65,7 @@ pub struct Slot {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing was ever read here: the slot may be made.
+    /// Nothing was ever read here in this incarnation: the slot may be made.
     New,
     GoesOn,
     Broken(Break),
@@ -153,28 +161,44 @@ impl fmt::Display for Break {
     }
 }
 
-/// Judges whether `server` goes on where we are: `log_end` is where our log ends, or once ended
-/// before it was damaged.
-pub fn judge(known: Option<&Known>, log_end: Lsn, name: &str, server: &Server) -> Verdict {
+/// What is ours, by which a server is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ours {
+    pub incarnation: u32,
+    /// The slot that capture reads.
+    pub slot: String,
+    /// Where our log ends, or once ended before it was damaged.
+    pub log_end: Lsn,
+    pub known: Option<Known>,
+}
+
+/// Judges whether `server` goes on where we are.
+pub fn judge(ours: &Ours, server: &Server) -> Verdict {
+    let (name, log_end, known) = (&ours.slot, ours.log_end, ours.known.as_ref());
+    if let Some(known) = known
+        && known.system != server.system
+    {
+        let (known, found) = (known.system, server.system);
+        return Verdict::Broken(Break::OtherSystem { known, found });
+    }
+    let known = known.filter(|known| known.incarnation == ours.incarnation);
     let held = known.map_or(log_end, |known| known.read.max(log_end));
     if let Some(known) = known {
-        if known.system != server.system {
-            let (known, found) = (known.system, server.system);
-            return Verdict::Broken(Break::OtherSystem { known, found });
-        }
-        let parted = parted(known.timeline, server).min(server.wal_end);
+        let parted = shown(known, server);
         if parted < held {
             let timeline = server.timeline;
             return Verdict::Broken(Break::TimelineBehind { timeline, parted, held });
         }
-        if known.slot != name {
+        if known.slot != *name {
             let from = known.slot.clone();
             return Verdict::Broken(Break::SlotLost(Lost::Renamed { from }));
         }
     }
-    let new = known.is_none() && log_end == Lsn::ZERO && !server.read_before;
+    if known.is_none() && log_end == Lsn::ZERO && !server.read_before {
+        return Verdict::New;
+    }
     let Some(slot) = &server.slot else {
-        return if new { Verdict::New } else { Verdict::Broken(Break::SlotLost(Lost::Missing)) };
+        return Verdict::Broken(Break::SlotLost(Lost::Missing));
     };
     if slot.plugin.as_deref() != Some(PLUGIN) {
         return Verdict::Broken(Break::SlotLost(Lost::Foreign));
@@ -183,7 +207,6 @@ pub fn judge(known: Option<&Known>, log_end: Lsn, name: &str, server: &Server) -
         return Verdict::Broken(Break::SlotLost(Lost::Invalidated));
     }
     match slot.confirmed {
-        _ if new => Verdict::New,
         Some(confirmed) if confirmed <= held => Verdict::GoesOn,
         Some(confirmed) => Verdict::Broken(Break::SlotSkipped { held, confirmed }),
         // Somebody is making it.
@@ -191,13 +214,13 @@ pub fn judge(known: Option<&Known>, log_end: Lsn, name: &str, server: &Server) -
     }
 }
 
-/// Up to where the history of `server` is that of `timeline`.
-fn parted(timeline: u32, server: &Server) -> Lsn {
-    if server.timeline == timeline {
-        return Lsn(u64::MAX);
+/// Returns up to where the history of `server` is the one that we know; [`Lsn::ZERO`] when nothing
+/// proves that any of it is.
+pub fn shown(known: &Known, server: &Server) -> Lsn {
+    if server.timeline == known.timeline {
+        return known.behind.unwrap_or(server.wal_end).min(server.wal_end);
     }
-    // A history that does not name the timeline, or cannot be read, proves nothing.
-    let ended = server.ended.iter().flatten().find(|(of, _)| *of == timeline);
+    let ended = server.ended.iter().flatten().find(|(of, _)| *of == known.timeline);
     ended.map_or(Lsn::ZERO, |(_, at)| *at)
 }
 
@@ -208,7 +231,12 @@ mod tests {
     const NAME: &str = "domicile_lab";
 
     fn known() -> Known {
-        Known { system: 7, timeline: 3, slot: NAME.to_owned(), read: Lsn(100) }
+        let slot = NAME.to_owned();
+        Known { incarnation: 1, system: 7, timeline: 3, slot, read: Lsn(100), behind: None }
+    }
+
+    fn ours(known: Option<Known>, log_end: u64) -> Ours {
+        Ours { incarnation: 1, slot: NAME.to_owned(), log_end: Lsn(log_end), known }
     }
 
     fn server() -> Server {
@@ -231,7 +259,7 @@ mod tests {
     }
 
     fn judged(server: &Server) -> Verdict {
-        judge(Some(&known()), Lsn(90), NAME, server)
+        judge(&ours(Some(known()), 90), server)
     }
 
     fn broken(verdict: Verdict) -> Break {
@@ -244,7 +272,7 @@ mod tests {
         assert_eq!(judged(&server()), Verdict::GoesOn);
         assert_eq!(judged(&with_slot(|slot| slot.confirmed = Some(Lsn(1)))), Verdict::GoesOn);
         let further = with_slot(|slot| slot.confirmed = Some(Lsn(150)));
-        assert_eq!(judge(Some(&known()), Lsn(150), NAME, &further), Verdict::GoesOn);
+        assert_eq!(judge(&ours(Some(known()), 150), &further), Verdict::GoesOn);
     }
 
     #[test]
@@ -267,7 +295,8 @@ mod tests {
             let foreign = with_slot(|slot| slot.plugin = plugin);
             assert_eq!(broken(judged(&foreign)), Break::SlotLost(Lost::Foreign));
         }
-        let renamed = judge(Some(&known()), Lsn(90), "domicile_other", &server());
+        let renamed =
+            judge(&Ours { slot: "domicile_other".into(), ..ours(Some(known()), 90) }, &server());
         let why = broken(renamed);
         assert_eq!(why, Break::SlotLost(Lost::Renamed { from: NAME.to_owned() }));
         assert_eq!(why.name(), "slot_lost");
@@ -310,7 +339,7 @@ mod tests {
         // The same holds for what only our log knows.
         let promoted = behind(4, Some(vec![(3, Lsn(120))]));
         assert_eq!(judged(&promoted), Verdict::GoesOn);
-        let longer = judge(Some(&known()), Lsn(130), NAME, &promoted);
+        let longer = judge(&ours(Some(known()), 130), &promoted);
         assert_eq!(broken(longer).name(), "timeline_behind");
     }
 
@@ -320,20 +349,39 @@ mod tests {
         let why = broken(judged(&restored));
         let expected = Break::TimelineBehind { timeline: 3, parted: Lsn(99), held: Lsn(100) };
         assert_eq!(why, expected);
+        // It has grown since, and is remembered.
+        let ours = ours(Some(Known { behind: Some(Lsn(99)), ..known() }), 90);
+        assert_eq!(broken(judge(&ours, &server())), expected);
+        // The one that has the end was promoted.
+        let promoted = Server { timeline: 4, ended: Some(vec![(3, Lsn(150))]), ..server() };
+        assert_eq!(judge(&ours, &promoted), Verdict::GoesOn);
+    }
+
+    #[test]
+    fn another_incarnation_begins_with_a_slot_of_its_own_in_the_same_system() {
+        let next = |known| Ours { incarnation: 2, ..ours(known, 0) };
+        let lost = Server { slot: None, read_before: false, ..server() };
+        assert_eq!(judge(&next(Some(known())), &lost), Verdict::New);
+        let skipped = Server { read_before: false, ..server() };
+        assert_eq!(judge(&next(Some(known())), &skipped), Verdict::New);
+        let unusable = Server { read_before: false, ..with_slot(|slot| slot.invalidated = true) };
+        assert_eq!(judge(&next(Some(known())), &unusable), Verdict::New);
+        let other = Server { system: 8, ..lost };
+        assert_eq!(broken(judge(&next(Some(known())), &other)).name(), "other_system");
     }
 
     #[test]
     fn the_slot_is_made_where_nothing_was_ever_read_and_only_there() {
         let fresh = Server { slot: None, read_before: false, ..server() };
-        assert_eq!(judge(None, Lsn::ZERO, NAME, &fresh), Verdict::New);
+        assert_eq!(judge(&ours(None, 0), &fresh), Verdict::New);
         // The agent died between making the slot and saying so.
         let made = Server { read_before: false, ..server() };
-        assert_eq!(judge(None, Lsn::ZERO, NAME, &made), Verdict::New);
+        assert_eq!(judge(&ours(None, 0), &made), Verdict::New);
         // What we remembered is gone, the database or the log still knows.
         let lost = Server { slot: None, ..server() };
-        assert_eq!(broken(judge(None, Lsn::ZERO, NAME, &lost)).name(), "slot_lost");
-        assert_eq!(broken(judge(None, Lsn(90), NAME, &fresh)).name(), "slot_lost");
-        assert_eq!(broken(judge(None, Lsn::ZERO, NAME, &server())).name(), "slot_skipped");
-        assert_eq!(judge(None, Lsn(100), NAME, &server()), Verdict::GoesOn);
+        assert_eq!(broken(judge(&ours(None, 0), &lost)).name(), "slot_lost");
+        assert_eq!(broken(judge(&ours(None, 90), &fresh)).name(), "slot_lost");
+        assert_eq!(broken(judge(&ours(None, 0), &server())).name(), "slot_skipped");
+        assert_eq!(judge(&ours(None, 100), &server()), Verdict::GoesOn);
     }
 }

@@ -26,11 +26,10 @@ use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Applier, ApplierConfig};
 use crate::capture::{Capture, CaptureConfig};
 use crate::clock::Clock;
-use crate::continuity::Continuity;
-use crate::directory::documents::{LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
+use crate::continuity::{self, Continuity};
+use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
 use crate::directory::{self, view};
 use crate::durable::Durability;
 use crate::gateway::{self, Gateway, Mode, Routes};
@@ -38,6 +37,7 @@ use crate::log::{Log, LogState, Logs, Room};
 use crate::notices::Notices;
 use crate::observe::{Observer, Sources};
 use crate::operate::Operator;
+use crate::origins::{self, Origins};
 use crate::peer::client::Follower;
 use crate::peer::intake::Intake;
 use crate::peer::server::Desk;
@@ -55,35 +55,58 @@ use crate::tail::Tails;
 use crate::tenure::{Tenure, TenureState};
 use crate::{guards, log, peer};
 
-/// Until local failover is recognised as the end of an incarnation, each region has its first.
-const INCARNATION: u32 = 1;
 const PARK_BUDGET: Duration = Duration::from_secs(10);
+
+/// Why an agent has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Stopped,
+    /// Another incarnation of its log begins: it has to start anew.
+    Anew,
+}
+
 /// Runs the agent of `region` until `shutdown`.
 pub async fn run(
     config: Config,
     region: RegionId,
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ended> {
     let config = Arc::new(config);
     let here =
         config.region(&region).with_context(|| format!("there is no region \"{region}\""))?;
     let listeners = Listeners::bind(here).await?;
     let parts = Parts::build(config.clone(), here.clone(), &shutdown).await?;
+    let (origin, logs) = (parts.origin.clone(), parts.logs.clone());
+    let mut incarnations = parts.incarnations.clone();
     let mut tasks = JoinSet::new();
     parts.start(listeners, &shutdown, &mut tasks).await?;
-    tracing::info!(%region, "agent started");
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(panic) = ended {
-            // A part that is gone leaves the agent half alive: better not at all.
-            shutdown.cancel();
-            return Err(panic).context("a part of the agent stopped");
+    tracing::info!(%region, %origin, "agent started");
+    loop {
+        let named = origins::incarnation(&incarnations.borrow_and_update(), &region);
+        if named > origin.incarnation {
+            // Found when the agent starts anew.
+            let next = Origin::new(region.clone(), named);
+            logs.get_or_create(&next).context("make the log of the next incarnation")?;
+            tracing::warn!(%next, "another incarnation begins: the agent starts anew");
+            return Ok(Ended::Anew);
         }
-        if !shutdown.is_cancelled() {
-            shutdown.cancel();
-            anyhow::bail!("a part of the agent ended by itself");
+        tokio::select! {
+            Ok(()) = incarnations.changed() => {}
+            ended = tasks.join_next() => match ended {
+                None => return Ok(Ended::Stopped),
+                Some(Err(panic)) => {
+                    // A part that is gone leaves the agent half alive: better not at all.
+                    shutdown.cancel();
+                    return Err(panic).context("a part of the agent stopped");
+                }
+                Some(Ok(())) if shutdown.is_cancelled() => {}
+                Some(Ok(())) => {
+                    shutdown.cancel();
+                    anyhow::bail!("a part of the agent ended by itself");
+                }
+            },
         }
     }
-    Ok(())
 }
 
 struct Listeners {
@@ -121,6 +144,7 @@ struct Parts {
     leases: watch::Receiver<Arc<directory::View>>,
     runs: watch::Receiver<Arc<directory::View>>,
     reseeds: watch::Receiver<Arc<directory::View>>,
+    incarnations: watch::Receiver<Arc<directory::View>>,
     notices: Notices,
     intake: Arc<Intake>,
     peers: BTreeMap<RegionId, peer::Client>,
@@ -135,11 +159,12 @@ impl Parts {
         here: Region,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let origin = Origin::new(here.id.clone(), INCARNATION);
         let data = PathBuf::from(&here.data);
         let room = Room::of(config.log.size_max);
         let (logs, opened) =
             Logs::open_in(&data, config.log.segment_bytes, room).context("open the logs")?;
+        let newest = origins::incarnation_held(&logs, &here.id);
+        let origin = Origin::new(here.id.clone(), newest);
         let mut must_reach = Lsn::ZERO;
         for (of, opened) in opened {
             must_reach = must_reach.max(mend(&logs, &of, &opened, &origin).await?);
@@ -150,6 +175,7 @@ impl Parts {
         let leases = directory.follow(LEASE_PREFIX, shutdown.clone());
         let runs = directory.follow(RUN_PREFIX, shutdown.clone());
         let reseeds = directory.follow(RESEED_PREFIX, shutdown.clone());
+        let incarnations = directory.follow(INCARNATION_PREFIX, shutdown.clone());
         let intake = Arc::new(Intake::open(logs.clone(), ownership.clone(), &data)?);
         let peers = config
             .regions
@@ -158,11 +184,15 @@ impl Parts {
             .map(|r| Ok((r.id.clone(), peer::channel(&r.peer)?)))
             .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         let notices = Notices::default();
-        let ours = (own_log.clone(), must_reach);
         let continuity =
-            Continuity::open(&data, slot::slot_name(&config), config.rpo, ours, notices.clone())?;
+            Continuity::open(&config, &here, origin.clone(), &logs, must_reach, notices.clone())?;
+        let positions = Positions::new(own_log.end());
+        for (before, log) in continuity::older(&logs, &origin) {
+            // Whatever is written now may rest on it.
+            positions.claim(&before, log.end());
+        }
         Ok(Self {
-            positions: Positions::new(own_log.end()),
+            positions,
             clock: Clock::new(),
             config,
             here,
@@ -174,6 +204,7 @@ impl Parts {
             leases,
             runs,
             reseeds,
+            incarnations,
             notices,
             intake,
             peers,
@@ -182,20 +213,27 @@ impl Parts {
         })
     }
 
-    fn follower(&self, origin: &Origin, log: Log) -> Follower {
-        let mut sources: Vec<(RegionId, peer::Client)> =
-            self.peers.iter().map(|(region, client)| (region.clone(), client.clone())).collect();
-        sources.sort_by_key(|(region, _)| *region != origin.region);
-        Follower {
-            cluster: self.config.cluster.clone(),
-            region: self.here.id.clone(),
-            origin: origin.clone(),
-            log,
-            sources,
-            intake: self.intake.clone(),
-            positions: self.positions.clone(),
-            directory: self.directory.clone(),
-            notices: self.notices.clone(),
+    /// Makes what follows the log of an origin.
+    fn follower(&self) -> impl Fn(&Origin, Log) -> Follower + Send + Sync + use<> {
+        let (cluster, region) = (self.config.cluster.clone(), self.here.id.clone());
+        let (peers, intake) = (self.peers.clone(), self.intake.clone());
+        let (positions, directory) = (self.positions.clone(), self.directory.clone());
+        let notices = self.notices.clone();
+        move |origin, log| {
+            let mut sources: Vec<(RegionId, peer::Client)> =
+                peers.iter().map(|(region, client)| (region.clone(), client.clone())).collect();
+            sources.sort_by_key(|(region, _)| *region != origin.region);
+            Follower {
+                cluster: cluster.clone(),
+                region: region.clone(),
+                origin: origin.clone(),
+                log,
+                sources,
+                intake: intake.clone(),
+                positions: positions.clone(),
+                directory: directory.clone(),
+                notices: notices.clone(),
+            }
         }
     }
 
@@ -232,10 +270,12 @@ impl Parts {
             ownership: self.ownership.clone(),
             barriers,
             continuity: self.continuity.clone(),
+            older: continuity::older(&self.logs, &self.origin),
+            positions: self.positions.clone(),
             state: tenure_state.clone(),
         };
         let recovery = Recovery {
-            follower: self.follower(&self.origin, self.own_log.clone()),
+            follower: self.follower()(&self.origin, self.own_log.clone()),
             must_reach: self.must_reach,
             captured_before: self.continuity.captured_before(),
         };
@@ -296,42 +336,21 @@ impl Parts {
         let gate = Arc::new(RwLock::new(()));
         let repairs = watch::Sender::new(0);
         let diverted = watch::Sender::new(0);
-        for region in self.peers.keys() {
-            let origin = Origin::new(region.clone(), INCARNATION);
-            let log = self.logs.get_or_create(&origin)?;
-            tasks.spawn(self.follower(&origin, log.clone()).run(shutdown.clone()));
-            let applier = Applier {
-                config: ApplierConfig {
-                    postgres: self.here.postgres.clone(),
-                    region: self.here.id.clone(),
-                    origin,
-                    cluster: self.config.clone(),
-                    continuity: self.continuity.clone(),
-                },
-                log,
-                positions: self.positions.clone(),
-                ownership: self.ownership.clone(),
-                gate: gate.clone(),
-                repairs: repairs.subscribe(),
-                slowly: None,
-            };
-            let (known, positions) = (tenure.clone(), self.positions.clone());
-            let continuity = self.continuity.clone();
-            let stop = shutdown.clone();
-            let applied = async move {
-                // What was left unshipped by the last run of this region is judged first: else its
-                // rows would meet the others' changes as conflicts.
-                let start = known.borrow().wal_at_start.unwrap_or_default();
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    _ = positions.wait_for_capture(start) => {}
-                    // It will not be captured: it meets them all the same.
-                    () = continuity.broken() => {}
-                }
-                applier.run(stop).await;
-            };
-            tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), applied));
-        }
+        let origins = Origins {
+            config: self.config.clone(),
+            postgres: self.here.postgres.clone(),
+            origin: self.origin.clone(),
+            logs: self.logs.clone(),
+            positions: self.positions.clone(),
+            ownership: self.ownership.clone(),
+            tenure: tenure.clone(),
+            continuity: self.continuity.clone(),
+            gate: gate.clone(),
+            repairs: repairs.clone(),
+            incarnations: self.incarnations.clone(),
+            follower: Box::new(self.follower()),
+        };
+        tasks.spawn(origins.run(shutdown.clone()));
         let examined = watch::Sender::default();
         let retainer = Retainer {
             config: self.config.clone(),

@@ -20,6 +20,7 @@ pub mod log;
 pub mod notices;
 pub mod observe;
 pub mod operate;
+pub mod origins;
 pub mod peer;
 pub mod pieces;
 pub mod positions;

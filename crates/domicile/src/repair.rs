@@ -205,7 +205,7 @@ impl Repairer {
         let view = self.ownership.borrow().clone();
         for entry in view.ownership.iter().flat_map(|o| o.entries()) {
             for cut in entry.closed.iter().map(|c| &c.cut).chain(entry.state.cut()) {
-                if cut.origin == self.origin {
+                if cut.origin.region == self.region {
                     ours.advance(&cut.origin, cut.lsn);
                 }
             }

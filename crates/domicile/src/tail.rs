@@ -88,7 +88,7 @@ impl Tails {
         let cut = cut.max(log.trimmed());
         let mut found = Sifted::behind(cut);
         let mut pieces = Pieces::new(log.read(cut));
-        let shown = if *origin == self.origin {
+        let shown = if origin.region == self.origin.region {
             Lsn(u64::MAX)
         } else {
             self.positions.frontier().get(origin)

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use domicile_core::config::{Config, Sequences};
 use domicile_core::continuity::Verdict;
-use domicile_core::id::{RegionId, RunId};
+use domicile_core::id::{Origin, RegionId, RunId};
 use domicile_core::lease::Held;
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::{Ownership, OwnershipChange};
@@ -35,6 +35,8 @@ use crate::directory::documents::{
 use crate::directory::places;
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, Written};
+use crate::log::Log;
+use crate::positions::Positions;
 use crate::postgres::drain::{Door, drain};
 use crate::postgres::sequences::{self, Look};
 use crate::postgres::{guard, session, setup};
@@ -79,6 +81,9 @@ pub struct Tenure {
     /// Barriers that stand in our log.
     pub barriers: watch::Receiver<Vec<(RunId, Cut)>>,
     pub continuity: Continuity,
+    /// Our logs of earlier incarnations: this region goes on where they end.
+    pub older: Vec<(Origin, Log)>,
+    pub positions: Positions,
     pub state: watch::Sender<TenureState>,
 }
 
@@ -230,6 +235,7 @@ impl Tenure {
             guard::revoke_lease(&guard.client).await?;
             return Err(halted.into());
         }
+        self.check_older()?;
         self.check_ack_fence(guard).await?;
         let held = Held { sent_at: self.clock.now() };
         let granted_at = guard::read_clock(&guard.client).await?;
@@ -247,6 +253,15 @@ impl Tenure {
         let until = held.deadline(terms);
         self.state.send_modify(|state| state.lease_until = Some(until));
         Ok(())
+    }
+
+    /// What our tables lost of our own history is applied before anything rests on them.
+    fn check_older(&self) -> anyhow::Result<()> {
+        let shown = self.positions.frontier();
+        match self.older.iter().find(|(origin, log)| shown.get(origin) < log.end()) {
+            None => Ok(()),
+            Some((origin, log)) => bail!("{origin} is not applied here up to {} yet", log.end()),
+        }
     }
 
     /// With an RPO a region whose PostgreSQL would acknowledge commits by itself does not write at

@@ -15,10 +15,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use domicile_core::change::Transaction;
 use domicile_core::config::Config;
+use domicile_core::continuity::Verdict;
 use domicile_core::history::{Admission, Reason, admit};
 use domicile_core::id::{Origin, RunId};
 use domicile_core::lsn::{Cut, Lsn};
@@ -126,8 +127,9 @@ impl Capture {
         // What cannot be kept is not read: the slot holds it back.
         self.log.ready().await?;
         let postgres = session::connect(&self.config.postgres, "domicile journal").await?;
-        self.config.continuity.examine(&postgres).await?;
+        let verdict = self.config.continuity.examine(&postgres).await?;
         self.config.continuity.check()?;
+        ensure!(verdict == Verdict::GoesOn, "the slot is not made yet");
         let stream = Stream::start(&StreamConfig {
             connection: session::configure(&self.config.postgres, APPLICATION_NAME)?,
             application_name: APPLICATION_NAME.into(),

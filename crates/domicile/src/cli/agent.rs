@@ -1,10 +1,15 @@
 //! How does one run a region's agent?
 
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use anyhow::Context as _;
 use clap::Args;
 use domicile_core::id::RegionId;
 
 use super::lifetime::Lifetime;
 use super::{Context, Exit, UsageError};
+use crate::agent::Ended;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Runs until it gets SIGTERM or SIGINT. Prepares the region's PostgreSQL by
@@ -30,6 +35,16 @@ impl Agent {
             return Err(UsageError(format!("no region {}: there are {known}", self.region)).into());
         }
         let shutdown = self.lifetime.token()?;
-        crate::agent::run(config, self.region, shutdown).await.map(|()| Exit::Done)
+        match crate::agent::run(config, self.region, shutdown).await? {
+            Ended::Stopped => Ok(Exit::Done),
+            Ended::Anew => start_anew(),
+        }
     }
+}
+
+/// Puts the same program in the place of this one: its files, locks and sessions end with it.
+fn start_anew() -> anyhow::Result<Exit> {
+    let program = std::env::current_exe().context("find our own program")?;
+    let failed = Command::new(program).args(std::env::args_os().skip(1)).exec();
+    Err(failed).context("start the agent anew")
 }

@@ -25,6 +25,7 @@ mod lifetime;
 mod output;
 mod outside;
 mod partition;
+mod reseed;
 mod runs;
 mod status;
 mod verify;
@@ -104,6 +105,8 @@ enum Command {
     Journal(journal::Journal),
     /// Compare the rows of all regions, and repair those that differ
     Verify(verify::Verify),
+    /// Begin a region's log anew where its slot does not follow on it, and compare
+    Reseed(reseed::Reseed),
     /// Print a shell's completion script
     Completions(completions::Completions),
 }
@@ -188,6 +191,7 @@ impl Cli {
             Command::Switchover(command) => command.run(&context).await,
             Command::Journal(command) => command.run(&context).await,
             Command::Verify(command) => command.run(&context).await,
+            Command::Reseed(command) => command.run(&context).await,
             Command::Completions(command) => command.run(),
         }
     }

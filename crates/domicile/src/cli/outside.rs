@@ -126,7 +126,8 @@ pub async fn ask_all(config: &Config) -> BTreeMap<RegionId, Result<RegionStatus,
     futures_util::future::join_all(asked).await.into_iter().collect()
 }
 
-async fn ask(address: &str) -> anyhow::Result<RegionStatus> {
+/// Asks one agent.
+pub async fn ask(address: &str) -> anyhow::Result<RegionStatus> {
     let mut client = peer::channel(address)?;
     let answer = timeout(ANSWER_TIMEOUT, client.status(StatusRequest {}))
         .await

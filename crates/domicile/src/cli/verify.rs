@@ -84,6 +84,11 @@ struct RowReport {
 }
 
 impl Verify {
+    /// Everything everywhere, with repair.
+    pub(super) fn all() -> Self {
+        Self { table: Vec::new(), region: Vec::new(), repair: true }
+    }
+
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         let verifier = Verifier::new(&config, &self.regions(&config)?)?;

@@ -16,16 +16,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
-use domicile_core::continuity::{Break, Known, Server, Verdict, judge};
+use anyhow::{Context, ensure};
+use domicile_core::config::{Config, Region};
+use domicile_core::continuity::{Break, Known, Ours, Server, Verdict, judge, shown};
+use domicile_core::id::Origin;
 use domicile_core::lsn::Lsn;
-use domicile_core::progress::Rpo;
 use tokio::sync::watch;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::complain::Complaint;
-use crate::log::Log;
+use crate::log::{Log, Logs};
 use crate::notices::Notices;
 use crate::postgres::slot;
 use record::Record;
@@ -48,8 +49,11 @@ pub struct Continuity {
 }
 
 struct Shared {
+    origin: Origin,
     slot: String,
     log: Log,
+    /// Of the incarnation before this one.
+    before: Option<(Origin, Log)>,
     /// How far our log was known to reach before damage to it was set aside.
     must_reach: Lsn,
     record: Mutex<Record>,
@@ -64,16 +68,23 @@ struct Shared {
 
 impl Continuity {
     pub fn open(
-        data: &Path,
-        slot: String,
-        rpo: Rpo,
-        (log, must_reach): (Log, Lsn),
+        config: &Config,
+        here: &Region,
+        origin: Origin,
+        logs: &Logs,
+        must_reach: Lsn,
         notices: Notices,
     ) -> anyhow::Result<Self> {
-        let record = Record::open(data)?;
-        let read = watch::Sender::new(record.known().map_or(Lsn::ZERO, |known| known.read));
+        let (slot, rpo) = (slot::slot_name(config), config.rpo);
+        let record = Record::open(Path::new(&here.data))?;
+        let log = logs.get_or_create(&origin)?;
+        let before = older(logs, &origin).pop();
+        let ours = record.known().filter(|known| known.incarnation == origin.incarnation);
+        let read = watch::Sender::new(ours.map_or(Lsn::ZERO, |known| known.read));
         let shared = Shared {
+            origin,
             slot,
+            before,
             log,
             must_reach,
             record: Mutex::new(record),
@@ -94,38 +105,71 @@ impl Continuity {
     /// Looks at the server behind `client`. What it finds is shown until another look finds
     /// something else.
     pub async fn examine(&self, client: &Client) -> anyhow::Result<Verdict> {
-        let timeline = self.lock().known().map(|known| known.timeline);
-        let server = slot::survey(client, &self.shared.slot, timeline).await?;
+        let server = self.survey(client).await?;
         // Read after the server was asked: whatever it was told by then is in here.
         let known = self.lock().known().cloned();
-        let verdict = judge(known.as_ref(), self.log_end(), &self.shared.slot, &server);
+        let ours = Ours {
+            incarnation: self.shared.origin.incarnation,
+            slot: self.shared.slot.clone(),
+            log_end: self.log_end(),
+            known,
+        };
+        let verdict = judge(&ours, &server);
         match &verdict {
             Verdict::New => {}
             Verdict::GoesOn => {
                 self.remember(&server)?;
                 self.tell(None);
             }
-            Verdict::Broken(why) => self.tell(Some(why.clone())),
+            Verdict::Broken(why) => {
+                self.remember_behind(why)?;
+                self.tell(Some(why.clone()));
+            }
         }
         Ok(verdict)
     }
 
-    /// Makes the slot where nothing was ever read.
+    /// Makes the slot where nothing was ever read in this incarnation.
     pub async fn begin(&self, client: &Client) -> anyhow::Result<()> {
-        if slot::survey(client, &self.shared.slot, None).await?.slot.is_none() {
-            slot::make(client, &self.shared.slot).await?;
+        let mut server = self.survey(client).await?;
+        let (slot, known) = (&self.shared.slot, self.lock().known().cloned());
+        if let Some((before, log)) = &self.shared.before {
+            // What our tables lost of it is applied again.
+            let shown = known.map_or(log.end(), |known| shown(&known, &server));
+            ensure!(
+                shown > Lsn::ZERO,
+                "nothing proves that timeline {} of this PostgreSQL goes back to what {before} was \
+                 read from",
+                server.timeline
+            );
+            slot::resume(client, before, shown.min(log.end())).await?;
+            // Wherever it stands: what lies before its successor is compared, not captured.
+            slot::remove(client, slot).await?;
+            server.slot = None;
         }
-        let server = slot::survey(client, &self.shared.slot, None).await?;
+        if server.slot.is_none() {
+            slot::make(client, slot).await?;
+        }
+        let server = self.survey(client).await?;
         let made = server.slot.as_ref().and_then(|slot| slot.confirmed);
         let made = made.context("the slot is not there yet")?;
         self.shared.read.send_replace(made);
-        self.remember(&server)
+        self.remember(&server)?;
+        tracing::info!(origin = %self.shared.origin, %made, "the slot is made");
+        self.tell(None);
+        Ok(())
+    }
+
+    async fn survey(&self, client: &Client) -> anyhow::Result<Server> {
+        let timeline = self.lock().known().map(|known| known.timeline);
+        let incarnation = self.shared.origin.incarnation;
+        slot::survey(client, &self.shared.slot, incarnation, timeline).await
     }
 
     /// Has the database remember as well that its slot is read.
     pub async fn note(&self, client: &Client) -> anyhow::Result<()> {
         let Some(known) = self.lock().known().cloned() else { return Ok(()) };
-        slot::note(client, &known.slot, known.system).await
+        slot::note(client, &known.slot, known.system, known.incarnation).await
     }
 
     /// Refuses whoever would act while the slot cannot be read on.
@@ -217,14 +261,32 @@ impl Continuity {
     fn remember(&self, server: &Server) -> anyhow::Result<()> {
         let mut record = self.lock();
         let read = (*self.shared.read.borrow()).max(self.log_end());
-        let (system, timeline, slot) = (server.system, server.timeline, self.shared.slot.clone());
-        let known = Known { system, timeline, slot, read };
+        let known = Known {
+            incarnation: self.shared.origin.incarnation,
+            system: server.system,
+            timeline: server.timeline,
+            slot: self.shared.slot.clone(),
+            read,
+            behind: None,
+        };
         let same = |before: &Known| Known { read, ..before.clone() } == known;
         if !record.known().is_some_and(same) {
             record.write(known)?;
             self.shared.read.send_replace(read);
         }
         Ok(())
+    }
+
+    /// A timeline that is too short will not be so for long.
+    fn remember_behind(&self, why: &Break) -> anyhow::Result<()> {
+        let Break::TimelineBehind { timeline, parted, .. } = why else { return Ok(()) };
+        let mut record = self.lock();
+        match record.known().cloned() {
+            Some(known) if known.timeline == *timeline && known.behind.is_none() => {
+                record.write(Known { behind: Some(*parted), ..known })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn tell(&self, why: Option<Break>) {
@@ -247,4 +309,10 @@ impl Continuity {
         // A record is written before it is known.
         self.shared.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the logs of earlier incarnations of this region, oldest first.
+pub fn older(logs: &Logs, origin: &Origin) -> Vec<(Origin, Log)> {
+    let ours = |of: &Origin| of.region == origin.region && of.incarnation < origin.incarnation;
+    logs.all().into_iter().filter(|(of, _)| ours(of)).collect()
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use domicile_core::continuity::Known;
 use domicile_core::frame::{self, Taken};
+use domicile_core::lsn::Lsn;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "slot";
@@ -19,9 +20,11 @@ const SECTOR_BYTES: usize = 512;
 
 #[derive(Serialize, Deserialize)]
 struct Document {
+    incarnation: u32,
     system: u64,
     timeline: u32,
     slot: String,
+    behind: Option<u64>,
 }
 
 pub(super) struct Record {
@@ -54,8 +57,10 @@ impl Record {
 
     /// Remembers `known`, durably.
     pub fn write(&mut self, known: Known) -> anyhow::Result<()> {
-        let Known { system, timeline, slot, read } = known.clone();
-        let document = serde_json::to_vec(&Document { system, timeline, slot })?;
+        let Known { incarnation, system, timeline, slot, read, behind } = known.clone();
+        let behind = behind.map(|lsn| lsn.0);
+        let document = Document { incarnation, system, timeline, slot, behind };
+        let document = serde_json::to_vec(&document)?;
         let mut bytes = Vec::with_capacity(SECTOR_BYTES);
         frame::append(&mut bytes, read, &document);
         ensure!(bytes.len() <= SECTOR_BYTES, "what is remembered of the slot fits a sector");
@@ -70,21 +75,26 @@ fn lift(bytes: &[u8]) -> Option<Known> {
     let Taken::Whole { lsn: read, payload, parts: None, .. } = frame::take(bytes) else {
         return None;
     };
-    let Document { system, timeline, slot } = serde_json::from_slice(payload).ok()?;
-    Some(Known { system, timeline, slot, read })
+    let document: Document = serde_json::from_slice(payload).ok()?;
+    let Document { incarnation, system, timeline, slot, behind } = document;
+    Some(Known { incarnation, system, timeline, slot, read, behind: behind.map(Lsn) })
 }
 
 #[cfg(test)]
 mod tests {
-    use domicile_core::lsn::Lsn;
-
     use super::*;
 
     #[test]
     fn what_is_remembered_is_there_again_and_damage_is_not_believed() {
         let folder = tempfile::tempdir().unwrap();
-        let known =
-            Known { system: u64::MAX, timeline: u32::MAX, slot: "s".repeat(63), read: Lsn(9) };
+        let known = Known {
+            incarnation: u32::MAX,
+            system: u64::MAX,
+            timeline: u32::MAX,
+            slot: "s".repeat(63),
+            read: Lsn(9),
+            behind: Some(Lsn(u64::MAX)),
+        };
         let mut record = Record::open(folder.path()).unwrap();
         assert_eq!(record.known(), None);
         record.write(known.clone()).unwrap();

@@ -20,6 +20,7 @@ pub const PLACES_KEY: &str = "sequences";
 pub const LEASE_PREFIX: &str = "lease/";
 pub const RUN_PREFIX: &str = "run/";
 pub const RESEED_PREFIX: &str = "reseed/";
+pub const INCARNATION_PREFIX: &str = "incarnation/";
 
 pub fn lease_key(region: &RegionId) -> String {
     format!("{LEASE_PREFIX}{region}")
@@ -27,6 +28,10 @@ pub fn lease_key(region: &RegionId) -> String {
 
 pub fn run_key(run: &RunId) -> String {
     format!("{RUN_PREFIX}{run}")
+}
+
+pub fn incarnation_key(region: &RegionId) -> String {
+    format!("{INCARNATION_PREFIX}{region}")
 }
 
 pub fn reseed_key(region: &RegionId, origin: &Origin) -> String {
@@ -61,6 +66,12 @@ pub fn lift_left_behind(value: &[u8]) -> anyhow::Result<LeftBehind> {
         origin: document.origin.parse()?,
         upto: document.upto.parse()?,
     })
+}
+
+/// Which incarnation of a region's log is written now; the first one when there is no document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncarnationDocument {
+    pub incarnation: u32,
 }
 
 /// A region's lease. What counts is the document's revision, which every renewal changes.

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use domicile_core::config::Config;
 use domicile_core::continuity::{PLUGIN, Server, Slot};
+use domicile_core::id::Origin;
 use domicile_core::lsn::Lsn;
 use tokio_postgres::{Client, Row};
 
@@ -13,7 +14,12 @@ pub fn slot_name(config: &Config) -> String {
 
 /// Asks the server for everything by which its history and the slot are judged. `known` is the
 /// timeline that we know. Fails on a standby.
-pub async fn survey(client: &Client, slot: &str, known: Option<u32>) -> anyhow::Result<Server> {
+pub async fn survey(
+    client: &Client,
+    slot: &str,
+    incarnation: u32,
+    known: Option<u32>,
+) -> anyhow::Result<Server> {
     let row = client
         .query_one(
             "SELECT system, timeline, wal_end::text, to_regclass('domicile.slot') IS NOT NULL
@@ -27,7 +33,7 @@ pub async fn survey(client: &Client, slot: &str, known: Option<u32>) -> anyhow::
     let system = row.get::<_, i64>(0).cast_unsigned();
     let timeline = u32::from_str_radix(row.get(1), 16).context("read the timeline")?;
     let wal_end = row.get::<_, &str>(2).parse()?;
-    let read_before = row.get(3) && noted(client, slot, system).await?;
+    let read_before = row.get(3) && noted(client, slot, system, incarnation).await?;
     let ended = match known {
         Some(known) if known != timeline => history(client, timeline).await,
         _ => Some(Vec::new()),
@@ -59,6 +65,27 @@ pub async fn system(client: &Client) -> anyhow::Result<u64> {
     Ok(row.get::<_, i64>(0).cast_unsigned())
 }
 
+/// Has the tables show the log of an earlier incarnation up to `applied`, for its applier.
+pub async fn resume(client: &Client, before: &Origin, applied: Lsn) -> anyhow::Result<()> {
+    client
+        .execute(
+            "INSERT INTO domicile.progress (origin, applied) VALUES ($1, $2::text::pg_lsn)
+             ON CONFLICT (origin) DO UPDATE SET applied = excluded.applied",
+            &[&before.to_string(), &applied.to_string()],
+        )
+        .await
+        .context("note how much of the earlier log is shown")?;
+    Ok(())
+}
+
+/// Drops the slot, if there is one that nobody reads.
+pub async fn remove(client: &Client, slot: &str) -> anyhow::Result<()> {
+    let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+               WHERE slot_name = $1";
+    client.execute(sql, &[&slot]).await.context("drop the slot")?;
+    Ok(())
+}
+
 /// Makes the slot. Returns once it can be read from: transactions that are open now are waited for.
 pub async fn make(client: &Client, slot: &str) -> anyhow::Result<()> {
     client
@@ -69,13 +96,19 @@ pub async fn make(client: &Client, slot: &str) -> anyhow::Result<()> {
 }
 
 /// Has the database remember that its slot is read, for an agent that does not.
-pub async fn note(client: &Client, slot: &str, system: u64) -> anyhow::Result<()> {
+pub async fn note(
+    client: &Client,
+    slot: &str,
+    system: u64,
+    incarnation: u32,
+) -> anyhow::Result<()> {
     client
         .execute(
-            "INSERT INTO domicile.slot (name, system) VALUES ($1, $2)
-             ON CONFLICT (name) DO UPDATE SET system = excluded.system, at = excluded.at
-             WHERE slot.system <> excluded.system",
-            &[&slot, &system.to_string()],
+            "INSERT INTO domicile.slot (name, system, incarnation) VALUES ($1, $2, $3)
+             ON CONFLICT (name) DO UPDATE
+             SET system = excluded.system, incarnation = excluded.incarnation, at = excluded.at
+             WHERE (slot.system, slot.incarnation) <> (excluded.system, excluded.incarnation)",
+            &[&slot, &system.to_string(), &i64::from(incarnation)],
         )
         .await
         .context("note the slot")?;
@@ -83,9 +116,10 @@ pub async fn note(client: &Client, slot: &str, system: u64) -> anyhow::Result<()
 }
 
 /// A copy of the database in another cluster carries the note of the first one.
-async fn noted(client: &Client, slot: &str, system: u64) -> anyhow::Result<bool> {
-    let sql = "SELECT FROM domicile.slot WHERE name = $1 AND system = $2";
-    let row = client.query_opt(sql, &[&slot, &system.to_string()]).await;
+async fn noted(client: &Client, slot: &str, system: u64, incarnation: u32) -> anyhow::Result<bool> {
+    let sql = "SELECT FROM domicile.slot WHERE name = $1 AND system = $2 AND incarnation >= $3";
+    let (system, incarnation) = (system.to_string(), i64::from(incarnation));
+    let row = client.query_opt(sql, &[&slot, &system, &incarnation]).await;
     Ok(row.context("read what is noted of the slot")?.is_some())
 }
 

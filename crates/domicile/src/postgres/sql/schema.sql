@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS domicile.slot (
     name text PRIMARY KEY,
     -- A copy of the database in another cluster has none.
     system text NOT NULL,
+    incarnation bigint NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 

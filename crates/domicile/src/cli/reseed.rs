@@ -1,0 +1,112 @@
+//! How does a region go on whose slot does not follow on what was read?
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use domicile_core::config::Config;
+use domicile_core::continuity::RESEEDABLE;
+use domicile_core::id::{Origin, RegionId};
+use tokio::time::Instant;
+
+use super::outside::ask;
+use super::verify::Verify;
+use super::{Context, Exit, UsageError};
+use crate::directory::documents::{IncarnationDocument, incarnation_key, json};
+use crate::directory::{self, Written};
+use crate::status::RegionStatus;
+
+/// Until the agent has started anew, made its slot and applied what its tables lost.
+const BEGIN_WAIT_MAX: Duration = Duration::from_secs(600);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "For a region that says slot_lost, slot_skipped or timeline_behind; refused for any other.
+
+The region's log begins another incarnation with a slot of its own, as in eu-2. What its PostgreSQL
+lost of its own log is applied again from there. Then every table is compared between all regions,
+as by \"domicile verify --repair\": rows that differ become what their owners have, and what was there
+goes to the conflict journal. The agent starts anew: sessions through its gateway end.
+
+Example:
+  domicile reseed --region eu"
+)]
+pub struct Reseed {
+    /// The region whose log begins anew
+    #[arg(long, value_name = "NAME")]
+    region: RegionId,
+}
+
+impl Reseed {
+    pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
+        let config = context.config()?;
+        let region = config.region(&self.region).with_context(|| {
+            UsageError(format!("region \"{}\" is not in the configuration", self.region))
+        })?;
+        let status = ask(&region.peer).await.context("ask the region's agent")?;
+        let before: Origin = status.origin.parse()?;
+        if broken(&status).is_none() {
+            let known = status.conditions.iter().map(|c| c.name.as_str()).collect::<Vec<_>>();
+            let said = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+            let states = RESEEDABLE.join(", ");
+            context
+                .output
+                .print(&format!("region {} says {said}: this is for {states}\n", self.region))?;
+            return Ok(Exit::Refused);
+        }
+        begin(&config, &before).await?;
+        self.wait_until_begun(&region.peer, &before).await?;
+        Verify::all().run(context).await
+    }
+
+    async fn wait_until_begun(&self, address: &str, before: &Origin) -> anyhow::Result<()> {
+        let deadline = Instant::now() + BEGIN_WAIT_MAX;
+        loop {
+            let missing = match ask(address).await {
+                Ok(status) => match status.origin.parse::<Origin>() {
+                    Ok(now) if now <= *before => format!("it still writes {before}"),
+                    Err(_) => "its agent starts".to_owned(),
+                    Ok(_) => match status.conditions.first() {
+                        Some(condition) => format!("{}: {}", condition.name, condition.detail),
+                        None if status.lease_live => return Ok(()),
+                        None => "it has no lease yet".to_owned(),
+                    },
+                },
+                Err(error) => format!("{error:#}"),
+            };
+            if Instant::now() >= deadline {
+                bail!("region {} has not begun anew: {missing}", self.region);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+/// The state for which this is the way out, if it holds.
+fn broken(status: &RegionStatus) -> Option<&str> {
+    let names = status.conditions.iter().map(|condition| condition.name.as_str());
+    names.into_iter().find(|name| RESEEDABLE.contains(name))
+}
+
+/// Names the incarnation after `before` in the directory; its agent sees that.
+async fn begin(config: &Config, before: &Origin) -> anyhow::Result<()> {
+    let directory = directory::Client::new(&config.directory.address)?;
+    let key = incarnation_key(&before.region);
+    let found = directory.get(&key).await?;
+    let revision = found.as_ref().map_or(0, |document| document.revision);
+    let named = match &found {
+        Some(document) => {
+            serde_json::from_slice::<IncarnationDocument>(&document.value)
+                .context("read the region's incarnation")?
+                .incarnation
+        }
+        None => 1,
+    };
+    let incarnation = before.incarnation.max(named).checked_add(1).context("count incarnations")?;
+    let value = json(&IncarnationDocument { incarnation });
+    match directory.write(&key, revision, Some(value)).await? {
+        Written::At(_) => Ok(()),
+        Written::Conflict(_) => bail!("somebody else begins an incarnation of {}", before.region),
+    }
+}
