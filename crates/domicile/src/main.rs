@@ -14,6 +14,8 @@ fn main() -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .with_ansi(cli.colour_on_stderr())
+        // A complaint that standard error cannot be written to would go there, and panic.
+        .log_internal_errors(false)
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

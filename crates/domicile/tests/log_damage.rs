@@ -1,9 +1,10 @@
-//! Is a damaged log noticed, set aside and made whole from a peer, and does an agent live through
-//! whatever arrives at its ports?
+//! Is a damaged log noticed, set aside and made whole from a peer, a full disk named and outlasted,
+//! and does an agent live through whatever arrives at its ports?
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use domicile::lab::regions::Regions;
@@ -55,6 +56,163 @@ async fn a_damaged_log_is_made_whole_from_a_peer_and_hostile_bytes_end_nothing()
         let held = records(&regions, holder).await;
         assert!(held == expected, "{holder} holds {} of {}", held.len(), expected.len());
     }
+}
+
+/// The disk of eu's agent, in a mount namespace of its own that its process alone is in.
+const DISK: &str = r#"#!/bin/sh
+case "$*" in *"--region eu"*) ;; *) exec {binary} "$@" ;; esac
+mkdir -p {data}
+# Where no file system may be mounted, files are limited instead.
+trap '' XFSZ
+unshare --user --map-root-user --mount sh -c 'mount -t tmpfs -o size=1m tmpfs "$1"' sh {data} ||
+    exec {binary} "$@"
+exec unshare --user --map-root-user --mount sh -c \
+    'mount -t tmpfs -o size=24m tmpfs "$1"; touch "$1/small"; shift; exec "$@"' \
+    sh {data} {binary} "$@"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_named_and_outlasted_and_nothing_that_was_acknowledged_is_lost() {
+    let mut config = config(&["eu", "us", "ap"], "hash(id, 3)", 3);
+    config.seed_sql = SEED_SQL.to_owned();
+    config.tables = TABLES.to_owned();
+    // Its agent must be back before that: a full disk is no outage.
+    config.lease = std::time::Duration::from_secs(10);
+    let folder = tempfile::tempdir().unwrap();
+    let binary = config.binary.display().to_string();
+    config.keep = Some(folder.path().join("lab"));
+    config.binary = folder.path().join("domicile");
+    let data = folder.path().join("lab/eu/agent");
+    let script = DISK.replace("{binary}", &binary).replace("{data}", &data.display().to_string());
+    std::fs::write(&config.binary, script).unwrap();
+    for (path, mode) in [(folder.path(), 0o755), (&config.binary, 0o755)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let disk = Disk { pid: regions.agent_pid("eu").unwrap(), data };
+    write_everywhere(&regions, 1).await;
+
+    let control = regions.connect("eu").await.unwrap();
+    let writer = tokio::spawn(write_until_told(regions.postgres("eu")));
+    eventually("the other one writes", async || {
+        let sql = "SELECT FROM kept WHERE id BETWEEN 10000 AND 99999";
+        let rows = control.query(sql, &[]).await.map_err(|e| e.to_string())?;
+        if rows.is_empty() { Err("nothing yet".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    disk.fill(0);
+    says(&regions, "log_full", true).await;
+    // Others write on: one of them holds what the other writes.
+    let us = regions.connect("us").await.unwrap();
+    let sql = "UPDATE kept SET note = 'meanwhile' WHERE id = (SELECT min(id) FROM kept
+               WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'us')";
+    assert_eq!(us.execute(sql, &[]).await.unwrap(), 1);
+    assert!(!writer.is_finished(), "nothing holds what is acknowledged");
+    disk.free();
+    says(&regions, "log_full", false).await;
+
+    // Enough for small records, and not for a large transaction.
+    disk.fill(2 << 20);
+    let eu = regions.connect("eu").await.unwrap();
+    let sql = "INSERT INTO kept SELECT id, repeat(md5(id::text), 32)
+               FROM generate_series(100000, 124000) id
+               WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu'";
+    let large = tokio::spawn(async move { eu.execute(sql, &[]).await.unwrap() });
+    says(&regions, "log_full", true).await;
+    disk.free();
+    assert!(large.await.unwrap() > 7000);
+    says(&regions, "log_full", false).await;
+
+    control.batch_execute("CREATE TABLE enough ()").await.unwrap();
+    let acknowledged = writer.await.unwrap();
+    settle(&regions, "last").await;
+    assert_alike(&regions, &["kept"]).await;
+    let shown: Vec<i32> = us
+        .query("SELECT id FROM kept WHERE id BETWEEN 10000 AND 99999", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let lost: Vec<_> = acknowledged.iter().filter(|id| !shown.contains(id)).collect();
+    assert!(
+        acknowledged.len() > 1 && lost.is_empty(),
+        "{} acknowledged, lost {lost:?}",
+        acknowledged.len()
+    );
+    assert_eq!(regions.agent_pid("eu"), Some(disk.pid), "the agent lived through all of it");
+}
+
+/// What the agent of eu keeps its log on.
+struct Disk {
+    pid: u32,
+    data: PathBuf,
+}
+
+impl Disk {
+    /// As the agent sees it; nothing where its files are limited instead.
+    fn seen(&self) -> Option<PathBuf> {
+        let data = self.data.strip_prefix("/").unwrap();
+        let seen = Path::new("/proc").join(self.pid.to_string()).join("root").join(data);
+        seen.join("small").exists().then_some(seen)
+    }
+
+    /// Leaves so much room and no more.
+    fn fill(&self, room: u64) {
+        let Some(seen) = self.seen() else { return self.limit(&room.to_string()) };
+        let filler = std::fs::File::create(seen.join("filler")).unwrap();
+        let (mut at, piece) = (0, vec![1; 1 << 16]);
+        for size in [1 << 16, 1 << 12, 1] {
+            while let Ok(written) = filler.write_at(&piece[..size], at) {
+                at += written as u64;
+            }
+        }
+        filler.set_len(at - room).unwrap();
+    }
+
+    fn free(&self) {
+        match self.seen() {
+            Some(seen) => std::fs::remove_file(seen.join("filler")).unwrap(),
+            None => self.limit("unlimited"),
+        }
+    }
+
+    fn limit(&self, bytes: &str) {
+        let pid = self.pid.to_string();
+        let limit = format!("--fsize={bytes}:unlimited");
+        let status = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+/// Commits row after row in eu until there is a table that says so; returns what was acknowledged.
+async fn write_until_told(postgres: String) -> Vec<i32> {
+    let (client, driver) = tokio_postgres::connect(&postgres, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(driver);
+    let sql = "INSERT INTO kept SELECT $1, repeat('x', 1000)
+               WHERE (domicile.entry(domicile.partition_of($1::int::text))).owner = 'eu'";
+    let mut acknowledged = Vec::new();
+    for id in 10_000_i32.. {
+        if client.execute(sql, &[&id]).await.is_ok_and(|rows| rows == 1) {
+            acknowledged.push(id);
+        }
+        let told = "SELECT to_regclass('enough') IS NOT NULL";
+        if client.query_one(told, &[]).await.unwrap().get(0) {
+            break;
+        }
+    }
+    acknowledged
+}
+
+/// Waits until eu says so of itself, or does so no more.
+async fn says(regions: &Regions, state: &str, is: bool) {
+    eventually(&format!("eu says {state}: {is}"), async || {
+        let status = regions.status("eu").await.map_err(|e| e.to_string())?;
+        let said = status.conditions.iter().any(|c| c.name == state);
+        if said == is { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+    })
+    .await;
 }
 
 /// Every region writes what it owns, one commit each.

@@ -134,7 +134,10 @@ impl Log {
     }
 
     pub fn standing(&self) -> Standing {
-        self.shared.standing()
+        match self.shared.standing() {
+            Standing::Sound => self.shared.spools.standing(),
+            other => other,
+        }
     }
 
     /// Begins a transaction that is too large for memory; nothing of it shows before

@@ -8,8 +8,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use domicile_core::frame::{self, FRAME_OVERHEAD_BYTES, PAYLOAD_BYTES_MAX, Parts, Taken};
@@ -19,14 +20,40 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::error::{LogError, io};
 use super::parts::PartReader;
 use super::segment;
+use super::standing::Standing;
 
 /// So much may be written and not flushed before a flush begins.
 const FLUSH_BYTES: u64 = 8 << 20;
+
+/// For how long a failure is told. Until then what failed was tried again, if it is still wanted.
+const FAILURE_LASTS: Duration = Duration::from_secs(60);
 
 /// Makes spools in one log's folder.
 pub(super) struct Spools {
     folder: PathBuf,
     next: AtomicU64,
+    failure: Failure,
+}
+
+/// When and why a spool last failed, until another is complete. What a spool takes is free again
+/// when it is given up, so a small trial would not show that it fails again.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<(Instant, Standing)>>>);
+
+impl Failure {
+    fn set(&self, standing: Option<Standing>) {
+        // Replaced as a whole.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            standing.map(|standing| (Instant::now(), standing));
+    }
+
+    /// Passes `result` on, and remembers what failed.
+    fn note<T>(&self, result: Result<T, LogError>) -> Result<T, LogError> {
+        if let Err(error @ LogError::Io { source, .. }) = &result {
+            self.set(Some(Standing::after(source, error.to_string())));
+        }
+        result
+    }
 }
 
 impl Spools {
@@ -39,7 +66,16 @@ impl Spools {
             fs::remove_file(&path).map_err(io("remove spool", &path))?;
         }
         segment::sync_folder(log)?;
-        Ok(Self { folder, next: AtomicU64::new(0) })
+        Ok(Self { folder, next: AtomicU64::new(0), failure: Failure::default() })
+    }
+
+    /// Can a large transaction be kept here, as far as the last one tells?
+    pub fn standing(&self) -> Standing {
+        let failure = self.failure.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*failure {
+            Some((at, standing)) if at.elapsed() < FAILURE_LASTS => standing.clone(),
+            _ => Standing::Sound,
+        }
     }
 
     pub fn create(&self) -> Result<Spool, LogError> {
@@ -49,9 +85,11 @@ impl Spools {
             .write(true)
             .create_new(true)
             .open(&path)
-            .map_err(io("create spool", &path))?;
+            .map_err(io("create spool", &path));
+        let file = self.failure.note(file)?;
         let place = Place { path, file: Arc::new(file) };
-        Ok(Spool { place, parts: vec![Parts::default()], flush: None, flushed: 0 })
+        let failure = self.failure.clone();
+        Ok(Spool { place, parts: vec![Parts::default()], flush: None, flushed: 0, failure })
     }
 }
 
@@ -76,6 +114,7 @@ pub struct Spool {
     flush: Option<JoinHandle<std::io::Result<()>>>,
     /// A flush of everything before this byte has begun.
     flushed: u64,
+    failure: Failure,
 }
 
 impl Spool {
@@ -134,6 +173,7 @@ impl Spool {
         self.await_flush().await?;
         let file = self.place.file.clone();
         self.work("flush spool", move || file.sync_all()).await?;
+        self.failure.set(None);
         let parts = self.parts();
         Ok(Spooled { place: self.place, parts })
     }
@@ -156,7 +196,7 @@ impl Spool {
         match self.flush.take() {
             Some(flush) => {
                 let flushed = flush.await.map_err(|_| LogError::Stopped)?;
-                flushed.map_err(io("flush spool", &self.place.path))
+                self.failure.note(flushed.map_err(io("flush spool", &self.place.path)))
             }
             None => Ok(()),
         }
@@ -168,7 +208,7 @@ impl Spool {
         work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, LogError> {
         let done = spawn_blocking(work).await.map_err(|_| LogError::Stopped)?;
-        done.map_err(io(action, &self.place.path))
+        self.failure.note(done.map_err(io(action, &self.place.path)))
     }
 }
 
