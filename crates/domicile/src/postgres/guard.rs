@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use domicile_core::config::{Config, KeySource, TableKind};
 use domicile_core::id::{RegionId, RunId, TableName};
 use domicile_core::ownership::{Entry, Ownership, State};
@@ -401,14 +401,19 @@ pub async fn revoke_lease(client: &Client) -> anyhow::Result<()> {
 /// Writes through the guard, as an application would.
 pub async fn write_canary(client: &Client, partition: u32, run: &str) -> anyhow::Result<()> {
     let partition = i32::try_from(partition).context("partition number")?;
-    client
+    // A table that has no guard yet takes what nobody captures.
+    let written = client
         .execute(
-            "INSERT INTO domicile.canary AS canary (partition, run) VALUES ($1, $2)
+            "INSERT INTO domicile.canary AS canary (partition, run)
+             SELECT $1::integer, $2::text
+             WHERE EXISTS (SELECT FROM pg_catalog.pg_trigger
+                           WHERE tgrelid = 'domicile.canary'::regclass AND NOT tgisinternal)
              ON CONFLICT (partition) DO UPDATE SET run = excluded.run, at = clock_timestamp()",
             &[&partition, &run],
         )
         .await
         .context("write the canary")?;
+    ensure!(written == 1, "the guard is not installed yet");
     Ok(())
 }
 
