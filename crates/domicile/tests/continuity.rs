@@ -40,6 +40,7 @@ async fn a_slot_that_does_not_follow_on_what_was_read_is_told_and_nothing_is_ski
     moved_by_hand(&mut regions).await;
     invalidated(&mut regions).await;
     what_a_local_failover_lost_is_applied_again(&mut regions).await;
+    a_data_folder_that_is_lost(&mut regions).await;
 }
 
 /// What was committed unseen is everywhere, and so is what comes after it.
@@ -214,6 +215,18 @@ async fn what_a_local_failover_lost_is_applied_again(regions: &mut Regions) {
     assert_alike(regions, &["kept"]).await;
     assert_eq!(noted(regions, "us", "round 7").await, 60);
     everything_is_alike(regions, "us").await;
+}
+
+/// The database remembers that its slot was read, and by another incarnation than the first.
+async fn a_data_folder_that_is_lost(regions: &mut Regions) {
+    write_unseen(regions, "ap").await;
+    let data = regions.folder().join("ap/agent");
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    regions.start_agent("ap").unwrap();
+    says(regions, "ap", "slot_skipped").await;
+    seed_again(regions, "ap", 3).await;
+    everything_is_alike(regions, "ap").await;
 }
 
 /// Commits what no agent sees: the guard still admits it.

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use domicile_core::config::{Config, Region};
 use domicile_core::continuity::{Break, Known, Ours, Server, Verdict, judge, shown};
 use domicile_core::id::Origin;
@@ -132,17 +132,13 @@ impl Continuity {
     /// Makes the slot where nothing was ever read in this incarnation.
     pub async fn begin(&self, client: &Client) -> anyhow::Result<()> {
         let mut server = self.survey(client).await?;
-        let (slot, known) = (&self.shared.slot, self.lock().known().cloned());
+        let slot = &self.shared.slot;
         if let Some((before, log)) = &self.shared.before {
             // What our tables lost of it is applied again.
-            let shown = known.map_or(log.end(), |known| shown(&known, &server));
-            ensure!(
-                shown > Lsn::ZERO,
-                "nothing proves that timeline {} of this PostgreSQL goes back to what {before} was \
-                 read from",
-                server.timeline
-            );
-            slot::resume(client, before, shown.min(log.end())).await?;
+            let shown = self.shown(&server, log.end())?;
+            slot::resume(client, before, shown).await?;
+        }
+        if self.shared.origin.incarnation > 1 {
             // Wherever it stands: what lies before its successor is compared, not captured.
             slot::remove(client, slot).await?;
             server.slot = None;
@@ -158,6 +154,21 @@ impl Continuity {
         tracing::info!(origin = %self.shared.origin, %made, "the slot is made");
         self.tell(None);
         Ok(())
+    }
+
+    /// Up to where the tables show our log of the incarnation before, which ends at `held`.
+    fn shown(&self, server: &Server, held: Lsn) -> Result<Lsn, Halted> {
+        // Forgotten with the data folder, and so is the log: its end is where it begins.
+        let Some(known) = self.lock().known().cloned() else { return Ok(held) };
+        match shown(&known, server) {
+            Lsn::ZERO => {
+                let (timeline, parted) = (server.timeline, Lsn::ZERO);
+                let why = Break::TimelineBehind { timeline, parted, held };
+                self.tell(Some(why.clone()));
+                Err(Halted(why))
+            }
+            shown => Ok(shown.min(held)),
+        }
     }
 
     async fn survey(&self, client: &Client) -> anyhow::Result<Server> {
