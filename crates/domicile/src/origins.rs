@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
@@ -24,6 +25,9 @@ use crate::tenure::TenureState;
 
 /// Makes what follows the log of an origin.
 pub type MakeFollower = Box<dyn Fn(&Origin, Log) -> Follower + Send + Sync>;
+
+/// How often it is looked whether the logs leave room for what is captured.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub struct Origins {
     pub config: Arc<Config>,
@@ -127,6 +131,7 @@ impl Origins {
         };
         let (mut tenure, positions) = (self.tenure.clone(), self.positions.clone());
         let (continuity, shutdown) = (self.continuity.clone(), shutdown.clone());
+        let own = self.logs.get(&self.origin);
         async move {
             let ready = async {
                 let set_up = tenure.wait_for(|state| state.set_up).await;
@@ -138,6 +143,8 @@ impl Origins {
                     _ = positions.wait_for_capture(start) => {}
                     // It will not be captured: it meets them all the same.
                     () = continuity.broken() => {}
+                    // Capture waits for room, which is made only by applying.
+                    () = no_room(own.as_ref()) => {}
                 }
             };
             tokio::select! {
@@ -145,6 +152,17 @@ impl Origins {
                 () = ready => {}
             }
             applier.run(shutdown).await;
+        }
+    }
+}
+
+/// Returns once the logs are as large as they may be.
+async fn no_room(own: Option<&Log>) {
+    let Some(own) = own else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Err(LogError::NoRoom { .. }) = own.ready().await {
+            return;
         }
     }
 }
