@@ -345,6 +345,7 @@ impl Parts {
             ownership: self.ownership.clone(),
             tenure: tenure.clone(),
             continuity: self.continuity.clone(),
+            notices: self.notices.clone(),
             gate: gate.clone(),
             repairs: repairs.clone(),
             incarnations: self.incarnations.clone(),

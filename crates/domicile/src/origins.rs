@@ -19,6 +19,7 @@ use crate::directory::View;
 use crate::directory::documents::{IncarnationDocument, incarnation_key};
 use crate::directory::view::OwnershipView;
 use crate::log::{Log, LogError, Logs};
+use crate::notices::Notices;
 use crate::peer::client::Follower;
 use crate::positions::Positions;
 use crate::tenure::TenureState;
@@ -39,6 +40,7 @@ pub struct Origins {
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     pub tenure: watch::Receiver<TenureState>,
     pub continuity: Continuity,
+    pub notices: Notices,
     pub gate: Arc<RwLock<()>>,
     /// Tells of repairs.
     pub repairs: watch::Sender<u64>,
@@ -128,6 +130,8 @@ impl Origins {
             gate: self.gate.clone(),
             repairs: self.repairs.subscribe(),
             slowly: None,
+            notices: self.notices.clone(),
+            waits: false,
         };
         let (mut tenure, positions) = (self.tenure.clone(), self.positions.clone());
         let (continuity, shutdown) = (self.continuity.clone(), shutdown.clone());

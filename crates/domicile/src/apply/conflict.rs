@@ -2,7 +2,8 @@
 //!
 //! The owner's version wins and what it displaces goes to the conflict journal. A change that
 //! PostgreSQL refuses is journaled too, and the rest of its transaction goes on: one broken row
-//! must not stop a region. While a repaired region converges, rows may already show what is
+//! must not stop a region, except where it is the schema that is not the same: then apply waits for
+//! the DDL (`behind`). While a repaired region converges, rows may already show what is
 //! about to be applied: then nothing was displaced and nothing is journaled.
 
 use domicile_core::change::{Change, Relation, Row, Transaction, Value};
@@ -11,6 +12,7 @@ use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
+use super::behind::explains;
 use super::is_transient;
 use super::statement::{Statement, insert, replace, select, statement, target, update};
 use super::target::{Target, Targets};
@@ -32,6 +34,11 @@ pub async fn apply(
             Ok(met) => met,
             Err(error) if is_transient(&error) => return Err(error),
             Err(error) => {
+                let relations = change.relations().iter();
+                let relations = relations.filter_map(|r| transaction.relations.get(*r as usize).map(AsRef::as_ref));
+                if let Some(behind) = explains(&error, relations) {
+                    return Err(behind.into());
+                }
                 postgres.batch_execute("ROLLBACK TO SAVEPOINT change").await?;
                 let reason = format!("PostgreSQL refused it: {error:#}");
                 Some(Met { conflict: "apply_error", reason, local: None, repair: false })

@@ -33,6 +33,9 @@ impl Writer {
         if way == Way::Slow {
             self.forget_schema();
         }
+        if way == Way::Slow || way == Way::Fast && self.shared.concerns(&first.transaction) {
+            self.compare_schema(&first.transaction).await?;
+        }
         self.client.batch_execute("BEGIN").await?;
         let lsn = first.transaction.lsn;
         match self.apply_pieces(origin, first, pieces, way).await {
@@ -73,8 +76,6 @@ impl Writer {
                 }
                 Way::Slow => {
                     let converging = lsn <= self.converge_to;
-                    let tables = self.targets.unknown(&piece.transaction.relations);
-                    self.targets.learn(&self.client, tables).await?;
                     conflict::apply(&self.client, &self.targets, origin, &piece, converging)
                         .await?;
                 }

@@ -8,6 +8,7 @@
 //! **Invariant:** the checkpoint moves in the transaction whose rows it describes.
 
 mod ahead;
+mod behind;
 mod conflict;
 mod large;
 mod plan;
@@ -41,11 +42,13 @@ use crate::complain::Complaint;
 use crate::continuity::Continuity;
 use crate::directory::view::OwnershipView;
 use crate::log::Log;
+use crate::notices::Notices;
 use crate::pieces::{Piece, Pieces};
 use crate::positions::Positions;
 use crate::postgres::session;
 use crate::postgres::shared::is_shared;
 use ahead::{Ahead, Batch, Next};
+use behind::SchemaBehind;
 use large::Way;
 use plan::{Planned, plan};
 use shared::Shared;
@@ -57,6 +60,8 @@ const BATCH_TRANSACTIONS_MAX: usize = 10_000;
 /// Prepared statements that one applier keeps.
 const STATEMENTS_MAX: usize = 512;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// How often it is looked whether somebody has run the DDL that is missing here.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Rows are found by their key, one by one, whatever the planner thinks of how many there are; and
 /// a statement that comes again and again is planned once.
 const PLANS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; \
@@ -85,6 +90,9 @@ pub struct Applier {
     pub repairs: watch::Receiver<u64>,
     /// A large transaction that could not be applied the fast way.
     pub slowly: Option<Lsn>,
+    pub notices: Notices,
+    /// Waits for DDL, and says so.
+    pub waits: bool,
 }
 
 /// A transaction could not be applied as it is: a row is not what the origin saw.
@@ -96,19 +104,47 @@ impl Applier {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut complaint = Complaint::default();
         while !shutdown.is_cancelled() {
-            tokio::select! {
+            let ended = tokio::select! {
                 () = shutdown.cancelled() => return,
-                ended = self.session() => {
-                    if let Err(error) = ended {
-                        let what = format!("apply of {} stopped, it starts again", self.config.origin);
-                        complaint.warn(&what, &error);
+                ended = self.session() => ended,
+            };
+            let pause = match ended {
+                Ok(()) => RETRY_AFTER,
+                Err(error) => match error.downcast_ref() {
+                    Some(behind) => {
+                        self.wait_for_ddl(behind);
+                        LOOK_AGAIN_AFTER
                     }
-                }
-            }
+                    None => {
+                        let what =
+                            format!("apply of {} stopped, it starts again", self.config.origin);
+                        complaint.warn(&what, &error);
+                        RETRY_AFTER
+                    }
+                },
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(RETRY_AFTER) => {}
+                () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    fn wait_for_ddl(&mut self, behind: &SchemaBehind) {
+        let origin = &self.config.origin;
+        let detail = format!(
+            "{behind}: region {} is ahead, and its changes wait ({origin}). Run here the DDL that \
+             was run there; they go on by themselves, and nothing of them is lost",
+            origin.region
+        );
+        self.notices.post(&format!("apply {origin}"), behind::CONDITION, detail);
+        self.waits = true;
+    }
+
+    /// Something was applied.
+    fn goes_on(&mut self) {
+        if std::mem::take(&mut self.waits) {
+            self.notices.clear(&format!("apply {}", self.config.origin));
         }
     }
 
@@ -128,6 +164,7 @@ impl Applier {
                 },
                 Some(Next::Large(first)) => {
                     let head = &first.transaction;
+                    let lsn = head.lsn;
                     if !self.wait_until_covered(head, &mut moved, &mut ownership).await? {
                         return Ok(());
                     }
@@ -137,6 +174,9 @@ impl Applier {
                         return Ok(());
                     }
                     self.apply_large(&mut writer, first, ahead.pieces()?).await?;
+                    if writer.applied == lsn {
+                        self.goes_on();
+                    }
                 }
                 Some(Next::Batch(batch)) => {
                     ahead.start(&writer.targets);
@@ -149,11 +189,13 @@ impl Applier {
                         let ready = self.ready(rest, &writer.shared);
                         let (batch, later) = rest.split_at(ready);
                         let planned = planned.take().filter(|_| ready == transactions.len());
-                        let _gate = self.gate.read().await;
+                        let gate = self.gate.clone();
+                        let _gate = gate.read().await;
                         if self.repairs.has_changed().unwrap_or(true) {
                             return Ok(());
                         }
                         self.apply(&mut writer, batch, planned).await?;
+                        self.goes_on();
                         rest = later;
                     }
                 }
@@ -433,6 +475,32 @@ impl Writer {
     fn forget_schema(&mut self) {
         self.prepared.clear();
         self.targets.forget();
+        self.shared.forget();
+    }
+
+    /// Fails with [`SchemaBehind`] where this region's tables lack what `transaction` speaks of.
+    async fn compare_schema(&mut self, transaction: &Transaction) -> anyhow::Result<()> {
+        if transaction.relations.is_empty() {
+            return Ok(());
+        }
+        if self.known_schema(transaction).await?.is_err() {
+            // What is known may be out of date.
+            self.forget_schema();
+            self.known_schema(transaction).await??;
+        }
+        Ok(())
+    }
+
+    async fn known_schema(
+        &mut self,
+        transaction: &Transaction,
+    ) -> anyhow::Result<Result<(), SchemaBehind>> {
+        let tables = self.targets.unknown(&transaction.relations);
+        self.targets.learn(&self.client, tables).await?;
+        if self.shared.concerns(transaction) {
+            self.shared.learn(&self.client).await?;
+        }
+        Ok(behind::compare(&self.targets, &self.shared, transaction))
     }
 
     /// Applies one transaction change by change, settling what the fast way stumbled over.
@@ -451,6 +519,10 @@ impl Writer {
         origin: &Origin,
         transaction: &Transaction,
     ) -> anyhow::Result<()> {
+        // Of what lies outside the history the changes are gone, and the tables may be.
+        if !transaction.changes.is_empty() {
+            self.compare_schema(transaction).await?;
+        }
         self.client.batch_execute("BEGIN").await?;
         match self.apply_whole(origin, transaction).await {
             Ok(()) => {
@@ -480,8 +552,6 @@ impl Writer {
             piece = self.shared.rest(piece);
         }
         if !piece.transaction.changes.is_empty() {
-            let tables = self.targets.unknown(&transaction.relations);
-            self.targets.learn(&self.client, tables).await?;
             conflict::apply(&self.client, &self.targets, origin, &piece, converging).await?;
         }
         save_checkpoint(&self.client, origin, transaction.lsn).await

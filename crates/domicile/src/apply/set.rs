@@ -30,7 +30,7 @@ pub fn set(
     let keys: Vec<usize> =
         (0..relation.columns.len()).filter(|i| relation.columns[*i].key).collect();
     Ok(match deed {
-        Deed::Insert if rows.len() >= COPY_ROWS_MIN => copy(relation, target, rows),
+        Deed::Insert if rows.len() >= COPY_ROWS_MIN => copy(relation, target, rows)?,
         Deed::Insert => {
             let all: Vec<usize> = (0..relation.columns.len()).collect();
             let given = Given::new(relation, target, &all)?;
@@ -181,8 +181,10 @@ fn put_element(out: &mut BytesMut, value: &Value) {
     out.put_u8(b'"');
 }
 
-fn copy(relation: &Relation, target: &Target, rows: &[Cow<'_, Row>]) -> Planned {
-    let names: Vec<String> = relation.columns.iter().map(|c| quote_name(&c.name)).collect();
+fn copy(relation: &Relation, target: &Target, rows: &[Cow<'_, Row>]) -> anyhow::Result<Planned> {
+    let all: Vec<usize> = (0..relation.columns.len()).collect();
+    // Asked here: a COPY that PostgreSQL refuses at its beginning ends the session.
+    let names = Given::new(relation, target, &all)?.names;
     let sql = format!("COPY {} ({}) FROM STDIN", target.name, names.join(", "));
     let mut data = Vec::new();
     let mut out = BytesMut::with_capacity(COPY_BYTES);
@@ -201,7 +203,7 @@ fn copy(relation: &Relation, target: &Target, rows: &[Cow<'_, Row>]) -> Planned 
     if !out.is_empty() {
         data.push(out.freeze());
     }
-    Planned::Copy { sql, data }
+    Ok(Planned::Copy { sql, data })
 }
 
 /// Writes one field of COPY's text format.

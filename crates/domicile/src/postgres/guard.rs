@@ -228,7 +228,8 @@ async fn guard_table_with(
             "SELECT relid::regclass::text
              FROM (SELECT relid FROM pg_partition_tree(to_regclass($1))
                    UNION SELECT to_regclass($1)) tree
-             WHERE (SELECT count(*) FROM pg_trigger
+             -- A table that is not here yet has nothing to guard.
+             WHERE relid IS NOT NULL AND (SELECT count(*) FROM pg_trigger
                     WHERE tgrelid = relid AND tgname LIKE 'domicile\\_guard\\_%'
                       AND tgenabled = 'A' AND tgfoid = to_regproc($2)) < 4",
             &[&root, &function],

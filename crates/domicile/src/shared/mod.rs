@@ -68,6 +68,10 @@ impl Keeper {
         let speaker = session::connect(&self.postgres, "domicile shared").await?;
         let mut tables = Shared::new(self.config.clone());
         for look in 0_u32.. {
+            if look % SWEEP_EVERY == 0 {
+                // Somebody may have altered a table.
+                tables.forget();
+            }
             applier.batch_execute("BEGIN").await?;
             match tables.keep(&applier, &self.origin).await {
                 Ok(_) => applier.batch_execute("COMMIT").await.context("commit")?,

@@ -17,6 +17,84 @@ SELECT n = 10 AND filled = 7 FROM target_first WHERE id = 1;
 ALTER TABLE target_first ADD extra text, ADD filled int DEFAULT 7;
 UPDATE target_first SET extra = 'x' WHERE id = 2;
 
+--- F62: a column is added at the source first: apply waits for it here and loses nothing
+-- tables: source_first
+-- first both:
+CREATE TABLE source_first (id int PRIMARY KEY, n int);
+-- eu:
+INSERT INTO source_first VALUES (1, 1), (2, 2), (4, 4);
+-- eu:
+ALTER TABLE source_first ADD extra text, ADD filled int DEFAULT 7;
+-- eu:
+INSERT INTO source_first VALUES (3, 3, 'kept', 8);
+UPDATE source_first SET extra = 'kept too' WHERE id = 1;
+DELETE FROM source_first WHERE id = 2;
+-- eu:
+UPDATE source_first SET n = 5, extra = NULL WHERE id = 4;
+-- us says schema_behind:
+-- us shows:
+SELECT count(*) = 3 AND sum(n) = 7 FROM source_first;
+-- us:
+ALTER TABLE source_first ADD extra text;
+-- us says schema_behind:
+-- us:
+ALTER TABLE source_first ADD filled int DEFAULT 7;
+-- us shows:
+SELECT count(*) = 3 FROM source_first WHERE (id, extra) IN ((1, 'kept too'), (3, 'kept')) OR n = 5;
+-- us is done with schema_behind:
+
+--- F62: many rows in one transaction, more than are held, with a column that is not here yet
+-- tables: source_first_large
+-- first both:
+CREATE TABLE source_first_large (id int PRIMARY KEY, t text);
+ALTER TABLE source_first_large ALTER t SET STORAGE EXTERNAL;
+-- eu:
+ALTER TABLE source_first_large ADD extra int;
+INSERT INTO source_first_large SELECT i, repeat(md5(i::text), 256), i FROM generate_series(1, 800) i;
+-- us says schema_behind:
+-- us:
+ALTER TABLE source_first_large ADD extra int;
+-- us shows:
+SELECT count(*) = 800 FROM source_first_large WHERE extra = id;
+-- us is done with schema_behind:
+
+--- F62: a column of a shared table is added in one region only
+-- tables: shared_source_first (shared), shared_beside (shared)
+-- first both:
+CREATE TABLE shared_source_first (id int PRIMARY KEY, n int);
+CREATE TABLE shared_beside (id int PRIMARY KEY, n int);
+-- eu:
+INSERT INTO shared_source_first VALUES (1, 1);
+-- us shows:
+SELECT count(*) = 1 FROM shared_source_first;
+-- eu:
+ALTER TABLE shared_source_first ADD extra text;
+-- eu:
+UPDATE shared_source_first SET extra = 'kept';
+INSERT INTO shared_beside VALUES (1, 1);
+-- us says schema_behind:
+-- us:
+UPDATE shared_beside SET n = n + 1;
+ALTER TABLE shared_source_first ADD extra text;
+-- us shows:
+SELECT extra = 'kept' FROM shared_source_first;
+-- us is done with schema_behind:
+
+--- F62: the table is not there at all
+-- tables: not_there
+-- first both:
+CREATE TABLE not_there (id int PRIMARY KEY, n int);
+-- us:
+DROP TABLE not_there;
+-- eu:
+INSERT INTO not_there VALUES (1, 1);
+-- us says schema_behind:
+-- us:
+CREATE TABLE not_there (id int PRIMARY KEY, n int);
+-- us shows:
+SELECT count(*) = 1 FROM not_there;
+-- us is done with schema_behind:
+
 --- F63: a column with a constant default is added in the middle of a transaction
 -- tables: in_the_middle
 -- first both:
@@ -69,6 +147,57 @@ INSERT INTO widened VALUES (3, 3, 'd');
 ALTER TABLE widened ALTER id TYPE bigint, ALTER n TYPE numeric, ALTER t TYPE text;
 -- eu:
 UPDATE widened SET id = 9000000000, n = 1.50, t = 'longer than five' WHERE id = 2;
+
+--- F65: a type widens, a column loses NOT NULL or goes at the source first
+-- tables: source_widens
+-- first both:
+CREATE TABLE source_widens (id int PRIMARY KEY, n int, t varchar(5), u int NOT NULL, gone int NOT NULL);
+-- eu:
+INSERT INTO source_widens VALUES (1, 1, 'a', 1, 1);
+-- eu:
+ALTER TABLE source_widens ALTER n TYPE bigint;
+INSERT INTO source_widens VALUES (2, 5000000000, 'b', 1, 1);
+-- us says schema_behind:
+-- us:
+ALTER TABLE source_widens ALTER n TYPE bigint;
+-- us is done with schema_behind:
+-- eu:
+ALTER TABLE source_widens ALTER t TYPE text;
+UPDATE source_widens SET t = 'longer than five' WHERE id = 2;
+-- us says schema_behind:
+-- us:
+ALTER TABLE source_widens ALTER t TYPE text;
+-- us is done with schema_behind:
+-- eu:
+ALTER TABLE source_widens ALTER u DROP NOT NULL;
+UPDATE source_widens SET u = NULL WHERE id = 1;
+-- us says schema_behind:
+-- us:
+ALTER TABLE source_widens ALTER u DROP NOT NULL;
+-- us is done with schema_behind:
+-- eu:
+ALTER TABLE source_widens DROP gone;
+INSERT INTO source_widens VALUES (3, 3, 'c', 3);
+-- us says schema_behind:
+-- us:
+ALTER TABLE source_widens DROP gone;
+-- us is done with schema_behind:
+
+--- F68: a value is added to an enum at the source, and a row uses it before the target has it
+-- tables: moody
+-- first both:
+CREATE TYPE mood AS ENUM ('sad', 'ok');
+CREATE TABLE moody (id int PRIMARY KEY, mood mood);
+-- eu:
+ALTER TYPE mood ADD VALUE 'happy';
+-- eu:
+INSERT INTO moody VALUES (1, 'ok'), (2, 'happy');
+-- us says schema_behind:
+-- us:
+ALTER TYPE mood ADD VALUE 'happy';
+-- us shows:
+SELECT count(*) = 2 FROM moody;
+-- us is done with schema_behind:
 
 --- F66: indexes are built, rebuilt and dropped, concurrently and not
 -- tables: indexed

@@ -49,6 +49,8 @@ pub enum Step {
     Shows { at: Place, sql: String },
     /// `-- us says schema_behind:` sooner or later the status has this condition.
     Says { at: Place, condition: String },
+    /// `-- us is done with schema_behind:` and sooner or later it has not.
+    Done { at: Place, condition: String },
     /// `-- us journals 1 apply_error:` so many entries, all in all.
     Journals { at: Place, count: usize, conflict: String },
     /// `-- alike:` both regions show the same rows, here and not only at the end.
@@ -121,6 +123,7 @@ enum Directive {
     Refuses(Place, String),
     Shows(Place),
     Says(Place, String),
+    Done(Place, String),
     Journals(Place, usize, String),
     Alike,
 }
@@ -140,6 +143,9 @@ impl Directive {
             [at, "shows"] => Some(Self::Shows(Place::parse(at)?)),
             [at, "refuses", code] => Some(Self::Refuses(Place::parse(at)?, (*code).to_owned())),
             [at, "says", name] => Some(Self::Says(Place::parse(at)?, (*name).to_owned())),
+            [at, "is", "done", "with", name] => {
+                Some(Self::Done(Place::parse(at)?, (*name).to_owned()))
+            }
             [at, "journals", count, name] => {
                 Some(Self::Journals(Place::parse(at)?, count.parse().ok()?, (*name).to_owned()))
             }
@@ -169,6 +175,7 @@ fn close(cases: &mut [Case], directive: Option<Directive>, sql: &mut String) {
         Directive::Refuses(at, sqlstate) => case.steps.push(Step::Refuses { at, sqlstate, sql }),
         Directive::Shows(at) => case.steps.push(Step::Shows { at, sql }),
         Directive::Says(at, condition) => case.steps.push(Step::Says { at, condition }),
+        Directive::Done(at, condition) => case.steps.push(Step::Done { at, condition }),
         Directive::Journals(at, count, conflict) => {
             case.steps.push(Step::Journals { at, count, conflict });
         }

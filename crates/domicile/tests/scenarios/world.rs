@@ -128,7 +128,8 @@ impl World {
                         shows(client, sql).await?;
                     }
                 }
-                Step::Says { at, condition } => self.says(*at, condition).await?,
+                Step::Says { at, condition } => self.says(*at, condition, true).await?,
+                Step::Done { at, condition } => self.says(*at, condition, false).await?,
                 Step::Journals { .. } => {}
                 Step::Alike => self.alike(case).await?,
             }
@@ -173,16 +174,17 @@ impl World {
         lines[lines.len().saturating_sub(10)..].join("\n")
     }
 
-    async fn says(&self, at: Place, condition: &str) -> Result<(), String> {
+    async fn says(&self, at: Place, condition: &str, holds: bool) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         for region in at.regions() {
             loop {
                 let status = self.regions.status(region).await.map_err(|e| e.to_string())?;
-                if status.conditions.iter().any(|known| known.name == condition) {
+                if status.conditions.iter().any(|known| known.name == condition) == holds {
                     break;
                 }
                 if Instant::now() > deadline {
-                    return Err(format!("{region} says {:?}", status.conditions));
+                    let said = self.last_words(region);
+                    return Err(format!("{region} says {:?}\n{said}", status.conditions));
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }

@@ -83,9 +83,7 @@ impl Shared {
         origin: &Origin,
         transaction: &Transaction,
     ) -> anyhow::Result<Part> {
-        if self.tables.is_empty() {
-            self.read_tables(client).await?;
-        }
+        self.learn(client).await?;
         let (lsn, xid) = (transaction.lsn, transaction.xid);
         Ok(Part { net: Net::default(), origin: origin.clone(), lsn, xid })
     }
@@ -94,11 +92,21 @@ impl Shared {
         part.net.take(&self.tables, piece)
     }
 
-    async fn read_tables(&mut self, client: &Client) -> anyhow::Result<()> {
-        for (name, _) in shared::tables(&self.config) {
-            self.tables.insert(name.clone(), table::read(client, name).await?);
+    /// Looks the shared tables up, unless they are known. One that is not here stays unknown.
+    pub async fn learn(&mut self, client: &Client) -> anyhow::Result<()> {
+        if self.tables.is_empty() {
+            for (name, _) in shared::tables(&self.config) {
+                if let Some(table) = table::find(client, name).await? {
+                    self.tables.insert(name.clone(), table);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Would this column of a shared table be passed over?
+    pub fn lacks_column(&self, table: &TableName, column: &str) -> bool {
+        self.tables.get(table).is_some_and(|table| table.column(column).is_none())
     }
 
     /// Forgets what may have changed: table definitions and prepared statements.
@@ -123,9 +131,7 @@ impl Shared {
     /// Tries parked changes again, and shows hidden rows whose values have become free. Returns how
     /// many rows changed, inside the session's open transaction.
     pub async fn keep(&mut self, client: &Client, origin: &Origin) -> anyhow::Result<usize> {
-        if self.tables.is_empty() {
-            self.read_tables(client).await?;
-        }
+        self.learn(client).await?;
         let mut sql = Sql::new(client, &mut self.prepared);
         let rows = sql.rows("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
         let lsn = rows.first().context("no position")?.get::<_, String>(0).parse()?;

@@ -67,7 +67,7 @@ pub async fn install(client: &Client, config: &Config, region: &RegionId) -> any
 /// Returns without a lock when nothing is, so it may be called often.
 pub async fn install_triggers(client: &Client, config: &Config) -> anyhow::Result<()> {
     for (name, policy) in tables(config) {
-        let table = table::read(client, name).await?;
+        let Some(table) = table::find(client, name).await? else { continue };
         trigger::install(client, &table, policy)
             .await
             .with_context(|| format!("watch shared table {name}"))?;

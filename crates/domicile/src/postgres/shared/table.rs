@@ -50,11 +50,16 @@ pub struct IndexPart {
 
 /// Reads the table as it is now.
 pub async fn read(client: &impl GenericClient, name: &TableName) -> anyhow::Result<Table> {
+    find(client, name).await?.with_context(|| format!("table {name} does not exist"))
+}
+
+/// As [`read`]; `None` where there is no such table.
+pub async fn find(client: &impl GenericClient, name: &TableName) -> anyhow::Result<Option<Table>> {
     let row = client
         .query_opt(TABLE, &[&qualified(name)])
         .await
-        .with_context(|| format!("read table {name}"))?
-        .with_context(|| format!("table {name} does not exist"))?;
+        .with_context(|| format!("read table {name}"))?;
+    let Some(row) = row else { return Ok(None) };
     let list = |column: &str| row.get::<_, Value>(column);
     let table = Table {
         name: name.clone(),
@@ -63,7 +68,7 @@ pub async fn read(client: &impl GenericClient, name: &TableName) -> anyhow::Resu
         unique_indexes: serde_json::from_value(list("unique_indexes"))?,
     };
     anyhow::ensure!(!table.key.is_empty(), "shared table {name} has no primary key");
-    Ok(table)
+    Ok(Some(table))
 }
 
 impl Table {
