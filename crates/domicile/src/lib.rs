@@ -17,6 +17,7 @@ pub mod gateway;
 pub mod guards;
 pub mod lab;
 pub mod log;
+mod migrate;
 pub mod notices;
 pub mod observe;
 pub mod operate;

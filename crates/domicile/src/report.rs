@@ -51,6 +51,7 @@ struct Counted {
     journal_entries: u64,
     journal_open: u64,
     repairs_pending: u64,
+    migration: i64,
 }
 
 impl Reporter {
@@ -90,7 +91,8 @@ impl Reporter {
             let row = open
                 .query_one(
                     "SELECT domicile.now_us(), entries, open,
-                            (SELECT count(*) FROM domicile.repair)
+                            (SELECT count(*) FROM domicile.repair),
+                            (SELECT coalesce(max(number), 0) FROM domicile.migration)
                      FROM (SELECT count(*) entries,
                                   count(*) FILTER (WHERE status IN ('open', 'parked')) open
                            FROM domicile.journal) journal",
@@ -103,6 +105,7 @@ impl Reporter {
                     journal_entries: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0),
                     journal_open: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
                     repairs_pending: u64::try_from(row.get::<_, i64>(3)).unwrap_or(0),
+                    migration: row.get(4),
                 });
                 client = Some(open);
             }
@@ -153,6 +156,7 @@ impl Reporter {
             journal_entries: counted.journal_entries,
             journal_open: counted.journal_open,
             repairs_pending: counted.repairs_pending,
+            migration: counted.migration,
             conditions: self.conditions(&tenure, &view),
         }
     }

@@ -51,6 +51,9 @@ pub struct RegionStatus {
     pub journal_open: u64,
     /// Rows that still wait to be repaired from a peer.
     pub repairs_pending: u64,
+    /// The newest migration that this region has run; 0 without one.
+    #[serde(default)]
+    pub migration: i64,
     /// Named states that a person may want to know of.
     pub conditions: Vec<Condition>,
 }

@@ -8,5 +8,6 @@ pub mod feedback;
 pub mod frame;
 pub mod frontend;
 pub mod pgoutput;
+pub mod script;
 pub mod sqlstate;
 pub mod startup;

@@ -11,12 +11,14 @@ mod ahead;
 mod behind;
 mod conflict;
 mod large;
+mod migration;
 mod plan;
 mod set;
 pub mod shared;
 mod statement;
 mod target;
 
+pub use migration::CONDITION as MIGRATION_FAILED;
 pub use statement::Text;
 
 use std::collections::BTreeMap;
@@ -50,6 +52,7 @@ use crate::postgres::shared::is_shared;
 use ahead::{Ahead, Batch, Next};
 use behind::SchemaBehind;
 use large::Way;
+use migration::MigrationFailed;
 use plan::{Planned, plan};
 use shared::Shared;
 use target::Targets;
@@ -110,18 +113,12 @@ impl Applier {
             };
             let pause = match ended {
                 Ok(()) => RETRY_AFTER,
-                Err(error) => match error.downcast_ref() {
-                    Some(behind) => {
-                        self.wait_for_ddl(behind);
-                        LOOK_AGAIN_AFTER
-                    }
-                    None => {
-                        let what =
-                            format!("apply of {} stopped, it starts again", self.config.origin);
-                        complaint.warn(&what, &error);
-                        RETRY_AFTER
-                    }
-                },
+                Err(error) if self.waits_for_person(&error) => LOOK_AGAIN_AFTER,
+                Err(error) => {
+                    let what = format!("apply of {} stopped, it starts again", self.config.origin);
+                    complaint.warn(&what, &error);
+                    RETRY_AFTER
+                }
             };
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -130,15 +127,24 @@ impl Applier {
         }
     }
 
-    fn wait_for_ddl(&mut self, behind: &SchemaBehind) {
+    /// Tells of what only a person can mend. Returns false when it is none of that.
+    fn waits_for_person(&mut self, error: &anyhow::Error) -> bool {
         let origin = &self.config.origin;
-        let detail = format!(
-            "{behind}: region {} is ahead, and its changes wait ({origin}). Run here the DDL that \
-             was run there; they go on by themselves, and nothing of them is lost",
-            origin.region
-        );
-        self.notices.post(&format!("apply {origin}"), behind::CONDITION, detail);
+        let (condition, detail) = if let Some(behind) = error.downcast_ref::<SchemaBehind>() {
+            let detail = format!(
+                "{behind}: region {} is ahead, and its changes wait ({origin}). Run here the DDL that \
+                 was run there; they go on by themselves, and nothing of them is lost",
+                origin.region
+            );
+            (behind::CONDITION, detail)
+        } else if let Some(failed) = error.downcast_ref::<MigrationFailed>() {
+            (migration::CONDITION, failed.way_out(self.config.region.as_str()))
+        } else {
+            return false;
+        };
+        self.notices.post(&format!("apply {origin}"), condition, detail);
         self.waits = true;
+        true
     }
 
     /// Something was applied.
@@ -266,7 +272,8 @@ impl Applier {
         let origin = &self.config.origin;
         self.positions.claim(origin, last.lsn);
         if batch.iter().any(|transaction| writer.shared.concerns(transaction)) {
-            // Every region writes these: what is here decides, row by row.
+            // Every region writes these: what is here decides, row by row. So are migrations, which
+            // nothing is folded with.
             for transaction in batch {
                 writer.apply_one(origin, transaction).await?;
                 self.positions.applied(origin, transaction.lsn, 1);
@@ -339,6 +346,7 @@ struct Writer {
     prepared: BTreeMap<String, tokio_postgres::Statement>,
     targets: Targets,
     shared: Shared,
+    cluster: Arc<Config>,
 }
 
 /// A statement on its way, and how many rows it must find.
@@ -398,6 +406,7 @@ impl Writer {
             prepared: BTreeMap::new(),
             targets: Targets::default(),
             shared: Shared::new(config.cluster.clone()),
+            cluster: config.cluster.clone(),
         })
     }
 
@@ -543,6 +552,9 @@ impl Writer {
         origin: &Origin,
         transaction: &Transaction,
     ) -> anyhow::Result<()> {
+        if migration::run(&self.client, &self.cluster, transaction).await? {
+            self.forget_schema();
+        }
         let converging = transaction.lsn <= self.converge_to;
         let mut piece = Piece::whole(transaction.clone());
         if self.shared.concerns(transaction) {

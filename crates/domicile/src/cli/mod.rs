@@ -22,6 +22,7 @@ mod directory;
 mod init;
 mod journal;
 mod lifetime;
+mod migrate;
 mod output;
 mod outside;
 mod partition;
@@ -42,6 +43,7 @@ Examples:
   domicile status                                            how is every region?
   domicile switchover --from eu --to us                      move partitions, losing nothing
   domicile journal list --region eu                          what lost, and why
+  domicile migrate add-column.sql                            run DDL in every region
   domicile verify                                            do all regions hold the same rows?
 
 Exit codes:
@@ -107,6 +109,8 @@ enum Command {
     Verify(verify::Verify),
     /// Begin a region's log anew where its slot does not follow on it, and compare
     Reseed(reseed::Reseed),
+    /// Run DDL at the same position of the log in every region
+    Migrate(migrate::Migrate),
     /// Print a shell's completion script
     Completions(completions::Completions),
 }
@@ -192,6 +196,7 @@ impl Cli {
             Command::Journal(command) => command.run(&context).await,
             Command::Verify(command) => command.run(&context).await,
             Command::Reseed(command) => command.run(&context).await,
+            Command::Migrate(command) => command.run(&context).await,
             Command::Completions(command) => command.run(),
         }
     }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 /// The one document that says who owns what.
 pub const OWNERSHIP_KEY: &str = "ownership";
 pub const PLACES_KEY: &str = "sequences";
+pub const MIGRATION_KEY: &str = "migration";
 pub const LEASE_PREFIX: &str = "lease/";
 pub const RUN_PREFIX: &str = "run/";
 pub const RESEED_PREFIX: &str = "reseed/";
@@ -36,6 +37,13 @@ pub fn incarnation_key(region: &RegionId) -> String {
 
 pub fn reseed_key(region: &RegionId, origin: &Origin) -> String {
     format!("{RESEED_PREFIX}{region}/{origin}")
+}
+
+/// The newest migration, and where it ran first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationDocument {
+    pub number: i64,
+    pub region: String,
 }
 
 /// A region that is no longer waited for: it has to be seeded again.

@@ -248,8 +248,9 @@ async fn guard_table_with(
     Ok(())
 }
 
+/// One request, and so one transaction, or a part of the one that is open.
 fn trigger_statements(table: &str, function: &str) -> String {
-    let mut sql = String::from("BEGIN; ");
+    let mut sql = String::new();
     let transitions = [
         ("insert", "REFERENCING NEW TABLE AS new_rows"),
         ("update", "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"),
@@ -267,7 +268,7 @@ fn trigger_statements(table: &str, function: &str) -> String {
              ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}; "
         );
     }
-    sql + "COMMIT"
+    sql
 }
 
 fn qualified(table: &TableName) -> String {

@@ -6,6 +6,7 @@ pub mod compare;
 pub mod drain;
 pub mod guard;
 pub mod journal;
+pub mod migration;
 pub mod rows;
 pub mod sequences;
 pub mod session;

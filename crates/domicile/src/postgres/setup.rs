@@ -6,6 +6,7 @@ use domicile_core::id::TableName;
 use tokio_postgres::Client;
 
 use super::guard::{canary_table, progress_table};
+use super::migration::migration_table;
 use super::session::quote_name;
 use super::shared;
 use crate::capture::PUBLICATION;
@@ -16,7 +17,7 @@ pub async fn publish(client: &Client, config: &Config) -> anyhow::Result<()> {
     let mut wanted: Vec<TableName> = replicated.map(|(table, _)| table.clone()).collect();
     // Capture tells by its checkpoint what was applied here; nobody else may write there.
     wanted.extend([canary_table(), progress_table()]);
-    wanted.extend([shared::version_table(), shared::horizon_table()]);
+    wanted.extend([shared::version_table(), shared::horizon_table(), migration_table()]);
     let list: Vec<String> = wanted
         .iter()
         .map(|t| format!("{}.{}", quote_name(&t.schema), quote_name(&t.name)))

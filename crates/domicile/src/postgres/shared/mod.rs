@@ -16,6 +16,7 @@ use domicile_core::progress::Rpo;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, GenericClient};
 
+use super::migration::migration_table;
 use super::rows::{Key, matching, qualified};
 use super::session::{quote_name, quote_text};
 
@@ -33,7 +34,8 @@ pub fn horizon_table() -> TableName {
 
 /// Does no region own this table's rows?
 pub fn is_shared(config: &Config, table: &TableName) -> bool {
-    config.shared(table).is_some() || *table == version_table() || *table == horizon_table()
+    let ours = [version_table(), horizon_table(), migration_table()];
+    config.shared(table).is_some() || ours.contains(table)
 }
 
 /// The shared tables and their policies.

@@ -80,9 +80,9 @@ impl Trigger {
         for row in missing {
             let (leaf, name) = (row.get::<_, &str>(0), self.name);
             let sql = format!(
-                "BEGIN; CREATE OR REPLACE TRIGGER {name} {} ON {leaf} FOR EACH {} \
+                "CREATE OR REPLACE TRIGGER {name} {} ON {leaf} FOR EACH {} \
                  EXECUTE FUNCTION {}(); \
-                 ALTER TABLE {leaf} ENABLE ALWAYS TRIGGER {name}; COMMIT",
+                 ALTER TABLE {leaf} ENABLE ALWAYS TRIGGER {name}",
                 self.when, self.each, self.function
             );
             client.batch_execute(&sql).await.with_context(|| format!("watch table {leaf}"))?;

@@ -88,6 +88,15 @@ CREATE TABLE IF NOT EXISTS domicile.canary (
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- DDL that was run at one position of the log, in every region. Published: a row that comes from
+-- another region has its statements run here, so nobody but the agent's role may write it.
+CREATE TABLE IF NOT EXISTS domicile.migration (
+    number bigint PRIMARY KEY,
+    name text NOT NULL,
+    sql text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- In floating point: exact enough for leases, and much faster than numeric.
 CREATE OR REPLACE FUNCTION domicile.now_us() RETURNS bigint
 LANGUAGE sql VOLATILE AS
