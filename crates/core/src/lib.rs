@@ -11,6 +11,7 @@ pub mod history;
 pub mod id;
 pub mod lease;
 pub mod lsn;
+pub mod membership;
 pub mod outage;
 pub mod ownership;
 pub mod partition;

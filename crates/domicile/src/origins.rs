@@ -65,7 +65,7 @@ impl Origins {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut started = BTreeSet::new();
         let mut tasks = JoinSet::new();
-        for (origin, log) in older(&self.logs, &self.origin) {
+        for (origin, log) in older(&self.logs, &self.origin).into_iter().chain(self.departed()) {
             tasks.spawn(self.apply(&origin, log, &shutdown));
         }
         loop {
@@ -84,6 +84,12 @@ impl Origins {
             }
         }
         while tasks.join_next().await.is_some() {}
+    }
+
+    /// Those of regions that were removed: others may name their last records as causes.
+    fn departed(&self) -> Vec<(Origin, Log)> {
+        let here = |origin: &Origin| self.config.regions.iter().any(|r| r.id == origin.region);
+        self.logs.all().into_iter().filter(|(origin, _)| !here(origin)).collect()
     }
 
     fn due(&mut self) -> Vec<Origin> {

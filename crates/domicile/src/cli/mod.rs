@@ -26,6 +26,7 @@ mod migrate;
 mod output;
 mod outside;
 mod partition;
+mod region;
 mod reseed;
 mod runs;
 mod status;
@@ -97,6 +98,8 @@ enum Command {
     Status(status::Status),
     /// List, show and move partitions
     Partition(partition::Partition),
+    /// Take a region out of the cluster
+    Region(region::RegionCommand),
     /// Say what a failover or switchover would do
     Plan(runs::Plan),
     /// Take over everything that a lost region owns
@@ -190,6 +193,7 @@ impl Cli {
             Command::Agent(command) => command.run(&context).await,
             Command::Status(command) => command.run(&context).await,
             Command::Partition(command) => command.run(&context).await,
+            Command::Region(command) => command.run(&context).await,
             Command::Plan(command) => command.run(&context).await,
             Command::Failover(command) => command.run(&context).await,
             Command::Switchover(command) => command.run(&context).await,

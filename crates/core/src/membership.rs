@@ -1,0 +1,246 @@
+//! May a region be taken out of the cluster?
+//!
+//! It need not be there for that: what it owned has moved, so its history has an end, and the others
+//! show all of it that any of them holds. After that nobody asks for its log again, and nobody
+//! keeps anything for it.
+
+use std::fmt;
+
+use crate::id::{Origin, PartitionRange, RegionId};
+use crate::lsn::{Frontier, Lsn};
+use crate::ownership::{Ownership, State};
+use crate::partition::Scheme;
+use crate::runbook::Facts;
+
+/// What stands in the way of a removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Rows name it as their home: `home(column)`.
+    IsNamed(RegionId),
+    /// One region replicates nothing.
+    IsNeeded,
+    Owns {
+        region: RegionId,
+        ranges: Vec<PartitionRange>,
+        answers: bool,
+    },
+    /// A run is giving these partitions away, or to it.
+    Moves(Vec<PartitionRange>),
+    /// Its agent answers, so it may still ship what would not be asked for.
+    Runs(RegionId),
+    /// Another region does not answer: it may lack some of the log that is given up.
+    Silent(RegionId),
+    /// Passes by itself.
+    Lacks {
+        region: RegionId,
+        origin: Origin,
+        shown: Lsn,
+        end: Lsn,
+    },
+}
+
+impl Obstacle {
+    /// Is it over when one waits?
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Lacks { .. })
+    }
+
+    /// What to do about it.
+    pub fn way_out(&self) -> String {
+        match self {
+            Self::IsNamed(region) => {
+                format!(
+                    "leave [[region]] \"{region}\" in domicile.toml; its rows have no other home"
+                )
+            }
+            Self::IsNeeded => "add another region first".to_owned(),
+            Self::Owns { region, answers: true, .. } => {
+                format!("domicile switchover --from {region} --to ANOTHER")
+            }
+            Self::Owns { region, answers: false, .. } => {
+                format!("domicile failover --from {region} --to ANOTHER")
+            }
+            Self::Moves(_) => "wait until the run has ended (domicile partition list)".to_owned(),
+            Self::Runs(region) => format!(
+                "send its clients elsewhere, wait until domicile status shows an exposure of 0 from \
+                 {region} to all others, stop its agent, and try again"
+            ),
+            Self::Silent(region) => format!("bring {region} back, or remove it first"),
+            Self::Lacks { region, .. } => format!("see what holds {region} up (domicile status)"),
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |ranges: &[PartitionRange]| {
+            ranges.iter().map(PartitionRange::to_string).collect::<Vec<_>>().join(", ")
+        };
+        match self {
+            Self::IsNamed(region) => write!(out, "rows name region {region} as their home"),
+            Self::IsNeeded => out.write_str("only one region would be left"),
+            Self::Owns { region, ranges, .. } => {
+                write!(out, "region {region} owns partitions {}", list(ranges))
+            }
+            Self::Moves(ranges) => write!(out, "partitions {} are being moved", list(ranges)),
+            Self::Runs(region) => write!(out, "the agent of region {region} still runs"),
+            Self::Silent(region) => write!(out, "region {region} does not answer"),
+            Self::Lacks { region, origin, shown, end } => {
+                write!(out, "region {region} shows {origin} up to {shown}, not yet up to {end}")
+            }
+        }
+    }
+}
+
+/// Everything that stands in the way of removing `region`.
+pub fn obstacles(region: &RegionId, scheme: &Scheme, facts: &Facts) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    if let Scheme::Home { regions } = scheme
+        && regions.contains(region)
+    {
+        found.push(Obstacle::IsNamed(region.clone()));
+    }
+    let answers = facts.regions.get(region).is_some_and(|seen| seen.reachable);
+    let others: Vec<_> = facts.regions.iter().filter(|(other, _)| *other != region).collect();
+    if others.len() < 2 {
+        found.push(Obstacle::IsNeeded);
+    }
+    let (owned, moving) = held(&facts.ownership, region);
+    let owns = !owned.is_empty();
+    if owns {
+        found.push(Obstacle::Owns { region: region.clone(), ranges: owned, answers });
+    }
+    if !moving.is_empty() {
+        found.push(Obstacle::Moves(moving));
+    }
+    if answers && !owns {
+        found.push(Obstacle::Runs(region.clone()));
+    }
+    let silent = others.iter().filter(|(_, seen)| !seen.reachable);
+    found.extend(silent.map(|(other, _)| Obstacle::Silent((*other).clone())));
+    let mut ends = Frontier::default();
+    let logs = others.iter().flat_map(|(_, seen)| seen.flushed.iter());
+    for (origin, end) in logs.filter(|(origin, _)| origin.region == *region) {
+        ends.advance(origin, end);
+    }
+    for (origin, end) in ends.iter() {
+        for (other, seen) in others.iter().filter(|(_, seen)| seen.reachable) {
+            let shown = seen.applied.get(origin);
+            if shown < end {
+                let (region, origin) = ((*other).clone(), origin.clone());
+                found.push(Obstacle::Lacks { region, origin, shown, end });
+            }
+        }
+    }
+    found
+}
+
+/// The partitions that `region` owns, and those of which it is not settled whether it will.
+fn held(ownership: &Ownership, region: &RegionId) -> (Vec<PartitionRange>, Vec<PartitionRange>) {
+    let (mut owned, mut moving) = (Vec::new(), Vec::new());
+    for entry in ownership.entries() {
+        match &entry.state {
+            State::Owned { by } if by == region => owned.push(entry.range),
+            State::HandingOver { by, to, .. } if by == region || to == region => {
+                moving.push(entry.range);
+            }
+            State::Fenced { from, .. } if from == region => moving.push(entry.range),
+            _ => {}
+        }
+    }
+    (owned, moving)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::id::RunId;
+    use crate::ownership::OwnershipChange;
+    use crate::progress::Rpo;
+    use crate::runbook::RegionFacts;
+    use crate::time::{Millis, Time};
+
+    const HASH: Scheme = Scheme::Hash { count: 2 };
+
+    fn region(name: &str) -> RegionId {
+        name.parse().unwrap()
+    }
+
+    fn ap() -> Origin {
+        Origin::new(region("ap"), 1)
+    }
+
+    /// ap is gone and owned nothing; both others hold its log up to 90.
+    fn facts(owners: &[&str], shown: u64) -> Facts {
+        let at = |lsn| Frontier::from_iter([(ap(), Lsn(lsn))]);
+        let seen = |reachable, applied| RegionFacts {
+            reachable,
+            lease_over_at: None,
+            outage: None,
+            flushed: at(90),
+            applied,
+            durable: Frontier::default(),
+            ownership_read: 1,
+            left_behind: false,
+            ownership_seen: 1,
+            exposure: Millis(0),
+        };
+        let owners: Vec<RegionId> = owners.iter().map(|name| region(name)).collect();
+        Facts {
+            now: Time(0),
+            rpo: Rpo::None,
+            ownership: Ownership::initial(2, &owners),
+            ownership_revision: 1,
+            regions: BTreeMap::from([
+                (region("ap"), seen(false, Frontier::default())),
+                (region("eu"), seen(true, at(90))),
+                (region("us"), seen(true, at(shown))),
+            ]),
+            seals: BTreeMap::new(),
+            canary_written: false,
+        }
+    }
+
+    #[test]
+    fn a_region_that_is_gone_is_removed_once_the_others_show_its_log() {
+        assert_eq!(obstacles(&region("ap"), &HASH, &facts(&["eu", "us"], 90)), []);
+        let found = obstacles(&region("ap"), &HASH, &facts(&["eu", "us"], 80));
+        let [lacks] = found.as_slice() else { panic!("{found:?}") };
+        assert!(lacks.passes());
+        assert_eq!(lacks.to_string(), "region us shows ap-1 up to 0/50, not yet up to 0/5A");
+    }
+
+    #[test]
+    fn what_it_owns_must_have_moved() {
+        let facts = facts(&["eu", "ap"], 90);
+        let found = obstacles(&region("ap"), &HASH, &facts);
+        let [owns @ Obstacle::Owns { answers: false, .. }] = found.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert!(owns.way_out().contains("failover --from ap"), "{}", owns.way_out());
+        let fence = OwnershipChange::Fence { from: region("ap"), run: RunId("1".into()) };
+        let ownership = facts.ownership.apply(&fence).unwrap();
+        let found = obstacles(&region("ap"), &HASH, &Facts { ownership, ..facts });
+        assert!(matches!(found.as_slice(), [Obstacle::Moves(_)]), "{found:?}");
+    }
+
+    #[test]
+    fn nobody_who_stays_may_be_silent_nor_may_it_run_itself() {
+        let mut facts = facts(&["eu", "us"], 90);
+        facts.regions.get_mut(&region("us")).unwrap().reachable = false;
+        facts.regions.get_mut(&region("ap")).unwrap().reachable = true;
+        let found = obstacles(&region("ap"), &HASH, &facts);
+        assert_eq!(found, [Obstacle::Runs(region("ap")), Obstacle::Silent(region("us"))]);
+    }
+
+    #[test]
+    fn a_home_stays_and_so_does_the_last_but_one() {
+        let mut facts = facts(&["eu", "us"], 90);
+        let home = Scheme::Home { regions: vec![region("eu"), region("ap")] };
+        assert_eq!(obstacles(&region("ap"), &home, &facts), [Obstacle::IsNamed(region("ap"))]);
+        facts.regions.remove(&region("us"));
+        assert_eq!(obstacles(&region("ap"), &HASH, &facts), [Obstacle::IsNeeded]);
+    }
+}
