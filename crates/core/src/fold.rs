@@ -10,7 +10,7 @@
 //! a row whose change comes later: then PostgreSQL refuses, and the caller goes change by change.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::change::{Change, Identity, Relation, Row, Transaction, Value};
@@ -61,7 +61,7 @@ struct Folding<'t> {
 struct Table<'t> {
     relation: &'t Arc<Relation>,
     rows: Vec<Folded<'t>>,
-    by_key: HashMap<Key<'t>, usize>,
+    by_key: BTreeMap<Key<'t>, usize>,
 }
 
 struct Folded<'t> {
@@ -130,7 +130,7 @@ impl<'t> Folding<'t> {
                 if self.open.iter().any(|table| table.relation.table == relation.table) {
                     self.flush();
                 }
-                self.open.push(Table { relation, rows: Vec::new(), by_key: HashMap::new() });
+                self.open.push(Table { relation, rows: Vec::new(), by_key: BTreeMap::new() });
                 self.open.len() - 1
             }
         };
@@ -192,7 +192,7 @@ fn sent(row: &Row) -> Vec<usize> {
 }
 
 /// The values of a row's key.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Key<'t> {
     One(&'t [u8]),
     Several(Vec<&'t [u8]>),
