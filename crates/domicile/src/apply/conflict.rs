@@ -35,7 +35,8 @@ pub async fn apply(
             Err(error) if is_transient(&error) => return Err(error),
             Err(error) => {
                 let relations = change.relations().iter();
-                let relations = relations.filter_map(|r| transaction.relations.get(*r as usize).map(AsRef::as_ref));
+                let relations = relations
+                    .filter_map(|r| transaction.relations.get(*r as usize).map(AsRef::as_ref));
                 if let Some(behind) = explains(&error, relations) {
                     return Err(behind.into());
                 }

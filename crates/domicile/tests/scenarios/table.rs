@@ -205,6 +205,42 @@ const TRIED: &[(&str, &str, &str, &str)] = &[
         "src/cli/check/tests.rs",
         "regions_with_other_schemas_or_one_database_are_refused",
     ),
+    (
+        "F64, F65, F67",
+        "what would diverge is refused, with how to do it, and nothing changes",
+        "tests/migrate.rs",
+        "what_would_diverge_is_refused_and_nothing_changes",
+    ),
+    (
+        "F65, F67",
+        "a migration is one place in every region's history",
+        "tests/migrate.rs",
+        "a_migration_is_one_place_in_every_regions_history_or_is_refused",
+    ),
+    (
+        "L116",
+        "a disk that is full is named and outlasted, and nothing acknowledged is lost",
+        "tests/log_damage.rs",
+        "a_full_disk_is_named_and_outlasted_and_nothing_that_was_acknowledged_is_lost",
+    ),
+    (
+        "L118",
+        "a slot that is lost, was moved or is another server's is told, and nothing is skipped",
+        "tests/continuity.rs",
+        "a_slot_that_does_not_follow_on_what_was_read_is_told_and_nothing_is_skipped",
+    ),
+    (
+        "L118",
+        "what a local failover lost is applied again from the region's own log",
+        "tests/continuity.rs",
+        "what_a_local_failover_lost_is_applied_again",
+    ),
+    (
+        "O140",
+        "a region that is gone is removed under writes, and nobody waits for it",
+        "tests/members.rs",
+        "a_region_that_is_gone_is_removed_under_writes_and_nobody_waits_for_it",
+    ),
 ];
 
 /// Numbers, what is refused or warned of, the finding of `domicile check`.
@@ -255,6 +291,7 @@ const OPEN: &[(&str, &str)] = &[
     ("L123", "the alarm that names who holds the lock that apply waits for"),
     ("L124", "timeouts and connection limits set on the agent's role"),
     ("L125", "a build with random delays at every step"),
+    ("O138, O139", "a region that is added under load, with and without rows of its own"),
     ("O141", "a region that is renamed or changes its address"),
 ];
 
