@@ -151,13 +151,8 @@ impl<'t> Folding<'t> {
                 deeds.entry(deed).or_default().push(row);
             }
             let relation = table.relation;
-            self.steps.extend(deeds.into_iter().map(|(deed, mut rows)| {
-                // Neighbours share pages. New rows keep their order, and so become neighbours.
-                if deed != Deed::Insert {
-                    rows.sort_by(|a, b| by_key(relation, a).cmp(by_key(relation, b)));
-                }
-                Step::Rows { relation, deed, rows }
-            }));
+            let rows = deeds.into_iter().map(|(deed, rows)| Step::Rows { relation, deed, rows });
+            self.steps.extend(rows);
         }
     }
 }
@@ -213,14 +208,6 @@ fn key<'t>(relation: &Relation, row: &'t Row) -> Option<Key<'t>> {
         none if none.is_empty() => Some(Key::One(first)),
         more => Some(Key::Several(std::iter::once(first).chain(more).collect())),
     }
-}
-
-/// An order of keys that is that of whole numbers; of other types it is just some order.
-fn by_key<'r>(relation: &Relation, row: &'r Row) -> impl Iterator<Item = (usize, &'r [u8])> {
-    relation.key_of(row).map(|(_, value)| match value {
-        Value::Text(text) => (text.len(), text.as_ref()),
-        Value::Null | Value::Unchanged => (0, [].as_slice()),
-    })
 }
 
 #[cfg(test)]
