@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::outside::Outside;
 use super::{Context, Exit, UsageError};
+use crate::directory::Written;
 use crate::directory::documents::{lower_left_behind, reseed_key};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -106,7 +108,9 @@ async fn leave_behind(region: &RegionId, outside: &Outside, config: &Config) -> 
         let left = LeftBehind { region: region.clone(), origin, upto: Lsn(u64::MAX) };
         let seen = outside.directory.get(&key).await?.map_or(0, |document| document.revision);
         let value = lower_left_behind(&left, region);
-        outside.directory.write(&key, seen, Some(value)).await?;
+        if let Written::Conflict(_) = outside.directory.write(&key, seen, Some(value)).await? {
+            bail!("somebody else changed \"{key}\" in the directory meanwhile: try again");
+        }
     }
     Ok(())
 }
