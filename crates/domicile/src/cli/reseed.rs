@@ -50,9 +50,11 @@ impl Reseed {
             let known = status.conditions.iter().map(|c| c.name.as_str()).collect::<Vec<_>>();
             let said = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
             let states = RESEEDABLE.join(", ");
-            context
-                .output
-                .print(&format!("region {} says {said}: this is for {states}\n", self.region))?;
+            let text = format!("region {} says {said}: this is for {states}", self.region);
+            match context.output.is_json() {
+                true => context.output.print_json(&serde_json::json!({ "refused": text }))?,
+                false => context.output.print(&text)?,
+            }
             return Ok(Exit::Refused);
         }
         begin(&config, &before).await?;
