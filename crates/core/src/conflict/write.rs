@@ -1,7 +1,7 @@
 //! What does a write in this region make of its row's version?
 //!
-//! In a region's database a trigger will answer this; this is what it must do. Shared tables are
-//! decided here and tried by properties; settings refuse them until the rest is there.
+//! In a region's database a trigger answers this; this is what it must do, and what the properties
+//! try.
 
 use std::collections::{BTreeMap, BTreeSet};
 
