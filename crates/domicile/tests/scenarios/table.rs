@@ -32,7 +32,7 @@ const TRIED: &[(&str, &str, &str, &str)] = &[
         "any_causal_order_ends_in_the_same_rows",
     ),
     (
-        "A3, A13",
+        "A3",
         "rows that hold one unique value: one is shown, the same everywhere",
         "../core/src/conflict/tests.rs",
         "any_order_at_all_ends_in_the_same_rows",
@@ -278,6 +278,7 @@ const OPEN: &[(&str, &str)] = &[
     ("A4", "a row that meets several others by different unique values: tried in core only"),
     ("A9", "a deletion's tombstone that has expired"),
     ("A11, A12", "keys that change in two regions at once: tried in core only"),
+    ("A13", "unique values that are swapped, in one region and across regions"),
     ("A14", "`NULLS NOT DISTINCT` indexes of shared tables"),
     ("A18", "the `sql` policy on three real regions: tried in core only"),
     ("A23", "a conflict with a frozen row"),
@@ -340,9 +341,10 @@ fn page_text(root: &Path) -> String {
     rows.sort();
 
     let mut text =
-        "# Scenarios\n\nWhat has to hold, and the test that tries it with real PostgreSQL, \
-                    or the finding of `domicile check`\nthat speaks of it up front. Made by \
-                    `tests/scenarios/table.rs`.\n"
+        "# Scenarios\n\nWhat has to hold, and the test that tries it, or the finding of \
+                    `domicile check` that speaks of it\nup front. Tests of `core` and `sim` try \
+                    decisions alone, all others real files, processes and PostgreSQL. Made by\n\
+                    `crates/domicile/tests/scenarios/table.rs`.\n"
             .to_owned();
     let parts: Vec<(&str, &str)> = PARTS.into_iter().chain([LAST_PART]).collect();
     for (i, (letter, title)) in parts.iter().enumerate() {
