@@ -6,7 +6,9 @@
 use anyhow::Context;
 use domicile_core::id::Origin;
 
-use super::{Writer, conflict, save_checkpoint};
+use super::conflict;
+use super::executor::save_checkpoint;
+use super::writer::Writer;
 use crate::pieces::{Piece, Pieces};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,16 +38,16 @@ impl Writer {
         if way == Way::Slow || way == Way::Fast && self.shared.concerns(&first.transaction) {
             self.compare_schema(&first.transaction).await?;
         }
-        self.client.batch_execute("BEGIN").await?;
+        self.executor.client.batch_execute("BEGIN").await?;
         let lsn = first.transaction.lsn;
         match self.apply_pieces(origin, first, pieces, way).await {
             Ok(()) => {
-                self.client.batch_execute("COMMIT").await?;
+                self.executor.client.batch_execute("COMMIT").await?;
                 self.applied = lsn;
                 Ok(())
             }
             Err(error) => {
-                self.client.batch_execute("ROLLBACK").await?;
+                self.executor.client.batch_execute("ROLLBACK").await?;
                 Err(error)
             }
         }
@@ -60,7 +62,9 @@ impl Writer {
     ) -> anyhow::Result<()> {
         let mut piece = first;
         let mut part = match way != Way::PassOver && self.shared.concerns(&piece.transaction) {
-            true => Some(self.shared.begin(&self.client, origin, &piece.transaction).await?),
+            true => {
+                Some(self.shared.begin(&self.executor.client, origin, &piece.transaction).await?)
+            }
             false => None,
         };
         loop {
@@ -72,20 +76,26 @@ impl Writer {
             match way {
                 Way::Fast => {
                     let planned = self.plan(std::slice::from_ref(&piece.transaction)).await?;
-                    self.execute(planned).await?;
+                    self.executor.execute(&planned).await?;
                 }
                 Way::Slow => {
                     let converging = lsn <= self.converge_to;
-                    conflict::apply(&self.client, &self.targets, origin, &piece, converging)
-                        .await?;
+                    conflict::apply(
+                        &self.executor.client,
+                        &self.targets,
+                        origin,
+                        &piece,
+                        converging,
+                    )
+                    .await?;
                 }
                 Way::PassOver => {}
             }
             if last {
                 if let Some(part) = &part {
-                    self.shared.apply(&self.client, part).await?;
+                    self.shared.apply(&self.executor.client, part).await?;
                 }
-                return save_checkpoint(&self.client, origin, lsn).await;
+                return save_checkpoint(&self.executor.client, origin, lsn).await;
             }
             piece = pieces.next_part().await?.context("a large transaction breaks off")?;
         }

@@ -1,0 +1,199 @@
+//! How does one origin's applier write to this region's tables?
+//!
+//! The fast way in sets; where something is not as the origin saw it, change by change.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use domicile_core::change::Transaction;
+use domicile_core::config::Config;
+use domicile_core::id::Origin;
+use domicile_core::lsn::Lsn;
+use tokio_postgres::Client;
+
+use super::behind::{self, SchemaBehind};
+use super::executor::{Executor, save_checkpoint};
+use super::plan::{Planned, plan};
+use super::shared::Shared;
+use super::target::Targets;
+use super::{ApplierConfig, PLANS, conflict, migration};
+use crate::capture::ORIGIN_PREFIX;
+use crate::pieces::Piece;
+use crate::postgres::session;
+
+/// A session that writes as the applier: guards let it pass, user triggers do not fire.
+pub(super) struct Writer {
+    pub executor: Executor,
+    /// The apply checkpoint.
+    pub applied: Lsn,
+    /// Up to here a row that is not what the origin saw is expected, not a conflict.
+    pub converge_to: Lsn,
+    pub targets: Targets,
+    pub shared: Shared,
+    cluster: Arc<Config>,
+}
+
+impl Writer {
+    pub async fn open(config: &ApplierConfig) -> anyhow::Result<Self> {
+        let client = session::connect(&config.postgres, "domicile apply").await?;
+        open_session(&client, config).await?;
+        client.batch_execute(PLANS).await.context("choose how rows are found")?;
+        let checkpoint = client
+            .query_opt(
+                "SELECT applied::text, coalesce(converge_to, '0/0')::text
+                 FROM domicile.progress WHERE origin = $1",
+                &[&config.origin.to_string()],
+            )
+            .await
+            .context("read the apply checkpoint")?;
+        let (applied, converge_to) = match checkpoint {
+            Some(row) => (row.get::<_, &str>(0).parse()?, row.get::<_, &str>(1).parse()?),
+            None => (Lsn::ZERO, Lsn::ZERO),
+        };
+        Ok(Self {
+            executor: Executor::new(client),
+            applied,
+            converge_to,
+            targets: Targets::default(),
+            shared: Shared::new(config.cluster.clone()),
+            cluster: config.cluster.clone(),
+        })
+    }
+
+    /// Applies all of `batch` in one transaction, folded; fails on the first surprise.
+    pub async fn apply_fast(
+        &mut self,
+        origin: &Origin,
+        batch: &[Transaction],
+        planned: Option<Vec<Planned>>,
+    ) -> anyhow::Result<()> {
+        let planned = match planned {
+            Some(planned) => planned,
+            None => self.plan(batch).await?,
+        };
+        let Some(last) = batch.last() else { return Ok(()) };
+        self.executor.apply(origin, &planned, last.lsn).await?;
+        self.applied = last.lsn;
+        Ok(())
+    }
+
+    /// As [`plan`], after looking up what is not known yet.
+    pub async fn plan(&mut self, batch: &[Transaction]) -> anyhow::Result<Vec<Planned>> {
+        let tables = self.targets.unknown(batch.iter().flat_map(|t| &t.relations));
+        self.targets.learn(&self.executor.client, tables).await?;
+        plan(batch, &self.targets)
+    }
+
+    /// What was prepared and looked up may be out of date.
+    pub fn forget_schema(&mut self) {
+        self.executor.forget();
+        self.targets.forget();
+        self.shared.forget();
+    }
+
+    /// Fails with [`SchemaBehind`] where this region's tables lack what `transaction` speaks of.
+    pub async fn compare_schema(&mut self, transaction: &Transaction) -> anyhow::Result<()> {
+        if transaction.relations.is_empty() {
+            return Ok(());
+        }
+        if self.known_schema(transaction).await?.is_err() {
+            // What is known may be out of date.
+            self.forget_schema();
+            self.known_schema(transaction).await??;
+        }
+        Ok(())
+    }
+
+    async fn known_schema(
+        &mut self,
+        transaction: &Transaction,
+    ) -> anyhow::Result<Result<(), SchemaBehind>> {
+        let tables = self.targets.unknown(&transaction.relations);
+        self.targets.learn(&self.executor.client, tables).await?;
+        if self.shared.concerns(transaction) {
+            self.shared.learn(&self.executor.client).await?;
+        }
+        Ok(behind::compare(&self.targets, &self.shared, transaction))
+    }
+
+    /// Applies one transaction change by change, settling what the fast way stumbled over.
+    pub async fn apply_slow(
+        &mut self,
+        origin: &Origin,
+        transaction: &Transaction,
+    ) -> anyhow::Result<()> {
+        self.forget_schema();
+        self.apply_one(origin, transaction).await
+    }
+
+    /// Applies one transaction as [`Writer::apply_slow`], by what is known of the schema.
+    pub async fn apply_one(
+        &mut self,
+        origin: &Origin,
+        transaction: &Transaction,
+    ) -> anyhow::Result<()> {
+        // Of what lies outside the history the changes are gone, and the tables may be.
+        if !transaction.changes.is_empty() {
+            self.compare_schema(transaction).await?;
+        }
+        self.executor.client.batch_execute("BEGIN").await?;
+        match self.apply_whole(origin, transaction).await {
+            Ok(()) => {
+                self.executor.client.batch_execute("COMMIT").await?;
+                self.applied = transaction.lsn;
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.forget();
+                self.executor.client.batch_execute("ROLLBACK").await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn apply_whole(
+        &mut self,
+        origin: &Origin,
+        transaction: &Transaction,
+    ) -> anyhow::Result<()> {
+        if migration::run(&self.executor.client, &self.cluster, transaction).await? {
+            self.forget_schema();
+        }
+        let converging = transaction.lsn <= self.converge_to;
+        let mut piece = Piece::whole(transaction.clone());
+        if self.shared.concerns(transaction) {
+            let mut part = self.shared.begin(&self.executor.client, origin, transaction).await?;
+            self.shared.take(&mut part, &piece)?;
+            self.shared.apply(&self.executor.client, &part).await?;
+            piece = self.shared.rest(piece);
+        }
+        if !piece.transaction.changes.is_empty() {
+            conflict::apply(&self.executor.client, &self.targets, origin, &piece, converging)
+                .await?;
+        }
+        save_checkpoint(&self.executor.client, origin, transaction.lsn).await
+    }
+}
+
+/// Makes `client` an applier's session: guards let it pass, user triggers do not fire, and what
+/// it commits is recognised when it is captured.
+pub(crate) async fn open_session(client: &Client, config: &ApplierConfig) -> anyhow::Result<()> {
+    config.continuity.same_system(client).await?;
+    let origin_name = format!("{ORIGIN_PREFIX}{}", config.origin);
+    client
+        .batch_execute("SET session_replication_role = replica; SET synchronous_commit = off")
+        .await
+        .context("become the applier")?;
+    client
+        .execute(
+            "SELECT pg_replication_origin_create($1) WHERE pg_replication_origin_oid($1) IS NULL",
+            &[&origin_name],
+        )
+        .await
+        .context("create the replication origin")?;
+    client
+        .execute("SELECT pg_replication_origin_session_setup($1)", &[&origin_name])
+        .await
+        .context("take the replication origin")?;
+    Ok(())
+}
