@@ -28,6 +28,7 @@ const CONDUCT: &[(&str, &str)] = &[
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
     ("search_path", "pg_catalog"),
     ("client_min_messages", "warning"),
     ("default_transaction_read_only", "off"),
@@ -45,22 +46,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn configure(connection: &str, application: &str) -> anyhow::Result<tokio_postgres::Config> {
     let mut config =
         tokio_postgres::Config::from_str(connection).context("read the connection string")?;
-    config
-        .options(options(PINNED.iter().chain(CONDUCT)))
-        .application_name(application)
-        .connect_timeout(CONNECT_TIMEOUT);
+    let options = options(&config, PINNED.iter().chain(CONDUCT));
+    config.options(options).application_name(application).connect_timeout(CONNECT_TIMEOUT);
     Ok(config)
 }
 
-/// [`PINNED`] as a startup option.
-pub fn pinned_options() -> String {
-    options(PINNED)
+/// The startup options of `config`, and [`PINNED`].
+pub fn pinned_options(config: &tokio_postgres::Config) -> String {
+    options(config, PINNED)
 }
 
-fn options<'a>(settings: impl IntoIterator<Item = &'a (&'a str, &'a str)>) -> String {
-    let each: Vec<String> =
-        settings.into_iter().map(|(name, value)| format!("-c {name}={value}")).collect();
-    each.join(" ")
+/// Ours come last, where they win.
+fn options<'a>(
+    config: &tokio_postgres::Config,
+    settings: impl IntoIterator<Item = &'a (&'a str, &'a str)>,
+) -> String {
+    let theirs = config.get_options().map(str::to_owned);
+    let ours = settings.into_iter().map(|(name, value)| format!("-c {name}={value}"));
+    theirs.into_iter().chain(ours).collect::<Vec<_>>().join(" ")
 }
 
 /// Opens a session; its connection is driven by a task that ends with the client.
@@ -106,6 +109,7 @@ pub fn quote_text(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::cluster::temporary_cluster;
 
     #[test]
     fn tables_whose_names_begin_alike_have_functions_of_their_own() {
@@ -117,5 +121,31 @@ mod tests {
         assert!(name.len() <= NAME_BYTES_MAX && name.starts_with("guard public.ää"), "{name}");
         let short = TableName::new("public", "account");
         assert_eq!(function_for("guard", &short), "domicile.\"guard public.account\"");
+    }
+
+    #[tokio::test]
+    async fn a_session_keeps_the_options_it_was_given_and_outlives_the_timeouts_of_its_role() {
+        let (cluster, _folder) = temporary_cluster("session", &[]).await.unwrap();
+        let role = cluster.connect().await.unwrap();
+        let timeouts = "DO $$ BEGIN
+            EXECUTE format('ALTER ROLE %I SET idle_session_timeout = 1000', current_user);
+            EXECUTE format('ALTER ROLE %I SET statement_timeout = 1000', current_user);
+            EXECUTE format('ALTER ROLE %I SET lock_timeout = 1000', current_user);
+            EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = 1', current_user);
+        END $$";
+        role.batch_execute(timeouts).await.unwrap();
+        let connection =
+            format!("{} options='-c work_mem=7MB -c lock_timeout=1'", cluster.connection_string());
+        let client = connect(&connection, "test").await.unwrap();
+        for (name, value) in [
+            ("work_mem", "7MB"),
+            ("idle_session_timeout", "0"),
+            ("statement_timeout", "0"),
+            ("lock_timeout", "0"),
+            ("idle_in_transaction_session_timeout", "0"),
+        ] {
+            let shown = client.query_one(&format!("SHOW {name}"), &[]).await.unwrap();
+            assert_eq!(shown.get::<_, &str>(0), value, "{name}");
+        }
     }
 }

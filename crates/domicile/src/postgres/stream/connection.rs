@@ -157,11 +157,7 @@ impl Connection {
         decoding_memory: Option<&str>,
     ) -> Result<(), StreamError> {
         let user = config.get_user().ok_or(StreamError::Settings("no user is named"))?;
-        // Ours come last, where they win.
-        let mut options = match config.get_options() {
-            Some(theirs) => format!("{theirs} {}", pinned_options()),
-            None => pinned_options(),
-        };
+        let mut options = pinned_options(config);
         if let Some(memory) = decoding_memory {
             options += &format!(" -c logical_decoding_work_mem={memory}");
         }
