@@ -85,8 +85,7 @@ pub(super) struct Writer {
     pub(super) damage: Option<Damage>,
     pub(super) poisoned: Option<Poison>,
     buffer: Vec<u8>,
-    /// Held so that no other process writes here; the system lets go when this one ends.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Writer {
@@ -416,8 +415,19 @@ impl Writer {
     }
 }
 
+/// Held so that no other process writes here; the system lets go when this one ends.
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file is not enough: a process that is being started by another thread has a
+    /// copy of it for a moment, and would keep the lock until then.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// Takes the folder for this process, or says that another has it.
-fn lock(folder: &Path) -> Result<File, LogError> {
+fn lock(folder: &Path) -> Result<Lock, LogError> {
     let path = folder.join("lock");
     let file = File::options()
         .write(true)
@@ -426,7 +436,7 @@ fn lock(folder: &Path) -> Result<File, LogError> {
         .open(&path)
         .map_err(io("open lock", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(LogError::InUse { folder: folder.to_owned() }),
         Err(TryLockError::Error(source)) => Err(io("lock", &path)(source)),
     }
@@ -446,4 +456,19 @@ fn settle(shared: &Shared, tail: Option<&File>) -> Result<(), LogError> {
     let end = shared.end();
     parts::remove(&shared.folder, |lsn| lsn < begin || lsn > end)?;
     segment::sync_folder(&shared.folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_free_when_its_log_is_closed_whoever_has_a_copy_of_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        let inherited = held.0.try_clone().unwrap();
+        drop(held);
+        lock(folder.path()).unwrap();
+        drop(inherited);
+    }
 }
