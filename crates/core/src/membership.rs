@@ -1,8 +1,9 @@
 //! May a region be taken out of the cluster?
 //!
 //! It need not be there for that: what it owned has moved, so its history has an end, and the others
-//! show all of it that any of them holds. After that nobody asks for its log again, and nobody
-//! keeps anything for it.
+//! show all of it that any of them holds. And of the others' histories it may hold the only copy
+//! that a commit was acknowledged for: the regions that stay must have enough copies without it.
+//! After that nobody asks for its log again, and nobody keeps anything for it.
 
 use std::fmt;
 
@@ -10,15 +11,18 @@ use crate::id::{Origin, PartitionRange, RegionId};
 use crate::lsn::{Frontier, Lsn};
 use crate::ownership::{Ownership, State};
 use crate::partition::Scheme;
-use crate::runbook::Facts;
+use crate::runbook::{Facts, RegionFacts};
 
 /// What stands in the way of a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// Rows name it as their home: `home(column)`.
     IsNamed(RegionId),
-    /// One region replicates nothing.
-    IsNeeded,
+    /// So few regions would be `left`: one replicates nothing, and copies need others to hold them.
+    IsNeeded {
+        left: usize,
+        needed: usize,
+    },
     Owns {
         region: RegionId,
         ranges: Vec<PartitionRange>,
@@ -37,12 +41,19 @@ pub enum Obstacle {
         shown: Lsn,
         end: Lsn,
     },
+    /// Of `origin` up to `end` the regions that stay have too few copies. Passes by itself.
+    FewCopies {
+        origin: Origin,
+        end: Lsn,
+        have: usize,
+        copies: usize,
+    },
 }
 
 impl Obstacle {
     /// Is it over when one waits?
     pub fn passes(&self) -> bool {
-        matches!(self, Self::Lacks { .. })
+        matches!(self, Self::Lacks { .. } | Self::FewCopies { .. })
     }
 
     /// What to do about it.
@@ -53,7 +64,7 @@ impl Obstacle {
                     "leave [[region]] \"{region}\" in domicile.toml; its rows have no other home"
                 )
             }
-            Self::IsNeeded => "add another region first".to_owned(),
+            Self::IsNeeded { .. } => "add another region first".to_owned(),
             Self::Owns { region, answers: true, .. } => {
                 format!("domicile switchover --from {region} --to ANOTHER")
             }
@@ -67,6 +78,9 @@ impl Obstacle {
             ),
             Self::Silent(region) => format!("bring {region} back, or remove it first"),
             Self::Lacks { region, .. } => format!("see what holds {region} up (domicile status)"),
+            Self::FewCopies { origin, .. } => {
+                format!("see why the others are behind {} (domicile status)", origin.region)
+            }
         }
     }
 }
@@ -78,7 +92,9 @@ impl fmt::Display for Obstacle {
         };
         match self {
             Self::IsNamed(region) => write!(out, "rows name region {region} as their home"),
-            Self::IsNeeded => out.write_str("only one region would be left"),
+            Self::IsNeeded { left, needed } => {
+                write!(out, "the number of regions would be {left}, and must be {needed} or more")
+            }
             Self::Owns { region, ranges, .. } => {
                 write!(out, "region {region} owns partitions {}", list(ranges))
             }
@@ -88,12 +104,34 @@ impl fmt::Display for Obstacle {
             Self::Lacks { region, origin, shown, end } => {
                 write!(out, "region {region} shows {origin} up to {shown}, not yet up to {end}")
             }
+            Self::FewCopies { origin, end, have, copies } => {
+                write!(
+                    out,
+                    "of {origin} up to {end} the others that stay hold {have} copies, not yet {copies}"
+                )
+            }
         }
     }
 }
 
-/// Everything that stands in the way of removing `region`.
-pub fn obstacles(region: &RegionId, scheme: &Scheme, facts: &Facts) -> Vec<Obstacle> {
+/// Up to where `region` may hold copies that commits of the other regions were acknowledged for.
+///
+/// `facts` must have been gathered after it was seen that it does not run.
+pub fn counted_on(region: &RegionId, facts: &Facts) -> Frontier {
+    let stay = facts.regions.iter().filter(|(other, _)| *other != region);
+    let own = stay.flat_map(|(other, seen)| {
+        seen.flushed.iter().filter(move |(origin, _)| origin.region == *other)
+    });
+    own.map(|(origin, end)| (origin.clone(), end)).collect()
+}
+
+/// Everything that stands in the way of removing `region`, on which others [`counted_on`] so far.
+pub fn obstacles(
+    region: &RegionId,
+    scheme: &Scheme,
+    facts: &Facts,
+    counted_on: &Frontier,
+) -> Vec<Obstacle> {
     let mut found = Vec::new();
     if let Scheme::Home { regions } = scheme
         && regions.contains(region)
@@ -102,8 +140,10 @@ pub fn obstacles(region: &RegionId, scheme: &Scheme, facts: &Facts) -> Vec<Obsta
     }
     let answers = facts.regions.get(region).is_some_and(|seen| seen.reachable);
     let others: Vec<_> = facts.regions.iter().filter(|(other, _)| *other != region).collect();
-    if others.len() < 2 {
-        found.push(Obstacle::IsNeeded);
+    let copies = facts.rpo.copies();
+    let (left, needed) = (others.len(), copies.max(1) + 1);
+    if left < needed {
+        found.push(Obstacle::IsNeeded { left, needed });
     }
     let (owned, moving) = held(&facts.ownership, region);
     let owns = !owned.is_empty();
@@ -130,6 +170,15 @@ pub fn obstacles(region: &RegionId, scheme: &Scheme, facts: &Facts) -> Vec<Obsta
                 let (region, origin) = ((*other).clone(), origin.clone());
                 found.push(Obstacle::Lacks { region, origin, shown, end });
             }
+        }
+    }
+    for (origin, end) in counted_on.iter() {
+        let holds = |(other, seen): &&(&RegionId, &RegionFacts)| {
+            **other != origin.region && seen.flushed.get(origin) >= end
+        };
+        let have = others.iter().filter(holds).count();
+        if have < copies {
+            found.push(Obstacle::FewCopies { origin: origin.clone(), end, have, copies });
         }
     }
     found
@@ -159,7 +208,6 @@ mod tests {
     use crate::id::RunId;
     use crate::ownership::OwnershipChange;
     use crate::progress::Rpo;
-    use crate::runbook::RegionFacts;
     use crate::time::{Millis, Time};
 
     const HASH: Scheme = Scheme::Hash { count: 2 };
@@ -205,8 +253,12 @@ mod tests {
 
     #[test]
     fn a_region_that_is_gone_is_removed_once_the_others_show_its_log() {
-        assert_eq!(obstacles(&region("ap"), &HASH, &facts(&["eu", "us"], 90)), []);
-        let found = obstacles(&region("ap"), &HASH, &facts(&["eu", "us"], 80));
+        assert_eq!(
+            obstacles(&region("ap"), &HASH, &facts(&["eu", "us"], 90), &Frontier::default()),
+            []
+        );
+        let found =
+            obstacles(&region("ap"), &HASH, &facts(&["eu", "us"], 80), &Frontier::default());
         let [lacks] = found.as_slice() else { panic!("{found:?}") };
         assert!(lacks.passes());
         assert_eq!(lacks.to_string(), "region us shows ap-1 up to 0/50, not yet up to 0/5A");
@@ -215,14 +267,15 @@ mod tests {
     #[test]
     fn what_it_owns_must_have_moved() {
         let facts = facts(&["eu", "ap"], 90);
-        let found = obstacles(&region("ap"), &HASH, &facts);
+        let found = obstacles(&region("ap"), &HASH, &facts, &Frontier::default());
         let [owns @ Obstacle::Owns { answers: false, .. }] = found.as_slice() else {
             panic!("{found:?}")
         };
         assert!(owns.way_out().contains("failover --from ap"), "{}", owns.way_out());
         let fence = OwnershipChange::Fence { from: region("ap"), run: RunId("1".into()) };
         let ownership = facts.ownership.apply(&fence).unwrap();
-        let found = obstacles(&region("ap"), &HASH, &Facts { ownership, ..facts });
+        let found =
+            obstacles(&region("ap"), &HASH, &Facts { ownership, ..facts }, &Frontier::default());
         assert!(matches!(found.as_slice(), [Obstacle::Moves(_)]), "{found:?}");
     }
 
@@ -231,7 +284,7 @@ mod tests {
         let mut facts = facts(&["eu", "us"], 90);
         facts.regions.get_mut(&region("us")).unwrap().reachable = false;
         facts.regions.get_mut(&region("ap")).unwrap().reachable = true;
-        let found = obstacles(&region("ap"), &HASH, &facts);
+        let found = obstacles(&region("ap"), &HASH, &facts, &Frontier::default());
         assert_eq!(found, [Obstacle::Runs(region("ap")), Obstacle::Silent(region("us"))]);
     }
 
@@ -239,8 +292,43 @@ mod tests {
     fn a_home_stays_and_so_does_the_last_but_one() {
         let mut facts = facts(&["eu", "us"], 90);
         let home = Scheme::Home { regions: vec![region("eu"), region("ap")] };
-        assert_eq!(obstacles(&region("ap"), &home, &facts), [Obstacle::IsNamed(region("ap"))]);
+        assert_eq!(
+            obstacles(&region("ap"), &home, &facts, &Frontier::default()),
+            [Obstacle::IsNamed(region("ap"))]
+        );
         facts.regions.remove(&region("us"));
-        assert_eq!(obstacles(&region("ap"), &HASH, &facts), [Obstacle::IsNeeded]);
+        assert_eq!(
+            obstacles(&region("ap"), &HASH, &facts, &Frontier::default()),
+            [Obstacle::IsNeeded { left: 1, needed: 2 }]
+        );
+    }
+
+    #[test]
+    fn the_only_copy_that_a_commit_was_acknowledged_for_is_not_given_up() {
+        let eu = Origin::new(region("eu"), 1);
+        let mut facts = facts(&["eu", "us"], 90);
+        facts.rpo = Rpo::Zero { copies: 1 };
+        let mut reaches = |name: &str, lsn| {
+            facts.regions.get_mut(&region(name)).unwrap().flushed.advance(&eu, Lsn(lsn));
+            facts.clone()
+        };
+        reaches("eu", 50);
+        let seen = reaches("us", 40);
+        let counted_on = counted_on(&region("ap"), &seen);
+        assert_eq!(counted_on, Frontier::from_iter([(eu.clone(), Lsn(50))]));
+        let found = |facts: &Facts| obstacles(&region("ap"), &HASH, facts, &counted_on);
+        let few = found(&seen);
+        assert!(
+            matches!(few.as_slice(), [Obstacle::FewCopies { have: 0, copies: 1, .. }]),
+            "{few:?}"
+        );
+        assert!(few[0].passes());
+        // What came after it was gone it never held.
+        reaches("eu", 60);
+        let mut seen = reaches("us", 50);
+        assert_eq!(found(&seen), []);
+        seen.rpo = Rpo::Zero { copies: 2 };
+        let found = found(&seen);
+        assert_eq!(found[0], Obstacle::IsNeeded { left: 2, needed: 3 });
     }
 }

@@ -40,6 +40,14 @@ impl Rpo {
         }
     }
 
+    /// How many other regions must hold a commit that is certainly safe.
+    pub fn copies(self) -> usize {
+        match self {
+            Self::Zero { copies } | Self::Within { copies, .. } => copies,
+            Self::None => 0,
+        }
+    }
+
     /// The most that a failover may lose, where that is bounded.
     pub fn loss_max(self) -> Option<Millis> {
         match self {

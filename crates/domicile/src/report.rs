@@ -1,6 +1,5 @@
 //! Puts this region's status together, again and again.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::notices::Notices;
 use crate::observe::Observer;
 use crate::positions::Positions;
 use crate::postgres::session;
-use crate::status::{Condition, OwnedRange, PeerStatus, RegionStatus, probe_word};
+use crate::status::{Condition, OwnedRange, PeerStatus, RegionStatus, log_ends, probe_word};
 use crate::tenure::TenureState;
 
 const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -128,8 +127,6 @@ impl Reporter {
             .flat_map(|o| o.writable_by(&self.region))
             .map(|entry| OwnedRange { partitions: entry.range.to_string(), epoch: entry.epoch.0 });
         let logs = self.logs.all();
-        let flushed: BTreeMap<String, String> =
-            logs.iter().map(|(o, log)| (o.to_string(), log.end().to_string())).collect();
         let text = |(o, lsn): (&Origin, Lsn)| (o.to_string(), lsn.to_string());
         let trimmed = logs.iter().map(|(o, log)| (o.to_string(), log.trimmed().to_string()));
         let frontier = self.positions.frontier();
@@ -145,7 +142,7 @@ impl Reporter {
             directory_connected: view.connected,
             log_end: counts.log_end.to_string(),
             confirmed: counts.confirmed.to_string(),
-            flushed,
+            flushed: log_ends(&self.logs),
             applied: frontier.iter().map(text).collect(),
             durable: durable.iter().map(text).collect(),
             trimmed: trimmed.collect(),

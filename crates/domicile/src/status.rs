@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use domicile_core::outage::Probe;
 use serde::{Deserialize, Serialize};
 
+use crate::log::Logs;
+
 /// One region, as its own agent sees it. Durations are in milliseconds, LSNs as PostgreSQL prints
 /// them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -103,6 +105,11 @@ impl PeerStatus {
 
 const WRITTEN: &str = "written";
 const REFUSED: &str = "refused";
+
+/// What [`RegionStatus::flushed`] says, as of now.
+pub fn log_ends(logs: &Logs) -> BTreeMap<String, String> {
+    logs.all().iter().map(|(o, log)| (o.to_string(), log.end().to_string())).collect()
+}
 
 /// Lowers a probe to [`PeerStatus::probe`].
 pub fn probe_word(probe: Option<Probe>) -> String {

@@ -7,8 +7,8 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
-use domicile_core::lsn::Lsn;
-use domicile_core::membership::{Obstacle, obstacles};
+use domicile_core::lsn::{Frontier, Lsn};
+use domicile_core::membership::{Obstacle, counted_on, obstacles};
 use domicile_core::retention::LeftBehind;
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
@@ -35,8 +35,8 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(
     after_help = "The region need not be there. What it owned must have moved to others, its agent must be stopped, and
-every other region must show what any of them holds of its log. Then the others let go of their logs
-without waiting for it. Take it out of domicile.toml next, and restart the agents one by one
+every other region must show what any of them holds of its log. Of the others' logs, as many copies as
+`copies` asks for must be in regions that stay. Then the others let go of their logs without waiting for it. Take it out of domicile.toml next, and restart the agents one by one
 (docs/operating/regions.md).
 
 Ends with 3 when it is refused, with the reasons.
@@ -46,7 +46,7 @@ Examples:
 )]
 pub struct Remove {
     region: RegionId,
-    /// How long to wait until the others show the end of its log
+    /// How long to wait until the others hold what it held
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait: u64,
 }
@@ -67,11 +67,19 @@ impl Remove {
             let text = format!("region \"{region}\" is not in the configuration");
             return Err(UsageError(text).into());
         }
+        let scheme = &config.layout.scheme;
+        let seen = Outside::look(config).await?.facts(config);
+        let mut found = obstacles(region, scheme, &seen, &Frontier::default());
+        found.retain(|obstacle| !obstacle.passes());
+        if !found.is_empty() {
+            return refuse(context, &found);
+        }
+        let counted_on = counted_on(region, &Outside::look(config).await?.facts(config));
         let deadline = Instant::now() + Duration::from_secs(self.wait);
-        let spinner = context.output.spinner("waiting until the others show the end of its log");
+        let spinner = context.output.spinner("waiting until the others hold what it held");
         let outside = loop {
             let outside = Outside::look(config).await?;
-            let found = obstacles(region, &config.layout.scheme, &outside.facts(config));
+            let found = obstacles(region, scheme, &outside.facts(config), &counted_on);
             let waits = found.iter().all(Obstacle::passes) && Instant::now() < deadline;
             if found.is_empty() {
                 break outside;

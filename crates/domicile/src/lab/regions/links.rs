@@ -82,6 +82,15 @@ impl Links {
         self.shipping(region).for_each(RelayControl::heal);
     }
 
+    /// Keeps a region from reading the others' replication logs; they go on reading its own.
+    pub fn stop_reading(&self, region: &str) {
+        self.reading(region).for_each(RelayControl::cut);
+    }
+
+    pub fn resume_reading(&self, region: &str) {
+        self.reading(region).for_each(RelayControl::heal);
+    }
+
     /// Cuts a region's agent off from the directory only.
     pub fn cut_directory(&self, region: &str) {
         self.to_directory(region).for_each(RelayControl::cut);
@@ -119,6 +128,10 @@ impl Links {
 
     fn shipping(&self, region: &str) -> impl Iterator<Item = &RelayControl> {
         self.where_link(move |link| link.to == region && link.purpose == Purpose::Peer)
+    }
+
+    fn reading(&self, region: &str) -> impl Iterator<Item = &RelayControl> {
+        self.where_link(move |link| link.from == region && link.purpose == Purpose::Peer)
     }
 
     fn to_directory(&self, region: &str) -> impl Iterator<Item = &RelayControl> {
