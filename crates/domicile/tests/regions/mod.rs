@@ -24,6 +24,8 @@ pub fn config(names: &[&str], partition: &str, partitions: u32) -> RegionsConfig
     config.partition = partition.to_owned();
     config.round_trip = Duration::ZERO;
     config.automatic_failover = false;
+    // KEEP=FOLDER keeps files and logs, to be looked at.
+    config.keep = std::env::var_os("KEEP").map(PathBuf::from);
     config
 }
 

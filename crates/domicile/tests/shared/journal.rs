@@ -55,6 +55,32 @@ async fn a_counter_that_waits_for_copies_counts_every_region() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_counter_that_waits_for_its_own_agent_does_not_keep_that_from_starting() {
+    let mut regions = regions("0").await;
+    regions.kill_agent("eu");
+    let client = regions.connect("eu").await.unwrap();
+    let write = tokio::spawn(async move {
+        client.batch_execute("UPDATE visits SET n = n + 1 WHERE id = 1").await
+    });
+    let observer = regions.connect("eu").await.unwrap();
+    eventually("the commit waits for a copy", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        match observer.query_one(sql, &[]).await.map_err(|e| e.to_string())?.get::<_, i64>(0) {
+            0 => Err("not yet".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    regions.start_agent("eu").unwrap();
+    eventually("it returns", async || match write.is_finished() {
+        true => Ok(()),
+        false => Err("it waits".to_owned()),
+    })
+    .await;
+    write.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_lost_is_written_again_when_a_person_says_so() {
     let regions = regions("none").await;
     settle(&regions, "start").await;

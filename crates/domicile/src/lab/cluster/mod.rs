@@ -304,6 +304,7 @@ impl Cluster {
             ("max_connections", "200"),
             ("shared_buffers", "64MB"),
             ("timezone", "UTC"),
+            ("log_lock_waits", "on"),
             ("log_timezone", "UTC"),
             ("log_line_prefix", "%m [%p] %a "),
         ];

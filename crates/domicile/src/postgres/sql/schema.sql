@@ -67,8 +67,16 @@ CREATE TABLE IF NOT EXISTS domicile.journal (
     resolved_at timestamptz,
     UNIQUE (origin, lsn, change)
 );
-CREATE INDEX IF NOT EXISTS journal_unsettled ON domicile.journal (relation, key)
-WHERE status IN ('hidden', 'open', 'parked');
+-- Not "IF NOT EXISTS", which locks the table to find out: nothing here may wait for a commit that
+-- waits for this very agent.
+DO $$
+BEGIN
+    IF to_regclass('domicile.journal_unsettled') IS NULL THEN
+        CREATE INDEX journal_unsettled ON domicile.journal (relation, key)
+        WHERE status IN ('hidden', 'open', 'parked');
+    END IF;
+END
+$$;
 
 -- Rows whose local image is not the history's: they are read again from a peer.
 CREATE TABLE IF NOT EXISTS domicile.repair (

@@ -21,9 +21,19 @@ CREATE TABLE IF NOT EXISTS domicile.version (
     round bigint,
     PRIMARY KEY (relation, key)
 );
-CREATE INDEX IF NOT EXISTS version_hidden ON domicile.version (relation)
-WHERE image IS NOT NULL AND NOT deleted;
-CREATE INDEX IF NOT EXISTS version_deleted ON domicile.version (round, hlc) WHERE deleted;
+-- Not "IF NOT EXISTS", which locks the table to find out: a commit that waits for this very agent may
+-- hold it.
+DO $$
+BEGIN
+    IF to_regclass('domicile.version_hidden') IS NULL THEN
+        CREATE INDEX version_hidden ON domicile.version (relation)
+        WHERE image IS NOT NULL AND NOT deleted;
+    END IF;
+    IF to_regclass('domicile.version_deleted') IS NULL THEN
+        CREATE INDEX version_deleted ON domicile.version (round, hlc) WHERE deleted;
+    END IF;
+END
+$$;
 
 -- What each region says to have applied of every origin. Published: a region that shows the row
 -- shows everything that the other had committed before it, too.
