@@ -167,7 +167,11 @@ pub struct Ours {
     pub incarnation: u32,
     /// The slot that capture reads.
     pub slot: String,
-    /// Where our log ends, or once ended before it was damaged.
+    /// Up to where everything was read and judged in this incarnation before the server was asked.
+    /// Meanwhile capture may have read on, past what the server said of its WAL.
+    pub held_before: Lsn,
+    /// Where our log ends, or once ended before it was damaged. As of after the server was asked:
+    /// whatever its slot was told by then is in here or in `known`.
     pub log_end: Lsn,
     pub known: Option<Known>,
 }
@@ -184,7 +188,7 @@ pub fn judge(ours: &Ours, server: &Server) -> Verdict {
     let known = known.filter(|known| known.incarnation == ours.incarnation);
     let held = known.map_or(log_end, |known| known.read.max(log_end));
     if let Some(known) = known {
-        let parted = shown(known, server);
+        let (parted, held) = (shown(known, server), ours.held_before);
         if parted < held {
             let timeline = server.timeline;
             return Verdict::Broken(Break::TimelineBehind { timeline, parted, held });
@@ -236,7 +240,9 @@ mod tests {
     }
 
     fn ours(known: Option<Known>, log_end: u64) -> Ours {
-        Ours { incarnation: 1, slot: NAME.to_owned(), log_end: Lsn(log_end), known }
+        let log_end = Lsn(log_end);
+        let held_before = known.as_ref().map_or(log_end, |known| known.read.max(log_end));
+        Ours { incarnation: 1, slot: NAME.to_owned(), held_before, log_end, known }
     }
 
     fn server() -> Server {
@@ -355,6 +361,15 @@ mod tests {
         // The one that has the end was promoted.
         let promoted = Server { timeline: 4, ended: Some(vec![(3, Lsn(150))]), ..server() };
         assert_eq!(judge(&ours, &promoted), Verdict::GoesOn);
+    }
+
+    #[test]
+    fn what_is_captured_while_the_server_is_asked_breaks_nothing() {
+        let asked = with_slot(|slot| slot.confirmed = Some(Lsn(220)));
+        let read_on = Ours { held_before: Lsn(200), ..ours(Some(known()), 230) };
+        assert_eq!(judge(&read_on, &asked), Verdict::GoesOn);
+        let lost = Ours { held_before: Lsn(201), ..read_on };
+        assert_eq!(broken(judge(&lost, &asked)).name(), "timeline_behind");
     }
 
     #[test]

@@ -105,12 +105,13 @@ impl Continuity {
     /// Looks at the server behind `client`. What it finds is shown until another look finds
     /// something else.
     pub async fn examine(&self, client: &Client) -> anyhow::Result<Verdict> {
+        let held_before = (*self.shared.read.borrow()).max(self.log_end());
         let server = self.survey(client).await?;
-        // Read after the server was asked: whatever it was told by then is in here.
         let known = self.lock().known().cloned();
         let ours = Ours {
             incarnation: self.shared.origin.incarnation,
             slot: self.shared.slot.clone(),
+            held_before,
             log_end: self.log_end(),
             known,
         };
