@@ -43,32 +43,20 @@ impl Executor {
         planned: &[Planned],
         last: Lsn,
     ) -> anyhow::Result<()> {
-        self.begin(planned).await?;
-        self.end(origin, last).await
-    }
-
-    /// Makes `planned` in a transaction that stays open; when it fails none does.
-    pub async fn begin(&mut self, planned: &[Planned]) -> anyhow::Result<()> {
         self.client.batch_execute("BEGIN").await?;
-        let made = self.execute(planned).await;
-        self.or_roll_back(made).await
-    }
-
-    /// Ends the open transaction; when that fails it is rolled back.
-    pub async fn end(&mut self, origin: &Origin, last: Lsn) -> anyhow::Result<()> {
-        let ended = async {
-            save_checkpoint(&self.client, origin, last).await?;
-            self.client.batch_execute("COMMIT").await.map_err(anyhow::Error::new)
+        let made = async {
+            self.execute(planned).await?;
+            save_checkpoint(&self.client, origin, last).await
         };
-        let ended = ended.await;
-        self.or_roll_back(ended).await
+        let made = made.await;
+        self.end(made).await
     }
 
-    async fn or_roll_back(&self, done: anyhow::Result<()>) -> anyhow::Result<()> {
-        if done.is_err() {
-            self.client.batch_execute("ROLLBACK").await?;
-        }
-        done
+    /// Ends the open transaction: commits it when all of it was made, else nothing of it stays.
+    pub async fn end(&self, made: anyhow::Result<()>) -> anyhow::Result<()> {
+        let end = if made.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        self.client.batch_execute(end).await?;
+        made
     }
 
     /// Makes the requests in order, inside the open transaction.

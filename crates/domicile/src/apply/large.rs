@@ -40,17 +40,10 @@ impl Writer {
         }
         self.executor.client.batch_execute("BEGIN").await?;
         let lsn = first.transaction.lsn;
-        match self.apply_pieces(origin, first, pieces, way).await {
-            Ok(()) => {
-                self.executor.client.batch_execute("COMMIT").await?;
-                self.applied = lsn;
-                Ok(())
-            }
-            Err(error) => {
-                self.executor.client.batch_execute("ROLLBACK").await?;
-                Err(error)
-            }
-        }
+        let made = self.apply_pieces(origin, first, pieces, way).await;
+        self.executor.end(made).await?;
+        self.applied = lsn;
+        Ok(())
     }
 
     async fn apply_pieces(

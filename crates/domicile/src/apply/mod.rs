@@ -58,11 +58,6 @@ const BATCH_TRANSACTIONS_MAX: usize = 10_000;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// How often it is looked whether somebody has run the DDL that is missing here.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// Rows are found by their key, one by one, whatever the planner thinks of how many there are; and
-/// a statement that comes again and again is planned once.
-const PLANS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; \
-                     SET enable_seqscan = off; SET enable_material = off; SET jit = off; \
-                     SET plan_cache_mode = force_generic_plan";
 
 #[derive(Clone)]
 pub struct ApplierConfig {

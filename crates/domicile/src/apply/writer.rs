@@ -16,10 +16,16 @@ use super::executor::{Executor, save_checkpoint};
 use super::plan::{Planned, plan};
 use super::shared::Shared;
 use super::target::Targets;
-use super::{ApplierConfig, PLANS, conflict, migration};
+use super::{ApplierConfig, conflict, migration};
 use crate::capture::ORIGIN_PREFIX;
 use crate::pieces::Piece;
 use crate::postgres::session;
+
+/// Rows are found by their key, one by one, whatever the planner thinks of how many there are; and
+/// a statement that comes again and again is planned once.
+const PLANS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; \
+                     SET enable_seqscan = off; SET enable_material = off; SET jit = off; \
+                     SET plan_cache_mode = force_generic_plan";
 
 /// A session that writes as the applier: guards let it pass, user triggers do not fire.
 pub(super) struct Writer {
@@ -137,18 +143,13 @@ impl Writer {
             self.compare_schema(transaction).await?;
         }
         self.executor.client.batch_execute("BEGIN").await?;
-        match self.apply_whole(origin, transaction).await {
-            Ok(()) => {
-                self.executor.client.batch_execute("COMMIT").await?;
-                self.applied = transaction.lsn;
-                Ok(())
-            }
-            Err(error) => {
-                self.shared.forget();
-                self.executor.client.batch_execute("ROLLBACK").await?;
-                Err(error)
-            }
+        let made = self.apply_whole(origin, transaction).await;
+        if made.is_err() {
+            self.shared.forget();
         }
+        self.executor.end(made).await?;
+        self.applied = transaction.lsn;
+        Ok(())
     }
 
     async fn apply_whole(
