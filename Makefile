@@ -5,7 +5,7 @@ SEEDS ?= 1000
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-failover bench-replication sim build check fix clean setup
+.PHONY: help demo test chaos bench-failover bench-replication sim build check fix clean setup
 
 help: ## list these targets
 	@echo "Domicile: multi-region for ordinary PostgreSQL."
@@ -20,6 +20,9 @@ demo: setup ## three regions on this machine, a failover before your eyes (DEMO_
 
 test: setup ## install what is missing, then format, lints, docs and all tests, as CI does
 	@scripts/check
+
+chaos: setup ## kill, cut, pause and move regions under writers for MINUTES (default 30), then compare everything
+	CHAOS_MINUTES=$(or $(MINUTES),30) cargo test --release --locked --package domicile --test chaos -- --nocapture
 
 bench-failover: build ## how long writes pause: ROUNDS switchovers and failovers (default 20)
 	@scripts/bench-failover $(or $(ROUNDS),20)

@@ -1,0 +1,405 @@
+//! Is everything that was acknowledged still there, and everything alike everywhere, whatever was
+//! killed, cut, paused or moved, and in which order?
+//!
+//! Three regions at rpo 0 that fail over by themselves. Clients write owned rows through the
+//! gateways and shared rows at their own region. Each fault comes once in a round.
+//! `CHAOS_SEED=7` repeats an order of faults, `CHAOS_MINUTES=30` goes on for so long, `KEEP=FOLDER`
+//! keeps the regions' files and logs.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use domicile::lab::regions::Regions;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls};
+
+// Not all of it is of use here.
+#[allow(dead_code)]
+mod regions;
+use regions::{assert_alike, config, eventually, start};
+
+const NAMES: [&str; 3] = ["eu", "us", "ap"];
+const BRANCHES: i32 = 60;
+/// Between two writes of one client to shared rows: what waits for row locks falls behind writers
+/// that never stop.
+const SHARED_EVERY: Duration = Duration::from_millis(20);
+
+const SEED_SQL: &str = "
+    CREATE TABLE branch (branch int PRIMARY KEY, balance bigint NOT NULL, ops bigint NOT NULL);
+    INSERT INTO branch SELECT b, 0, 0 FROM generate_series(1, 60) b;
+    CREATE TABLE op (branch int, id bigint, delta bigint NOT NULL, PRIMARY KEY (branch, id));
+    CREATE TABLE hits (id int PRIMARY KEY, n bigint NOT NULL);
+    INSERT INTO hits SELECT i, 0 FROM generate_series(1, 50) i;
+    CREATE TABLE note (id int PRIMARY KEY, body text NOT NULL);
+    INSERT INTO note SELECT i, '' FROM generate_series(1, 50) i;
+    CREATE ROLE app LOGIN;
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO app;";
+const TABLES: &str = "
+[[table]]
+name = \"branch\"
+[[table]]
+name = \"op\"
+[[table]]
+name = \"hits\"
+kind = \"shared\"
+columns = { n = \"delta\" }
+[[table]]
+name = \"note\"
+kind = \"shared\"
+";
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    KillAgent,
+    KillPostgres,
+    KillRegion,
+    PauseAgent,
+    /// Between the region and one other.
+    Cut,
+    Isolate,
+    KillDirectory,
+    Switchover,
+}
+
+const FAULTS: [Fault; 8] = [
+    Fault::KillAgent,
+    Fault::KillPostgres,
+    Fault::KillRegion,
+    Fault::PauseAgent,
+    Fault::Cut,
+    Fault::Isolate,
+    Fault::KillDirectory,
+    Fault::Switchover,
+];
+
+/// A small generator (xorshift): an order of faults is repeated by its seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
+}
+
+/// One client, and what it was told.
+struct Writer {
+    name: String,
+    region: &'static str,
+    acknowledged: Arc<AtomicU64>,
+    /// What it waits for, and how its last failure read.
+    standing: Arc<Mutex<String>>,
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    /// Operations that were acknowledged: branch and number.
+    operations: Vec<(i32, i64)>,
+    /// Hits that were acknowledged, and those of which nobody said.
+    hits: u64,
+    hits_unknown: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    Owned,
+    Shared,
+}
+
+impl Writer {
+    fn start(regions: &Regions, region: &'static str, number: i64, writes: Writes) -> Self {
+        let address = match writes {
+            Writes::Owned => {
+                let gateway = regions.gateway(region);
+                format!("host={} port={} user=app dbname=postgres", gateway.ip(), gateway.port())
+            }
+            Writes::Shared => regions.postgres(region),
+        };
+        let (acknowledged, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let standing = Arc::new(Mutex::new(String::new()));
+        let (count, stopped, now) = (acknowledged.clone(), stop.clone(), standing.clone());
+        let task = tokio::spawn(async move {
+            let mut told = Told::default();
+            let mut session: Option<Client> = None;
+            let mut id = number << 40;
+            let mut failed = String::new();
+            let mut pace = tokio::time::interval(SHARED_EVERY);
+            let say = |text: String| *now.lock().unwrap() = text;
+            while !stopped.load(Ordering::Relaxed) {
+                id += 1;
+                say(format!("connects for {id}, {failed}"));
+                let client = match session.take() {
+                    Some(client) => client,
+                    None => match connect(&address).await {
+                        Some(client) => client,
+                        None => {
+                            tokio::task::yield_now().await;
+                            continue;
+                        }
+                    },
+                };
+                say(format!("writes {id}, {failed}"));
+                let done = match writes {
+                    Writes::Owned => {
+                        let branch = (id % i64::from(BRANCHES)) as i32 + 1;
+                        let done = operate(&client, branch, id).await;
+                        if done.is_ok() {
+                            told.operations.push((branch, id));
+                        }
+                        done
+                    }
+                    Writes::Shared => {
+                        pace.tick().await;
+                        let done = share(&client, id).await;
+                        match done {
+                            Ok(()) => told.hits += 1,
+                            Err(_) => told.hits_unknown += 1,
+                        }
+                        done
+                    }
+                };
+                match done {
+                    Ok(()) => _ = count.fetch_add(1, Ordering::Relaxed),
+                    Err(error) => failed = format!("after {id}: {error:?}"),
+                }
+                session = (!client.is_closed()).then_some(client);
+            }
+            told
+        });
+        let kind = if writes == Writes::Owned { "owned" } else { "shared" };
+        Self {
+            name: format!("{kind} rows from {region}"),
+            region,
+            acknowledged,
+            standing,
+            stop,
+            task,
+        }
+    }
+
+    /// Waits for a few further acknowledgements.
+    async fn goes_on(&self, during: &str) {
+        let count = || self.acknowledged.load(Ordering::Relaxed);
+        let wanted = count() + 3;
+        eventually(&format!("{} are written {during}", self.name), async || {
+            if count() >= wanted {
+                return Ok(());
+            }
+            Err(format!("{} of {wanted}; {}", count(), self.standing.lock().unwrap()))
+        })
+        .await;
+    }
+}
+
+async fn connect(address: &str) -> Option<Client> {
+    let (client, driver) = tokio_postgres::connect(address, NoTls).await.ok()?;
+    tokio::spawn(driver);
+    Some(client)
+}
+
+/// One statement: the gateway sends it to the owner.
+async fn operate(client: &Client, branch: i32, id: i64) -> Result<(), tokio_postgres::Error> {
+    let delta = id % 1000 - 300;
+    let sql = format!(
+        "WITH counted AS (UPDATE branch SET balance = balance + {delta}, ops = ops + 1
+                          WHERE branch = {branch} RETURNING branch)
+         INSERT INTO op SELECT branch, {id}, {delta} FROM counted"
+    );
+    client.batch_execute(&sql).await
+}
+
+async fn share(client: &Client, id: i64) -> Result<(), tokio_postgres::Error> {
+    let sql = format!(
+        "UPDATE hits SET n = n + 1 WHERE id = {}; UPDATE note SET body = '{id}' WHERE id = {}",
+        id % 50 + 1,
+        id % 50 + 1
+    );
+    client.batch_execute(&sql).await
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_there_and_alike_whatever_failed() {
+    let seed = number("CHAOS_SEED").unwrap_or(u64::from(std::process::id())) | 1;
+    println!("CHAOS_SEED={seed}");
+    let mut random = Random(seed);
+    let mut config = config(&NAMES, "hash(branch, 12)", 12);
+    config.seed_sql = SEED_SQL.to_owned();
+    config.tables = TABLES.to_owned();
+    config.automatic_failover = true;
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let mut writers = Vec::new();
+    for (region, number) in NAMES.into_iter().zip(1..) {
+        writers.push(Writer::start(&regions, region, number, Writes::Owned));
+        writers.push(Writer::start(&regions, region, number + 3, Writes::Shared));
+    }
+
+    let began = Instant::now();
+    let mut struck: BTreeMap<String, u64> = BTreeMap::new();
+    loop {
+        // Each fault once a round, in an order of its own.
+        let mut round = FAULTS.to_vec();
+        while !round.is_empty() {
+            let fault = round.swap_remove(random.below(round.len()));
+            let at = random.below(3);
+            let (region, other) = (NAMES[at], NAMES[(at + 1 + random.below(2)) % 3]);
+            println!("{:>5} s  {fault:?} {region} ({other})", began.elapsed().as_secs());
+            strike(&mut regions, &writers, fault, region, other).await;
+            for writer in &writers {
+                writer.goes_on(&format!("after {fault:?} of {region} ({other})")).await;
+            }
+            *struck.entry(format!("{fault:?}")).or_default() += 1;
+        }
+        let minutes = number("CHAOS_MINUTES").unwrap_or(0);
+        if began.elapsed() >= Duration::from_secs(minutes * 60) {
+            break;
+        }
+    }
+    regions.wait_until_ready().await.unwrap();
+    let mut told = Told::default();
+    for writer in writers {
+        writer.stop.store(true, Ordering::Relaxed);
+        let more = writer.task.await.unwrap();
+        told.operations.extend(more.operations);
+        told.hits += more.hits;
+        told.hits_unknown += more.hits_unknown;
+    }
+    let (operations, hits) = (told.operations.len(), told.hits);
+    println!("{struck:?}: {operations} operations and {hits} hits were acknowledged");
+    converge(&regions).await;
+    for region in NAMES {
+        check(&regions, region, &told).await;
+    }
+    assert_alike(&regions, &["branch", "op", "hits", "note"]).await;
+}
+
+/// Breaks something, sees the others go on, and mends it.
+async fn strike(
+    regions: &mut Regions,
+    writers: &[Writer],
+    fault: Fault,
+    region: &str,
+    other: &str,
+) {
+    let others = |but: &[&str]| {
+        let but: Vec<&str> = but.to_vec();
+        let going = writers.iter().filter(move |writer| !but.contains(&writer.region));
+        going.collect::<Vec<_>>()
+    };
+    let during = format!("during {fault:?} of {region} ({other})");
+    match fault {
+        Fault::KillAgent => {
+            regions.kill_agent(region);
+            regions.start_agent(region).unwrap();
+        }
+        Fault::KillPostgres => {
+            regions.kill_postgres(region);
+            regions.start_postgres(region).await.unwrap();
+        }
+        Fault::KillRegion => {
+            regions.kill_region(region);
+            for writer in others(&[region]) {
+                writer.goes_on(&during).await;
+            }
+            regions.start_region(region).await.unwrap();
+        }
+        Fault::PauseAgent => {
+            regions.pause_agent(region);
+            for writer in others(&[region]) {
+                writer.goes_on(&during).await;
+            }
+            regions.resume_agent(region);
+        }
+        Fault::Cut => {
+            regions.links().cut(region, other);
+            for writer in others(&[region, other]) {
+                writer.goes_on(&during).await;
+            }
+            regions.links().heal(region, other);
+        }
+        Fault::Isolate => {
+            regions.links().isolate(region);
+            for writer in others(&[region]) {
+                writer.goes_on(&during).await;
+            }
+            regions.links().rejoin(region);
+        }
+        Fault::KillDirectory => {
+            regions.kill_directory();
+            regions.start_directory().unwrap();
+        }
+        Fault::Switchover => {
+            let mut command = Command::new(regions.binary());
+            command.args(["switchover", "--from", region, "--to", other]);
+            command.arg("--config").arg(regions.config_file(region));
+            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
+            // It may be refused, and says why; whatever it says, writes go on.
+            let output = output.unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            println!("         {}: {}", output.status, said.lines().last().unwrap_or_default());
+        }
+    }
+}
+
+/// Waits until every region shows what every other has in its log, and has repaired what it must.
+async fn converge(regions: &Regions) {
+    let mut ends: BTreeMap<String, String> = BTreeMap::new();
+    for region in NAMES {
+        let status = regions.status(region).await.unwrap();
+        ends.insert(status.origin, status.log_end);
+    }
+    for region in NAMES {
+        let client = regions.connect(region).await.unwrap();
+        let (origins, lsns): (Vec<String>, Vec<String>) = ends.clone().into_iter().unzip();
+        eventually(&format!("{region} shows what the others wrote"), async || {
+            let sql = "SELECT origin || ' is not applied up to ' || lsn
+                       FROM unnest($1::text[], $2::text[]) log (origin, lsn)
+                       LEFT JOIN domicile.progress USING (origin)
+                       WHERE origin <> $3 || '-1' AND applied >= lsn::pg_lsn IS NOT TRUE
+                       UNION ALL SELECT 'repairs are pending' FROM domicile.repair";
+            let rows = client.query(sql, &[&origins, &lsns, &region]).await;
+            match rows.map_err(|e| e.to_string())?.first() {
+                None => Ok(()),
+                Some(row) => Err(row.get(0)),
+            }
+        })
+        .await;
+    }
+}
+
+/// Every acknowledged operation is there, and everything that is there counted once.
+async fn check(regions: &Regions, region: &str, told: &Told) {
+    let client = regions.connect(region).await.unwrap();
+    let (branches, ids): (Vec<i32>, Vec<i64>) = told.operations.iter().copied().unzip();
+    let sql = "SELECT branch, id FROM unnest($1::int[], $2::bigint[]) a (branch, id)
+               WHERE NOT EXISTS (SELECT FROM op WHERE op.branch = a.branch AND op.id = a.id)";
+    let lost = client.query(sql, &[&branches, &ids]).await.unwrap();
+    assert!(lost.is_empty(), "{region} lost {} acknowledged writes: {lost:?}", lost.len());
+    let sql = "SELECT branch, ops, balance, count(op), coalesce(sum(delta), 0)::bigint
+               FROM branch LEFT JOIN op USING (branch) GROUP BY branch.branch
+               HAVING ops <> count(op) OR balance <> coalesce(sum(delta), 0)";
+    let wrong = client.query(sql, &[]).await.unwrap();
+    assert!(wrong.is_empty(), "{region} applied something not exactly once: {wrong:?}");
+    let row = client.query_one("SELECT sum(n)::bigint FROM hits", &[]).await.unwrap();
+    let counted = u64::try_from(row.get::<_, i64>(0)).unwrap();
+    let possible = told.hits..=told.hits + told.hits_unknown;
+    assert!(possible.contains(&counted), "{region} counts {counted} hits, not {possible:?}");
+    let sql = "SELECT relation, conflict, status, count(*)::text FROM domicile.journal
+               GROUP BY 1, 2, 3 ORDER BY 1, 2, 3";
+    for row in client.query(sql, &[]).await.unwrap() {
+        let words: Vec<String> =
+            (0..4).map(|i| row.get::<_, Option<String>>(i).unwrap_or_default()).collect();
+        println!("{region} journal: {}", words.join(" "));
+    }
+}
