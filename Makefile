@@ -18,7 +18,7 @@ demo: setup ## three regions on this machine, a failover before your eyes (DEMO_
 	cargo build --release --locked --package domicile
 	target/release/domicile demo $(DEMO_ARGS)
 
-test: setup ## install what is missing, then format, lints, docs and all tests, as CI does
+test: setup ## install what is missing, then format, lints, docs and all tests, as CI does (PG_VERSIONS="14 18")
 	@scripts/check
 
 chaos: setup ## kill, cut, pause and move regions under writers for MINUTES (default 30), then compare everything

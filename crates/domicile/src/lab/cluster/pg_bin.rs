@@ -22,7 +22,10 @@ const VERSIONED: [(&str, &str, &str); 4] = [
 
 /// A folder with PostgreSQL's server programs, 14 or newer.
 #[derive(Clone, Debug)]
-pub struct PgBin(PathBuf);
+pub struct PgBin {
+    folder: PathBuf,
+    major: u32,
+}
 
 impl PgBin {
     /// Finds the programs: the given folder, `DOMICILE_PG_BIN`, or the places where distributions
@@ -38,7 +41,7 @@ impl PgBin {
         let mut looked_at = Vec::new();
         for folder in candidates {
             match judge(&folder) {
-                Ok(()) => return Ok(Self(folder)),
+                Ok(major) => return Ok(Self { folder, major }),
                 Err(reason) => looked_at.push(format!("  {}: {reason}", folder.display())),
             }
         }
@@ -52,13 +55,24 @@ impl PgBin {
     }
 
     pub fn folder(&self) -> &Path {
-        &self.0
+        &self.folder
     }
 
-    /// Returns the path of one program, such as `psql` or `pgbench`; it may be missing, only
-    /// `initdb` and `postgres` were looked for.
+    /// The servers' major version: 14 or more.
+    pub fn major(&self) -> u32 {
+        self.major
+    }
+
+    /// Returns the path of one program. A client's, such as `psql` or `pgbench`, that is not in
+    /// this folder is taken from the usual places: it need not be of the server's version. It may
+    /// be missing, only `initdb` and `postgres` were looked for.
     pub fn program(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        let here = self.folder.join(name);
+        if here.exists() {
+            return here;
+        }
+        let elsewhere = usual_places().into_iter().map(|folder| folder.join(name));
+        elsewhere.into_iter().find(|program| program.exists()).unwrap_or(here)
     }
 }
 
@@ -87,7 +101,7 @@ fn versioned(parent: &str, prefix: &str, bin: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, folder)| folder).collect()
 }
 
-fn judge(folder: &Path) -> Result<(), String> {
+fn judge(folder: &Path) -> Result<u32, String> {
     if let Some(missing) = ["initdb", "postgres"].iter().find(|name| !folder.join(name).exists()) {
         return Err(format!("has no {missing}"));
     }
@@ -97,7 +111,7 @@ fn judge(folder: &Path) -> Result<(), String> {
         .map_err(|error| format!("postgres does not run: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     match major_version(&text) {
-        Some(major) if major >= MAJOR_MIN => Ok(()),
+        Some(major) if major >= MAJOR_MIN => Ok(major),
         Some(major) => Err(format!("is PostgreSQL {major}, too old")),
         None => Err(format!("says \"{text}\" instead of its version")),
     }

@@ -1,5 +1,6 @@
 //! What world should the lab make?
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct RegionsConfig {
     pub lease: Duration,
     pub automatic_failover: bool,
     pub bin: PgBin,
+    /// Regions whose PostgreSQL is another than `bin`.
+    pub other_bins: BTreeMap<String, PgBin>,
     /// Go after the lab's own settings in every region's `postgresql.conf`, so they win.
     pub postgres: Vec<(String, String)>,
     /// Kept afterwards; a temporary one that goes when it is absent.
@@ -49,6 +52,7 @@ impl RegionsConfig {
             lease: Duration::from_secs(3),
             automatic_failover: true,
             bin,
+            other_bins: BTreeMap::new(),
             postgres: Vec::new(),
             keep: None,
             seed_sql: String::new(),

@@ -341,7 +341,7 @@ async fn seeded(
     }
     let settings = settings.iter().map(|(k, v)| (k.to_string(), v.to_string()));
     let mut cluster = Cluster::create(ClusterConfig {
-        bin: config.bin.clone(),
+        bin: config.other_bins.get(name).unwrap_or(&config.bin).clone(),
         folder: folder.join(name).join("postgres"),
         port: free_port(),
         name: name.to_owned(),
