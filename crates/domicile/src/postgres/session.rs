@@ -38,6 +38,12 @@ const CONDUCT: &[(&str, &str)] = &[
     ("jit", "off"),
 ];
 
+/// Lifts the time limit on whole transactions, of PostgreSQL 17 and later. No startup option: what an
+/// older one does not know, it refuses a session for.
+pub const LIFT_TRANSACTION_TIMEOUT: &str =
+    "SELECT pg_catalog.set_config('transaction_timeout', '0', false)
+     WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL";
+
 /// More of a name PostgreSQL does not keep.
 const NAME_BYTES_MAX: usize = 63;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,6 +81,7 @@ pub async fn connect(connection: &str, application: &str) -> anyhow::Result<Clie
             tracing::debug!(%error, "session with PostgreSQL ended");
         }
     });
+    client.batch_execute(LIFT_TRANSACTION_TIMEOUT).await.context("lift transaction_timeout")?;
     Ok(client)
 }
 
@@ -132,6 +139,9 @@ mod tests {
             EXECUTE format('ALTER ROLE %I SET statement_timeout = 1000', current_user);
             EXECUTE format('ALTER ROLE %I SET lock_timeout = 1000', current_user);
             EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = 1', current_user);
+            IF current_setting('server_version_num')::int >= 170000 THEN
+                EXECUTE format('ALTER ROLE %I SET transaction_timeout = 60000', current_user);
+            END IF;
         END $$";
         role.batch_execute(timeouts).await.unwrap();
         let connection =
@@ -147,5 +157,8 @@ mod tests {
             let shown = client.query_one(&format!("SHOW {name}"), &[]).await.unwrap();
             assert_eq!(shown.get::<_, &str>(0), value, "{name}");
         }
+        let sql = "SELECT coalesce(current_setting('transaction_timeout', true), '0')";
+        let shown = client.query_one(sql, &[]).await.unwrap();
+        assert_eq!(shown.get::<_, &str>(0), "0", "transaction_timeout");
     }
 }

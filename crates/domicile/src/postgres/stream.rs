@@ -7,10 +7,9 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::BufMut;
 use domicile_core::lsn::Lsn;
 use domicile_pg::feedback::{self, FeedbackError};
-use domicile_pg::frame::{self, FrameError};
+use domicile_pg::frame::FrameError;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -84,10 +83,7 @@ impl Stream {
         let mut connection = Connection::open(address).await?;
         let memory = config.decoding_memory;
         connection.log_in(&config.connection, &config.application_name, memory).await?;
-        frame::put(connection.outbox(), b'Q', |body| {
-            body.put_slice(query.as_bytes());
-            body.put_u8(0);
-        });
+        connection.put_query(query);
         connection.flush().await?;
         let answer = connection.read().await?;
         if answer.tag != b'W' {

@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::{self, Config, Host, SslMode};
 
 use super::{ServerError, StreamError};
-use crate::postgres::session::pinned_options;
+use crate::postgres::session::{LIFT_TRANSACTION_TIMEOUT, pinned_options};
 
 const PROTOCOL_3_0: i32 = 0x3_0000;
 const PORT_DEFAULT: u16 = 5432;
@@ -174,7 +174,34 @@ impl Connection {
         loop {
             match self.read().await?.tag {
                 b'K' => {}
-                b'Z' => return Ok(()),
+                b'Z' => break,
+                tag => return Err(StreamError::Unexpected(tag)),
+            }
+        }
+        // Decoding a transaction is one here, however long it takes.
+        self.query(LIFT_TRANSACTION_TIMEOUT).await?;
+        Ok(())
+    }
+
+    /// Puts a command, or a statement, into the outbox.
+    pub fn put_query(&mut self, query: &str) {
+        frame::put(&mut self.outbox, b'Q', |body| {
+            body.put_slice(query.as_bytes());
+            body.put_u8(0);
+        });
+    }
+
+    /// Runs a statement and returns the last row that it answers with, as the message's body.
+    async fn query(&mut self, sql: &str) -> Result<Option<Bytes>, StreamError> {
+        self.put_query(sql);
+        self.flush().await?;
+        let mut row = None;
+        loop {
+            let Message { tag, body } = self.read().await?;
+            match tag {
+                b'T' | b'C' => {}
+                b'D' => row = Some(body),
+                b'Z' => return Ok(row),
                 tag => return Err(StreamError::Unexpected(tag)),
             }
         }
@@ -298,6 +325,26 @@ fn server_error(body: &[u8]) -> ServerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::cluster::temporary_cluster;
+
+    #[tokio::test]
+    async fn a_walsender_outlives_the_transaction_timeout_of_its_role() {
+        let (cluster, _folder) = temporary_cluster("walsender", &[]).await.unwrap();
+        let role = cluster.connect().await.unwrap();
+        let timeout = "DO $$ BEGIN
+            IF current_setting('server_version_num')::int >= 170000 THEN
+                EXECUTE format('ALTER ROLE %I SET transaction_timeout = 60000', current_user);
+            END IF;
+        END $$";
+        role.batch_execute(timeout).await.unwrap();
+        let config: Config = cluster.connection_string().parse().unwrap();
+        let address = Address::all(&config).unwrap().remove(0);
+        let mut connection = Connection::open(&address).await.unwrap();
+        connection.log_in(&config, "test", None).await.unwrap();
+        let sql = "SELECT coalesce(current_setting('transaction_timeout', true), '0')";
+        let row = connection.query(sql).await.unwrap();
+        assert_eq!(row.unwrap(), b"\0\x01\0\0\0\x010"[..]);
+    }
 
     #[test]
     fn a_server_error_is_read_by_its_field_codes() {
