@@ -258,6 +258,11 @@ const FOUND: &[(&str, &str, &str)] = &[
     ("E53", "a foreign key into a table that is not replicated", "foreign_key_to_local"),
     ("E58", "row security that the agent's role cannot pass", "row_security"),
     ("E60", "a generated partition key", "key_generated"),
+    (
+        "E60",
+        "generated columns beside identity FULL, with PostgreSQL 18 and newer",
+        "generated_in_identity",
+    ),
     ("F66", "a unique index whose rows may have different owners", "unique_per_owner"),
     ("G78", "a table partition that is listed by itself", "table_partition"),
     ("G78", "tables that inherit from another", "inheritance"),

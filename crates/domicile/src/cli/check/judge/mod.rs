@@ -61,7 +61,7 @@ fn judge_region(config: &Config, region: &RegionId, facts: &Reached, findings: &
         match table::refusal(table) {
             Some(refusal) => add(refusal),
             None => {
-                table::judge(table, facts, &mut add);
+                table::judge(config, table, facts, &mut add);
                 keys::judge(config, table, &facts.catalog, &mut add);
                 shared::judge(config, table, &facts.catalog, &mut add);
             }

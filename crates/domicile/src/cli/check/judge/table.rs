@@ -1,10 +1,15 @@
 //! Can this table be replicated at all, whatever owns its rows?
 
+use domicile_core::config::Config;
+
 use super::{Finding, blocker, object, quoted, warn};
 use crate::cli::check::survey::Reached;
 use crate::postgres::catalog::{Catalog, Persistence, ReplicaIdentity, RowSecurity, Shape, Table};
 
-pub fn judge(table: &Table, facts: &Reached, add: &mut impl FnMut(Finding)) {
+/// From here on PostgreSQL refuses to change rows whose old image would lack a generated column.
+const GENERATED_IN_IDENTITY_SINCE: i32 = 180_000;
+
+pub fn judge(config: &Config, table: &Table, facts: &Reached, add: &mut impl FnMut(Finding)) {
     if !table.ours {
         let what = format!("does not belong to role \"{}\"", facts.server.role);
         let way_out = format!(
@@ -17,6 +22,9 @@ pub fn judge(table: &Table, facts: &Reached, add: &mut impl FnMut(Finding)) {
     }
     persistence(table, &facts.catalog, add);
     identity(table, &facts.catalog, add);
+    if facts.server.version_num >= GENERATED_IN_IDENTITY_SINCE {
+        generated_in_identity(config, table, &facts.catalog, add);
+    }
     constraints(table, add);
     if table.row_security == RowSecurity::Forced && !facts.server.bypasses_row_security {
         let what = format!(
@@ -105,6 +113,35 @@ fn identity(table: &Table, catalog: &Catalog, add: &mut impl FnMut(Finding)) {
             quoted(&table.name)
         );
         add(warn("no_primary_key", object(&table.name), what, way_out));
+    }
+}
+
+/// Generated columns are not shipped, and with identity FULL every column is part of it.
+fn generated_in_identity(
+    config: &Config,
+    table: &Table,
+    catalog: &Catalog,
+    add: &mut impl FnMut(Finding),
+) {
+    let Some(column) = table.columns.iter().find(|column| column.generated) else { return };
+    let what = format!(
+        "has a generated column, \"{}\", and REPLICA IDENTITY FULL: PostgreSQL 18 and newer refuse \
+         every UPDATE and DELETE",
+        column.name
+    );
+    if config.shared(&table.name).is_some() {
+        let way_out = "A shared table is given REPLICA IDENTITY FULL: drop the column, and compute \
+                       it in a view, or make the table owned or reference.";
+        return add(blocker("generated_in_identity", object(&table.name), what, way_out));
+    }
+    for part in parts(table, catalog) {
+        if part.replica_identity == ReplicaIdentity::Full {
+            let way_out = format!(
+                "ALTER TABLE {} REPLICA IDENTITY DEFAULT, with a primary key; or drop the column.",
+                quoted(&part.name)
+            );
+            add(blocker("generated_in_identity", object(&part.name), what.as_str(), way_out));
+        }
     }
 }
 

@@ -190,6 +190,24 @@ fn a_home_is_named_in_text() {
 }
 
 #[test]
+fn postgresql_18_changes_no_row_whose_identity_has_a_generated_column() {
+    let mut stock = table("stock", &[("bid", "integer"), ("doubled", "integer")]);
+    stock.columns[1].generated = true;
+    let with = |version_num, kind: &str, stock: &Table| {
+        let listed = format!("[[table]]\nname = \"stock\"\n{kind}");
+        let server = Server { version_num, ..server() };
+        judged("hash(bid, 8)", &listed, server, vec![stock.clone()])
+    };
+    let shared = "kind = \"shared\"\n";
+    assert_eq!(wrong(&with(180_000, "", &stock)), [""; 0]);
+    assert_eq!(wrong(&with(170_009, shared, &stock)), [""; 0]);
+    assert_eq!(wrong(&with(180_000, shared, &stock)), ["generated_in_identity"]);
+    stock.replica_identity = ReplicaIdentity::Full;
+    assert_eq!(wrong(&with(170_009, "", &stock)), [""; 0]);
+    assert_eq!(wrong(&with(180_000, "", &stock)), ["generated_in_identity"]);
+}
+
+#[test]
 fn an_unlogged_leaf_spoils_its_partitioned_table() {
     let mut days = table("days", &[("bid", "integer"), ("day", "date")]);
     days.shape = Shape::Partitioned;
