@@ -4,6 +4,7 @@
 //!
 //! ```sql
 //! --- 36: texts of many scripts           a scenario: its numbers, what must hold
+//! -- since PostgreSQL 15:                 where it is tried; also `before`
 //! -- tables: texts, notes (local)         what the configuration lists for it
 //! -- first both:                          before there are agents
 //! CREATE TABLE texts (id int PRIMARY KEY, t text);
@@ -13,6 +14,7 @@
 //!
 //! The steps are the variants of [`Step`]. Every scenario ends alike: see `World::run`.
 
+use std::ops::Range;
 use std::path::Path;
 
 /// One scenario of a file.
@@ -24,6 +26,8 @@ pub struct Case {
     pub numbers: Vec<String>,
     /// What must hold.
     pub title: String,
+    /// The major versions of PostgreSQL that it is tried with.
+    pub majors: Range<u32>,
     /// What the configuration lists: name, and kind when it is not `owned`.
     pub tables: Vec<(String, Option<String>)>,
     pub first: Vec<(Place, String)>,
@@ -100,7 +104,8 @@ fn read(file: &Path) -> Vec<Case> {
             let numbers = numbers.split(", ").map(str::to_owned).collect();
             let (part, title) = (part.clone(), title.to_owned());
             let (tables, first, steps) = (Vec::new(), Vec::new(), Vec::new());
-            cases.push(Case { part, numbers, title, tables, first, steps });
+            let majors = 0..u32::MAX;
+            cases.push(Case { part, numbers, title, majors, tables, first, steps });
         } else if let Some(directive) = line.strip_prefix("-- ").and_then(Directive::parse) {
             close(&mut cases, open.take(), &mut sql);
             open = Some(directive);
@@ -116,6 +121,8 @@ fn read(file: &Path) -> Vec<Case> {
 }
 
 enum Directive {
+    Since(u32),
+    Before(u32),
     Tables(Vec<(String, Option<String>)>),
     First(Place),
     Run(Place),
@@ -136,6 +143,8 @@ impl Directive {
         }
         let words: Vec<&str> = comment.strip_suffix(':')?.split(' ').collect();
         match words.as_slice() {
+            ["since", "PostgreSQL", major] => Some(Self::Since(major.parse().ok()?)),
+            ["before", "PostgreSQL", major] => Some(Self::Before(major.parse().ok()?)),
             ["alike"] => Some(Self::Alike),
             ["first", at] => Some(Self::First(Place::parse(at)?)),
             [at] => Some(Self::Run(Place::parse(at)?)),
@@ -168,6 +177,8 @@ fn close(cases: &mut [Case], directive: Option<Directive>, sql: &mut String) {
     let Some(directive) = directive else { return };
     let case = cases.last_mut().expect("a directive stands in a scenario");
     match directive {
+        Directive::Since(major) => case.majors.start = major,
+        Directive::Before(major) => case.majors.end = major,
         Directive::Tables(tables) => case.tables.extend(tables),
         Directive::First(at) => case.first.push((at, sql)),
         Directive::Run(at) => case.steps.push(Step::Run { at, sql }),

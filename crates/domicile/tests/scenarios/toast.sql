@@ -191,7 +191,11 @@ INSERT INTO only_inserts VALUES (2, 'after');
 CREATE TABLE stored (id int PRIMARY KEY, n int, plain text, main text, ext text, x text);
 ALTER TABLE stored ALTER plain SET STORAGE PLAIN, ALTER main SET STORAGE MAIN, ALTER ext SET STORAGE EXTERNAL;
 -- first eu:
-ALTER TABLE stored ALTER x SET COMPRESSION lz4, ALTER main SET COMPRESSION lz4;
+DO $$ BEGIN
+    IF (SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression') THEN
+        ALTER TABLE stored ALTER x SET COMPRESSION lz4, ALTER main SET COMPRESSION lz4;
+    END IF;
+END $$;
 -- eu:
 INSERT INTO stored SELECT i, 0, repeat('p', 3000), repeat('main ', 20000), repeat('ext ', 20000), repeat('x ', 20000) FROM generate_series(1, 3) i;
 -- alike:
