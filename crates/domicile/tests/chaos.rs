@@ -16,8 +16,6 @@ use domicile::lab::regions::Regions;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
-// Not all of it is of use here.
-#[allow(dead_code)]
 mod regions;
 use regions::{assert_alike, config, eventually, start};
 

@@ -36,7 +36,8 @@ enum Command {
 #[command(
     after_help = "The region need not be there. What it owned must have moved to others, its agent must be stopped, and
 every other region must show what any of them holds of its log. Of the others' logs, as many copies as
-`copies` asks for must be in regions that stay. Then the others let go of their logs without waiting for it. Take it out of domicile.toml next, and restart the agents one by one
+`copies` asks for must be in regions that stay. Then the others let go of their logs without waiting
+for it. Take it out of domicile.toml next, and restart the agents one by one
 (docs/operating/regions.md).
 
 Ends with 3 when it is refused, with the reasons.
