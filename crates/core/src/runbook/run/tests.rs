@@ -379,3 +379,33 @@ fn a_run_with_partitions_in_its_hands_has_not_ended() {
     change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: run() });
     assert!(!ended(&plan, Some(&noted), &facts.ownership));
 }
+
+#[test]
+fn a_new_owner_shows_also_what_was_written_before_an_owner_that_wrote_nothing() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let first = failover(&facts);
+    play(&first, &mut facts);
+    let ends_at = Lsn(100);
+    assert_eq!(facts.regions[&region("us")].applied.get(&eu()), ends_at);
+    let us = facts.regions.get_mut(&region("us")).unwrap();
+    us.reachable = false;
+    us.outage = Some(Outage::Confirmed { by: vec![region("ap")] });
+    facts.seals.clear();
+    let second = RunId("2".into());
+    change(&mut facts, OwnershipChange::Fence { from: region("us"), run: second.clone() });
+    let nothing = Cut { origin: Origin::new(region("us"), 1), lsn: Lsn::ZERO };
+    change(&mut facts, OwnershipChange::Cut { run: second.clone(), cut: nothing });
+    let to = region("ap");
+    let catch_up = super::super::step::CatchUp { run: second, to: to.clone() };
+    assert_eq!(
+        catch_up.blocked(&facts),
+        Some(Blocker::Behind {
+            region: to.clone(),
+            needs: Cut { origin: eu(), lsn: ends_at },
+            has: Lsn(80)
+        })
+    );
+    facts.regions.get_mut(&to).unwrap().applied.advance(&eu(), ends_at);
+    assert!(catch_up.done(&facts));
+}

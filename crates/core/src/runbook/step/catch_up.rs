@@ -1,10 +1,14 @@
-//! The new owner has applied everything up to the cut.
+//! The new owner has applied everything up to the cut, and up to those of the epochs before.
+//!
+//! Its own writes tell the others what they come after. An owner that wrote nothing told nobody, so
+//! the end of the epoch before its own does not follow from having all of its log.
 //!
 //! It fetches what it lacks from whichever survivor holds it, all the time and unasked: this
 //! step only waits.
 
 use super::{Blocker, Effect, Facts};
-use crate::id::{RegionId, RunId};
+use crate::id::{Origin, RegionId, RunId};
+use crate::lsn::Cut;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatchUp {
@@ -23,14 +27,15 @@ impl CatchUp {
 
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
         let seen = facts.regions.get(&self.to);
+        let has = |origin: &Origin| seen.map(|r| r.applied.get(origin)).unwrap_or_default();
+        let behind = |cut: &&Cut| cut.origin.region != self.to && has(&cut.origin) < cut.lsn;
         facts.ownership.ranges_of(&self.run).find_map(|entry| {
-            let needs = entry.state.cut()?.clone();
-            let has = seen.map(|r| r.applied.get(&needs.origin)).unwrap_or_default();
-            let own = needs.origin.region == self.to;
-            (!own && has < needs.lsn).then(|| Blocker::Behind {
+            let last = entry.state.cut()?;
+            let mut cuts = entry.closed.iter().map(|closed| &closed.cut).chain([last]);
+            cuts.find(behind).map(|needs| Blocker::Behind {
                 region: self.to.clone(),
-                needs,
-                has,
+                needs: needs.clone(),
+                has: has(&needs.origin),
             })
         })
     }
