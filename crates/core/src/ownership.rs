@@ -194,7 +194,8 @@ impl Ownership {
     /// True for a region that was cut and owns nothing since. A transaction may name such a place
     /// as its cause when its region had applied a tail before it learned of the cut.
     pub fn ends_at(&self, origin: &Origin, position: Lsn) -> bool {
-        let last = self.cuts_of(origin).last().copied();
+        let cuts = self.entries.iter().flat_map(|e| e.endings().map(|(_, cut)| cut));
+        let last = cuts.filter(|cut| cut.origin == *origin).map(|cut| cut.lsn).max();
         let fenced = self.entries.iter().any(
             |e| matches!(&e.state, State::Fenced { from, cut: None, .. } if *from == origin.region),
         );
@@ -208,15 +209,18 @@ impl Ownership {
         })
     }
 
-    /// Where epochs that `origin` wrote under end, lowest first.
-    pub fn cuts_of(&self, origin: &Origin) -> Vec<Lsn> {
-        let entries = self.entries.iter();
-        let cuts = entries.flat_map(|e| e.closed.iter().map(|c| &c.cut).chain(e.state.cut()));
-        let mut cuts: Vec<Lsn> =
-            cuts.filter(|cut| cut.origin == *origin).map(|cut| cut.lsn).collect();
-        cuts.sort_unstable();
-        cuts.dedup();
-        cuts
+    /// The lowest cut at which an epoch that `origin` wrote under ends, where `before` does not know
+    /// that it ends there. What lies behind it in a log was not held against that cut under `before`.
+    pub fn first_new_cut(&self, before: Option<&Self>, origin: &Origin) -> Option<Lsn> {
+        let known = |range: PartitionRange, ending: (Epoch, &Cut)| {
+            before.is_some_and(|before| {
+                let mut parts = before.entries.iter().filter(|e| e.range.overlap(&range).is_some());
+                range.last < before.total() && parts.all(|e| e.endings().any(|e| e == ending))
+            })
+        };
+        let endings = self.entries.iter().flat_map(|e| e.endings().map(|ending| (e.range, ending)));
+        let ours = endings.filter(|(_, (_, cut))| cut.origin == *origin);
+        ours.filter(|(range, ending)| !known(*range, *ending)).map(|(_, (_, cut))| cut.lsn).min()
     }
 
     /// Lets this `region` in where `before` does not?
@@ -457,6 +461,16 @@ impl Entry {
             State::HandingOver { by, barrier: None, .. } => Some(by),
             State::HandingOver { .. } | State::Fenced { .. } => None,
         }
+    }
+
+    /// Which epochs are known to end, and where.
+    fn endings(&self) -> impl Iterator<Item = (Epoch, &Cut)> {
+        let last = match &self.state {
+            State::Fenced { .. } => Epoch(self.epoch.0 - 1),
+            State::Owned { .. } | State::HandingOver { .. } => self.epoch,
+        };
+        let closed = self.closed.iter().map(|closed| (closed.epoch, &closed.cut));
+        closed.chain(self.state.cut().map(|cut| (last, cut)))
     }
 
     /// Cuts this entry into up to three, of which `part` gets `state`.

@@ -99,7 +99,17 @@ pub struct OriginProgress {
     inherited: Lsn,
     /// When each transaction was captured, oldest first; those of one moment together.
     ages: VecDeque<(Lsn, Time)>,
-    peers: BTreeMap<RegionId, Progress>,
+    peers: BTreeMap<RegionId, Reported>,
+    /// Nothing of our log lies outside the history as this revision of the ownership has it.
+    examined: u64,
+}
+
+/// What one peer has told.
+#[derive(Clone, Debug, Default)]
+struct Reported {
+    counts: Progress,
+    /// Told under an ownership that our log was not held against yet.
+    early: Option<(u64, Progress)>,
 }
 
 /// Moments of capture that are remembered: more only say the same in smaller steps.
@@ -166,12 +176,34 @@ impl OriginProgress {
         self.flushed = self.flushed.max(end);
     }
 
-    pub fn peer(&mut self, region: &RegionId, report: Progress) {
-        self.peers.entry(region.clone()).or_default().advance(report);
+    /// A peer told how far it is; `revision` is that of the ownership it goes by.
+    ///
+    /// It passes over what it knows to lie beyond a cut, so its position says nothing of such a
+    /// commit. The report counts once our own log was held against the same cuts: those commits are
+    /// withdrawn by then, and their clients told.
+    pub fn peer(&mut self, region: &RegionId, report: Progress, revision: u64) {
+        let reported = self.peers.entry(region.clone()).or_default();
+        if revision <= self.examined {
+            reported.counts.advance(report);
+        } else {
+            reported.early = Some((revision, report));
+        }
     }
 
-    pub fn peers(&self) -> &BTreeMap<RegionId, Progress> {
-        &self.peers
+    /// Our log was held against the ownership at `revision`; what lies beyond a cut is withdrawn.
+    /// Whatever goes into it from now on is judged by that ownership or a newer one.
+    pub fn examined(&mut self, revision: u64) {
+        self.examined = self.examined.max(revision);
+        for reported in self.peers.values_mut() {
+            if let Some((_, report)) = reported.early.take_if(|(told, _)| *told <= self.examined) {
+                reported.counts.advance(report);
+            }
+        }
+    }
+
+    /// How far `region` is, as far as that counts.
+    pub fn of_peer(&self, region: &RegionId) -> Progress {
+        self.peers.get(region).map(|reported| reported.counts).unwrap_or_default()
     }
 
     /// Returns up to where this origin's history is as durable as `rpo` asks at `now`.
@@ -211,7 +243,7 @@ impl OriginProgress {
 
     /// The highest LSN that at least `copies` peers have flushed.
     fn held_by(&self, copies: usize) -> Lsn {
-        let mut flushed: Vec<Lsn> = self.peers.values().map(|p| p.flushed).collect();
+        let mut flushed: Vec<Lsn> = self.peers.values().map(|p| p.counts.flushed).collect();
         flushed.sort_unstable_by(|a, b| b.cmp(a));
         match copies.checked_sub(1) {
             None => Lsn(u64::MAX),
@@ -298,31 +330,31 @@ mod tests {
         progress.flushed(Lsn(20));
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(0));
         assert_eq!(progress.confirmable(Rpo::None, NOW, None), Lsn(20));
-        progress.peer(&region("us"), at(20));
+        progress.peer(&region("us"), at(20), 0);
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(20));
         assert_eq!(progress.confirmable(Rpo::Zero { copies: 2 }, NOW, None), Lsn(0));
-        progress.peer(&region("ap"), at(15));
+        progress.peer(&region("ap"), at(15), 0);
         assert_eq!(progress.confirmable(Rpo::Zero { copies: 2 }, NOW, None), Lsn(15));
     }
 
     #[test]
     fn a_commit_that_carries_nothing_is_confirmed_once_all_before_it_is_durable() {
         let mut progress = OriginProgress::resume(Lsn(10));
-        progress.peer(&region("us"), at(10));
+        progress.peer(&region("us"), at(10), 0);
         progress.seen(Lsn(30));
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(30));
         progress.captured(Lsn(40), NOW);
         progress.seen(Lsn(50));
         progress.flushed(Lsn(40));
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(10), "40 is not remote yet");
-        progress.peer(&region("us"), at(40));
+        progress.peer(&region("us"), at(40), 0);
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(50));
     }
 
     #[test]
     fn nothing_waits_for_what_is_not_history() {
         let mut progress = OriginProgress::resume(Lsn(40));
-        progress.peer(&region("us"), at(30));
+        progress.peer(&region("us"), at(30), 0);
         progress.seen(Lsn(50));
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(30));
         let mut found = Sifted::behind(Lsn(30));
@@ -336,6 +368,38 @@ mod tests {
             Lsn(30),
             "60 is history and not remote yet"
         );
+    }
+
+    #[test]
+    fn a_position_told_under_a_newer_ownership_counts_once_our_log_was_held_against_it() {
+        let mut progress = OriginProgress::resume(Lsn(10));
+        progress.examined(1);
+        for lsn in [20, 30] {
+            progress.captured(Lsn(lsn), NOW);
+        }
+        progress.flushed(Lsn(30));
+        progress.peer(&region("us"), at(10), 1);
+        // It left 20 out, which lies beyond a cut that we do not know yet.
+        progress.peer(&region("us"), at(30), 2);
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(10));
+        progress.peer(&region("us"), at(20), 1);
+        assert_eq!(
+            progress.confirmable(ZERO, NOW, None),
+            Lsn(20),
+            "told before it knew of the cut"
+        );
+        let mut found = Sifted::behind(Lsn(10));
+        found.divert(Lsn(20));
+        found.keep(Lsn(30));
+        progress.withdrawn(found);
+        progress.examined(2);
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(30));
+        progress.peer(&region("ap"), at(30), 4);
+        progress.examined(3);
+        assert_eq!(progress.of_peer(&region("ap")), Progress::default());
+        progress.peer(&region("ap"), at(40), 5);
+        progress.examined(7);
+        assert_eq!(progress.of_peer(&region("ap")), at(40), "the latest that was told");
     }
 
     const WITHIN: Rpo = Rpo::Within { copies: 1, age: Millis(250) };
@@ -354,16 +418,16 @@ mod tests {
         progress.flushed(Lsn(20));
         assert_eq!(confirmed(&mut progress, 349), 20);
         assert_eq!(confirmed(&mut progress, 350), 0, "10 is 250 ms old");
-        progress.peer(&region("us"), at(10));
+        progress.peer(&region("us"), at(10), 0);
         assert_eq!(confirmed(&mut progress, 350), 20, "20 is not");
         assert_eq!(confirmed(&mut progress, 450), 10);
-        progress.peer(&region("us"), at(20));
+        progress.peer(&region("us"), at(20), 0);
         assert_eq!(confirmed(&mut progress, 900), 20);
         progress.captured(Lsn(30), Time(1000));
         progress.flushed(Lsn(30));
         assert_eq!(confirmed(&mut progress, 1000), 20, "the lease is over");
         assert_eq!(progress.confirmable(WITHIN, Time(1000), None), Lsn(20));
-        progress.peer(&region("us"), at(30));
+        progress.peer(&region("us"), at(30), 0);
         assert_eq!(confirmed(&mut progress, 2000), 30, "what is held needs no lease");
     }
 
@@ -373,13 +437,13 @@ mod tests {
         progress.captured(Lsn(20), Time(100));
         progress.flushed(Lsn(20));
         assert_eq!(confirmed(&mut progress, 100), 0, "nobody knows how old 10 is");
-        progress.peer(&region("us"), at(10));
+        progress.peer(&region("us"), at(10), 0);
         assert_eq!(confirmed(&mut progress, 100), 20);
         let mut tail = OriginProgress::resume(Lsn(10));
         let mut found = Sifted::behind(Lsn(5));
         found.divert(Lsn(10));
         tail.withdrawn(found);
-        tail.peer(&region("us"), at(5));
+        tail.peer(&region("us"), at(5), 0);
         assert_eq!(confirmed(&mut tail, 100), 10, "10 is not history");
     }
 
@@ -395,7 +459,7 @@ mod tests {
         let within = |age| Rpo::Within { copies: 1, age: Millis(age) };
         assert_eq!(progress.confirmable(within(19_999), Time(20_000), lease), Lsn(0));
         assert_eq!(progress.confirmable(within(20_000), Time(20_000), lease), Lsn(20_000));
-        progress.peer(&region("us"), at(19_990));
+        progress.peer(&region("us"), at(19_990), 0);
         assert_eq!(progress.confirmable(within(9), Time(20_000), lease), Lsn(19_990));
         let step = 20_000 / AGES_MAX as u64 * 2;
         assert_eq!(progress.confirmable(within(11 + step), Time(20_000), lease), Lsn(20_000));
@@ -404,7 +468,7 @@ mod tests {
     #[test]
     fn history_between_diverted_records_is_still_waited_for() {
         let mut progress = OriginProgress::resume(Lsn(50));
-        progress.peer(&region("us"), at(20));
+        progress.peer(&region("us"), at(20), 0);
         progress.seen(Lsn(60));
         let mut found = Sifted::behind(Lsn(20));
         found.divert(Lsn(30));
@@ -416,7 +480,7 @@ mod tests {
             Lsn(20),
             "40 is history and not remote yet"
         );
-        progress.peer(&region("us"), at(40));
+        progress.peer(&region("us"), at(40), 0);
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(60));
     }
 

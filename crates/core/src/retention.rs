@@ -230,10 +230,10 @@ fn waiting<'a>(
 }
 
 /// Returns up to where records of `origin` need no more judging, when its copy here was held
-/// against the cuts in `examined`.
+/// against every cut that `examined` knows.
 ///
 /// Without knowing who owns what, and while a cut is being decided, nothing is certain.
-pub fn judged(ownership: Option<&Ownership>, origin: &Origin, examined: &[Lsn]) -> Lsn {
+pub fn judged(ownership: Option<&Ownership>, origin: &Origin, examined: Option<&Ownership>) -> Lsn {
     let Some(ownership) = ownership else { return Lsn::ZERO };
     let deciding = ownership.entries().iter().any(|entry| {
         matches!(&entry.state, State::Fenced { from, cut: None, .. } if *from == origin.region)
@@ -241,8 +241,7 @@ pub fn judged(ownership: Option<&Ownership>, origin: &Origin, examined: &[Lsn]) 
     if deciding {
         return Lsn::ZERO;
     }
-    let cuts = ownership.cuts_of(origin);
-    cuts.into_iter().find(|cut| !examined.contains(cut)).unwrap_or(Lsn(u64::MAX))
+    ownership.first_new_cut(examined, origin).unwrap_or(Lsn(u64::MAX))
 }
 
 /// What every region but the origin's own shows of it, flushed, for [`KeptLog::applied`].

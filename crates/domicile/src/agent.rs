@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use domicile_core::lsn::Lsn;
 use domicile_core::partition::Scheme;
 use domicile_core::route::router::Router;
 use tokio::net::TcpListener;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +51,7 @@ use crate::retain::Retainer;
 use crate::routes::RoutePublisher;
 use crate::shared::Keeper;
 use crate::status::RegionStatus;
-use crate::tail::Tails;
+use crate::tail::{Examined, Tails};
 use crate::tenure::{Tenure, TenureState};
 use crate::{guards, log, peer};
 
@@ -247,7 +247,7 @@ impl Parts {
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
         let capture = self.capture(tenure_state.subscribe());
         let stopping = shutdown.clone();
-        let barriers = capture.barriers();
+        let (judging, barriers) = (capture.judging(), capture.barriers());
         let observer = Observer::new(Sources {
             config: self.config.clone(),
             region: self.here.id.clone(),
@@ -299,7 +299,7 @@ impl Parts {
         };
         let kept = keeper.run(shutdown.clone());
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
-        self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe())?;
+        self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), judging)?;
         self.start_peer_server(listeners.peer, status.subscribe(), shutdown, tasks);
         self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;
         tasks.spawn(observer.clone().run(shutdown.clone()));
@@ -332,6 +332,7 @@ impl Parts {
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
         tenure: watch::Receiver<TenureState>,
+        judging: Arc<Mutex<()>>,
     ) -> anyhow::Result<()> {
         let gate = Arc::new(RwLock::new(()));
         let repairs = watch::Sender::new(0);
@@ -352,7 +353,7 @@ impl Parts {
             follower: Box::new(self.follower()),
         };
         tasks.spawn(origins.run(shutdown.clone()));
-        let examined = watch::Sender::default();
+        let examined = Examined::open(Path::new(&self.here.data), &self.config.cluster);
         let retainer = Retainer {
             config: self.config.clone(),
             region: self.here.id.clone(),
@@ -377,6 +378,8 @@ impl Parts {
             positions: self.positions.clone(),
             ownership: self.ownership.clone(),
             diverted: diverted.clone(),
+            judging,
+            intake: self.intake.clone(),
             examined,
         };
         tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), tails.run(shutdown.clone())));

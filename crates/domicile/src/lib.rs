@@ -13,6 +13,7 @@ pub mod continuity;
 pub mod demo;
 pub mod directory;
 pub mod durable;
+pub mod files;
 pub mod gateway;
 pub mod guards;
 pub mod lab;

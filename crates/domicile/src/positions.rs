@@ -106,14 +106,19 @@ impl Positions {
         self.lock().confirmed = lsn;
     }
 
-    /// A peer told how far it is with our own log.
-    pub fn peer(&self, region: &RegionId, report: Progress) {
+    /// Our log was held against the ownership at `revision`.
+    pub fn examined(&self, revision: u64) {
+        self.change(|state| state.own.examined(revision));
+    }
+
+    /// A peer told how far it is with our own log, by the ownership at `revision`.
+    pub fn peer(&self, region: &RegionId, report: Progress, revision: u64) {
         let moved = {
             let mut state = self.lock();
             state.heard.insert(region.clone(), Instant::now());
-            let before = state.own.peers().get(region).copied();
-            state.own.peer(region, report);
-            state.own.peers().get(region).copied() != before
+            let before = state.own.of_peer(region);
+            state.own.peer(region, report, revision);
+            state.own.of_peer(region) != before
         };
         if moved {
             self.shared.changed.send_modify(|count| *count += 1);
@@ -175,7 +180,7 @@ impl Positions {
     /// How far `region` is with our log, and how old what it lacks is, by our database's clock.
     pub fn peer_view(&self, region: &RegionId, now: PgTime) -> PeerView {
         let state = self.lock();
-        let progress = state.own.peers().get(region).copied().unwrap_or_default();
+        let progress = state.own.of_peer(region);
         PeerView {
             progress,
             heard: state.heard.get(region).copied(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
-use domicile_core::lsn::Lsn;
+use domicile_core::ownership::Ownership;
 use domicile_core::retention::{
     self, Ages, HeldBy, KeptLog, KeptSegment, LeftBehind, NoRoom, Stalls, applied, judged, shipped,
 };
@@ -37,8 +37,8 @@ pub struct Retainer {
     pub positions: Positions,
     pub observer: Observer,
     pub directory: directory::Client,
-    /// The cuts that each log was held against.
-    pub examined: watch::Receiver<BTreeMap<Origin, Vec<Lsn>>>,
+    /// The ownership whose cuts every log was held against.
+    pub examined: watch::Receiver<Option<Arc<Ownership>>>,
     pub notices: Notices,
 }
 
@@ -107,12 +107,12 @@ impl Retainer {
         let segments = log.segments().into_iter().map(|(last, bytes)| KeptSegment { last, bytes });
         let ages = noted.ages.entry(origin.clone()).or_default();
         let (terms, now, applied) = (&self.config.log, self.clock.now(), applied(facts, origin));
-        let examined = self.examined.borrow().get(origin).cloned().unwrap_or_default();
+        let examined = self.examined.borrow().clone();
         KeptLog {
             origin: origin.clone(),
             segments: segments.collect(),
             aged: ages.note(log.end(), terms.keep, now),
-            judged: judged(Some(&facts.ownership), origin, &examined),
+            judged: judged(Some(&facts.ownership), origin, examined.as_deref()),
             shipped: shipped(facts, &self.region, origin),
             stalled: noted.stalls.note(origin, &applied, terms.drop_after, now),
             applied,

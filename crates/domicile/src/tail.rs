@@ -4,22 +4,27 @@
 //! its log; one that was cut off while a cut was decided may even have applied another's. Each
 //! such transaction goes to the conflict journal with its rows, once, and its rows are repaired.
 
-use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use domicile_core::config::Config;
 use domicile_core::history::{Admission, admit};
 use domicile_core::id::{Origin, TableName};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
 use domicile_core::progress::Sifted;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::explain;
+use crate::directory::documents::{lift_ownership, lower_ownership};
 use crate::directory::view::OwnershipView;
+use crate::files;
 use crate::log::{Log, Logs};
+use crate::peer::intake::Intake;
 use crate::pieces::Pieces;
 use crate::positions::Positions;
 use crate::postgres::shared::is_shared;
@@ -38,8 +43,49 @@ pub struct Tails {
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     /// Told when rows were marked for repair.
     pub diverted: watch::Sender<u64>,
-    /// The cuts that each log was held against: what they leave may be trimmed.
-    pub examined: watch::Sender<BTreeMap<Origin, Vec<Lsn>>>,
+    /// Held by whoever takes records in: see [`crate::capture::Capture::judging`].
+    pub judging: Arc<Mutex<()>>,
+    pub intake: Arc<Intake>,
+    pub examined: Examined,
+}
+
+/// The ownership whose cuts every log was held against: what they leave may be trimmed. On disk, so
+/// that nothing is read again after a restart.
+pub struct Examined {
+    path: PathBuf,
+    cluster: String,
+    ownership: watch::Sender<Option<Arc<Ownership>>>,
+}
+
+impl Examined {
+    pub fn open(data: &Path, cluster: &str) -> Self {
+        let (path, cluster) = (data.join("examined.json"), cluster.to_owned());
+        let read = fs::read(&path).map_err(anyhow::Error::from);
+        let lifted = read.and_then(|bytes| lift_ownership(&cluster, &bytes));
+        if let Err(error) = &lifted
+            && path.exists()
+        {
+            tracing::warn!("the logs are examined from their first cut on: {error:#}");
+        }
+        let ownership = watch::Sender::new(lifted.ok().map(Arc::new));
+        Self { path, cluster, ownership }
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Ownership>>> {
+        self.ownership.subscribe()
+    }
+
+    fn known(&self) -> Option<Arc<Ownership>> {
+        self.ownership.borrow().clone()
+    }
+
+    fn replace(&self, ownership: &Ownership) -> anyhow::Result<()> {
+        let bytes = lower_ownership(&self.cluster, ownership);
+        files::replace(&self.path, &bytes)
+            .with_context(|| format!("write {}", self.path.display()))?;
+        self.ownership.send_replace(Some(Arc::new(ownership.clone())));
+        Ok(())
+    }
 }
 
 impl Tails {
@@ -47,7 +93,7 @@ impl Tails {
         loop {
             let view = self.ownership.borrow_and_update().clone();
             if let Some(ownership) = &view.ownership
-                && let Err(error) = self.examine(ownership).await
+                && let Err(error) = self.examine(ownership, view.revision).await
             {
                 tracing::warn!("the logs' tails are not examined yet: {error:#}");
                 tokio::select! {
@@ -62,15 +108,26 @@ impl Tails {
         }
     }
 
-    async fn examine(&self, ownership: &Ownership) -> anyhow::Result<()> {
-        for (origin, log) in self.logs.all() {
-            let cuts = ownership.cuts_of(&origin);
-            let Some(first) = cuts.first() else { continue };
-            if self.examined.borrow().get(&origin) == Some(&cuts) {
-                continue;
+    /// Our own log first: until it was held against the cuts that the peers know, nothing that they
+    /// report counts.
+    async fn examine(&self, ownership: &Ownership, revision: u64) -> anyhow::Result<()> {
+        drop(self.judging.lock().await);
+        self.intake.settled().await;
+        let before = self.examined.known();
+        let mut logs: Vec<(Origin, Log)> = self.logs.all().into_iter().collect();
+        logs.sort_by_key(|(origin, _)| *origin != self.origin);
+        let mut new = false;
+        for (origin, log) in logs {
+            if let Some(cut) = ownership.first_new_cut(before.as_deref(), &origin) {
+                self.divert_after(ownership, &origin, &log, cut).await?;
+                new = true;
             }
-            self.divert_after(ownership, &origin, &log, *first).await?;
-            self.examined.send_modify(|examined| _ = examined.insert(origin, cuts));
+            if origin == self.origin {
+                self.positions.examined(revision);
+            }
+        }
+        if new {
+            self.examined.replace(ownership)?;
         }
         Ok(())
     }
@@ -122,5 +179,26 @@ impl Tails {
             self.diverted.send_modify(|n| *n += 1);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_examined_is_known_after_a_restart_and_nothing_of_a_broken_file() {
+        let data = tempfile::tempdir().unwrap();
+        let regions = ["eu", "us"].map(|name| name.parse().unwrap());
+        let ownership = Ownership::initial(4, &regions);
+        let examined = Examined::open(data.path(), "bank");
+        assert_eq!(examined.known(), None);
+        examined.replace(&ownership).unwrap();
+        assert_eq!(*examined.subscribe().borrow(), Some(Arc::new(ownership.clone())));
+        let again = Examined::open(data.path(), "bank");
+        assert_eq!(again.known(), Some(Arc::new(ownership)));
+        assert_eq!(Examined::open(data.path(), "shop").known(), None, "another cluster's");
+        fs::write(data.path().join("examined.json"), "{").unwrap();
+        assert_eq!(Examined::open(data.path(), "bank").known(), None);
     }
 }

@@ -36,11 +36,13 @@ pub enum Message {
     /// A watched document changed: time to read.
     Changed,
     // between agents
-    /// Asks for what follows `after`; says how far the asker is with this origin.
+    /// Asks for what follows `after`; says how far the asker is with this origin, by the ownership
+    /// of which revision.
     Fetch {
         origin: usize,
         after: Lsn,
         progress: Progress,
+        revision: u64,
     },
     /// The records between `after` and `upto`: all there are in the origin's history.
     Records {
@@ -71,6 +73,8 @@ pub enum Message {
 pub struct Report {
     /// By origin. `applied` is durable.
     pub progress: Vec<Progress>,
+    /// The revision of the ownership that it has read.
+    pub ownership_read: u64,
     /// The revision of the ownership that its guard goes by.
     pub ownership_seen: u64,
     pub sightings: Vec<(usize, Sighting)>,

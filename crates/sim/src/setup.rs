@@ -30,7 +30,7 @@ pub enum Sabotage {
     ExtendLease,
     /// A commit that is kept out of the history is confirmed to its waiting client.
     ConfirmDiverted,
-    /// A peer leaves out what lies past a cut, and reports that it holds the log up to there.
+    /// A peer's position counts before our log was held against the cuts that it knows.
     CountRefused,
     /// What no peer holds is confirmed however old it is.
     ForgetAge,

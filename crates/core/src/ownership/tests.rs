@@ -212,3 +212,29 @@ fn what_is_handed_over_is_lost_at_once_and_gained_with_the_grant() {
     assert!(granted.gives(&announced, &us));
     assert!(!granted.gives(&announced, &eu));
 }
+
+#[test]
+fn a_cut_is_new_where_its_epoch_was_not_known_to_end_there() {
+    let eu = cut("eu", 50).origin;
+    let ended = |before: &Ownership, number: u32, name: &str| {
+        let (r, range) = (run(name), PartitionRange::new(number, number));
+        before
+            .apply(&OwnershipChange::HandOver { range, to: region("us"), run: r.clone() })
+            .and_then(|o| o.apply(&OwnershipChange::Barrier { run: r, barrier: cut("eu", 50) }))
+            .unwrap()
+    };
+    let first = three();
+    assert_eq!(first.first_new_cut(None, &eu), None, "nothing ends");
+    let one = ended(&first, 3, "1");
+    assert_eq!(one.first_new_cut(None, &eu), Some(Lsn(50)));
+    assert_eq!(one.first_new_cut(Some(&first), &eu), Some(Lsn(50)));
+    assert_eq!(one.first_new_cut(Some(&one), &eu), None);
+    assert_eq!(one.first_new_cut(None, &cut("us", 1).origin), None);
+    let granted = one.apply(&OwnershipChange::Grant { run: run("1"), to: region("us") }).unwrap();
+    assert_eq!(granted.first_new_cut(Some(&one), &eu), None, "it ends where it was to end");
+    let two = ended(&granted, 4, "2");
+    let new = two.first_new_cut(Some(&granted), &eu);
+    assert_eq!(new, Some(Lsn(50)), "the same place, and another partition's epoch");
+    let larger = first.clone().with_last(region("eu"));
+    assert_eq!(ended(&larger, 9, "1").first_new_cut(Some(&one), &eu), Some(Lsn(50)));
+}

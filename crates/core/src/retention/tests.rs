@@ -155,17 +155,21 @@ fn what_we_do_not_show_ourselves_is_not_trimmed_and_leaves_nobody_behind() {
 fn nothing_goes_that_a_cut_may_still_have_to_judge() {
     let eu = region("eu");
     let owned = Ownership::initial(2, &[eu.clone(), region("us")]);
-    assert_eq!(judged(None, &origin("eu"), &[]), Lsn::ZERO);
-    assert_eq!(judged(Some(&owned), &origin("eu"), &[]), FAR);
+    assert_eq!(judged(None, &origin("eu"), None), Lsn::ZERO);
+    assert_eq!(judged(Some(&owned), &origin("eu"), None), FAR);
     let run = RunId("1".into());
     let fence = OwnershipChange::Fence { from: eu, run: run.clone() };
     let fenced = owned.apply(&fence).unwrap();
-    assert_eq!(judged(Some(&fenced), &origin("eu"), &[]), Lsn::ZERO, "the cut is not known");
-    assert_eq!(judged(Some(&fenced), &origin("us"), &[]), FAR);
+    assert_eq!(judged(Some(&fenced), &origin("eu"), None), Lsn::ZERO, "the cut is not known");
+    assert_eq!(judged(Some(&fenced), &origin("us"), None), FAR);
     let cut = Cut { origin: origin("eu"), lsn: Lsn(30) };
     let cut = fenced.apply(&OwnershipChange::Cut { run, cut }).unwrap();
-    assert_eq!(judged(Some(&cut), &origin("eu"), &[]), Lsn(30), "known, not looked up yet");
-    assert_eq!(judged(Some(&cut), &origin("eu"), &[Lsn(30)]), FAR);
+    assert_eq!(
+        judged(Some(&cut), &origin("eu"), Some(&fenced)),
+        Lsn(30),
+        "known, not looked up yet"
+    );
+    assert_eq!(judged(Some(&cut), &origin("eu"), Some(&cut)), FAR);
     let kept = KeptLog { judged: Lsn(30), ..log("eu") };
     assert_eq!(trimmed(&decide(terms(20, OnFull::DropPeer), &[kept]), "eu"), 30);
 }

@@ -27,7 +27,7 @@ use domicile_core::progress::Rpo;
 use domicile_core::record;
 use domicile_pg::feedback::Event;
 use domicile_pg::pgoutput::Decoder;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +87,8 @@ pub struct Capture {
     log: Log,
     positions: Positions,
     ownership: watch::Receiver<Arc<OwnershipView>>,
+    /// Held while transactions are judged, until they are in the log.
+    judging: Arc<Mutex<()>>,
     /// Barriers that stand durably in the log, for those who wait to announce them.
     barriers: watch::Sender<Vec<(RunId, Cut)>>,
 }
@@ -98,7 +100,14 @@ impl Capture {
         positions: Positions,
         ownership: watch::Receiver<Arc<OwnershipView>>,
     ) -> Self {
-        Self { config, log, positions, ownership, barriers: watch::Sender::new(Vec::new()) }
+        let (judging, barriers) = (Arc::default(), watch::Sender::new(Vec::new()));
+        Self { config, log, positions, ownership, judging, barriers }
+    }
+
+    /// Whoever gets this lock knows that everything judged by an older ownership than is known then
+    /// has reached the log.
+    pub fn judging(&self) -> Arc<Mutex<()>> {
+        self.judging.clone()
     }
 
     pub fn barriers(&self) -> watch::Receiver<Vec<(RunId, Cut)>> {
@@ -202,6 +211,7 @@ impl Session<'_> {
                 _ = lease.changed() => self.confirm(false).await?,
                 _ = remembered.changed() => self.confirm(false).await?,
                 _ = ownership.changed() => {
+                    let _judging = self.capture.judging.lock().await;
                     self.judge().await?;
                     self.flush().await?;
                     self.confirm(false).await?;
@@ -212,6 +222,7 @@ impl Session<'_> {
 
     /// Takes everything that has arrived, then flushes once and confirms once.
     async fn drain_buffered(&mut self, mut keepalive: bool) -> anyhow::Result<()> {
+        let _judging = self.capture.judging.lock().await;
         loop {
             self.judge().await?;
             if self.batch_bytes >= BATCH_BYTES_MAX {

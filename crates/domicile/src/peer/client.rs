@@ -173,7 +173,9 @@ impl Follower {
         self.notices.clear(&self.name());
         if records.frames.is_empty() {
             // A heartbeat is answered in any case: the source wants to know that we are here.
-            stream.send(self.progress());
+            if let Some(progress) = self.progress() {
+                stream.send(progress);
+            }
             return Ok(());
         }
         let taken = self.intake.append(&self.origin, &mut stream.arrival, &records.frames);
@@ -189,19 +191,23 @@ impl Follower {
         }
     }
 
-    /// How far we are: what our log holds, and nothing that was left out of it, or the origin
-    /// would acknowledge what is not history.
-    fn progress(&self) -> Progress {
+    /// How far we are, and by which ownership: what it does not count to the history was left out.
+    /// Nothing before an ownership is known.
+    fn progress(&self) -> Option<Progress> {
         let flushed = self.log.end();
         let applied = self.positions.frontier().get(&self.origin);
-        Progress { received: flushed.0, flushed: flushed.0, applied: applied.0 }
+        // Read last: what was left out on the way to `flushed` was left out by this one or before.
+        let ownership_revision = self.intake.revision()?;
+        let (received, flushed, applied) = (flushed.0, flushed.0, applied.0);
+        Some(Progress { received, flushed, applied, ownership_revision })
     }
 
     /// Tells the source how far we are if it does not know: a report moves positions there, which
     /// must not come back as a reason to report.
     fn report(&self, stream: &mut Subscription) {
-        let progress = self.progress();
-        if stream.told != Some(progress) {
+        if let Some(progress) = self.progress()
+            && stream.told != Some(progress)
+        {
             stream.send(progress);
         }
     }

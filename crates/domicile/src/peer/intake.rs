@@ -5,7 +5,6 @@
 //! record that it forbids can slip in behind.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +21,7 @@ use tokio::sync::{RwLock, watch};
 
 use super::arrival::{Arrival, Arrived, Step};
 use crate::directory::view::OwnershipView;
+use crate::files::replace;
 use crate::log::{Log, Logs};
 
 /// The copies of other origins' logs, and what was promised about them.
@@ -116,6 +116,18 @@ impl Intake {
         }
         append_batch(&log, arrival, &mut batch).await?;
         Ok(Outcome::Taken)
+    }
+
+    /// The revision of the ownership by which records are taken and left out now, once one is known.
+    pub fn revision(&self) -> Option<u64> {
+        let view = self.ownership.borrow();
+        view.ownership.as_ref().map(|_| view.revision)
+    }
+
+    /// Waits until everything that was judged by an older ownership than the one known now is in
+    /// its log.
+    pub async fn settled(&self) {
+        drop(self.seals.write().await);
     }
 
     /// Promises durably to take nothing more of these epochs of `region`. Returns what is held.
@@ -245,18 +257,5 @@ fn lower(seal: &Seal) -> SealDocument {
         range: seal.range.to_string(),
         epoch: seal.epoch.0,
         held: seal.held.iter().map(|h| (h.origin.to_string(), h.lsn.to_string())).collect(),
-    }
-}
-
-/// Writes a file so that after a crash it has either its old or its new content.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    match path.parent() {
-        Some(folder) => fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
     }
 }

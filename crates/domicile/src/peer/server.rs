@@ -106,7 +106,8 @@ impl Peer for Service {
             tokio::spawn(async move {
                 while let Ok(Some(message)) = requests.message().await {
                     if let Some(Kind::Progress(progress)) = message.kind {
-                        positions.peer(&peer, lift_progress(progress));
+                        let revision = progress.ownership_revision;
+                        positions.peer(&peer, lift_progress(progress), revision);
                     }
                 }
             });

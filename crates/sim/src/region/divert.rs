@@ -10,7 +10,6 @@ use std::rc::Rc;
 
 use domicile_core::history::{Admission, admit};
 use domicile_core::lsn::Lsn;
-use domicile_core::ownership::Ownership;
 use domicile_core::time::{Millis, Time};
 
 use super::{Agent, Context, Host, send};
@@ -33,9 +32,13 @@ pub struct Repair {
 impl Agent {
     /// Looks for writes past every cut that has become known.
     pub(super) fn divert_tails(&mut self, host: &mut Host, cx: &mut Context<'_>) {
-        if self.settled() {
-            return;
+        if !self.settled() {
+            self.divert_new_tails(host, cx);
         }
+        self.progress.examined(self.ownership_revision());
+    }
+
+    fn divert_new_tails(&mut self, host: &mut Host, cx: &mut Context<'_>) {
         let Some(ownership) = self.ownership().cloned() else { return };
         let before = self.diverted.replace(ownership.clone());
         if cx.setup.breaks(Sabotage::IgnoreCut) {
@@ -47,7 +50,8 @@ impl Agent {
                 true => Lsn(u64::MAX),
                 false => host.postgres.tables.applied[origin],
             };
-            let from = first_new_cut(before.as_deref(), &ownership, origin, cx).min(shown);
+            let Some(from) = ownership.first_new_cut(before.as_deref(), name) else { continue };
+            let from = from.min(shown);
             let taken = host.disk.logs[origin].take_out(|record| {
                 record.transaction.lsn > from
                     && matches!(
@@ -204,19 +208,4 @@ impl Agent {
             repair.answer = Some(rows);
         }
     }
-}
-
-/// The lowest cut of `origin` among the entries that have changed.
-fn first_new_cut(
-    before: Option<&Ownership>,
-    now: &Ownership,
-    origin: usize,
-    cx: &Context<'_>,
-) -> Lsn {
-    let name = &cx.setup.origins[origin];
-    let known = before.map(Ownership::entries).unwrap_or_default();
-    let changed = now.entries().iter().filter(|entry| !known.contains(entry));
-    let cuts = changed.flat_map(|e| e.closed.iter().map(|c| &c.cut).chain(e.state.cut()));
-    let lowest = cuts.filter(|cut| cut.origin == *name).map(|cut| cut.lsn).min();
-    lowest.unwrap_or(Lsn(u64::MAX))
 }

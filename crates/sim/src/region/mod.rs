@@ -240,8 +240,8 @@ impl Agent {
             Message::Renewed { token, revision } => self.renewed(cx, token, revision),
             Message::State(snapshot) => self.learn(host, cx, snapshot),
             Message::Changed => self.ask_directory(cx),
-            Message::Fetch { origin, after, progress } => {
-                self.serve(host, cx, from, origin, after, progress);
+            Message::Fetch { origin, after, progress, revision } => {
+                self.serve(host, cx, from, origin, after, (progress, revision));
             }
             Message::Records { origin, after, upto, records } => {
                 self.take_records(host, cx, from, ship::Batch { origin, after, upto, records });

@@ -22,7 +22,8 @@ const HEARD_LATELY: Millis = Millis(1000);
 impl Agent {
     pub(super) fn report(&mut self, host: &mut Host, cx: &mut Context<'_>) {
         let now = host.clock.monotonic(cx.now);
-        if now < self.due.report {
+        // By which ownership it passed over what, an agent cannot tell before it has read it.
+        if now < self.due.report || self.state.is_none() {
             return;
         }
         self.due.report = now + REPORT_EVERY;
@@ -33,7 +34,8 @@ impl Agent {
             if host.postgres.up { self.guard_revision } else { self.ownership_revision() };
         let sightings =
             (0..cx.setup.count()).filter_map(|r| Some((r, self.sighting(host, r, now)?))).collect();
-        let report = Rc::new(Report { progress, ownership_seen, sightings });
+        let ownership_read = self.ownership_revision();
+        let report = Rc::new(Report { progress, ownership_read, ownership_seen, sightings });
         for peer in (0..cx.setup.count()).filter(|r| *r != host.index) {
             send(cx, peer, Message::Report(report.clone()));
         }
@@ -46,7 +48,7 @@ impl Agent {
         from: usize,
         report: Rc<Report>,
     ) {
-        self.progress.peer(&cx.setup.regions[from], report.progress[host.index]);
+        self.count(cx, from, report.progress[host.index], report.ownership_read);
         self.heard[from] = Some((host.clock.monotonic(cx.now), report));
     }
 

@@ -1,8 +1,7 @@
 //! How does a record get from one region's log into another's?
 //!
 //! The reader pulls: from the origin, or from any peer when the origin does not answer. A peer
-//! stops at the first record that it must refuse: a log with a hole would report a position that
-//! it does not hold.
+//! stops at the first record that a seal forbids, and passes over what lies beyond a known cut.
 
 use std::rc::Rc;
 
@@ -65,7 +64,8 @@ impl Agent {
             let relay = (host.index + 1 + cx.rng.index(cx.setup.count() - 1)) % cx.setup.count();
             let peer = if fetching.misses.is_multiple_of(2) { origin } else { relay };
             let progress = progress_of(host, origin);
-            send(cx, peer, Message::Fetch { origin, after: log.received, progress });
+            let revision = self.ownership_revision();
+            send(cx, peer, Message::Fetch { origin, after: log.received, progress, revision });
         }
     }
 
@@ -76,15 +76,21 @@ impl Agent {
         peer: usize,
         origin: usize,
         after: Lsn,
-        progress: Progress,
+        (progress, revision): (Progress, u64),
     ) {
         if origin == host.index {
-            self.progress.peer(&cx.setup.regions[peer], progress);
+            self.count(cx, peer, progress, revision);
         }
         let until = host.clock.monotonic(cx.now) + ASKER_PATIENCE;
         self.askers.retain(|a| (a.peer, a.origin) != (peer, origin));
         self.askers.push(Asker { peer, origin, after, until });
         self.answer_askers(host, cx);
+    }
+
+    /// A peer told how far it is with our log.
+    pub(super) fn count(&mut self, cx: &Context<'_>, peer: usize, told: Progress, revision: u64) {
+        let revision = if cx.setup.breaks(Sabotage::CountRefused) { 0 } else { revision };
+        self.progress.peer(&cx.setup.regions[peer], told, revision);
     }
 
     /// Answers everyone for whom there is something now.
@@ -127,14 +133,16 @@ impl Agent {
         for record in batch.records {
             let (lsn, stamps) = (record.transaction.lsn, &record.transaction.stamps);
             if let Err(why) = accept(seals, &ownership, origin, lsn, stamps) {
-                if cx.setup.breaks(Sabotage::CountRefused) && matches!(why, Refused::Outside(_)) {
-                    log.cover(lsn);
-                    continue;
-                }
                 let id = &host.id;
                 cx.trace.line(cx.now, format_args!("{id} refuses {origin}@{lsn}: {why:?}"));
-                refused = true;
-                break;
+                match why {
+                    Refused::Outside(_) => log.cover(lsn),
+                    Refused::Sealed { .. } => {
+                        refused = true;
+                        break;
+                    }
+                }
+                continue;
             }
             log.append(record);
         }
