@@ -136,7 +136,7 @@ impl Follower {
         loop {
             let records = stream.next().await?;
             self.take(&records, &mut stream).await?;
-            if self.log.end() >= Lsn(records.end_lsn) || records.frames.is_empty() {
+            if caught_up(self.log.end(), &records) {
                 return Ok(self.log.end());
             }
         }
@@ -156,7 +156,7 @@ impl Follower {
                 records = stream.next() => {
                     let records = records?;
                     self.take(&records, &mut stream).await?;
-                    let caught_up = records.frames.is_empty();
+                    let caught_up = caught_up(self.log.end(), &records);
                     if !home && caught_up && started.elapsed() > AWAY_FROM_HOME_MAX {
                         return Ok(());
                     }
@@ -229,6 +229,11 @@ impl Follower {
     }
 }
 
+/// Does a log that ends at `end` hold all that its source had when it sent these records?
+fn caught_up(end: Lsn, records: &Records) -> bool {
+    records.frames.is_empty() || end >= Lsn(records.end_lsn)
+}
+
 struct Subscription {
     requests: mpsc::Sender<SubscribeRequest>,
     records: tonic::Streaming<Records>,
@@ -248,5 +253,18 @@ impl Subscription {
     async fn next(&mut self) -> anyhow::Result<Records> {
         let message = timeout(SILENCE_MAX, self.records.message()).await;
         message.context("the peer is silent")??.context("the peer ended the stream")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_never_falls_silent_is_caught_up_with() {
+        let busy = Records { frames: "records".into(), end_lsn: 20, ..Records::default() };
+        assert!(!caught_up(Lsn(10), &busy));
+        assert!(caught_up(Lsn(20), &busy), "or the home would not be tried again under load");
+        assert!(caught_up(Lsn(10), &Records { end_lsn: 20, ..Records::default() }));
     }
 }
