@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
 mod regions;
-use regions::{assert_alike, config, eventually, start};
+use regions::{Random, assert_alike, config, eventually, start};
 
 const NAMES: [&str; 3] = ["eu", "us", "ap"];
 const BRANCHES: i32 = 60;
@@ -72,18 +72,6 @@ const FAULTS: [Fault; 8] = [
     Fault::KillDirectory,
     Fault::Switchover,
 ];
-
-/// A small generator (xorshift): an order of faults is repeated by its seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
-}
 
 /// One client, and what it was told.
 struct Writer {

@@ -12,31 +12,19 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
 mod regions;
-use regions::{assert_alike, config, eventually, settle, start};
+use regions::{Random, assert_alike, config, eventually, settle, start};
 
 const MOMENTS: u64 = 100;
 /// Every so many moments it is PostgreSQL that dies.
 const POSTGRES_EVERY: u64 = 25;
 /// A kill comes after at most so many further commits.
-const COMMITS_BETWEEN_MAX: u64 = 12;
+const COMMITS_BETWEEN_MAX: usize = 12;
 
 const SEED_SQL: &str = "
     CREATE TABLE branch (branch int PRIMARY KEY, balance bigint NOT NULL, ops bigint NOT NULL);
     INSERT INTO branch SELECT b, 0, 0 FROM generate_series(1, 60) b;
     CREATE TABLE op (branch int, id bigint, delta bigint NOT NULL, PRIMARY KEY (branch, id));";
 const TABLES: &str = "[[table]]\nname = \"branch\"\n[[table]]\nname = \"op\"\n";
-
-/// A small generator (xorshift): a failure is repeated by its seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-}
 
 /// Commits one operation after the other and remembers those that were acknowledged.
 struct Writer {
@@ -143,9 +131,9 @@ async fn every_acknowledged_write_is_everywhere_exactly_once_whoever_was_killed_
     }
 
     for moment in 1..=number("KILL_MOMENTS", MOMENTS) {
-        let watched = &writers[random.below(3) as usize];
-        watched.goes_on(random.below(COMMITS_BETWEEN_MAX)).await;
-        let hit = &writers[random.below(3) as usize];
+        let watched = &writers[random.below(3)];
+        watched.goes_on(random.below(COMMITS_BETWEEN_MAX) as u64).await;
+        let hit = &writers[random.below(3)];
         if moment % POSTGRES_EVERY == 0 {
             regions.kill_postgres(&hit.region);
             regions.start_postgres(&hit.region).await.unwrap();
