@@ -234,6 +234,7 @@ mod tests {
             left_behind: false,
             ownership_seen: 1,
             exposure: Millis(0),
+            staleness: BTreeMap::new(),
         };
         let owners: Vec<RegionId> = owners.iter().map(|name| region(name)).collect();
         Facts {

@@ -215,7 +215,8 @@ impl Observer {
                 ownership_read: 0,
                 left_behind: self.is_left_behind(region),
                 ownership_seen: own.ownership_seen,
-                exposure: exposure(&own),
+                exposure: own.exposure(),
+                staleness: own.staleness(),
             };
         }
         let fresh = Millis(3 * ANSWER_TIMEOUT.as_millis() as u64 / 2);
@@ -233,7 +234,8 @@ impl Observer {
             left_behind: self.is_left_behind(region),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             // It may have acknowledged more since it was last heard.
-            exposure: status.map(|(at, s)| exposure(s) + now.since(*at)).unwrap_or_default(),
+            exposure: status.map(|(at, s)| s.exposure() + now.since(*at)).unwrap_or_default(),
+            staleness: told.map(RegionStatus::staleness).unwrap_or_default(),
         }
     }
 
@@ -287,11 +289,6 @@ impl Observer {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RegionId, Remembered>> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What losing a region would cost: the age of its oldest commit that no peer has flushed.
-fn exposure(status: &RegionStatus) -> Millis {
-    Millis(status.peers.iter().map(|p| p.exposure_ms).min().unwrap_or(0))
 }
 
 fn lift_frontier(positions: &BTreeMap<String, String>) -> Frontier {

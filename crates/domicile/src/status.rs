@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use domicile_core::id::RegionId;
 use domicile_core::outage::Probe;
+use domicile_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
 use crate::log::Logs;
@@ -90,6 +92,19 @@ pub struct PeerStatus {
     /// Records that the peer lacks may be gone: nobody waits for it any more.
     #[serde(default)]
     pub reseed_needed: bool,
+}
+
+impl RegionStatus {
+    /// What losing this region would cost: the age of its oldest commit that no peer has flushed.
+    pub fn exposure(&self) -> Millis {
+        Millis(self.peers.iter().map(|p| p.exposure_ms).min().unwrap_or(0))
+    }
+
+    /// By peer: the age of our oldest commit that its tables do not show.
+    pub fn staleness(&self) -> BTreeMap<RegionId, Millis> {
+        let lift = |peer: &PeerStatus| Some((peer.region.parse().ok()?, Millis(peer.staleness_ms)));
+        self.peers.iter().filter_map(lift).collect()
+    }
 }
 
 impl PeerStatus {

@@ -101,6 +101,8 @@ pub struct RegionFacts {
     pub ownership_seen: u64,
     /// The age of its oldest commit that no other region has flushed, by its own clock.
     pub exposure: Millis,
+    /// By other region: the age of the oldest commit of this one that it does not show.
+    pub staleness: BTreeMap<RegionId, Millis>,
 }
 
 /// A change to the world: the complete list of what a run may do.

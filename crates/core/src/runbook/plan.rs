@@ -5,6 +5,10 @@ use crate::id::{RegionId, RunId};
 use crate::outage::Outage;
 use crate::time::Millis;
 
+/// The most that the target of a planned hand-over may be behind the owner: nobody writes until it
+/// has caught up.
+pub const STALENESS_MAX: Millis = Millis(5000);
+
 /// An intent bound to facts: what was approved is what runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -104,7 +108,14 @@ fn check_switchover(
             Some(owner) if facts.lease_over(owner) => {
                 reasons.push(Refusal::OwnerSilent(owner.clone()));
             }
-            Some(_) => {}
+            Some(owner) => {
+                let staleness = facts.regions.get(owner).and_then(|seen| seen.staleness.get(to));
+                let staleness = staleness.copied().unwrap_or_default();
+                if staleness > STALENESS_MAX {
+                    let (to, owner) = (to.clone(), owner.clone());
+                    reasons.push(Refusal::TooFarBehind { to, owner, staleness });
+                }
+            }
         }
     }
 }
@@ -147,6 +158,11 @@ pub enum Refusal {
     AlreadyOwner { range: crate::id::PartitionRange, to: RegionId },
     #[error("the owner, region \"{0}\", is silent: a planned hand-over needs it; use failover")]
     OwnerSilent(RegionId),
+    #[error(
+        "region \"{to}\" is {staleness} behind region \"{owner}\", and nobody could write until it has \
+         caught up: wait until domicile status shows less than {STALENESS_MAX}"
+    )]
+    TooFarBehind { to: RegionId, owner: RegionId, staleness: Millis },
     #[error("{0}")]
     Blocked(Blocker),
 }

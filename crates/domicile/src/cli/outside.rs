@@ -88,9 +88,8 @@ impl Outside {
             ownership_read: told.map_or(0, |s| s.ownership_read),
             left_behind: self.left_behind.contains(region),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
-            exposure: told.map_or(Millis(0), |s| {
-                Millis(s.peers.iter().map(|p| p.exposure_ms).min().unwrap_or(0))
-            }),
+            exposure: told.map(RegionStatus::exposure).unwrap_or_default(),
+            staleness: told.map(RegionStatus::staleness).unwrap_or_default(),
         }
     }
 

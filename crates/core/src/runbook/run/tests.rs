@@ -7,7 +7,7 @@ use crate::outage::Outage;
 use crate::ownership::Ownership;
 use crate::progress::Rpo;
 use crate::runbook::{RegionFacts, plan};
-use crate::time::Time;
+use crate::time::{Millis, Time};
 
 fn region(name: &str) -> RegionId {
     name.parse().unwrap()
@@ -349,6 +349,25 @@ fn a_fenced_region_that_came_back_and_knows_the_fence_is_not_waited_for() {
     ));
     facts.regions.get_mut(&region("eu")).unwrap().ownership_seen = revision;
     assert!(matches!(next(&plan, true, &facts), Next::Do { step: 3, .. }), "it goes on to the cut");
+}
+
+#[test]
+fn a_planned_hand_over_waits_for_no_target_that_is_far_behind() {
+    let mut facts = facts(Rpo::None);
+    let to = region("us");
+    let intent = Intent::Switchover { range: PartitionRange::new(3, 3), to: to.clone() };
+    let mut behind = |by| {
+        let owner = facts.regions.get_mut(&region("eu")).unwrap();
+        owner.staleness.insert(to.clone(), Millis(by));
+        plan(&run(), &intent, &facts).err()
+    };
+    assert_eq!(behind(5000), None);
+    let refusal = crate::runbook::plan::Refusal::TooFarBehind {
+        to: region("us"),
+        owner: region("eu"),
+        staleness: Millis(120_000),
+    };
+    assert_eq!(behind(120_000), Some(vec![refusal]));
 }
 
 #[test]
