@@ -18,7 +18,6 @@
 //! flushed, and no other can take the lock.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -89,26 +88,25 @@ pub async fn drain(
     closed
 }
 
-/// One transaction: new map, new generation, barriers.
+/// One transaction with new map, new generation and the first barrier, and one for each other
+/// barrier: a record of the log has room for one.
 fn closing(
     ownership: &Ownership,
     addresses: &BTreeMap<RegionId, String>,
     barriers: &[RunId],
 ) -> String {
     let map = map_function(ownership.entries(), addresses);
-    let mut script = format!(
+    let barriers = barriers.iter().map(|RunId(run)| {
+        let run = quote_text(run);
+        format!("SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {run});")
+    });
+    format!(
         "BEGIN; {map}; \
          SELECT setval('domicile.generation', \
-                       coalesce(pg_sequence_last_value('domicile.generation'), 0) + 1);"
-    );
-    for RunId(run) in barriers {
-        let _ = write!(
-            script,
-            "SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {});",
-            quote_text(run)
-        );
-    }
-    script + "COMMIT"
+                       coalesce(pg_sequence_last_value('domicile.generation'), 0) + 1); \
+         {} COMMIT",
+        barriers.collect::<Vec<_>>().join("COMMIT; BEGIN; ")
+    )
 }
 
 /// Returns once the door's request stands in the queue, or has been granted.
