@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
 mod regions;
-use regions::{Random, assert_alike, config, eventually, start};
+use regions::{PATIENCE, Random, assert_alike, config, eventually, start};
 
 const NAMES: [&str; 3] = ["eu", "us", "ap"];
 const BRANCHES: i32 = 60;
@@ -270,6 +270,16 @@ async fn what_was_acknowledged_is_there_and_alike_whatever_failed() {
     assert_alike(&regions, &["branch", "op", "hits", "note"]).await;
 }
 
+/// The first region that owns something, best one of these.
+async fn owner<'a>(regions: &Regions, best: [&'a str; 2]) -> &'a str {
+    for region in best.into_iter().chain(NAMES) {
+        if regions.status(region).await.is_ok_and(|status| !status.owns.is_empty()) {
+            return region;
+        }
+    }
+    best[0]
+}
+
 /// Breaks something, sees the others go on, and mends it.
 async fn strike(
     regions: &mut Regions,
@@ -326,12 +336,15 @@ async fn strike(
             regions.start_directory().unwrap();
         }
         Fault::Switchover => {
+            let from = owner(regions, [region, other]).await;
+            let to = if from == other { region } else { other };
             let mut command = Command::new(regions.binary());
-            command.args(["switchover", "--from", region, "--to", other]);
+            command.args(["switchover", "--from", from, "--to", to]);
             command.arg("--config").arg(regions.config_file(region));
-            let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap();
+            let moved = tokio::task::spawn_blocking(move || command.output());
+            let output = tokio::time::timeout(PATIENCE, moved).await.expect("a switchover ends");
             // It may be refused, and says why; whatever it says, writes go on.
-            let output = output.unwrap();
+            let output = output.unwrap().unwrap();
             let said = String::from_utf8_lossy(&output.stderr);
             println!("         {}: {}", output.status, said.lines().last().unwrap_or_default());
         }
