@@ -257,9 +257,25 @@ impl Applier {
         if batch.iter().any(|transaction| writer.shared.concerns(transaction)) {
             // Every region writes these: what is here decides, row by row. So are migrations, which
             // nothing is folded with.
-            for transaction in batch {
-                writer.apply_one(origin, transaction).await?;
-                self.positions.applied(origin, transaction.lsn, 1);
+            let (mut rest, mut fold) = (batch, true);
+            while let Some(first) = rest.first() {
+                let mut together = 0;
+                if fold {
+                    match writer.apply_shared(origin, rest).await {
+                        Ok(count) => together = count,
+                        Err(error) => {
+                            tracing::debug!(%origin, "applying one by one: {error:#}");
+                            fold = false;
+                        }
+                    }
+                }
+                if together == 0 {
+                    writer.apply_one(origin, first).await?;
+                }
+                let (done, later) = rest.split_at(together.max(1));
+                let lsn = done.last().map_or(first.lsn, |last| last.lsn);
+                self.positions.applied(origin, lsn, done.len() as u64);
+                rest = later;
             }
             return Ok(());
         }

@@ -152,6 +152,39 @@ impl Writer {
         Ok(())
     }
 
+    /// Applies the first of these transactions together with those that follow and change shared
+    /// rows alone, and returns how many they were; 0, with nothing applied, when the first stands
+    /// alone.
+    pub async fn apply_shared(
+        &mut self,
+        origin: &Origin,
+        transactions: &[Transaction],
+    ) -> anyhow::Result<usize> {
+        if transactions.len() < 2 {
+            return Ok(0);
+        }
+        let client = &self.executor.client;
+        let Some((count, part)) = self.shared.fold(client, origin, transactions).await? else {
+            return Ok(0);
+        };
+        for transaction in &transactions[..count] {
+            self.compare_schema(transaction).await?;
+        }
+        let last = transactions[count - 1].lsn;
+        self.executor.client.batch_execute("BEGIN").await?;
+        let made = async {
+            self.shared.apply(&self.executor.client, &part).await?;
+            save_checkpoint(&self.executor.client, origin, last).await
+        };
+        let made = made.await;
+        if made.is_err() {
+            self.shared.forget();
+        }
+        self.executor.end(made).await?;
+        self.applied = last;
+        Ok(count)
+    }
+
     async fn apply_whole(
         &mut self,
         origin: &Origin,

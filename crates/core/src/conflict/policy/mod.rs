@@ -58,6 +58,19 @@ pub enum Deletes {
     UpdateWins,
 }
 
+impl Policy {
+    /// Is what a region made of a row in one transaction contained in what it makes of it in the
+    /// next? Then only the last of several is to be met.
+    pub fn keeps_up(&self) -> bool {
+        match self {
+            // Row and version name every column's latest write, every sum and every extreme.
+            Self::Merge(_) => true,
+            // A write that nobody has taken over yet is a sibling of its own.
+            Self::OwnerWins(_) | Self::Sql { .. } | Self::Manual(_) => false,
+        }
+    }
+}
+
 impl Columns {
     pub fn of(&self, column: &str) -> ColumnPolicy {
         self.named.get(column).copied().unwrap_or(self.rest)

@@ -41,6 +41,10 @@ use net::{Key, Net, NetRow};
 pub use sql::{Prepared, Sql};
 use write::Book;
 
+/// Transactions that are applied as one at most: their rows are locked until it ends, and local
+/// writers wait for that long.
+const FOLDED_MAX: usize = 64;
+
 /// Shared tables as one session knows them.
 pub struct Shared {
     config: Arc<Config>,
@@ -90,6 +94,42 @@ impl Shared {
 
     pub fn take(&self, part: &mut Part, piece: &Piece) -> anyhow::Result<()> {
         part.net.take(&self.tables, piece)
+    }
+
+    /// Brings the first of these transactions together with as many that follow as can be applied
+    /// like one. Returns how many those are; nothing when the first stands alone.
+    pub async fn fold(
+        &mut self,
+        client: &Client,
+        origin: &Origin,
+        transactions: &[Transaction],
+    ) -> anyhow::Result<Option<(usize, Part)>> {
+        let alike = transactions.iter().take(FOLDED_MAX).take_while(|next| self.keeps_up(next));
+        let mut alike = alike.collect::<Vec<_>>().into_iter();
+        let Some(first) = alike.next() else { return Ok(None) };
+        let mut whole = self.begin(client, origin, first).await?;
+        self.take(&mut whole, &Piece::whole(first.clone()))?;
+        let mut count = 1;
+        for next in alike {
+            let mut net = Net::default();
+            net.take(&self.tables, &Piece::whole(next.clone()))?;
+            if whole.net.absorb((whole.lsn, whole.xid), net).is_err() {
+                break;
+            }
+            (whole.lsn, whole.xid) = (next.lsn, next.xid);
+            count += 1;
+        }
+        Ok((count > 1).then_some((count, whole)))
+    }
+
+    /// Does this change nothing but shared tables of which only the latest is to be met?
+    fn keeps_up(&self, transaction: &Transaction) -> bool {
+        let ours = [shared::version_table(), shared::horizon_table()];
+        !transaction.changes.is_empty()
+            && transaction.relations.iter().all(|relation| {
+                let policy = self.config.shared(&relation.table);
+                policy.is_some_and(Policy::keeps_up) || ours.contains(&relation.table)
+            })
     }
 
     /// Looks the shared tables up, unless they are known. One that is not here stays unknown.

@@ -11,6 +11,7 @@ use domicile_core::change::{Change, Relation, Row, Value};
 use domicile_core::conflict::version::Version;
 use domicile_core::conflict::{Image, Logical, Operation};
 use domicile_core::id::TableName;
+use domicile_core::lsn::Lsn;
 use serde_json::Value as Json;
 
 use crate::pieces::Piece;
@@ -35,7 +36,9 @@ pub struct Net {
 
 #[derive(Debug, Default, PartialEq)]
 pub struct NetRow {
-    /// The change that touched it first, by its place in the transaction.
+    /// The transaction that touched it first, once it is not the only one.
+    pub first: Option<(Lsn, u32)>,
+    /// The change that touched it first, by its place in that transaction.
     pub change: i32,
     /// Before the transaction; absent where it was not there, or is not known.
     pub old: Option<Image>,
@@ -92,6 +95,31 @@ impl Net {
                 self.take_row(table, old_image, new_image, place)?;
             }
         }
+        Ok(())
+    }
+
+    /// Takes in what the origin's next transaction made of its rows; `self` is that of the
+    /// transaction at `lsn`, or of several up to it. Gives `next` back where a row of it cannot be
+    /// brought together with what is here.
+    pub fn absorb(&mut self, (lsn, xid): (Lsn, u32), next: Net) -> Result<(), Net> {
+        let whole = |row: &NetRow| row.changed && row.version.is_some();
+        let both = |(key, row): (&Key, &NetRow)| match self.rows.get(key) {
+            Some(here) => whole(here) && whole(row),
+            None => true,
+        };
+        if !next.rows.iter().all(both) {
+            return Err(next);
+        }
+        for row in self.rows.values_mut() {
+            row.first.get_or_insert((lsn, xid));
+        }
+        for (key, row) in next.rows {
+            match self.rows.get_mut(&key) {
+                Some(here) => (here.new, here.version) = (row.new, row.version),
+                None => _ = self.rows.insert(key, row),
+            }
+        }
+        self.horizons.extend(next.horizons);
         Ok(())
     }
 
@@ -229,4 +257,48 @@ fn image(relation: &Relation, row: &Row, old: Option<&Row>) -> Image {
         };
     }
     image
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str) -> Key {
+        Key { table: TableName::new("public", "note"), values: vec![id.into()] }
+    }
+
+    fn net(id: &str, operation: &str, body: &str) -> Net {
+        let mut net = Net::default();
+        let image = Image::from([("body".to_owned(), Some(body.to_owned()))]);
+        let Key { table, values } = key(id);
+        net.put(table, values, operation, Some(image), Version::default());
+        net
+    }
+
+    #[test]
+    fn of_several_transactions_the_first_says_where_and_the_last_says_what() {
+        let mut whole = net("1", "insert", "first");
+        whole.absorb((Lsn(10), 7), net("1", "update", "second")).unwrap();
+        whole.absorb((Lsn(20), 8), net("2", "update", "other")).unwrap();
+        whole.absorb((Lsn(30), 9), net("1", "update", "last")).unwrap();
+        let (one, two) = (&whole.rows[&key("1")], &whole.rows[&key("2")]);
+        assert_eq!((one.first, two.first), (Some((Lsn(10), 7)), Some((Lsn(30), 9))));
+        assert_eq!(one.operation(), Operation::Insert);
+        assert_eq!(one.new.as_ref().unwrap()["body"].as_deref(), Some("last"));
+    }
+
+    #[test]
+    fn a_row_without_a_version_or_a_version_without_its_row_is_not_brought_together() {
+        let bare = |net: &mut Net| net.rows.get_mut(&key("1")).unwrap().version = None;
+        let mut whole = net("1", "update", "first");
+        let mut next = net("1", "update", "next");
+        bare(&mut next);
+        let next = whole.absorb((Lsn(10), 7), next).unwrap_err();
+        assert_eq!(whole.rows[&key("1")].new.as_ref().unwrap()["body"].as_deref(), Some("first"));
+        bare(&mut whole);
+        assert!(whole.absorb((Lsn(10), 7), next).is_err());
+        let mut alone = net("1", "update", "next");
+        alone.rows.get_mut(&key("1")).unwrap().changed = false;
+        assert!(net("1", "update", "first").absorb((Lsn(10), 7), alone).is_err());
+    }
 }

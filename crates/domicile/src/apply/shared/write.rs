@@ -236,6 +236,7 @@ pub(super) struct Book<'a> {
 }
 
 struct Entry {
+    at: (Lsn, u32),
     change: i32,
     table: TableName,
     operation: &'static str,
@@ -285,6 +286,7 @@ impl<'a> Book<'a> {
     fn push(&mut self, row: &Row<'_>, note: Note) {
         let incoming = row.net.version.as_ref().map(|version| state::lower(&version.version));
         self.entries.push(Entry {
+            at: row.net.first.unwrap_or((self.lsn, self.xid)),
             change: row.net.change,
             table: row.table.name.clone(),
             operation: word(row.net.operation()),
@@ -305,6 +307,7 @@ impl<'a> Book<'a> {
     fn kept_out(&mut self, row: &Row<'_>, candidate: &Candidate, others: &[Candidate]) {
         let inserted = row.net.operation() == Operation::Insert;
         self.hidden(Hidden {
+            at: row.net.first.unwrap_or((self.lsn, self.xid)),
             change: row.net.change,
             table: row.table,
             policy: row.policy.slug(),
@@ -328,6 +331,7 @@ impl<'a> Book<'a> {
         for other in others {
             self.bystanders -= 1;
             self.hidden(Hidden {
+                at: (self.lsn, self.xid),
                 change: self.bystanders,
                 table,
                 policy,
@@ -344,6 +348,7 @@ impl<'a> Book<'a> {
     fn hidden(&mut self, hidden: Hidden<'_>) {
         let conflict = unique::kind(hidden.inserted, hidden.others).slug();
         self.entries.push(Entry {
+            at: hidden.at,
             change: hidden.change,
             table: hidden.table.name.clone(),
             operation: if hidden.inserted { "insert" } else { "update" },
@@ -368,8 +373,8 @@ impl<'a> Book<'a> {
         for entry in self.entries {
             let decided = Decided {
                 origin: self.origin,
-                lsn: self.lsn,
-                xid: self.xid,
+                lsn: entry.at.0,
+                xid: entry.at.1,
                 change: entry.change,
                 table: &entry.table,
                 operation: entry.operation,
@@ -399,6 +404,7 @@ struct Note {
 }
 
 struct Hidden<'a> {
+    at: (Lsn, u32),
     change: i32,
     table: &'a Table,
     policy: &'static str,
