@@ -4,7 +4,7 @@ use super::step::{CatchUp, ConfirmOutage, Cut, Fence, Grant, Reroute, Seal, Step
 use super::{Facts, Intent};
 use crate::config::FailoverPolicy;
 use crate::id::{RegionId, RunId};
-use crate::lsn::Lsn;
+use crate::lsn::{Frontier, Lsn};
 use crate::outage::Outage;
 
 /// The steps, in the order in which they are asked.
@@ -25,8 +25,7 @@ pub fn steps(run: &RunId, from: &RegionId, to: &RegionId, attested: bool) -> Vec
 /// Returns the failover that nobody has to ask for: a confirmed outage of a region that owns
 /// something which no run has in its hands yet.
 ///
-/// The survivor that holds most of the lost region's log takes over; the first by name when they
-/// are equal.
+/// The survivor that has least to do takes over; the first by name when they are equal.
 pub fn automatic(policy: &FailoverPolicy, facts: &Facts) -> Option<Intent> {
     if !policy.automatic {
         return None;
@@ -39,21 +38,21 @@ pub fn automatic(policy: &FailoverPolicy, facts: &Facts) -> Option<Intent> {
     Some(Intent::Failover { from: from.clone(), to, attested: false })
 }
 
-/// Returns the reachable region that holds most of what `from` has written.
+/// Returns the reachable region that shows most of what `from` has written, and of those the one
+/// that holds most: to fetch a log costs less time than to apply it, and writes wait for both.
 pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
-    let held = |region: &RegionId| -> (u32, Lsn) {
-        let flushed = facts.regions.get(region).map(|r| &r.flushed);
-        let logs = flushed.into_iter().flat_map(|f| f.iter());
-        logs.filter(|(origin, _)| origin.region == *from)
-            .map(|(origin, lsn)| (origin.incarnation, lsn))
-            .max()
-            .unwrap_or_default()
+    let end = |positions: &Frontier| -> (u32, Lsn) {
+        let origins = positions.iter().filter(|(origin, _)| origin.region == *from);
+        origins.map(|(origin, lsn)| (origin.incarnation, lsn)).max().unwrap_or_default()
+    };
+    let near = |region: &RegionId| {
+        facts.regions.get(region).map(|seen| (end(&seen.applied), end(&seen.flushed)))
     };
     let candidates = facts.regions.iter().filter(|(region, seen)| {
         *region != from && seen.reachable && !seen.left_behind && !facts.lease_over(region)
     });
     candidates
         .map(|(region, _)| region)
-        .max_by(|a, b| held(a).cmp(&held(b)).then_with(|| b.cmp(a)))
+        .max_by(|a, b| near(a).cmp(&near(b)).then_with(|| b.cmp(a)))
         .cloned()
 }

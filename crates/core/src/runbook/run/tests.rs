@@ -428,3 +428,15 @@ fn a_new_owner_shows_also_what_was_written_before_an_owner_that_wrote_nothing() 
     facts.regions.get_mut(&to).unwrap().applied.advance(&eu(), ends_at);
     assert!(catch_up.done(&facts));
 }
+
+#[test]
+fn the_survivor_that_shows_most_takes_over_and_of_equals_the_one_that_holds_most() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let successor = |facts: &Facts| crate::runbook::failover::successor(&region("eu"), facts);
+    assert_eq!(successor(&facts), Some(region("us")), "both show 80, us holds 100");
+    facts.regions.get_mut(&region("ap")).unwrap().applied.advance(&eu(), Lsn(90));
+    assert_eq!(successor(&facts), Some(region("ap")));
+    facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
+    assert_eq!(successor(&facts), Some(region("us")));
+}
