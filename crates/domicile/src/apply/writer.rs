@@ -27,6 +27,10 @@ const PLANS: &str = "SET enable_hashjoin = off; SET enable_mergejoin = off; \
                      SET enable_seqscan = off; SET enable_material = off; SET jit = off; \
                      SET plan_cache_mode = force_generic_plan";
 
+/// Holding many rows it gives way before PostgreSQL looks for deadlocks (`deadlock_timeout`, 1 s
+/// unless changed), or a client's transaction would be the one to end.
+const BEGIN_TOGETHER: &str = "BEGIN; SET LOCAL lock_timeout = '500ms'";
+
 /// A session that writes as the applier: guards let it pass, user triggers do not fire.
 pub(super) struct Writer {
     pub executor: Executor,
@@ -171,7 +175,7 @@ impl Writer {
             self.compare_schema(transaction).await?;
         }
         let last = transactions[count - 1].lsn;
-        self.executor.client.batch_execute("BEGIN").await?;
+        self.executor.client.batch_execute(BEGIN_TOGETHER).await?;
         let made = async {
             self.shared.apply(&self.executor.client, &part).await?;
             save_checkpoint(&self.executor.client, origin, last).await
