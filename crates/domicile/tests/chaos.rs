@@ -21,8 +21,8 @@ use regions::{PATIENCE, Random, assert_alike, config, eventually, start};
 
 const NAMES: [&str; 3] = ["eu", "us", "ap"];
 const BRANCHES: i32 = 60;
-/// Between two writes of one client to shared rows: appliers wait for row locks that local writers
-/// hold for a round trip, and fall behind those that never stop.
+/// Between two writes of one client to shared rows: to apply one takes a dozen statements, and on
+/// few cores appliers fall behind writers that never pause.
 const SHARED_EVERY: Duration = Duration::from_millis(100);
 
 const SEED_SQL: &str = "

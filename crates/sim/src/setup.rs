@@ -31,7 +31,7 @@ pub enum Sabotage {
     /// A commit that is kept out of the history is confirmed to its waiting client.
     ConfirmDiverted,
     /// A peer's position counts before our log was held against the cuts that it knows.
-    CountRefused,
+    CountEarly,
     /// What no peer holds is confirmed however old it is.
     ForgetAge,
     /// A repair takes a peer's rows without asking how far the peer is.

@@ -255,29 +255,7 @@ impl Applier {
         let origin = &self.config.origin;
         self.positions.claim(origin, last.lsn);
         if batch.iter().any(|transaction| writer.shared.concerns(transaction)) {
-            // Every region writes these: what is here decides, row by row. So are migrations, which
-            // nothing is folded with.
-            let (mut rest, mut fold) = (batch, true);
-            while let Some(first) = rest.first() {
-                let mut together = 0;
-                if fold {
-                    match writer.apply_shared(origin, rest).await {
-                        Ok(count) => together = count,
-                        Err(error) => {
-                            tracing::debug!(%origin, "applying one by one: {error:#}");
-                            fold = false;
-                        }
-                    }
-                }
-                if together == 0 {
-                    writer.apply_one(origin, first).await?;
-                }
-                let (done, later) = rest.split_at(together.max(1));
-                let lsn = done.last().map_or(first.lsn, |last| last.lsn);
-                self.positions.applied(origin, lsn, done.len() as u64);
-                rest = later;
-            }
-            return Ok(());
+            return self.apply_shared(writer, batch).await;
         }
         match writer.apply_fast(origin, batch, planned).await {
             Ok(()) => self.positions.applied(origin, last.lsn, batch.len() as u64),
@@ -289,6 +267,30 @@ impl Applier {
                     self.positions.applied(origin, transaction.lsn, 1);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Every region writes these: what is here decides, row by row. So are migrations, which nothing
+    /// is brought together with.
+    async fn apply_shared(&self, writer: &mut Writer, batch: &[Transaction]) -> anyhow::Result<()> {
+        let origin = &self.config.origin;
+        let (mut rest, mut one_by_one) = (batch, false);
+        while let Some(first) = rest.first() {
+            let together = match one_by_one {
+                true => None,
+                false => writer.apply_together(origin, rest).await.unwrap_or_else(|error| {
+                    tracing::debug!(%origin, "applying one by one: {error:#}");
+                    one_by_one = true;
+                    None
+                }),
+            };
+            if together.is_none() {
+                writer.apply_one(origin, first).await?;
+            }
+            let count = together.unwrap_or(1);
+            self.positions.applied(origin, rest[count - 1].lsn, count as u64);
+            rest = &rest[count..];
         }
         Ok(())
     }

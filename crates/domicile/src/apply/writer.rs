@@ -157,19 +157,18 @@ impl Writer {
     }
 
     /// Applies the first of these transactions together with those that follow and change shared
-    /// rows alone, and returns how many they were; 0, with nothing applied, when the first stands
-    /// alone.
-    pub async fn apply_shared(
+    /// rows alone, and returns how many they were; nothing is done when the first stands alone.
+    pub async fn apply_together(
         &mut self,
         origin: &Origin,
         transactions: &[Transaction],
-    ) -> anyhow::Result<usize> {
+    ) -> anyhow::Result<Option<usize>> {
         if transactions.len() < 2 {
-            return Ok(0);
+            return Ok(None);
         }
         let client = &self.executor.client;
         let Some((count, part)) = self.shared.fold(client, origin, transactions).await? else {
-            return Ok(0);
+            return Ok(None);
         };
         for transaction in &transactions[..count] {
             self.compare_schema(transaction).await?;
@@ -186,7 +185,7 @@ impl Writer {
         }
         self.executor.end(made).await?;
         self.applied = last;
-        Ok(count)
+        Ok(Some(count))
     }
 
     async fn apply_whole(

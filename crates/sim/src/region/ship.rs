@@ -89,7 +89,7 @@ impl Agent {
 
     /// A peer told how far it is with our log.
     pub(super) fn count(&mut self, cx: &Context<'_>, peer: usize, told: Progress, revision: u64) {
-        let revision = if cx.setup.breaks(Sabotage::CountRefused) { 0 } else { revision };
+        let revision = if cx.setup.breaks(Sabotage::CountEarly) { 0 } else { revision };
         self.progress.peer(&cx.setup.regions[peer], told, revision);
     }
 
@@ -132,19 +132,19 @@ impl Agent {
         let mut refused = false;
         for record in batch.records {
             let (lsn, stamps) = (record.transaction.lsn, &record.transaction.stamps);
-            if let Err(why) = accept(seals, &ownership, origin, lsn, stamps) {
+            let accepted = accept(seals, &ownership, origin, lsn, stamps);
+            if let Err(why) = &accepted {
                 let id = &host.id;
                 cx.trace.line(cx.now, format_args!("{id} refuses {origin}@{lsn}: {why:?}"));
-                match why {
-                    Refused::Outside(_) => log.cover(lsn),
-                    Refused::Sealed { .. } => {
-                        refused = true;
-                        break;
-                    }
-                }
-                continue;
             }
-            log.append(record);
+            match accepted {
+                Ok(()) => log.append(record),
+                Err(Refused::Outside(_)) => log.cover(lsn),
+                Err(Refused::Sealed { .. }) => {
+                    refused = true;
+                    break;
+                }
+            }
         }
         if !refused {
             log.cover(batch.upto);

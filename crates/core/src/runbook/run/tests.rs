@@ -416,7 +416,7 @@ fn a_new_owner_shows_also_what_was_written_before_an_owner_that_wrote_nothing() 
     let nothing = Cut { origin: Origin::new(region("us"), 1), lsn: Lsn::ZERO };
     change(&mut facts, OwnershipChange::Cut { run: second.clone(), cut: nothing });
     let to = region("ap");
-    let catch_up = super::super::step::CatchUp { run: second, to: to.clone() };
+    let catch_up = crate::runbook::step::CatchUp { run: second, to: to.clone() };
     assert_eq!(
         catch_up.blocked(&facts),
         Some(Blocker::Behind {
