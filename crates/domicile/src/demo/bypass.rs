@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 use super::bank::{self, Branch};
 use super::scene::{Health, Scene};
 use super::tally::Tally;
-use super::workload::Dice;
+use crate::lab::dice::Dice;
 
 const EVERY: Duration = Duration::from_millis(400);
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::bank::{self, ACCOUNTS_PER_BRANCH, Branch};
 use super::tally::{Acknowledged, Tally};
 use crate::clock::Clock;
+use crate::lab::dice::Dice;
 
 /// Longer than a gateway holds a statement through a failover.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -226,20 +227,6 @@ fn first_value(messages: &[SimpleQueryMessage]) -> Option<&str> {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     })
-}
-
-/// Numbers without a pattern that a person would see; the same in every run.
-pub(super) struct Dice(pub(super) u64);
-
-impl Dice {
-    pub(super) fn below(&mut self, end: u32) -> u32 {
-        // splitmix64 (Steele, Lea, Flood 2014).
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % u64::from(end.max(1))) as u32
-    }
 }
 
 #[cfg(test)]

@@ -15,20 +15,6 @@ use tokio::time::Instant;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A small generator (xorshift): what went wrong is repeated by its seed, which is not 0.
-#[allow(dead_code, reason = "not every test draws")]
-pub struct Random(pub u64);
-
-#[allow(dead_code, reason = "not every test draws")]
-impl Random {
-    pub fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
-}
-
 /// Regions without distance between them that never fail over by themselves.
 pub fn config(names: &[&str], partition: &str, partitions: u32) -> RegionsConfig {
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_domicile"));
