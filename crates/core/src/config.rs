@@ -126,11 +126,11 @@ impl Config {
         }
     }
 
-    /// The owners at the very beginning: partitions dealt out among the regions; everything that
+    /// The owners at the very beginning, of a cluster of all these regions: partitions dealt out among the regions; everything that
     /// cannot be divided goes to the first one.
     pub fn initial_ownership(&self) -> Ownership {
         let (ids, total) = (self.region_ids(), self.layout.total());
-        match self.layout.scheme {
+        let ownership = match self.layout.scheme {
             Scheme::Whole => Ownership::initial(total, &ids[..1]),
             Scheme::Hash { .. } | Scheme::Home { .. } => match self.layout.reference() {
                 None => Ownership::initial(total, &ids),
@@ -138,6 +138,7 @@ impl Config {
                     Ownership::initial(reference, &ids).with_last(ids[0].clone())
                 }
             },
-        }
+        };
+        ownership.with_members(ids)
     }
 }

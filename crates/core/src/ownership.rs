@@ -11,7 +11,12 @@
 //!   [..............cut1]    [..........cut2]       [.............
 //!                   ^ what eu wrote past its cut never becomes history
 //! ```
+//!
+//! It also names the members: the regions whose copies count for an acknowledgement, and whose seals
+//! a cut therefore needs. Both in one value, and no member comes or goes while a cut is decided: so
+//! nothing was ever counted on that a cut did not ask.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use thiserror::Error;
@@ -26,6 +31,7 @@ pub const CLOSED_EPOCHS_MAX: usize = 64;
 /// All partitions, each with its owner. Entries are sorted, without gaps, and merged where equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ownership {
+    members: BTreeSet<RegionId>,
     entries: Vec<Entry>,
 }
 
@@ -85,6 +91,10 @@ pub enum OwnershipChange {
     /// Gives everything that `run` drained back to whoever handed it over: at the next epoch, and
     /// each part to its own former owner, which alone is sure to have all of its history.
     HandBack { run: RunId },
+    /// `region` shows what the others show: its copies count from now on, and it may own.
+    Join { region: RegionId },
+    /// `region` owns nothing, and nothing is waited for that it alone holds.
+    Leave { region: RegionId },
 }
 
 /// Why a change cannot be made to this value.
@@ -102,6 +112,12 @@ pub enum OwnershipRefusal {
     NothingToDo(RunId),
     #[error("partition {0} has no cut yet")]
     NoCut(PartitionRange),
+    #[error("region \"{0}\" is a member already")]
+    IsMember(RegionId),
+    #[error("region \"{0}\" is not a member of the cluster")]
+    NotMember(RegionId),
+    #[error("region \"{0}\" owns partitions, or is about to")]
+    OwnsSomething(RegionId),
 }
 
 /// Where a write belongs.
@@ -118,7 +134,8 @@ pub enum Verdict {
 }
 
 impl Ownership {
-    /// The first owners: consecutive partitions are dealt out evenly, in the regions' order.
+    /// The first owners, all of them members: consecutive partitions are dealt out evenly, in the
+    /// regions' order.
     ///
     /// Panics without regions or partitions.
     pub fn initial(total: u32, regions: &[RegionId]) -> Self {
@@ -133,8 +150,15 @@ impl Ownership {
                 closed: Vec::new(),
             })
         };
-        Self::from_entries(regions.iter().enumerate().filter_map(deal).collect())
+        let members = regions.iter().cloned().collect();
+        Self::from_entries(members, regions.iter().enumerate().filter_map(deal).collect())
             .expect("an even deal has no gaps")
+    }
+
+    /// Makes these regions members too.
+    pub fn with_members(mut self, members: impl IntoIterator<Item = RegionId>) -> Self {
+        self.members.extend(members);
+        self
     }
 
     /// Adds one partition at the end, owned by `by`.
@@ -150,12 +174,17 @@ impl Ownership {
     }
 
     /// Rebuilds a stored value; `None` when the entries have gaps, overlaps or do not start at 0.
-    pub fn from_entries(mut entries: Vec<Entry>) -> Option<Self> {
+    pub fn from_entries(members: BTreeSet<RegionId>, mut entries: Vec<Entry>) -> Option<Self> {
         entries.sort_by_key(|e| e.range.first);
         let starts = entries.first().is_some_and(|e| e.range.first == 0);
         let joined =
             entries.windows(2).all(|w| w[0].range.last.checked_add(1) == Some(w[1].range.first));
-        (starts && joined).then(|| Self { entries }.merged())
+        (starts && joined).then(|| Self { members, entries }.merged())
+    }
+
+    /// The regions whose copies count and whose seals are needed.
+    pub fn members(&self) -> &BTreeSet<RegionId> {
+        &self.members
     }
 
     pub fn entries(&self) -> &[Entry] {
@@ -301,6 +330,8 @@ impl Ownership {
             OwnershipChange::Cut { run, cut } => self.set_cut(run, cut),
             OwnershipChange::Grant { run, to } => self.grant(run, |_| Some(to.clone())),
             OwnershipChange::HandBack { run } => self.grant(run, State::handing_over),
+            OwnershipChange::Join { region } => self.join(region),
+            OwnershipChange::Leave { region } => self.leave(region),
         }
     }
 
@@ -313,6 +344,7 @@ impl Ownership {
         if range.last >= self.total() {
             return Err(OwnershipRefusal::NoSuchPartition(range));
         }
+        self.check_member(to)?;
         let (mut entries, mut moves) = (Vec::new(), false);
         for entry in &self.entries {
             let Some(part) = entry.range.overlap(&range) else {
@@ -341,7 +373,7 @@ impl Ownership {
         if !moves {
             return Err(OwnershipRefusal::AlreadyOwner { range, to: to.clone() });
         }
-        Ok(Self { entries }.merged())
+        Ok(self.with_entries(entries))
     }
 
     fn set_barrier(&self, run: &RunId, barrier: &Cut) -> Result<Self, OwnershipRefusal> {
@@ -389,6 +421,9 @@ impl Ownership {
         if let Some(open) = self.ranges_of(run).find(|e| e.state.cut().is_none()) {
             return Err(OwnershipRefusal::NoCut(open.range));
         }
+        for to in self.ranges_of(run).filter_map(|e| to(&e.state)) {
+            self.check_member(&to)?;
+        }
         self.change_where(run, |entry| {
             let Some(to) = to(&entry.state) else { return false };
             let (by, cut, epoch, granted) = match &entry.state {
@@ -411,6 +446,44 @@ impl Ownership {
         })
     }
 
+    fn join(&self, region: &RegionId) -> Result<Self, OwnershipRefusal> {
+        self.check_no_cut_is_open()?;
+        let mut joined = self.clone();
+        if !joined.members.insert(region.clone()) {
+            return Err(OwnershipRefusal::IsMember(region.clone()));
+        }
+        Ok(joined)
+    }
+
+    fn leave(&self, region: &RegionId) -> Result<Self, OwnershipRefusal> {
+        self.check_member(region)?;
+        self.check_no_cut_is_open()?;
+        if self.owns_anything(region) || self.is_handing_over(region) {
+            return Err(OwnershipRefusal::OwnsSomething(region.clone()));
+        }
+        let mut left = self.clone();
+        left.members.remove(region);
+        Ok(left)
+    }
+
+    fn check_member(&self, region: &RegionId) -> Result<(), OwnershipRefusal> {
+        let member = self.members.contains(region);
+        member.then_some(()).ok_or_else(|| OwnershipRefusal::NotMember(region.clone()))
+    }
+
+    /// While a cut is decided, those are asked whom the fenced owner may have counted on.
+    fn check_no_cut_is_open(&self) -> Result<(), OwnershipRefusal> {
+        let open = |e: &&Entry| matches!(&e.state, State::Fenced { cut: None, .. });
+        match self.entries.iter().find(open) {
+            Some(entry) => Err(OwnershipRefusal::NoCut(entry.range)),
+            None => Ok(()),
+        }
+    }
+
+    fn with_entries(&self, entries: Vec<Entry>) -> Self {
+        Self { members: self.members.clone(), entries }.merged()
+    }
+
     fn change_where(
         &self,
         run: &RunId,
@@ -422,7 +495,7 @@ impl Ownership {
             changed |= change(entry);
         }
         if changed {
-            Ok(Self { entries }.merged())
+            Ok(self.with_entries(entries))
         } else {
             Err(OwnershipRefusal::NothingToDo(run.clone()))
         }

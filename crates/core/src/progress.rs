@@ -2,7 +2,7 @@
 //!
 //! Positions never move back, and `applied <= flushed <= received` in every region.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use crate::id::RegionId;
@@ -102,6 +102,8 @@ pub struct OriginProgress {
     peers: BTreeMap<RegionId, Reported>,
     /// Nothing of our log lies outside the history as this revision of the ownership has it.
     examined: u64,
+    /// The members by that ownership: nobody else's copies count.
+    members: BTreeSet<RegionId>,
 }
 
 /// What one peer has told.
@@ -190,10 +192,14 @@ impl OriginProgress {
         }
     }
 
-    /// Our log was held against the ownership at `revision`; what lies beyond a cut is withdrawn.
-    /// Whatever goes into it from now on is judged by that ownership or a newer one.
-    pub fn examined(&mut self, revision: u64) {
-        self.examined = self.examined.max(revision);
+    /// Our log was held against the ownership at `revision`, which has these `members`; what lies
+    /// beyond a cut is withdrawn. Whatever goes into it from now on is judged by that ownership or a
+    /// newer one.
+    pub fn examined(&mut self, revision: u64, members: &BTreeSet<RegionId>) {
+        if revision >= self.examined {
+            self.examined = revision;
+            self.members.clone_from(members);
+        }
         for reported in self.peers.values_mut() {
             if let Some((_, report)) = reported.early.take_if(|(told, _)| *told <= self.examined) {
                 reported.counts.advance(report);
@@ -241,9 +247,10 @@ impl OriginProgress {
         if durable >= self.captured { self.seen.max(durable) } else { durable }
     }
 
-    /// The highest LSN that at least `copies` peers have flushed.
+    /// The highest LSN that at least `copies` members have flushed.
     fn held_by(&self, copies: usize) -> Lsn {
-        let mut flushed: Vec<Lsn> = self.peers.values().map(|p| p.counts.flushed).collect();
+        let members = self.peers.iter().filter(|(region, _)| self.members.contains(region));
+        let mut flushed: Vec<Lsn> = members.map(|(_, told)| told.counts.flushed).collect();
         flushed.sort_unstable_by(|a, b| b.cmp(a));
         match copies.checked_sub(1) {
             None => Lsn(u64::MAX),
@@ -320,12 +327,23 @@ mod tests {
         Progress { received: Lsn(lsn), flushed: Lsn(lsn), applied: Lsn(lsn) }
     }
 
+    fn members() -> BTreeSet<RegionId> {
+        ["ap", "eu", "us"].map(region).into()
+    }
+
+    /// An origin whose log was held against the first ownership.
+    fn resume(end: Lsn) -> OriginProgress {
+        let mut progress = OriginProgress::resume(end);
+        progress.examined(0, &members());
+        progress
+    }
+
     const ZERO: Rpo = Rpo::Zero { copies: 1 };
     const NOW: Time = Time(0);
 
     #[test]
     fn at_rpo_zero_a_commit_waits_for_one_remote_log() {
-        let mut progress = OriginProgress::resume(Lsn(10));
+        let mut progress = resume(Lsn(10));
         progress.captured(Lsn(20), NOW);
         progress.flushed(Lsn(20));
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(0));
@@ -338,8 +356,23 @@ mod tests {
     }
 
     #[test]
+    fn only_the_copies_of_members_count() {
+        let mut progress = resume(Lsn(10));
+        progress.captured(Lsn(20), NOW);
+        progress.flushed(Lsn(20));
+        progress.peer(&region("us"), at(10), 0);
+        progress.peer(&region("sa"), at(20), 0);
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(10));
+        let joined = members().into_iter().chain([region("sa")]).collect();
+        progress.examined(1, &joined);
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(20));
+        progress.examined(0, &members());
+        assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(20), "an older ownership");
+    }
+
+    #[test]
     fn a_commit_that_carries_nothing_is_confirmed_once_all_before_it_is_durable() {
-        let mut progress = OriginProgress::resume(Lsn(10));
+        let mut progress = resume(Lsn(10));
         progress.peer(&region("us"), at(10), 0);
         progress.seen(Lsn(30));
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(30));
@@ -353,7 +386,7 @@ mod tests {
 
     #[test]
     fn nothing_waits_for_what_is_not_history() {
-        let mut progress = OriginProgress::resume(Lsn(40));
+        let mut progress = resume(Lsn(40));
         progress.peer(&region("us"), at(30), 0);
         progress.seen(Lsn(50));
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(30));
@@ -372,8 +405,8 @@ mod tests {
 
     #[test]
     fn a_position_told_under_a_newer_ownership_counts_once_our_log_was_held_against_it() {
-        let mut progress = OriginProgress::resume(Lsn(10));
-        progress.examined(1);
+        let mut progress = resume(Lsn(10));
+        progress.examined(1, &members());
         for lsn in [20, 30] {
             progress.captured(Lsn(lsn), NOW);
         }
@@ -392,13 +425,13 @@ mod tests {
         found.divert(Lsn(20));
         found.keep(Lsn(30));
         progress.withdrawn(found);
-        progress.examined(2);
+        progress.examined(2, &members());
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(30));
         progress.peer(&region("ap"), at(30), 4);
-        progress.examined(3);
+        progress.examined(3, &members());
         assert_eq!(progress.of_peer(&region("ap")), Progress::default());
         progress.peer(&region("ap"), at(40), 5);
-        progress.examined(7);
+        progress.examined(7, &members());
         assert_eq!(progress.of_peer(&region("ap")), at(40), "the latest that was told");
     }
 
@@ -411,7 +444,7 @@ mod tests {
 
     #[test]
     fn a_commit_runs_ahead_while_the_oldest_that_is_not_held_is_young() {
-        let mut progress = OriginProgress::default();
+        let mut progress = resume(Lsn::ZERO);
         progress.captured(Lsn(10), Time(100));
         progress.captured(Lsn(20), Time(200));
         assert_eq!(confirmed(&mut progress, 200), 0, "not in our own log yet");
@@ -433,13 +466,13 @@ mod tests {
 
     #[test]
     fn nothing_runs_ahead_of_what_an_earlier_process_left() {
-        let mut progress = OriginProgress::resume(Lsn(10));
+        let mut progress = resume(Lsn(10));
         progress.captured(Lsn(20), Time(100));
         progress.flushed(Lsn(20));
         assert_eq!(confirmed(&mut progress, 100), 0, "nobody knows how old 10 is");
         progress.peer(&region("us"), at(10), 0);
         assert_eq!(confirmed(&mut progress, 100), 20);
-        let mut tail = OriginProgress::resume(Lsn(10));
+        let mut tail = resume(Lsn(10));
         let mut found = Sifted::behind(Lsn(5));
         found.divert(Lsn(10));
         tail.withdrawn(found);
@@ -449,7 +482,7 @@ mod tests {
 
     #[test]
     fn moments_of_capture_are_few_and_never_later_than_they_were() {
-        let mut progress = OriginProgress::default();
+        let mut progress = resume(Lsn::ZERO);
         for i in 1..=20_000 {
             progress.captured(Lsn(i), Time(i));
             assert!(progress.ages.len() <= AGES_MAX);
@@ -467,7 +500,7 @@ mod tests {
 
     #[test]
     fn history_between_diverted_records_is_still_waited_for() {
-        let mut progress = OriginProgress::resume(Lsn(50));
+        let mut progress = resume(Lsn(50));
         progress.peer(&region("us"), at(20), 0);
         progress.seen(Lsn(60));
         let mut found = Sifted::behind(Lsn(20));

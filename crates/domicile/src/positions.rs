@@ -3,7 +3,7 @@
 //! Capture, peers and apply each know one number; this is where they meet. Holds positions and
 //! no logic: what they allow is answered by `core::progress`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domicile_core::id::{Origin, RegionId};
@@ -106,9 +106,9 @@ impl Positions {
         self.lock().confirmed = lsn;
     }
 
-    /// Our log was held against the ownership at `revision`.
-    pub fn examined(&self, revision: u64) {
-        self.change(|state| state.own.examined(revision));
+    /// Our log was held against the ownership at `revision`, which has these `members`.
+    pub fn examined(&self, revision: u64, members: &BTreeSet<RegionId>) {
+        self.change(|state| state.own.examined(revision, members));
     }
 
     /// A peer told how far it is with our own log, by the ownership at `revision`.

@@ -123,7 +123,7 @@ impl Tails {
                 new = true;
             }
             if origin == self.origin {
-                self.positions.examined(revision);
+                self.positions.examined(revision, ownership.members());
             }
         }
         if new {

@@ -9,6 +9,7 @@ use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
 use domicile_core::time::{DriftPpm, Millis};
 
+use crate::clock::{Micros, SECOND};
 use crate::rng::Rng;
 
 /// A row's key; also its index in every table.
@@ -32,6 +33,8 @@ pub enum Sabotage {
     ConfirmDiverted,
     /// A peer's position counts before our log was held against the cuts that it knows.
     CountEarly,
+    /// The copies of a region count that is not a member yet.
+    CountStrangers,
     /// What no peer holds is confirmed however old it is.
     ForgetAge,
     /// A repair takes a peer's rows without asking how far the peer is.
@@ -48,11 +51,15 @@ pub struct Setup {
     pub rpo: Rpo,
     pub terms: LeaseTerms,
     pub policy: FailoverPolicy,
+    /// When the last region joins; from the beginning when it is `None`.
+    pub joins_at: Option<Micros>,
     pub sabotage: Option<Sabotage>,
 }
 
 impl Setup {
-    pub fn choose(rng: &mut Rng, sabotage: Option<Sabotage>) -> Self {
+    pub fn choose(seed: u64, rng: &mut Rng, sabotage: Option<Sabotage>) -> Self {
+        // Apart, so that the other choices are the same with a newcomer and without one.
+        let mut newcomer = Rng::new(!seed);
         let count = rng.between(3, REGION_NAMES.len() as u64) as usize;
         let regions: Vec<RegionId> = REGION_NAMES[..count]
             .iter()
@@ -82,6 +89,7 @@ impl Setup {
                 margin: Millis(200),
                 drift: DriftPpm(DRIFT_PPM_MAX),
             },
+            joins_at: newcomer.chance(300).then(|| newcomer.between(2, 15) * SECOND),
             policy: FailoverPolicy { automatic: true, observers: 2, suspect_after: Millis(2000) },
             sabotage,
         }
@@ -101,7 +109,8 @@ impl Setup {
     }
 
     pub fn first_owners(&self) -> Ownership {
-        Ownership::initial(self.layout.total(), &self.regions)
+        let newcomers = usize::from(self.joins_at.is_some());
+        Ownership::initial(self.layout.total(), &self.regions[..self.count() - newcomers])
     }
 
     pub fn frontier(&self, positions: &[Lsn]) -> Frontier {

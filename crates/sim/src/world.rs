@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use domicile_core::ownership::OwnershipChange;
+
 use crate::clock::{Clock, MS, Micros, SECOND};
 use crate::directory::Directory;
 use crate::disk::Disk;
@@ -79,6 +81,8 @@ enum Event {
         session: u64,
     },
     Order,
+    /// The last region becomes a member, as soon as it may.
+    Join,
     Strike,
     End(End),
     Heal,
@@ -99,7 +103,7 @@ pub struct Report {
 impl World {
     pub fn new(seed: u64, sabotage: Option<Sabotage>, keep_trace: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let setup = Setup::choose(&mut rng, sabotage);
+        let setup = Setup::choose(seed, &mut rng, sabotage);
         let count = setup.count();
         let regions = (0..count).map(|index| region(index, &setup, &mut rng)).collect();
         let mut world = Self {
@@ -129,6 +133,9 @@ impl World {
         world.at(2 * SECOND, Event::Strike);
         world.at(SECOND, Event::Order);
         world.at(world.heal_at, Event::Heal);
+        if let Some(joins_at) = world.setup.joins_at {
+            world.at(joins_at, Event::Join);
+        }
         world
     }
 
@@ -149,8 +156,9 @@ impl World {
             acknowledged,
             runs: self.directory.read().runs.len(),
             setup: format!(
-                "{} regions, {} partitions, {:?}",
+                "{} regions{}, {} partitions, {:?}",
                 self.setup.count(),
+                self.setup.joins_at.map_or("", |_| ", one of them new"),
                 self.setup.layout.total(),
                 self.setup.rpo
             ),
@@ -195,6 +203,7 @@ impl World {
             Event::Check { region, start, session } => self.check(region, start, session),
             Event::Commit { region, start, session } => self.commit(region, start, session),
             Event::Order => self.order(),
+            Event::Join => self.join(),
             Event::Strike => self.strike(),
             Event::End(end) => self.end(end),
             Event::Heal => self.heal(),
@@ -285,6 +294,19 @@ impl World {
     fn tell_watchers(&mut self) {
         for region in 0..self.setup.count() {
             self.send(self.setup.directory(), region, Message::Changed);
+        }
+    }
+
+    fn join(&mut self) {
+        let state = self.directory.read();
+        let Some(region) = self.setup.regions.last().cloned() else { return };
+        match state.ownership.apply(&OwnershipChange::Join { region }) {
+            Ok(joined) => {
+                self.directory.swap_ownership(state.ownership_revision, Rc::new(joined));
+                self.trace.line(self.now, format_args!("the newcomer is a member"));
+                self.tell_watchers();
+            }
+            Err(_) => self.after(SECOND / 2, Event::Join),
         }
     }
 

@@ -85,6 +85,11 @@ fn counting_a_position_before_its_cuts_are_known_is_noticed() {
 }
 
 #[test]
+fn counting_the_copies_of_a_region_that_is_no_member_is_noticed() {
+    is_noticed(Sabotage::CountStrangers, Kind::Safety);
+}
+
+#[test]
 fn repairing_from_just_any_peer_is_noticed() {
     is_noticed(Sabotage::RepairBlindly, Kind::Safety);
 }

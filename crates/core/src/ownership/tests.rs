@@ -115,6 +115,47 @@ fn nothing_is_decided_between_fence_and_cut() {
 }
 
 #[test]
+fn members_neither_come_nor_go_while_a_cut_is_decided() {
+    let (sa, eu, r) = (region("sa"), region("eu"), run("1"));
+    let join = OwnershipChange::Join { region: sa.clone() };
+    let leave = OwnershipChange::Leave { region: sa.clone() };
+    let fence = OwnershipChange::Fence { from: eu.clone(), run: r.clone() };
+    let cut = OwnershipChange::Cut { run: r.clone(), cut: cut("eu", 100) };
+    let open = Err(OwnershipRefusal::NoCut(PartitionRange::new(3, 5)));
+    let fenced = three().apply(&fence).unwrap();
+    assert_eq!(fenced.apply(&join), open);
+    let joined = fenced.apply(&cut).unwrap().apply(&join).unwrap();
+    assert!(joined.members().contains(&sa));
+    assert_eq!(joined.apply(&join), Err(OwnershipRefusal::IsMember(sa.clone())));
+    let fenced = three().apply(&join).unwrap().apply(&fence).unwrap();
+    assert_eq!(fenced.apply(&leave), open);
+    let left = fenced.apply(&cut).unwrap().apply(&leave).unwrap();
+    assert!(!left.members().contains(&sa));
+    assert_eq!(left.apply(&leave), Err(OwnershipRefusal::NotMember(sa)));
+}
+
+#[test]
+fn only_a_member_is_given_anything_and_only_who_owns_nothing_leaves() {
+    let (sa, eu, us) = (region("sa"), region("eu"), region("us"));
+    let give = OwnershipChange::HandOver {
+        range: PartitionRange::new(4, 4),
+        to: sa.clone(),
+        run: run("1"),
+    };
+    assert_eq!(three().apply(&give), Err(OwnershipRefusal::NotMember(sa.clone())));
+    let moving = three().with_members([sa.clone()]).apply(&give).unwrap();
+    for region in [eu, sa.clone(), us] {
+        let refusal = OwnershipRefusal::OwnsSomething(region.clone());
+        assert_eq!(moving.apply(&OwnershipChange::Leave { region }), Err(refusal));
+    }
+    let grant = OwnershipChange::Grant { run: run("2"), to: sa.clone() };
+    let fence = OwnershipChange::Fence { from: region("eu"), run: run("2") };
+    let cut = OwnershipChange::Cut { run: run("2"), cut: cut("eu", 100) };
+    let fenced = three().apply(&fence).and_then(|o| o.apply(&cut)).unwrap();
+    assert_eq!(fenced.apply(&grant), Err(OwnershipRefusal::NotMember(sa)));
+}
+
+#[test]
 fn a_cut_is_immutable() {
     let r = run("1");
     let cut_once = three()

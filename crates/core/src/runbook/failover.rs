@@ -49,7 +49,9 @@ pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
         facts.regions.get(region).map(|seen| (end(&seen.applied), end(&seen.flushed)))
     };
     let candidates = facts.regions.iter().filter(|(region, seen)| {
-        *region != from && seen.reachable && !seen.left_behind && !facts.lease_over(region)
+        let member = facts.ownership.members().contains(*region);
+        let whole = seen.reachable && !seen.left_behind && !facts.lease_over(region);
+        *region != from && member && whole
     });
     candidates
         .map(|(region, _)| region)

@@ -45,6 +45,9 @@ pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Ref
     let to = intent.to();
     match facts.regions.get(to) {
         None => reasons.push(Refusal::NoSuchRegion(to.clone())),
+        Some(_) if !facts.ownership.members().contains(to) => {
+            reasons.push(Refusal::NotMember(to.clone()));
+        }
         Some(seen) if !seen.reachable => reasons.push(Refusal::Unreachable(to.clone())),
         Some(_) if facts.lease_over(to) => reasons.push(Refusal::NoLease(to.clone())),
         Some(seen) if seen.left_behind => reasons.push(Refusal::LeftBehind(to.clone())),
@@ -140,6 +143,8 @@ fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
 pub enum Refusal {
     #[error("there is no region \"{0}\"")]
     NoSuchRegion(RegionId),
+    #[error("region \"{0}\" is not a member of the cluster yet (domicile region add)")]
+    NotMember(RegionId),
     #[error("the agent of region \"{0}\" does not answer")]
     Unreachable(RegionId),
     #[error("region \"{0}\" holds no live lease, so it could not write what it is given")]

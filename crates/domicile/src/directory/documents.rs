@@ -100,10 +100,11 @@ pub struct PlacesDocument {
 struct OwnershipDocument {
     version: u32,
     cluster: String,
+    members: Vec<String>,
     partitions: Vec<EntryDocument>,
 }
 
-const OWNERSHIP_VERSION: u32 = 1;
+const OWNERSHIP_VERSION: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct EntryDocument {
@@ -137,10 +138,12 @@ struct CutDocument {
 
 /// Lowers ownership to what is stored.
 pub fn lower_ownership(cluster: &str, ownership: &Ownership) -> Bytes {
-    let partitions = ownership.entries().iter().map(lower_entry).collect();
-    let document =
-        OwnershipDocument { version: OWNERSHIP_VERSION, cluster: cluster.to_owned(), partitions };
-    json(&document)
+    json(&OwnershipDocument {
+        version: OWNERSHIP_VERSION,
+        cluster: cluster.to_owned(),
+        members: ownership.members().iter().map(RegionId::to_string).collect(),
+        partitions: ownership.entries().iter().map(lower_entry).collect(),
+    })
 }
 
 /// Lifts stored ownership; refuses another cluster's.
@@ -153,8 +156,10 @@ pub fn lift_ownership(cluster: &str, value: &[u8]) -> anyhow::Result<Ownership> 
     if document.cluster != cluster {
         bail!("the directory serves cluster \"{}\", not \"{cluster}\"", document.cluster);
     }
+    let members = document.members.iter().map(|member| Ok(member.parse()?));
+    let members = members.collect::<anyhow::Result<_>>()?;
     let entries = document.partitions.iter().map(lift_entry).collect::<anyhow::Result<Vec<_>>>()?;
-    Ownership::from_entries(entries).context("ownership document has gaps or overlaps")
+    Ownership::from_entries(members, entries).context("ownership document has gaps or overlaps")
 }
 
 fn lower_entry(entry: &Entry) -> EntryDocument {
@@ -344,7 +349,9 @@ mod tests {
         let moving = granted
             .apply(&OwnershipChange::HandOver { range, to: regions[0].clone(), run })
             .unwrap();
-        for ownership in [start, fenced, cut, granted, moving] {
+        let joined =
+            granted.apply(&OwnershipChange::Join { region: "sa".parse().unwrap() }).unwrap();
+        for ownership in [start, fenced, cut, granted, moving, joined] {
             let stored = lower_ownership("shop", &ownership);
             assert_eq!(lift_ownership("shop", &stored).unwrap(), ownership);
             assert!(lift_ownership("other", &stored).is_err(), "another cluster's");

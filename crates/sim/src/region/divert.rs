@@ -35,7 +35,14 @@ impl Agent {
         if !self.settled() {
             self.divert_new_tails(host, cx);
         }
-        self.progress.examined(self.ownership_revision());
+        let revision = self.ownership_revision();
+        if let Some(ownership) = self.state.as_ref().map(|state| state.ownership.clone()) {
+            let members = match cx.setup.breaks(Sabotage::CountStrangers) {
+                true => &cx.setup.regions.iter().cloned().collect(),
+                false => ownership.members(),
+            };
+            self.progress.examined(revision, members);
+        }
     }
 
     fn divert_new_tails(&mut self, host: &mut Host, cx: &mut Context<'_>) {

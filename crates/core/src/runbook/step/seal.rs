@@ -1,5 +1,7 @@
 //! Forced: the survivors promise to accept nothing more of the old owner, or its lease runs out.
 //!
+//! The survivors are the members but the old owner: nobody else's copies count.
+//!
 //! At RPO 0 with `k` copies among `n` survivors, a commit is acknowledged only when `k` of them
 //! hold it. When more than `n - k` have sealed, every such set of `k` contains one that sealed:
 //! nothing more can be acknowledged, and what was is held by a sealed survivor. The lease need
@@ -51,10 +53,10 @@ impl Seal {
 
     /// The survivors whose seal is still needed; empty when enough have sealed.
     fn unsealed(&self, facts: &Facts) -> Vec<RegionId> {
-        let survivors = facts.regions.keys().filter(|r| **r != self.from);
-        let missing: Vec<RegionId> =
-            survivors.clone().filter(|r| !facts.seals.contains_key(*r)).cloned().collect();
-        let sealed = facts.seals.len();
+        let survivors = facts.ownership.members().iter().filter(|r| **r != self.from);
+        let (sealed, missing): (Vec<RegionId>, Vec<RegionId>) =
+            survivors.clone().cloned().partition(|r| facts.seals.contains_key(r));
+        let sealed = sealed.len();
         match facts.rpo {
             Rpo::Zero { copies } | Rpo::Within { copies, .. } => {
                 if sealed + copies > survivors.count() { Vec::new() } else { missing }
