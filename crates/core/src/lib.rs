@@ -20,5 +20,6 @@ pub mod record;
 pub mod retention;
 pub mod route;
 pub mod runbook;
+pub mod seeding;
 pub mod sequence;
 pub mod time;

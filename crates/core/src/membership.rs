@@ -1,10 +1,14 @@
-//! May a region be taken out of the cluster?
+//! May a region be taken into the cluster, or out of it?
 //!
-//! It need not be there for that: what it owned has moved, so its history has an end, and the others
+//! In, when every member keeps its log for it from now on, so that nothing is gone which its copy of
+//! the tables does not show.
+//!
+//! Out: it need not be there for that: what it owned has moved, so its history has an end, and the others
 //! show all of it that any of them holds. And of the others' histories it may hold the only copy
 //! that a commit was acknowledged for: the regions that stay must have enough copies without it.
 //! After that nobody asks for its log again, and nobody keeps anything for it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::id::{Origin, PartitionRange, RegionId};
@@ -13,7 +17,7 @@ use crate::ownership::{Ownership, State};
 use crate::partition::Scheme;
 use crate::runbook::{Facts, RegionFacts};
 
-/// What stands in the way of a removal.
+/// What stands in the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// Rows name it as their home: `home(column)`.
@@ -32,8 +36,18 @@ pub enum Obstacle {
     Moves(Vec<PartitionRange>),
     /// Its agent answers, so it may still ship what would not be asked for.
     Runs(RegionId),
-    /// Another region does not answer: it may lack some of the log that is given up.
+    /// Another region does not answer: it may lack some of the log that is given up, or may not keep
+    /// its own for the one that comes.
     Silent(RegionId),
+    /// Nobody is there to be added.
+    Absent(RegionId),
+    /// An agent runs by a configuration without the region that is to be added.
+    Unaware {
+        region: RegionId,
+        of: RegionId,
+    },
+    /// No member answers that shows everything, or not the one that was asked for.
+    NoSource(Option<RegionId>),
     /// Passes by itself.
     Lacks {
         region: RegionId,
@@ -77,6 +91,11 @@ impl Obstacle {
                  {region} to all others, stop its agent, and try again"
             ),
             Self::Silent(region) => format!("bring {region} back, or remove it first"),
+            Self::Absent(region) => format!("domicile agent --region {region}"),
+            Self::Unaware { region, of } => format!(
+                "write [[region]] \"{of}\" into the domicile.toml of {region}, and restart its agent"
+            ),
+            Self::NoSource(_) => "see which region is well (domicile status)".to_owned(),
             Self::Lacks { region, .. } => format!("see what holds {region} up (domicile status)"),
             Self::FewCopies { origin, .. } => {
                 format!("see why the others are behind {} (domicile status)", origin.region)
@@ -101,6 +120,14 @@ impl fmt::Display for Obstacle {
             Self::Moves(ranges) => write!(out, "partitions {} are being moved", list(ranges)),
             Self::Runs(region) => write!(out, "the agent of region {region} still runs"),
             Self::Silent(region) => write!(out, "region {region} does not answer"),
+            Self::Absent(region) => write!(out, "the agent of region {region} does not answer"),
+            Self::Unaware { region, of } => {
+                write!(out, "the agent of region {region} does not know of region {of}")
+            }
+            Self::NoSource(Some(region)) => {
+                write!(out, "region {region} is no member that answers and shows everything")
+            }
+            Self::NoSource(None) => write!(out, "no member answers that shows everything"),
             Self::Lacks { region, origin, shown, end } => {
                 write!(out, "region {region} shows {origin} up to {shown}, not yet up to {end}")
             }
@@ -112,6 +139,50 @@ impl fmt::Display for Obstacle {
             }
         }
     }
+}
+
+/// Returns from which member `newcomer` may have its rows: from `from` if that is given. `unaware` are
+/// those whose configuration does not name it.
+pub fn addable(
+    newcomer: &RegionId,
+    from: Option<&RegionId>,
+    facts: &Facts,
+    unaware: &BTreeSet<RegionId>,
+) -> Result<RegionId, Vec<Obstacle>> {
+    let reachable = |region| facts.regions.get(region).is_some_and(|seen| seen.reachable);
+    let mut found = Vec::new();
+    if !reachable(newcomer) {
+        found.push(Obstacle::Absent(newcomer.clone()));
+    }
+    for member in facts.ownership.members() {
+        if !reachable(member) {
+            found.push(Obstacle::Silent(member.clone()));
+        } else if unaware.contains(member) {
+            let (region, of) = (member.clone(), newcomer.clone());
+            found.push(Obstacle::Unaware { region, of });
+        }
+    }
+    let whole = |region: &&RegionId| {
+        let seen = facts.regions.get(*region);
+        seen.is_some_and(|seen| seen.reachable && !seen.left_behind)
+            && from.is_none_or(|from| from == *region)
+    };
+    let source = facts.ownership.members().iter().find(whole);
+    if source.is_none() {
+        found.push(Obstacle::NoSource(from.cloned()));
+    }
+    match source {
+        Some(source) if found.is_empty() => Ok(source.clone()),
+        _ => Err(found),
+    }
+}
+
+/// Returns the last incarnation of `region` of which others hold records; 0 when there is none.
+pub fn last_incarnation(region: &RegionId, facts: &Facts) -> u32 {
+    let logs = facts.regions.iter().filter(|(other, _)| *other != region);
+    let held = logs.flat_map(|(_, seen)| seen.flushed.iter());
+    let held = held.filter(|(origin, end)| origin.region == *region && *end > Lsn::ZERO);
+    held.map(|(origin, _)| origin.incarnation).max().unwrap_or(0)
 }
 
 /// Up to where `region` may hold copies that commits of the other regions were acknowledged for.
@@ -126,8 +197,10 @@ pub fn counted_on(region: &RegionId, facts: &Facts) -> Frontier {
 }
 
 /// Everything that stands in the way of removing `region`, on which others [`counted_on`] so far.
+/// One that `comes_back`, seeded again, may be the home of rows, and leave one region behind.
 pub fn obstacles(
     region: &RegionId,
+    comes_back: bool,
     scheme: &Scheme,
     facts: &Facts,
     counted_on: &Frontier,
@@ -135,13 +208,15 @@ pub fn obstacles(
     let mut found = Vec::new();
     if let Scheme::Home { regions } = scheme
         && regions.contains(region)
+        && !comes_back
     {
         found.push(Obstacle::IsNamed(region.clone()));
     }
     let answers = facts.regions.get(region).is_some_and(|seen| seen.reachable);
-    let others: Vec<_> = facts.regions.iter().filter(|(other, _)| *other != region).collect();
+    let stays = |other: &RegionId| other != region && facts.ownership.members().contains(other);
+    let others: Vec<_> = facts.regions.iter().filter(|(other, _)| stays(other)).collect();
     let copies = facts.rpo.copies();
-    let (left, needed) = (others.len(), copies.max(1) + 1);
+    let (left, needed) = (others.len(), copies.max(usize::from(!comes_back)) + 1);
     if left < needed {
         found.push(Obstacle::IsNeeded { left, needed });
     }
@@ -240,7 +315,7 @@ mod tests {
         Facts {
             now: Time(0),
             rpo: Rpo::None,
-            ownership: Ownership::initial(2, &owners),
+            ownership: Ownership::initial(2, &owners).with_members(["ap", "eu", "us"].map(region)),
             ownership_revision: 1,
             regions: BTreeMap::from([
                 (region("ap"), seen(false, Frontier::default())),
@@ -255,28 +330,62 @@ mod tests {
     #[test]
     fn a_region_that_is_gone_is_removed_once_the_others_show_its_log() {
         assert_eq!(
-            obstacles(&region("ap"), &HASH, &facts(&["eu", "us"], 90), &Frontier::default()),
+            obstacles(&region("ap"), false, &HASH, &facts(&["eu", "us"], 90), &Frontier::default()),
             []
         );
         let found =
-            obstacles(&region("ap"), &HASH, &facts(&["eu", "us"], 80), &Frontier::default());
+            obstacles(&region("ap"), false, &HASH, &facts(&["eu", "us"], 80), &Frontier::default());
         let [lacks] = found.as_slice() else { panic!("{found:?}") };
         assert!(lacks.passes());
         assert_eq!(lacks.to_string(), "region us shows ap-1 up to 0/50, not yet up to 0/5A");
     }
 
     #[test]
+    fn a_region_is_added_when_every_member_keeps_its_log_for_it() {
+        let sa = region("sa");
+        let mut facts = facts(&["eu", "us"], 90);
+        let add = |facts: &Facts, from: Option<&str>, unaware: &[&str]| {
+            let unaware = unaware.iter().map(|name| region(name)).collect();
+            addable(&region("sa"), from.map(region).as_ref(), facts, &unaware)
+        };
+        assert_eq!(
+            add(&facts, None, &["us"]),
+            Err(vec![
+                Obstacle::Absent(sa.clone()),
+                Obstacle::Silent(region("ap")),
+                Obstacle::Unaware { region: region("us"), of: sa.clone() },
+            ])
+        );
+        let seen = facts.regions[&region("us")].clone();
+        facts.regions.insert(sa.clone(), seen.clone());
+        facts.regions.insert(region("ap"), RegionFacts { left_behind: true, ..seen });
+        assert_eq!(add(&facts, None, &[]), Ok(region("eu")), "the first that lacks nothing");
+        assert_eq!(add(&facts, Some("us"), &[]), Ok(region("us")));
+        for from in ["ap", "sa"] {
+            let found = Err(vec![Obstacle::NoSource(Some(region(from)))]);
+            assert_eq!(add(&facts, Some(from), &[]), found);
+        }
+        assert_eq!(last_incarnation(&region("ap"), &facts), 1, "others hold its log");
+        assert_eq!(last_incarnation(&sa, &facts), 0);
+    }
+
+    #[test]
     fn what_it_owns_must_have_moved() {
         let facts = facts(&["eu", "ap"], 90);
-        let found = obstacles(&region("ap"), &HASH, &facts, &Frontier::default());
+        let found = obstacles(&region("ap"), false, &HASH, &facts, &Frontier::default());
         let [owns @ Obstacle::Owns { answers: false, .. }] = found.as_slice() else {
             panic!("{found:?}")
         };
         assert!(owns.way_out().contains("failover --from ap"), "{}", owns.way_out());
         let fence = OwnershipChange::Fence { from: region("ap"), run: RunId("1".into()) };
         let ownership = facts.ownership.apply(&fence).unwrap();
-        let found =
-            obstacles(&region("ap"), &HASH, &Facts { ownership, ..facts }, &Frontier::default());
+        let found = obstacles(
+            &region("ap"),
+            false,
+            &HASH,
+            &Facts { ownership, ..facts },
+            &Frontier::default(),
+        );
         assert!(matches!(found.as_slice(), [Obstacle::Moves(_)]), "{found:?}");
     }
 
@@ -285,7 +394,7 @@ mod tests {
         let mut facts = facts(&["eu", "us"], 90);
         facts.regions.get_mut(&region("us")).unwrap().reachable = false;
         facts.regions.get_mut(&region("ap")).unwrap().reachable = true;
-        let found = obstacles(&region("ap"), &HASH, &facts, &Frontier::default());
+        let found = obstacles(&region("ap"), false, &HASH, &facts, &Frontier::default());
         assert_eq!(found, [Obstacle::Runs(region("ap")), Obstacle::Silent(region("us"))]);
     }
 
@@ -294,12 +403,18 @@ mod tests {
         let mut facts = facts(&["eu", "us"], 90);
         let home = Scheme::Home { regions: vec![region("eu"), region("ap")] };
         assert_eq!(
-            obstacles(&region("ap"), &home, &facts, &Frontier::default()),
+            obstacles(&region("ap"), false, &home, &facts, &Frontier::default()),
             [Obstacle::IsNamed(region("ap"))]
         );
         facts.regions.remove(&region("us"));
         assert_eq!(
-            obstacles(&region("ap"), &HASH, &facts, &Frontier::default()),
+            obstacles(&region("ap"), false, &HASH, &facts, &Frontier::default()),
+            [Obstacle::IsNeeded { left: 1, needed: 2 }]
+        );
+        assert_eq!(obstacles(&region("ap"), true, &home, &facts, &Frontier::default()), []);
+        facts.rpo = Rpo::Zero { copies: 1 };
+        assert_eq!(
+            obstacles(&region("ap"), true, &home, &facts, &Frontier::default()),
             [Obstacle::IsNeeded { left: 1, needed: 2 }]
         );
     }
@@ -317,7 +432,7 @@ mod tests {
         let seen = reaches("us", 40);
         let counted_on = counted_on(&region("ap"), &seen);
         assert_eq!(counted_on, Frontier::from_iter([(eu.clone(), Lsn(50))]));
-        let found = |facts: &Facts| obstacles(&region("ap"), &HASH, facts, &counted_on);
+        let found = |facts: &Facts| obstacles(&region("ap"), false, &HASH, facts, &counted_on);
         let few = found(&seen);
         assert!(
             matches!(few.as_slice(), [Obstacle::FewCopies { have: 0, copies: 1, .. }]),

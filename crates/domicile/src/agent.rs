@@ -49,19 +49,24 @@ use crate::repair::Repairer;
 use crate::report::Reporter;
 use crate::retain::Retainer;
 use crate::routes::RoutePublisher;
+use crate::seed::source::Snapshots;
+use crate::seed::{self, Newcomer};
 use crate::shared::Keeper;
-use crate::status::RegionStatus;
+use crate::status::{RegionStatus, SeedingStatus};
 use crate::tail::{Examined, Tails};
 use crate::tenure::{Tenure, TenureState};
 use crate::{guards, log, peer};
 
+/// How long a region that was a member starts up without knowing whether it still is one.
+const DIRECTORY_WAIT_MAX: Duration = Duration::from_secs(3);
 const PARK_BUDGET: Duration = Duration::from_secs(10);
 
 /// Why an agent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     Stopped,
-    /// Another incarnation of its log begins: it has to start anew.
+    /// Another incarnation of its log begins, or the region has joined the cluster: it has to start
+    /// anew.
     Anew,
 }
 
@@ -78,9 +83,14 @@ pub async fn run(
     let parts = Parts::build(config.clone(), here.clone(), &shutdown).await?;
     let (origin, logs) = (parts.origin.clone(), parts.logs.clone());
     let mut incarnations = parts.incarnations.clone();
-    let mut tasks = JoinSet::new();
-    parts.start(listeners, &shutdown, &mut tasks).await?;
-    tracing::info!(%region, %origin, "agent started");
+    let (mut tasks, joined) = (JoinSet::new(), CancellationToken::new());
+    if parts.is_newcomer().await {
+        parts.start_newcomer(listeners, &joined, &shutdown, &mut tasks);
+        tracing::info!(%region, %origin, "agent started; the region is not a member of the cluster yet");
+    } else {
+        parts.start(listeners, &shutdown, &mut tasks).await?;
+        tracing::info!(%region, %origin, "agent started");
+    }
     loop {
         let named = origins::incarnation(&incarnations.borrow_and_update(), &region);
         if named > origin.incarnation {
@@ -92,6 +102,10 @@ pub async fn run(
         }
         tokio::select! {
             Ok(()) = incarnations.changed() => {}
+            () = joined.cancelled() => {
+                tracing::info!(%region, "the region is a member now: the agent starts anew");
+                return Ok(Ended::Anew);
+            }
             ended = tasks.join_next() => match ended {
                 None => return Ok(Ended::Stopped),
                 Some(Err(panic)) => {
@@ -213,8 +227,78 @@ impl Parts {
         })
     }
 
+    /// Has this region to be seeded before it may take part?
+    ///
+    /// Where there is no ownership yet, the cluster begins with all regions. A region that has taken
+    /// part before starts without a directory too: it gets no lease before it is asked.
+    async fn is_newcomer(&self) -> bool {
+        let mut ownership = self.ownership.clone();
+        let known = ownership.wait_for(|view| view.connected || view.ownership.is_some());
+        let known = match self.continuity.captured_before() {
+            true => tokio::time::timeout(DIRECTORY_WAIT_MAX, known).await.ok(),
+            false => Some(known.await),
+        };
+        let known = known.and_then(Result::ok).and_then(|view| view.ownership.clone());
+        known.is_some_and(|ownership| !ownership.members().contains(&self.here.id))
+    }
+
+    /// Only what seeds this region and says how far that is.
+    fn start_newcomer(
+        self,
+        listeners: Listeners,
+        joined: &CancellationToken,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let tenure = watch::Sender::new(TenureState::default());
+        let seeding = watch::Sender::new(SeedingStatus::default());
+        let status = watch::Sender::new(Arc::new(RegionStatus::default()));
+        let observer = self.observer(status.subscribe());
+        self.start_peer_server(listeners.peer, status.subscribe(), true, shutdown, tasks);
+        tasks.spawn(observer.clone().run(shutdown.clone()));
+        let seen = Some(seeding.subscribe());
+        let reporter = self.reporter(&observer, tenure.subscribe(), seen, status);
+        tasks.spawn(reporter.run(shutdown.clone()));
+        let follower = Box::new(self.follower(true));
+        let newcomer = Newcomer::new(seed::Parts {
+            config: self.config,
+            region: self.here.id,
+            postgres: self.here.postgres,
+            data: self.here.data.into(),
+            logs: self.logs,
+            continuity: self.continuity,
+            directory: self.directory,
+            ownership: self.ownership,
+            incarnations: self.incarnations,
+            peers: self.peers,
+            follower,
+            notices: self.notices,
+            tenure,
+            status: seeding,
+        });
+        tasks.spawn(newcomer.run(joined.clone(), shutdown.clone()));
+    }
+
+    fn observer(&self, own_status: watch::Receiver<Arc<RegionStatus>>) -> Observer {
+        Observer::new(Sources {
+            config: self.config.clone(),
+            region: self.here.id.clone(),
+            clock: self.clock,
+            leases: self.leases.clone(),
+            ownership: self.ownership.clone(),
+            reseeds: self.reseeds.clone(),
+            logs: self.logs.clone(),
+            positions: self.positions.clone(),
+            own_status,
+            peers: self.peers.clone(),
+        })
+    }
+
     /// Makes what follows the log of an origin.
-    fn follower(&self) -> impl Fn(&Origin, Log) -> Follower + Send + Sync + use<> {
+    fn follower(
+        &self,
+        begins_anywhere: bool,
+    ) -> impl Fn(&Origin, Log) -> Follower + Send + Sync + use<> {
         let (cluster, region) = (self.config.cluster.clone(), self.here.id.clone());
         let (peers, intake) = (self.peers.clone(), self.intake.clone());
         let (positions, directory) = (self.positions.clone(), self.directory.clone());
@@ -233,6 +317,7 @@ impl Parts {
                 positions: positions.clone(),
                 directory: directory.clone(),
                 notices: notices.clone(),
+                begins_anywhere,
             }
         }
     }
@@ -248,18 +333,7 @@ impl Parts {
         let capture = self.capture(tenure_state.subscribe());
         let stopping = shutdown.clone();
         let (judging, barriers) = (capture.judging(), capture.barriers());
-        let observer = Observer::new(Sources {
-            config: self.config.clone(),
-            region: self.here.id.clone(),
-            clock: self.clock,
-            leases: self.leases.clone(),
-            ownership: self.ownership.clone(),
-            reseeds: self.reseeds.clone(),
-            logs: self.logs.clone(),
-            positions: self.positions.clone(),
-            own_status: status.subscribe(),
-            peers: self.peers.clone(),
-        });
+        let observer = self.observer(status.subscribe());
         let tenure = Tenure {
             config: self.config.clone(),
             region: self.here.id.clone(),
@@ -275,7 +349,7 @@ impl Parts {
             state: tenure_state.clone(),
         };
         let recovery = Recovery {
-            follower: self.follower()(&self.origin, self.own_log.clone()),
+            follower: self.follower(false)(&self.origin, self.own_log.clone()),
             must_reach: self.must_reach,
             captured_before: self.continuity.captured_before(),
         };
@@ -300,12 +374,11 @@ impl Parts {
         let kept = keeper.run(shutdown.clone());
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
         self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), judging)?;
-        self.start_peer_server(listeners.peer, status.subscribe(), shutdown, tasks);
+        self.start_peer_server(listeners.peer, status.subscribe(), false, shutdown, tasks);
         self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;
         tasks.spawn(observer.clone().run(shutdown.clone()));
-        tasks.spawn(
-            self.reporter(&observer, tenure_state.subscribe(), status).run(shutdown.clone()),
-        );
+        let reporter = self.reporter(&observer, tenure_state.subscribe(), None, status);
+        tasks.spawn(reporter.run(shutdown.clone()));
         tasks.spawn(self.operator(observer).run(shutdown.clone()));
         Ok(())
     }
@@ -350,7 +423,7 @@ impl Parts {
             gate: gate.clone(),
             repairs: repairs.clone(),
             incarnations: self.incarnations.clone(),
-            follower: Box::new(self.follower()),
+            follower: Box::new(self.follower(false)),
         };
         tasks.spawn(origins.run(shutdown.clone()));
         let examined = Examined::open(Path::new(&self.here.data), &self.config.cluster);
@@ -404,9 +477,11 @@ impl Parts {
         &self,
         listener: TcpListener,
         status: watch::Receiver<Arc<RegionStatus>>,
+        newcomer: bool,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) {
+        let (postgres, config) = (self.here.postgres.clone(), self.config.clone());
         let desk = Desk {
             config: self.config.clone(),
             region: self.here.id.clone(),
@@ -418,6 +493,8 @@ impl Parts {
             canary: Canary::new(self.here.postgres.clone()),
             status,
             postgres: self.here.postgres.clone(),
+            snapshots: Snapshots::new(postgres, config, self.origin.clone()),
+            newcomer,
         };
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
@@ -471,6 +548,7 @@ impl Parts {
         &self,
         observer: &Observer,
         tenure: watch::Receiver<TenureState>,
+        seeding: Option<watch::Receiver<SeedingStatus>>,
         status: watch::Sender<Arc<RegionStatus>>,
     ) -> Reporter {
         Reporter {
@@ -485,6 +563,7 @@ impl Parts {
             observer: observer.clone(),
             notices: self.notices.clone(),
             tenure,
+            seeding,
             status,
         }
     }

@@ -33,6 +33,7 @@ pub mod repair;
 pub mod report;
 pub mod retain;
 pub mod routes;
+mod seed;
 pub mod settings;
 mod shared;
 pub mod status;

@@ -61,6 +61,18 @@ pub fn incarnation_held(logs: &Logs, region: &RegionId) -> u32 {
     held.map(|(origin, _)| origin.incarnation).max().unwrap_or(1)
 }
 
+/// Returns the logs that are followed in region `own`: those of every other one.
+pub fn due(config: &Config, logs: &Logs, incarnations: &View, own: &RegionId) -> Vec<Origin> {
+    let others = config.regions.iter().filter(|r| r.id != *own);
+    others
+        .flat_map(|region| {
+            let held = incarnation_held(logs, &region.id);
+            let newest = held.max(incarnation(incarnations, &region.id));
+            (1..=newest).map(|number| Origin::new(region.id.clone(), number))
+        })
+        .collect()
+}
+
 impl Origins {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut started = BTreeSet::new();
@@ -69,7 +81,8 @@ impl Origins {
             tasks.spawn(self.apply(&origin, log, &shutdown));
         }
         loop {
-            let due = self.due();
+            let view = self.incarnations.borrow_and_update().clone();
+            let due = due(&self.config, &self.logs, &view, &self.origin.region);
             for origin in due.into_iter().filter(|origin| started.insert(origin.clone())) {
                 if let Err(error) = self.start(&origin, &mut tasks, &shutdown) {
                     tracing::error!(%origin, "is not followed: {error:#}");
@@ -90,18 +103,6 @@ impl Origins {
     fn departed(&self) -> Vec<(Origin, Log)> {
         let here = |origin: &Origin| self.config.regions.iter().any(|r| r.id == origin.region);
         self.logs.all().into_iter().filter(|(origin, _)| !here(origin)).collect()
-    }
-
-    fn due(&mut self) -> Vec<Origin> {
-        let view = self.incarnations.borrow_and_update().clone();
-        let others = self.config.regions.iter().filter(|r| r.id != self.origin.region);
-        others
-            .flat_map(|region| {
-                let held = incarnation_held(&self.logs, &region.id);
-                let newest = held.max(incarnation(&view, &region.id));
-                (1..=newest).map(|number| Origin::new(region.id.clone(), number))
-            })
-            .collect()
     }
 
     fn start(

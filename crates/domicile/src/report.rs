@@ -18,7 +18,9 @@ use crate::notices::Notices;
 use crate::observe::Observer;
 use crate::positions::Positions;
 use crate::postgres::session;
-use crate::status::{Condition, OwnedRange, PeerStatus, RegionStatus, log_ends, probe_word};
+use crate::status::{
+    Condition, OwnedRange, PeerStatus, RegionStatus, SeedingStatus, log_ends, probe_word,
+};
 use crate::tenure::TenureState;
 
 const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -39,6 +41,8 @@ pub struct Reporter {
     pub observer: Observer,
     pub notices: Notices,
     pub tenure: watch::Receiver<TenureState>,
+    /// Of a region that is no member yet.
+    pub seeding: Option<watch::Receiver<SeedingStatus>>,
     pub status: watch::Sender<Arc<RegionStatus>>,
 }
 
@@ -155,6 +159,7 @@ impl Reporter {
             repairs_pending: counted.repairs_pending,
             migration: counted.migration,
             conditions: self.conditions(&tenure, &view),
+            seeding: self.seeding.as_ref().map(|seeding| seeding.borrow().clone()),
         }
     }
 

@@ -60,6 +60,26 @@ pub struct RegionStatus {
     pub migration: i64,
     /// Named states that a person may want to know of.
     pub conditions: Vec<Condition>,
+    /// Of a region that is not a member of the cluster yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeding: Option<SeedingStatus>,
+}
+
+/// How far a region is on its way into the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SeedingStatus {
+    /// Which seeding; empty until somebody asks for one.
+    pub seed: String,
+    /// The region whose rows are copied.
+    pub from: String,
+    /// What it is at.
+    pub step: String,
+    /// Why it does not go on before a person does something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    pub rows: u64,
+    /// About so many rows there are; they may be more.
+    pub rows_estimate: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

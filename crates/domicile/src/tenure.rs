@@ -45,8 +45,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How long moving sequences may hold this loop up: no value is drawn twice without that, only a
 /// smaller one later.
 const ADVANCE_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Held by the one agent that may act for this database.
-const AGENT_LOCK: i64 = 0x646f_6d69_6369_6c65;
 /// Attempts at a compare-and-set before the facts are gathered anew.
 const CAS_ATTEMPTS: usize = 8;
 
@@ -163,11 +161,7 @@ impl Tenure {
         let wal_end: String =
             client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.get(0);
         let wal_end: Lsn = wal_end.parse()?;
-        let alone: bool =
-            client.query_one("SELECT pg_try_advisory_lock($1)", &[&AGENT_LOCK]).await?.get(0);
-        if !alone {
-            bail!("another agent is acting for this database");
-        }
+        guard::be_alone(&client).await?;
         let verdict = self.continuity.examine(&client).await?;
         if matches!(&verdict, Verdict::Broken(why) if !why.may_apply()) {
             self.continuity.check()?;

@@ -1,8 +1,10 @@
-//! Can a region be taken out of the cluster for good, under writes, without being there?
+//! Can a region be taken out of the cluster for good, under writes, without being there? Does one come
+//! into it under writes, with every row, and count and own from then on?
 //!
 //! Three regions; small logs, so that what is kept for nobody shows.
 
-use std::process::Command;
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,11 +32,7 @@ async fn a_region_that_is_gone_is_removed_under_writes_and_nobody_waits_for_it()
     config.lease = Duration::from_secs(20);
     let mut regions = Regions::create(config).await.unwrap();
     start(&mut regions).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let writers: Vec<_> = STAY
-        .iter()
-        .map(|region| tokio::spawn(write(regions.postgres(region), region, stop.clone())))
-        .collect();
+    let writers = Writers::start(&regions);
 
     // The others' records name it as a cause.
     let ap = regions.connect("ap").await.unwrap();
@@ -76,37 +74,44 @@ async fn a_region_that_is_gone_is_removed_under_writes_and_nobody_waits_for_it()
     .await;
 
     // The operator rolls the configuration.
+    let with_ap = configurations(&regions);
     for region in STAY {
-        let file = regions.config_file(region).to_owned();
-        let text = std::fs::read_to_string(&file).unwrap();
-        let begin = text.find("[[region]]\nname = \"ap\"").unwrap();
-        let end = begin + text[begin..].find("[[table]]").unwrap();
-        std::fs::write(&file, format!("{}{}", &text[..begin], &text[end..])).unwrap();
-        regions.kill_agent(region);
-        regions.start_agent(region).unwrap();
-        eventually(&format!("{region} writes without ap"), async || {
-            let status = regions.status(region).await.map_err(|e| e.to_string())?;
-            match status.lease_live && status.peers.len() == 1 && status.peers[0].connected {
-                true => Ok(()),
-                false => Err(format!("{status:?}")),
-            }
-        })
-        .await;
+        write_configuration(&regions, region, &without_ap(&with_ap[region]));
+        restart_agent(&mut regions, region, 1).await;
     }
-    stop.store(true, Ordering::Relaxed);
-    for writer in writers {
-        assert!(writer.await.unwrap() > 100, "a writer hardly wrote");
+
+    // It comes back, with what it has: as another incarnation, and only where that may go.
+    for region in STAY {
+        write_configuration(&regions, region, &with_ap[region]);
+        restart_agent(&mut regions, region, 1).await;
     }
-    eventually("eu and us show the same", async || {
-        let mut sums: Vec<String> = Vec::new();
-        for region in STAY {
-            let client = regions.connect(region).await.map_err(|e| e.to_string())?;
-            let sql = "SELECT count(*) || ' ' || sum(hashtext(item::text)) FROM item";
-            sums.push(client.query_one(sql, &[]).await.map_err(|e| e.to_string())?.get(0));
-        }
-        if sums[0] == sums[1] { Ok(()) } else { Err(format!("{sums:?}")) }
-    })
-    .await;
+    regions.start_region("ap").await.unwrap();
+    let (report, code) = run(&regions, &["region", "add", "ap", "--json"]);
+    assert_eq!(code, 3, "{report:#}");
+    assert!(
+        report["refused"][0]["reason"].as_str().unwrap().contains("move the folder"),
+        "{report:#}"
+    );
+    regions.kill_agent("ap");
+    let folder = regions.folder().join("ap");
+    std::fs::rename(folder.join("agent"), folder.join("earlier life")).unwrap();
+    regions.start_agent("ap").unwrap();
+    let (report, code) = run(&regions, &["region", "add", "ap", "--json"]);
+    assert_eq!(code, 3, "{report:#}");
+    assert!(report["refused"][0]["reason"].as_str().unwrap().contains("--replace"), "{report:#}");
+    let (report, code) = run(&regions, &["region", "add", "ap", "--replace", "--json"]);
+    assert_eq!(code, 0, "{report:#}");
+    assert_eq!(regions.status("ap").await.unwrap().origin, "ap-2");
+    let (report, code) =
+        run(&regions, &["switchover", "--partitions", "0", "--to", "ap", "--json"]);
+    assert_eq!(code, 0, "{report:#}");
+    let ap = regions.connect("ap").await.unwrap();
+    let sql = "INSERT INTO item SELECT id, 0, 'by ap again' FROM generate_series(5000, 5500) id
+               WHERE domicile.partition_of(id::text) = 0";
+    assert!(ap.execute(sql, &[]).await.unwrap() > 10);
+
+    writers.stop().await;
+    alike(&regions, &["eu", "us", "ap"]).await;
     for region in STAY {
         let client = regions.connect(region).await.unwrap();
         let lost = client.query("SELECT FROM domicile.journal", &[]).await.unwrap();
@@ -114,12 +119,235 @@ async fn a_region_that_is_gone_is_removed_under_writes_and_nobody_waits_for_it()
     }
 }
 
+const MORE: &str = "CREATE TABLE item (id int PRIMARY KEY, n int, filling text);
+                    CREATE TABLE note (id int PRIMARY KEY, text text, long int GENERATED ALWAYS AS (length(text)) STORED);
+                    CREATE TABLE day (id int, at date, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+                    CREATE TABLE day_1 PARTITION OF day FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+                    CREATE TABLE day_2 PARTITION OF day FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+                    CREATE TABLE hits (id int PRIMARY KEY, n bigint)";
+const MORE_TABLES: &str = "[[table]]\nname = \"item\"\n
+                           [[table]]\nname = \"day\"\nkey = \"id\"\n
+                           [[table]]\nname = \"note\"\nkind = \"reference\"\n
+                           [[table]]\nname = \"hits\"\nkind = \"shared\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_is_added_under_writes_and_copying_goes_on_where_it_broke_off() {
+    let mut config = config(&["eu", "us", "ap"], "hash(id, 6)", 6);
+    config.seed_sql = MORE.to_owned();
+    config.tables = MORE_TABLES.to_owned();
+    config.more = LOG.to_owned();
+    config.lease = Duration::from_secs(20);
+    let mut regions = Regions::create(config).await.unwrap();
+    let with_ap = configurations(&regions);
+    for region in STAY {
+        write_configuration(&regions, region, &without_ap(&with_ap[region]));
+    }
+    regions.start_directory().unwrap();
+    for region in STAY {
+        let client = regions.connect(region).await.unwrap();
+        client.batch_execute("ALTER SYSTEM SET fsync = off").await.unwrap();
+        client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        regions.start_agent(region).unwrap();
+    }
+    for region in STAY {
+        writes(&regions, region, 1).await;
+    }
+    let eu = regions.connect("eu").await.unwrap();
+    let rows = "INSERT INTO note SELECT id, E'tab\\t line\\n back \\\\ ' || id FROM generate_series(1, 2000) id;
+                INSERT INTO hits SELECT id, id FROM generate_series(1, 500) id;
+                UPDATE hits SET n = n + 1; DELETE FROM hits WHERE id > 480;
+                INSERT INTO day SELECT id, date '2026-01-01' + id % 50 FROM generate_series(1, 3000) id
+                WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu'";
+    for sql in rows.split(';') {
+        eu.batch_execute(sql).await.unwrap();
+    }
+    let writers = Writers::start(&regions);
+    let (report, code) = run(&regions, &["region", "add", "ap", "--json"]);
+    assert_eq!(code, 2, "it is not configured: {report:#}");
+
+    for region in STAY {
+        write_configuration(&regions, region, &with_ap[region]);
+    }
+    restart_agent(&mut regions, "eu", 1).await;
+    let (report, code) = run(&regions, &["region", "add", "ap", "--json"]);
+    assert_eq!(code, 3, "{report:#}");
+    let reasons: Vec<&str> = report["refused"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["reason"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        reasons,
+        [
+            "the agent of region ap does not answer",
+            "the agent of region us does not know of region ap"
+        ]
+    );
+    restart_agent(&mut regions, "us", 1).await;
+    regions.start_agent("ap").unwrap();
+    eventually("ap says what it waits for", async || {
+        let status = regions.status("ap").await.map_err(|e| e.to_string())?;
+        match status.conditions.iter().any(|c| c.name == "not_a_member") {
+            true => Ok(()),
+            false => Err(format!("{status:?}")),
+        }
+    })
+    .await;
+    let (report, code) =
+        run(&regions, &["switchover", "--partitions", "0", "--to", "ap", "--json"]);
+    assert_eq!(code, 3, "nothing is given to it yet: {report:#}");
+
+    // One table is held; its agent dies when it has copied all others.
+    let ap = regions.connect("ap").await.unwrap();
+    ap.batch_execute("SET synchronous_commit = local; INSERT INTO hits VALUES (7, 7)")
+        .await
+        .unwrap();
+    let (report, code) = run(&regions, &["region", "add", "ap", "--json"]);
+    assert_eq!(code, 3, "{report:#}");
+    assert!(
+        report["refused"][0]["reason"].as_str().unwrap().contains("hits has rows"),
+        "{report:#}"
+    );
+    ap.batch_execute("BEGIN; LOCK TABLE note IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let mut adding =
+        command(&regions, &["region", "add", "ap", "--from", "us", "--replace", "--json"]);
+    let adding = adding.spawn().unwrap();
+    // TRUNCATE waits for it too.
+    let blocked = regions.connect("ap").await.unwrap();
+    eventually("the seeding waits for the lock", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let row = blocked.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        if row.get::<_, i64>(0) > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
+    })
+    .await;
+    // From here on it may be emptied and not written to.
+    ap.batch_execute("COMMIT; BEGIN; LOCK TABLE note IN SHARE MODE").await.unwrap();
+    let copied = async |client: &tokio_postgres::Client| -> Result<i64, String> {
+        let sql = "SELECT count(*) FROM domicile.seeding";
+        Ok(client.query_one(sql, &[]).await.map_err(|e| e.to_string())?.get(0))
+    };
+    eventually("all but one are copied", async || match copied(&blocked).await? {
+        10 => Ok(()),
+        count => Err(format!("{count} are noted")),
+    })
+    .await;
+    regions.kill_agent("ap");
+    regions.start_agent("ap").unwrap();
+    eventually("the agent goes on", async || {
+        let log = std::fs::read_to_string(regions.agent_log("ap")).map_err(|e| e.to_string())?;
+        if log.contains("copying goes on") { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    ap.batch_execute("ROLLBACK").await.unwrap();
+    let added = adding.wait_with_output().unwrap();
+    assert_eq!(added.status.code(), Some(0), "{added:?}");
+    let row =
+        ap.query_one("SELECT n_tup_ins FROM pg_stat_user_tables WHERE relname = 'day_1'", &[]);
+    let inserted: i64 = row.await.unwrap().get(0);
+    let row = ap.query_one("SELECT count(*) FROM ONLY day_1", &[]).await.unwrap();
+    assert_eq!(inserted, row.get::<_, i64>(0), "what was copied is not copied again");
+
+    // It owns, and it counts: with the other one away, its copy is the one that is waited for.
+    let (report, code) =
+        run(&regions, &["switchover", "--partitions", "0", "--to", "ap", "--json"]);
+    assert_eq!(code, 0, "{report:#}");
+    let sql = "UPDATE hits SET n = n + 10";
+    assert_eq!(ap.execute(sql, &[]).await.unwrap(), 480);
+    let sql = "INSERT INTO item SELECT id, 0, 'by ap' FROM generate_series(5000, 5500) id
+               WHERE domicile.partition_of(id::text) = 0";
+    assert!(ap.execute(sql, &[]).await.unwrap() > 10);
+    writers.stop().await;
+    alike(&regions, &["eu", "us", "ap"]).await;
+    regions.kill_region("us");
+    eu.execute("UPDATE note SET text = text || ' and more' WHERE id = 1", &[]).await.unwrap();
+    let (report, code) = run(&regions, &["verify", "--region", "eu", "--region", "ap", "--json"]);
+    assert_eq!(code, 0, "{report:#}");
+    for region in ["eu", "ap"] {
+        let client = regions.connect(region).await.unwrap();
+        let lost = client.query("SELECT FROM domicile.journal", &[]).await.unwrap();
+        assert!(lost.is_empty(), "{region} journals");
+    }
+}
+
+/// Two regions' writers, each of rows that its region owned at the beginning.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<usize>>,
+}
+
+impl Writers {
+    fn start(regions: &Regions) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let start = |region: &&'static str| {
+            tokio::spawn(write(regions.postgres(region), region, stop.clone()))
+        };
+        let tasks = STAY.iter().map(start).collect();
+        Self { stop, tasks }
+    }
+
+    async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            assert!(task.await.unwrap() > 100, "a writer hardly wrote");
+        }
+    }
+}
+
+fn configurations(regions: &Regions) -> BTreeMap<&'static str, String> {
+    let read = |region| (region, std::fs::read_to_string(regions.config_file(region)).unwrap());
+    STAY.map(read).into()
+}
+
+fn write_configuration(regions: &Regions, region: &str, text: &str) {
+    std::fs::write(regions.config_file(region), text).unwrap();
+}
+
+fn without_ap(text: &str) -> String {
+    let begin = text.find("[[region]]\nname = \"ap\"").unwrap();
+    let end = begin + text[begin..].find("[[table]]").unwrap();
+    format!("{}{}", &text[..begin], &text[end..])
+}
+
+async fn restart_agent(regions: &mut Regions, region: &str, connected: usize) {
+    regions.kill_agent(region);
+    regions.start_agent(region).unwrap();
+    writes(regions, region, connected).await;
+}
+
+async fn writes(regions: &Regions, region: &str, connected: usize) {
+    eventually(&format!("{region} writes"), async || {
+        let status = regions.status(region).await.map_err(|e| e.to_string())?;
+        let peers = status.peers.iter().filter(|peer| peer.connected).count();
+        match status.lease_live && peers >= connected {
+            true => Ok(()),
+            false => Err(format!("{status:?}")),
+        }
+    })
+    .await;
+}
+
+async fn alike(regions: &Regions, names: &[&str]) {
+    eventually("the regions show the same", async || {
+        let mut sums: Vec<String> = Vec::new();
+        for region in names {
+            let client = regions.connect(region).await.map_err(|e| e.to_string())?;
+            let sql = "SELECT count(*) || ' ' || sum(hashtext(item::text)) FROM item";
+            sums.push(client.query_one(sql, &[]).await.map_err(|e| e.to_string())?.get(0));
+        }
+        if sums.iter().all(|sum| *sum == sums[0]) { Ok(()) } else { Err(format!("{sums:?}")) }
+    })
+    .await;
+}
+
 /// Writes rows that this region owned at the beginning, until it is told to stop.
 async fn write(postgres: String, region: &'static str, stop: Arc<AtomicBool>) -> usize {
     let client = domicile::postgres::session::connect(&postgres, "test").await.unwrap();
     client.batch_execute("SET synchronous_commit = on; SET search_path = public").await.unwrap();
+    // Partition 0 moves meanwhile.
     let sql = "SELECT id FROM generate_series(1, 1000) id
-               WHERE (domicile.entry(domicile.partition_of(id::text))).owner = $1";
+               WHERE (domicile.entry(domicile.partition_of(id::text))).owner = $1
+                 AND domicile.partition_of(id::text) <> 0";
     let rows = client.query(sql, &[&region]).await.unwrap();
     let owned: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
     let mut commits = 0;
@@ -142,10 +370,15 @@ async fn log_bytes(regions: &Regions) -> Result<Vec<u64>, String> {
     Ok(all)
 }
 
-fn run(regions: &Regions, arguments: &[&str]) -> (Json, i32) {
+fn command(regions: &Regions, arguments: &[&str]) -> Command {
     let mut command = Command::new(regions.binary());
     command.args(arguments).arg("--config").arg(regions.config_file("eu"));
-    let output = command.output().unwrap();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(regions: &Regions, arguments: &[&str]) -> (Json, i32) {
+    let output = command(regions, arguments).output().unwrap();
     let report = serde_json::from_slice(&output.stdout);
     (report.unwrap_or_else(|_| Json::String(format!("{output:?}"))), output.status.code().unwrap())
 }

@@ -22,7 +22,7 @@ mod writer;
 
 pub use migration::CONDITION as MIGRATION_FAILED;
 pub use statement::Text;
-pub(crate) use writer::open_session;
+pub(crate) use writer::{become_applier, open_session};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -216,7 +216,11 @@ impl Writer {
 /// it commits is recognised when it is captured.
 pub(crate) async fn open_session(client: &Client, config: &ApplierConfig) -> anyhow::Result<()> {
     config.continuity.same_system(client).await?;
-    let origin_name = format!("{ORIGIN_PREFIX}{}", config.origin);
+    become_applier(client, &format!("{ORIGIN_PREFIX}{}", config.origin)).await
+}
+
+/// The same under any name of a replication origin.
+pub(crate) async fn become_applier(client: &Client, origin_name: &str) -> anyhow::Result<()> {
     client
         .batch_execute("SET session_replication_role = replica; SET synchronous_commit = off")
         .await

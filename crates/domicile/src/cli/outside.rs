@@ -50,6 +50,16 @@ impl Outside {
         })
     }
 
+    /// The regions whose agents run by a configuration in which `region` does not stand.
+    pub fn unaware_of(&self, region: &RegionId) -> BTreeSet<RegionId> {
+        let told =
+            self.statuses.iter().filter_map(|(of, status)| Some((of, status.as_ref().ok()?)));
+        let unaware = told.filter(|(of, status)| {
+            *of != region && status.peers.iter().all(|peer| peer.region != region.as_str())
+        });
+        unaware.map(|(of, _)| of.clone()).collect()
+    }
+
     /// What a plan is made of. Only durations come from other clocks: "now" is arbitrary here.
     pub fn facts(&self, config: &Config) -> Facts {
         let now = Time(1 << 40);

@@ -1,23 +1,34 @@
-//! How does a region leave the cluster?
+//! How does a region come into the cluster, and how does it leave?
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
-use domicile_core::membership::{Obstacle, counted_on, obstacles};
+use domicile_core::membership::{Obstacle, addable, counted_on, last_incarnation, obstacles};
+use domicile_core::ownership::OwnershipChange;
 use domicile_core::retention::LeftBehind;
+use domicile_core::runbook::Facts;
+use domicile_core::time::Millis;
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
-use super::outside::Outside;
+use super::outside::{Outside, ask, read_ownership};
 use super::{Context, Exit, UsageError};
 use crate::directory::Written;
-use crate::directory::documents::{lower_left_behind, reseed_key};
+use crate::directory::change::{begin_incarnation, change_ownership};
+use crate::directory::documents::{
+    RESEED_PREFIX, SeedDocument, json as json_of, lift_left_behind, lower_left_behind, reseed_key,
+    seed_key,
+};
 
+/// Until the agent of a new member has started anew and made its slot.
+const LEASE_WAIT_MAX: Duration = Duration::from_secs(120);
+/// A region that is behind by no more shows what the others show.
+const KEEPS_UP: Millis = Millis(1000);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
@@ -28,6 +39,8 @@ pub struct RegionCommand {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Copy what the cluster shows to a new region, under writes, and make it a member
+    Add(Add),
     /// Keep nothing for a region any more, so that it can be taken out of the configuration
     Remove(Remove),
 }
@@ -40,37 +53,217 @@ every other region must show what any of them holds of its log. Of the others' l
 for it. Take it out of domicile.toml next, and restart the agents one by one
 (docs/operating/regions.md).
 
+A region that said reseed_needed comes back: its rows stay, and it stays in domicile.toml; move its
+agent's folder away, start it again, and have it seeded with \"domicile region add ap --replace\".
+
 Ends with 3 when it is refused, with the reasons.
 
 Examples:
-  domicile region remove ap"
+  domicile region remove ap
+  domicile region remove ap --comes-back"
 )]
 pub struct Remove {
     region: RegionId,
     /// How long to wait until the others hold what it held
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait: u64,
+    /// It will be added again: it may be the home of rows
+    #[arg(long)]
+    comes_back: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Every domicile.toml names the new region already, and every agent was restarted with that; so was the
+new region's own, which waits. Its database has the schema and no rows.
+
+Its agent copies the tables of one region as a single snapshot shows them, and meanwhile the logs of
+all; then it applies what came after the snapshot, and may own partitions. Nobody waits for any of it.
+It goes on when this command ends early: the same command then shows how far it is.
+
+Ends with 3 when it is refused, with the reasons (docs/operating/regions.md).
+
+Examples:
+  domicile region add ap
+  domicile region add ap --from eu
+  domicile region add ap --replace"
+)]
+pub struct Add {
+    region: RegionId,
+    /// The region whose rows are copied; by default the first that answers
+    #[arg(long, value_name = "NAME")]
+    from: Option<RegionId>,
+    /// Remove the rows that the new region's tables have already
+    #[arg(long)]
+    replace: bool,
 }
 
 impl RegionCommand {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         match self.command {
+            Command::Add(add) => add.run(context, &config).await,
             Command::Remove(remove) => remove.run(context, &config).await,
         }
+    }
+}
+
+impl Add {
+    async fn run(self, context: &Context, config: &Config) -> anyhow::Result<Exit> {
+        check_configured(&self.region, config)?;
+        let outside = Outside::look(config).await?;
+        let facts = outside.facts(config);
+        if !facts.ownership.members().contains(&self.region) {
+            let unaware = outside.unaware_of(&self.region);
+            let from = match addable(&self.region, self.from.as_ref(), &facts, &unaware) {
+                Ok(from) => from,
+                Err(found) => return refuse(context, &found),
+            };
+            let seed = self.ask(&outside, &facts, &from).await?;
+            if let Some(why) = self.follow(context, config, &seed).await? {
+                let way_out = "it goes on by itself once that is done";
+                return print_refusals(context, &[(why, way_out.to_owned())]);
+            }
+        }
+        self.wait_until_it_keeps_up(context, config).await?;
+        let region = &self.region;
+        match context.output.is_json() {
+            true => context.output.print_json(&json!({ "added": region.as_str() }))?,
+            false => context.output.print(&format!(
+                "region \"{region}\" is a member; give it partitions with \"domicile switchover --to {region}\""
+            ))?,
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Writes down that the region is to be seeded, unless that stands there already. Returns which
+    /// seeding it is.
+    async fn ask(
+        &self,
+        outside: &Outside,
+        facts: &Facts,
+        from: &RegionId,
+    ) -> anyhow::Result<String> {
+        let directory = &outside.directory;
+        let before = last_incarnation(&self.region, facts);
+        if before > 0 {
+            // What it wrote when it was a member before stays what it was.
+            begin_incarnation(directory, &self.region, before).await?;
+        }
+        // It is waited for again.
+        for document in directory.read(RESEED_PREFIX).await?.documents {
+            if lift_left_behind(&document.value)?.region == self.region {
+                directory.write(&document.key, document.revision, None).await?;
+            }
+        }
+        let key = seed_key(&self.region);
+        let found = directory.get(&key).await?;
+        let known = found.as_ref().map(|document| serde_json::from_slice(&document.value));
+        let known: Option<SeedDocument> = known.transpose().context("read the seed document")?;
+        let wanted = SeedDocument {
+            id: uuid::Uuid::now_v7().to_string(),
+            from: from.to_string(),
+            replace: self.replace,
+        };
+        if let Some(known) = known
+            && (self.from.is_none() || known.from == wanted.from)
+            && (known.replace || !self.replace)
+        {
+            return Ok(known.id);
+        }
+        let seen = found.map_or(0, |document| document.revision);
+        match directory.write(&key, seen, Some(json_of(&wanted))).await? {
+            Written::At(_) => Ok(wanted.id),
+            Written::Conflict(_) => bail!("somebody else adds region {} too", self.region),
+        }
+    }
+
+    /// Shows how far it is until the region is a member; or why it does not become one.
+    async fn follow(
+        &self,
+        context: &Context,
+        config: &Config,
+        seed: &str,
+    ) -> anyhow::Result<Option<String>> {
+        let address = &config.region(&self.region).context("it is configured")?.peer;
+        let bar = context.output.bar("asks the agent");
+        loop {
+            if read_ownership(config).await?.members().contains(&self.region) {
+                bar.finish_and_clear();
+                return Ok(None);
+            }
+            match ask(address).await {
+                Ok(status) => {
+                    let seeding = status.seeding.unwrap_or_default();
+                    let ours = seeding.seed == seed;
+                    if let Some(refused) = seeding.refused.filter(|_| ours) {
+                        bar.finish_and_clear();
+                        return Ok(Some(refused));
+                    }
+                    let held_up = status.conditions.first().map(|condition| &condition.detail);
+                    bar.set_length(seeding.rows_estimate.max(seeding.rows));
+                    bar.set_position(seeding.rows);
+                    bar.set_message(held_up.filter(|_| ours).unwrap_or(&seeding.step).clone());
+                }
+                // It starts anew once it has joined.
+                Err(error) => bar.set_message(format!("{error:#}")),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Its agent starts anew as a member's, makes its slot and takes a lease; then it applies what
+    /// came while rows were copied.
+    async fn wait_until_it_keeps_up(
+        &self,
+        context: &Context,
+        config: &Config,
+    ) -> anyhow::Result<()> {
+        let spinner = context.output.spinner("waiting until it has a lease");
+        let deadline = Instant::now() + LEASE_WAIT_MAX;
+        let mut writes = false;
+        loop {
+            let facts = Outside::look(config).await?.facts(config);
+            let status = ask(&config.region(&self.region).context("it is configured")?.peer).await;
+            writes |= status.as_ref().is_ok_and(|s| s.seeding.is_none() && s.lease_live);
+            let behind = facts.regions.values().filter_map(|seen| seen.staleness.get(&self.region));
+            let behind = behind.max().copied().unwrap_or_default();
+            if writes && behind <= KEEPS_UP {
+                break;
+            }
+            if writes {
+                spinner.set_message(format!("applies what came meanwhile, {behind} behind"));
+            } else if Instant::now() >= deadline {
+                let missing = match status {
+                    Ok(status) => status.conditions.first().map_or_else(
+                        || "it has no lease yet".to_owned(),
+                        |condition| format!("{}: {}", condition.name, condition.detail),
+                    ),
+                    Err(error) => format!("{error:#}"),
+                };
+                bail!("region {} is a member and cannot write: {missing}", self.region);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        spinner.finish_and_clear();
+        Ok(())
+    }
+}
+
+fn check_configured(region: &RegionId, config: &Config) -> Result<(), UsageError> {
+    match config.region(region) {
+        Some(_) => Ok(()),
+        None => Err(UsageError(format!("region \"{region}\" is not in the configuration"))),
     }
 }
 
 impl Remove {
     async fn run(self, context: &Context, config: &Config) -> anyhow::Result<Exit> {
         let region = &self.region;
-        if config.region(region).is_none() {
-            let text = format!("region \"{region}\" is not in the configuration");
-            return Err(UsageError(text).into());
-        }
-        let scheme = &config.layout.scheme;
+        check_configured(region, config)?;
+        let (scheme, comes_back) = (&config.layout.scheme, self.comes_back);
         let seen = Outside::look(config).await?.facts(config);
-        let mut found = obstacles(region, scheme, &seen, &Frontier::default());
+        let mut found = obstacles(region, comes_back, scheme, &seen, &Frontier::default());
         found.retain(|obstacle| !obstacle.passes());
         if !found.is_empty() {
             return refuse(context, &found);
@@ -80,7 +273,7 @@ impl Remove {
         let spinner = context.output.spinner("waiting until the others hold what it held");
         let outside = loop {
             let outside = Outside::look(config).await?;
-            let found = obstacles(region, scheme, &outside.facts(config), &counted_on);
+            let found = obstacles(region, comes_back, scheme, &outside.facts(config), &counted_on);
             let waits = found.iter().all(Obstacle::passes) && Instant::now() < deadline;
             if found.is_empty() {
                 break outside;
@@ -91,18 +284,37 @@ impl Remove {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         };
+        leave(region, &outside, config).await?;
         leave_behind(region, &outside, config).await?;
         spinner.finish_and_clear();
         if context.output.is_json() {
             context.output.print_json(&json!({ "removed": region.as_str() }))?;
         } else {
-            let text = format!(
-                "nothing is kept for region \"{region}\" any more: take it out of every domicile.toml, \
-                 and restart the agents one by one"
-            );
+            let next = match comes_back {
+                true => format!(
+                    "move its agent's folder away, start it, and \"domicile region add {region} --replace\""
+                ),
+                false => {
+                    "take it out of every domicile.toml, and restart the agents one by one".into()
+                }
+            };
+            let text = format!("nothing is kept for region \"{region}\" any more: {next}");
             context.output.print(&text)?;
         }
         Ok(Exit::Done)
+    }
+}
+
+/// Makes the region one that nobody counts on.
+async fn leave(region: &RegionId, outside: &Outside, config: &Config) -> anyhow::Result<()> {
+    let change = OwnershipChange::Leave { region: region.clone() };
+    let known = (&outside.ownership, outside.ownership_revision);
+    let (now, _) = change_ownership(&outside.directory, &config.cluster, &change, known).await?;
+    match now.members().contains(region) {
+        false => Ok(()),
+        true => {
+            bail!("a failover is being decided, or region {region} is given partitions: try again")
+        }
     }
 }
 
@@ -125,11 +337,18 @@ async fn leave_behind(region: &RegionId, outside: &Outside, config: &Config) -> 
 }
 
 fn refuse(context: &Context, found: &[Obstacle]) -> anyhow::Result<Exit> {
+    let found: Vec<_> = found.iter().map(|o| (o.to_string(), o.way_out())).collect();
+    print_refusals(context, &found)
+}
+
+/// Prints reasons, each with what to do about it.
+fn print_refusals(context: &Context, found: &[(String, String)]) -> anyhow::Result<Exit> {
     if context.output.is_json() {
-        let each = found.iter().map(|o| json!({ "reason": o.to_string(), "instead": o.way_out() }));
+        let each = found.iter().map(|(why, instead)| json!({ "reason": why, "instead": instead }));
         context.output.print_json(&json!({ "refused": each.collect::<Vec<Json>>() }))?;
     } else {
-        let each = found.iter().map(|o| format!("refused: {o}\n  instead: {}", o.way_out()));
+        let each =
+            found.iter().map(|(why, instead)| format!("refused: {why}\n  instead: {instead}"));
         context.output.print(&each.collect::<Vec<_>>().join("\n"))?;
     }
     Ok(Exit::Refused)

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use domicile_core::config::Config;
 use domicile_core::continuity::RESEEDABLE;
 use domicile_core::id::{Origin, RegionId};
 use tokio::time::Instant;
@@ -12,8 +11,8 @@ use tokio::time::Instant;
 use super::outside::ask;
 use super::verify::Verify;
 use super::{Context, Exit, UsageError};
-use crate::directory::documents::{IncarnationDocument, incarnation_key, json};
-use crate::directory::{self, Written};
+use crate::directory;
+use crate::directory::change::begin_incarnation;
 use crate::status::RegionStatus;
 
 /// Until the agent has started anew, made its slot and applied what its tables lost.
@@ -57,7 +56,8 @@ impl Reseed {
             }
             return Ok(Exit::Refused);
         }
-        begin(&config, &before).await?;
+        let directory = directory::Client::new(&config.directory.address)?;
+        begin_incarnation(&directory, &before.region, before.incarnation).await?;
         self.wait_until_begun(&region.peer, &before).await?;
         Verify::all().run(context).await
     }
@@ -89,26 +89,4 @@ impl Reseed {
 fn broken(status: &RegionStatus) -> Option<&str> {
     let names = status.conditions.iter().map(|condition| condition.name.as_str());
     names.into_iter().find(|name| RESEEDABLE.contains(name))
-}
-
-/// Names the incarnation after `before` in the directory; its agent sees that.
-async fn begin(config: &Config, before: &Origin) -> anyhow::Result<()> {
-    let directory = directory::Client::new(&config.directory.address)?;
-    let key = incarnation_key(&before.region);
-    let found = directory.get(&key).await?;
-    let revision = found.as_ref().map_or(0, |document| document.revision);
-    let named = match &found {
-        Some(document) => {
-            serde_json::from_slice::<IncarnationDocument>(&document.value)
-                .context("read the region's incarnation")?
-                .incarnation
-        }
-        None => 1,
-    };
-    let incarnation = before.incarnation.max(named).checked_add(1).context("count incarnations")?;
-    let value = json(&IncarnationDocument { incarnation });
-    match directory.write(&key, revision, Some(value)).await? {
-        Written::At(_) => Ok(()),
-        Written::Conflict(_) => bail!("somebody else begins an incarnation of {}", before.region),
-    }
 }

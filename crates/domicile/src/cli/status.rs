@@ -8,11 +8,12 @@ use serde_json::json;
 use super::output::trimmed;
 use super::outside::ask_all;
 use super::{Context, Exit, Output};
-use crate::status::RegionStatus;
+use crate::status::{RegionStatus, SeedingStatus};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Asks every region's agent. Ends with 1 when a region does not answer or cannot write.
+    after_help = "Asks every region's agent. Ends with 1 when a region does not answer or cannot write;
+one that joins need not write yet.
 
 Examples:
   domicile status
@@ -24,7 +25,8 @@ impl Status {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         let statuses = ask_all(&config).await;
-        let well = statuses.values().all(|s| s.as_ref().is_ok_and(|s| s.lease_live));
+        let well = |status: &RegionStatus| status.lease_live || status.seeding.is_some();
+        let well = statuses.values().all(|s| s.as_ref().is_ok_and(well));
         if context.output.is_json() {
             let all: Vec<serde_json::Value> = statuses
                 .iter()
@@ -58,10 +60,10 @@ fn regions(output: &Output, statuses: &Statuses) -> String {
             ]);
             continue;
         };
-        let state = if status.lease_live {
-            output.cell("writable", Color::Green)
-        } else {
-            output.cell("read-only", Color::Yellow)
+        let state = match &status.seeding {
+            Some(seeding) => output.cell(&joining(seeding), Color::Yellow),
+            None if status.lease_live => output.cell("writable", Color::Green),
+            None => output.cell("read-only", Color::Yellow),
         };
         let owns: Vec<&str> = status.owns.iter().map(|o| o.partitions.as_str()).collect();
         let conditions: Vec<&str> = status.conditions.iter().map(|c| c.name.as_str()).collect();
@@ -77,6 +79,13 @@ fn regions(output: &Output, statuses: &Statuses) -> String {
         ]);
     }
     trimmed(&table)
+}
+
+fn joining(seeding: &SeedingStatus) -> String {
+    match seeding.rows_estimate.max(seeding.rows) {
+        0 => format!("joining: {}", seeding.step),
+        all => format!("joining: {} ({} %)", seeding.step, seeding.rows * 100 / all),
+    }
 }
 
 fn journal(output: &Output, status: &RegionStatus) -> Cell {

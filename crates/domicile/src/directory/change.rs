@@ -1,9 +1,12 @@
-//! How is ownership changed so that two changes never build on the same value?
+//! How are ownership and incarnations changed so that two changes never build on the same value?
 
 use anyhow::{Context, bail};
+use domicile_core::id::RegionId;
 use domicile_core::ownership::{Ownership, OwnershipChange};
 
-use super::documents::{OWNERSHIP_KEY, lift_ownership, lower_ownership};
+use super::documents::{
+    IncarnationDocument, OWNERSHIP_KEY, incarnation_key, json, lift_ownership, lower_ownership,
+};
 use super::{Client, Written};
 
 /// Attempts at a compare-and-set before the facts are gathered anew.
@@ -44,4 +47,27 @@ pub async fn change_ownership(
         read = true;
     }
     bail!("ownership keeps changing under our hands")
+}
+
+/// Names the incarnation of `region` that comes after `before`, unless that or a later one is named
+/// already. Its agent sees that and starts anew.
+pub async fn begin_incarnation(
+    directory: &Client,
+    region: &RegionId,
+    before: u32,
+) -> anyhow::Result<()> {
+    let key = incarnation_key(region);
+    let found = directory.get(&key).await?;
+    let named = found.as_ref().map(|document| serde_json::from_slice(&document.value));
+    let named: Option<IncarnationDocument> =
+        named.transpose().context("read the region's incarnation")?;
+    if named.is_some_and(|named| named.incarnation > before) {
+        return Ok(());
+    }
+    let incarnation = before.checked_add(1).context("count incarnations")?;
+    let seen = found.map_or(0, |document| document.revision);
+    match directory.write(&key, seen, Some(json(&IncarnationDocument { incarnation }))).await? {
+        Written::At(_) => Ok(()),
+        Written::Conflict(_) => bail!("somebody else begins an incarnation of {region}"),
+    }
 }

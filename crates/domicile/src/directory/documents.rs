@@ -22,6 +22,7 @@ pub const LEASE_PREFIX: &str = "lease/";
 pub const RUN_PREFIX: &str = "run/";
 pub const RESEED_PREFIX: &str = "reseed/";
 pub const INCARNATION_PREFIX: &str = "incarnation/";
+pub const SEED_PREFIX: &str = "seed/";
 
 pub fn lease_key(region: &RegionId) -> String {
     format!("{LEASE_PREFIX}{region}")
@@ -33,6 +34,10 @@ pub fn run_key(run: &RunId) -> String {
 
 pub fn incarnation_key(region: &RegionId) -> String {
     format!("{INCARNATION_PREFIX}{region}")
+}
+
+pub fn seed_key(region: &RegionId) -> String {
+    format!("{SEED_PREFIX}{region}")
 }
 
 pub fn reseed_key(region: &RegionId, origin: &Origin) -> String {
@@ -80,6 +85,17 @@ pub fn lift_left_behind(value: &[u8]) -> anyhow::Result<LeftBehind> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncarnationDocument {
     pub incarnation: u32,
+}
+
+/// What a region that joins is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedDocument {
+    /// Tells one seeding of a region from another.
+    pub id: String,
+    /// The region whose rows are copied.
+    pub from: String,
+    /// Rows that are there already go.
+    pub replace: bool,
 }
 
 /// A region's lease. What counts is the document's revision, which every renewal changes.

@@ -49,6 +49,8 @@ pub struct Follower {
     pub positions: Positions,
     pub directory: directory::Client,
     pub notices: Notices,
+    /// Nothing is applied here yet: our copy begins wherever it can.
+    pub begins_anywhere: bool,
 }
 
 /// The one asked no longer has what comes after our end.
@@ -86,7 +88,11 @@ impl Follower {
                 && let Some(gap) = gaps.into_iter().min_by_key(|gap| gap.trimmed)
             {
                 let durable = self.positions.durable();
-                if let Some(shown) = durable.map(|durable| durable.get(&self.origin))
+                let shown = match self.begins_anywhere {
+                    true => Some(Lsn(u64::MAX)),
+                    false => durable.map(|durable| durable.get(&self.origin)),
+                };
+                if let Some(shown) = shown
                     && let Err(error) = self.meet_gap(gap, shown).await
                 {
                     tracing::warn!(origin = %self.origin, "gap not dealt with yet: {error:#}");

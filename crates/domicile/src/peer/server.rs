@@ -27,11 +27,13 @@ use crate::postgres::{rows, session};
 use crate::proto::peer_server::{Peer, PeerServer};
 use crate::proto::subscribe_request::{Kind, Open};
 use crate::proto::{
-    CompareRequest, CompareResponse, DescribeRequest, DescribeResponse, FetchRowsRequest,
-    FetchRowsResponse, MarkRequest, MarkResponse, Position, ProbeRequest, ProbeResponse, Records,
-    RepairRequest, RepairResponse, SealRequest, SealResponse, StatusRequest, StatusResponse,
-    SubscribeRequest, Value, fetch_rows_response, seal_response,
+    CloseSnapshotRequest, CloseSnapshotResponse, CompareRequest, CompareResponse, CopyOutRequest,
+    CopyOutResponse, DescribeRequest, DescribeResponse, FetchRowsRequest, FetchRowsResponse,
+    MarkRequest, MarkResponse, OpenSnapshotRequest, OpenSnapshotResponse, Position, ProbeRequest,
+    ProbeResponse, Records, RepairRequest, RepairResponse, SealRequest, SealResponse,
+    StatusRequest, StatusResponse, SubscribeRequest, Value, fetch_rows_response, seal_response,
 };
+use crate::seed::source::Snapshots;
 use crate::status::{RegionStatus, log_ends};
 
 /// Bytes of records sent in one message, unless one record alone is longer.
@@ -51,6 +53,9 @@ pub struct Desk {
     pub canary: Canary,
     pub status: watch::Receiver<Arc<RegionStatus>>,
     pub postgres: String,
+    pub snapshots: Snapshots,
+    /// Our tables do not show yet what others may ask for.
+    pub newcomer: bool,
 }
 
 /// Serves peers until `shutdown`. A connection that breaks the protocol is closed, no more.
@@ -77,10 +82,12 @@ struct Service {
 }
 
 type RecordStream = Pin<Box<dyn Stream<Item = Result<Records, Status>> + Send>>;
+type CopyStream = Pin<Box<dyn Stream<Item = Result<CopyOutResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Peer for Service {
     type SubscribeStream = RecordStream;
+    type CopyOutStream = CopyStream;
 
     async fn subscribe(
         &self,
@@ -136,6 +143,7 @@ impl Peer for Service {
         &self,
         request: Request<FetchRowsRequest>,
     ) -> Result<Response<FetchRowsResponse>, Status> {
+        self.has_joined()?;
         let request = request.into_inner();
         let table = TableName::new(request.schema, request.table);
         let keys: Vec<rows::Key> = request
@@ -186,12 +194,14 @@ impl Peer for Service {
         &self,
         request: Request<CompareRequest>,
     ) -> Result<Response<CompareResponse>, Status> {
+        self.has_joined()?;
         let Desk { postgres, config, .. } = self.desk.as_ref();
         let answered = compare::answer(postgres, config, request.into_inner()).await;
         answered.map(Response::new).map_err(internal)
     }
 
     async fn mark(&self, _: Request<MarkRequest>) -> Result<Response<MarkResponse>, Status> {
+        self.has_joined()?;
         let client =
             session::connect(&self.desk.postgres, "domicile mark").await.map_err(internal)?;
         let (flushed, next_xid) = postgres_mark(&client).await.map_err(internal)?;
@@ -208,6 +218,51 @@ impl Peer for Service {
         self.known_region(&request.source)?;
         compare::mark_rows(&self.desk.postgres, request).await.map_err(internal)?;
         Ok(Response::new(RepairResponse {}))
+    }
+
+    async fn open_snapshot(
+        &self,
+        request: Request<OpenSnapshotRequest>,
+    ) -> Result<Response<OpenSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        self.same_cluster(&request.cluster)?;
+        self.has_joined()?;
+        self.known_region(&request.region)?;
+        let snapshots = &self.desk.snapshots;
+        let told = match request.snapshot {
+            None => snapshots.open().await.map_err(internal)?,
+            Some(name) => {
+                let gone = || Status::not_found(format!("snapshot {name} is not open"));
+                snapshots.again(&name).ok_or_else(gone)?
+            }
+        };
+        Ok(Response::new(told))
+    }
+
+    async fn copy_out(
+        &self,
+        request: Request<CopyOutRequest>,
+    ) -> Result<Response<CopyStream>, Status> {
+        let request = request.into_inner();
+        self.same_cluster(&request.cluster)?;
+        let (sender, receiver) = mpsc::channel(8);
+        let snapshots = self.desk.snapshots.clone();
+        tokio::spawn(async move {
+            if let Err(error) = snapshots.copy_out(request, &sender).await {
+                let _ = sender.send(Err(internal(format!("{error:#}")))).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn close_snapshot(
+        &self,
+        request: Request<CloseSnapshotRequest>,
+    ) -> Result<Response<CloseSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        self.same_cluster(&request.cluster)?;
+        self.desk.snapshots.close(&request.snapshot);
+        Ok(Response::new(CloseSnapshotResponse {}))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -257,6 +312,11 @@ impl Service {
             "this is cluster \"{}\", not \"{cluster}\"",
             self.desk.config.cluster
         )))
+    }
+
+    fn has_joined(&self) -> Result<(), Status> {
+        let newcomer = || format!("region {} has not joined the cluster yet", self.desk.region);
+        if self.desk.newcomer { Err(Status::failed_precondition(newcomer())) } else { Ok(()) }
     }
 
     fn known_region(&self, name: &str) -> Result<RegionId, Status> {

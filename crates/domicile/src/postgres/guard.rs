@@ -18,6 +18,12 @@ use super::session::{function_for, quote_name, quote_text};
 use super::shared;
 use crate::capture::APPLICATION_NAME;
 
+/// The schema of everything that is Domicile's in a database.
+pub const SCHEMA: &str = "domicile";
+
+/// Held by the one agent that may act for a database.
+const AGENT_LOCK: i64 = 0x646f_6d69_6369_6c65;
+
 const SCHEMA_SQL: &str = include_str!("sql/schema.sql");
 const ADMIT_SQL: &str = include_str!("sql/admit.sql");
 
@@ -33,6 +39,13 @@ pub fn canary_table() -> TableName {
 /// The table of apply checkpoints: a transaction that writes to it was applied here.
 pub fn progress_table() -> TableName {
     TableName::new("domicile", "progress")
+}
+
+/// Makes `client` the session of the one agent that acts for its database, until it is closed.
+pub async fn be_alone(client: &Client) -> anyhow::Result<()> {
+    let alone = client.query_one("SELECT pg_try_advisory_lock($1)", &[&AGENT_LOCK]).await?;
+    ensure!(alone.get::<_, bool>(0), "another agent is acting for this database");
+    Ok(())
 }
 
 /// Installs schema, functions and triggers. Changes nothing that is in place already, so that it

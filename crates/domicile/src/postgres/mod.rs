@@ -13,5 +13,6 @@ pub mod session;
 pub mod setup;
 pub mod shared;
 pub mod slot;
+pub mod snapshot;
 pub mod stream;
 pub mod written;

@@ -1,5 +1,7 @@
 //! What must be published before anything is captured?
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 use domicile_core::config::{Config, TableKind};
 use domicile_core::id::TableName;
@@ -11,13 +13,19 @@ use super::session::quote_name;
 use super::shared;
 use crate::capture::PUBLICATION;
 
+/// The tables whose changes are captured, in their order.
+pub fn published(config: &Config) -> BTreeSet<TableName> {
+    let replicated = config.tables.iter().filter(|(_, kind)| !matches!(kind, TableKind::Local));
+    let mut tables: BTreeSet<TableName> = replicated.map(|(table, _)| table.clone()).collect();
+    // Capture tells by its checkpoint what was applied here; nobody else may write there.
+    tables.extend([canary_table(), progress_table()]);
+    tables.extend([shared::version_table(), shared::horizon_table(), migration_table()]);
+    tables
+}
+
 /// Brings the publication up to date.
 pub async fn publish(client: &Client, config: &Config) -> anyhow::Result<()> {
-    let replicated = config.tables.iter().filter(|(_, kind)| !matches!(kind, TableKind::Local));
-    let mut wanted: Vec<TableName> = replicated.map(|(table, _)| table.clone()).collect();
-    // Capture tells by its checkpoint what was applied here; nobody else may write there.
-    wanted.extend([canary_table(), progress_table()]);
-    wanted.extend([shared::version_table(), shared::horizon_table(), migration_table()]);
+    let wanted = published(config);
     let list: Vec<String> = wanted
         .iter()
         .map(|t| format!("{}.{}", quote_name(&t.schema), quote_name(&t.name)))
@@ -34,12 +42,10 @@ pub async fn publish(client: &Client, config: &Config) -> anyhow::Result<()> {
         )
         .await
         .context("read the publication")?;
-    let mut published: Vec<TableName> = published
+    let published: BTreeSet<TableName> = published
         .iter()
         .map(|r| TableName::new(r.get::<_, &str>(0), r.get::<_, &str>(1)))
         .collect();
-    published.sort();
-    wanted.sort();
     let by_root = client
         .query_opt("SELECT pubviaroot FROM pg_publication WHERE pubname = $1", &[&PUBLICATION])
         .await?

@@ -16,8 +16,10 @@ use tokio::time::timeout;
 use crate::clock;
 
 mod connection;
+mod export;
 
 use connection::{Address, Connection};
+pub use export::Export;
 
 /// PostgreSQL's own limit on one allocation, and so on one message, is 1 GiB.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
@@ -158,6 +160,8 @@ pub enum StreamError {
     Ended,
     #[error("message '{}' was not expected from the server", .0.escape_ascii())]
     Unexpected(u8),
+    #[error("the server's answer to {0} is not understood")]
+    Answer(&'static str),
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error(transparent)]

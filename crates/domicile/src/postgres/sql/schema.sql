@@ -96,6 +96,14 @@ CREATE TABLE IF NOT EXISTS domicile.canary (
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- What was copied so far while this region joins: the pieces of each seeding, with their rows.
+CREATE TABLE IF NOT EXISTS domicile.seeding (
+    seed text NOT NULL,
+    snapshot text NOT NULL,
+    done text NOT NULL,
+    PRIMARY KEY (seed, snapshot, done)
+);
+
 -- DDL that was run at one position of the log, in every region. Published: a row that comes from
 -- another region has its statements run here, so nobody but the agent's role may write it.
 CREATE TABLE IF NOT EXISTS domicile.migration (

@@ -192,7 +192,7 @@ impl Connection {
     }
 
     /// Runs a statement and returns the last row that it answers with, as the message's body.
-    async fn query(&mut self, sql: &str) -> Result<Option<Bytes>, StreamError> {
+    pub async fn query(&mut self, sql: &str) -> Result<Option<Bytes>, StreamError> {
         self.put_query(sql);
         self.flush().await?;
         let mut row = None;
