@@ -86,6 +86,7 @@ async fn a_region_that_is_gone_is_removed_under_writes_and_nobody_waits_for_it()
         restart_agent(&mut regions, region, 1).await;
     }
     regions.start_region("ap").await.unwrap();
+    waits_to_be_added(&regions).await;
     let (report, code) = run(&regions, &["region", "add", "ap", "--json"]);
     assert_eq!(code, 3, "{report:#}");
     assert!(
@@ -96,6 +97,7 @@ async fn a_region_that_is_gone_is_removed_under_writes_and_nobody_waits_for_it()
     let folder = regions.folder().join("ap");
     std::fs::rename(folder.join("agent"), folder.join("earlier life")).unwrap();
     regions.start_agent("ap").unwrap();
+    waits_to_be_added(&regions).await;
     let (report, code) = run(&regions, &["region", "add", "ap", "--json"]);
     assert_eq!(code, 3, "{report:#}");
     assert!(report["refused"][0]["reason"].as_str().unwrap().contains("--replace"), "{report:#}");
@@ -186,14 +188,7 @@ async fn a_region_is_added_under_writes_and_copying_goes_on_where_it_broke_off()
     );
     restart_agent(&mut regions, "us", 1).await;
     regions.start_agent("ap").unwrap();
-    eventually("ap says what it waits for", async || {
-        let status = regions.status("ap").await.map_err(|e| e.to_string())?;
-        match status.conditions.iter().any(|c| c.name == "not_a_member") {
-            true => Ok(()),
-            false => Err(format!("{status:?}")),
-        }
-    })
-    .await;
+    waits_to_be_added(&regions).await;
     let (report, code) =
         run(&regions, &["switchover", "--partitions", "0", "--to", "ap", "--json"]);
     assert_eq!(code, 3, "nothing is given to it yet: {report:#}");
@@ -307,6 +302,17 @@ fn without_ap(text: &str) -> String {
     let begin = text.find("[[region]]\nname = \"ap\"").unwrap();
     let end = begin + text[begin..].find("[[table]]").unwrap();
     format!("{}{}", &text[..begin], &text[end..])
+}
+
+async fn waits_to_be_added(regions: &Regions) {
+    eventually("ap says that it is no member", async || {
+        let status = regions.status("ap").await.map_err(|e| e.to_string())?;
+        match status.seeding {
+            Some(_) => Ok(()),
+            None => Err(format!("{status:?}")),
+        }
+    })
+    .await;
 }
 
 async fn restart_agent(regions: &mut Regions, region: &str, connected: usize) {
