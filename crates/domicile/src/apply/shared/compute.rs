@@ -9,7 +9,7 @@ use domicile_core::conflict::policy::{Cell, Policy};
 use domicile_core::conflict::{Content, Image, Logical};
 
 use super::row::{lift_image, lower_image};
-use super::sql::Sql;
+use super::sql::{Call, Sql};
 use super::unique::refused;
 use crate::postgres::rows::qualified;
 use crate::postgres::session::{quote_name, quote_text};
@@ -100,19 +100,13 @@ async fn compute(
         expressions.push(text_of(&expression));
     }
     let statement = format!("SELECT {}", expressions.join(", "));
-    sql.command("SAVEPOINT compute").await?;
-    match sql.rows(&statement, &values).await {
+    match sql.attempt([Call::new(statement, &values)]).await? {
         Ok(rows) => {
-            sql.command("RELEASE SAVEPOINT compute").await?;
-            let row = rows.first();
+            let row = rows.first().and_then(|rows| rows.first());
             let value = |i| row.and_then(|row| row.get::<_, Option<String>>(i));
             Ok(Ok((0..cells.len()).map(value).collect()))
         }
-        Err(error) => {
-            let reason = refused(error)?;
-            sql.command("ROLLBACK TO SAVEPOINT compute").await?;
-            Ok(Err(reason))
-        }
+        Err(error) => Ok(Err(refused(error)?)),
     }
 }
 

@@ -38,6 +38,7 @@ use tokio_postgres::Client;
 use crate::pieces::Piece;
 use crate::postgres::shared::{self, table, table::Table};
 use net::{Key, Net, NetRow};
+use sql::Call;
 pub use sql::{Prepared, Sql};
 use write::Book;
 
@@ -205,8 +206,9 @@ async fn decide<'a>(
     for (key, net) in &net.rows {
         let table = tables.get(&key.table).context("a shared table is not there")?;
         let policy = config.shared(&key.table).context("a shared table has no policy")?;
-        rows.push(Row::read(sql, table, policy, key, net).await?);
+        rows.push(Row::new(table, policy, key, net));
     }
+    read(sql, &mut rows).await?;
     if let Some(latest) = net.latest() {
         sql.rows("SELECT domicile.hear($1)", &[Some(&latest.to_string())]).await?;
     }
@@ -214,6 +216,35 @@ async fn decide<'a>(
         row.decide(sql).await?;
     }
     Ok(rows)
+}
+
+/// Locks all rows, then their versions, and reads both.
+async fn read(sql: &mut Sql<'_>, rows: &mut [Row<'_>]) -> anyhow::Result<()> {
+    let lock = |row: &Row<'_>| row::lock(row.table, &row.key.values);
+    let calls: Vec<Call> = rows.iter().map(lock).collect();
+    let shown = sql.all(&calls).await?;
+    let calls: Vec<Call> =
+        rows.iter().map(|row| row::know(&row.key.table, &row.key_text)).collect();
+    let known = sql.all(&calls).await?;
+    for (row, (shown, known)) in rows.iter_mut().zip(shown.iter().zip(&known)) {
+        let known = row::known(known)?;
+        row.shown = row::locked(shown)?;
+        row.is_known = row.shown.is_some() || known.is_some();
+        let (version, aside) = known.map_or((Version::default(), None), |k| (k.version, k.aside));
+        row.local = Logical { version, image: aside };
+    }
+    // Its version was locked by whoever put it there meanwhile.
+    let mut missing: Vec<&mut Row<'_>> =
+        rows.iter_mut().filter(|row| row.shown.is_none()).collect();
+    let calls: Vec<Call> = missing.iter().map(|row| lock(row)).collect();
+    for (row, shown) in missing.iter_mut().zip(&sql.all(&calls).await?) {
+        row.shown = row::locked(shown)?;
+        row.is_known |= row.shown.is_some();
+    }
+    for row in rows {
+        row.local.image = row.shown.clone().or(row.local.image.take());
+    }
+    Ok(())
 }
 
 /// One row on its way from what is here to what it becomes.
@@ -251,13 +282,8 @@ struct Target {
 }
 
 impl<'a> Row<'a> {
-    async fn read(
-        sql: &mut Sql<'_>,
-        table: &'a Table,
-        policy: &'a Policy,
-        key: &'a Key,
-        net: &'a NetRow,
-    ) -> anyhow::Result<Self> {
+    /// One that nothing is known of here yet.
+    fn new(table: &'a Table, policy: &'a Policy, key: &'a Key, net: &'a NetRow) -> Self {
         let key_text = match &net.version {
             Some(version) => version.key.clone(),
             // As PostgreSQL prints a JSON list.
@@ -266,17 +292,17 @@ impl<'a> Row<'a> {
                 key.values.iter().map(|v| json_text(v)).collect::<Vec<_>>().join(", ")
             ),
         };
-        let mut shown = row::lock(sql, table, &key.values).await?;
-        let known = row::known(sql, &key.table, &key_text).await?;
-        if shown.is_none() {
-            // Its version was locked by whoever put it there meanwhile.
-            shown = row::lock(sql, table, &key.values).await?;
+        Self {
+            table,
+            policy,
+            key,
+            net,
+            key_text,
+            shown: None,
+            local: Logical { version: Version::default(), image: None },
+            is_known: false,
+            outcome: Outcome::Stays,
         }
-        let is_known = shown.is_some() || known.is_some();
-        let (version, aside) = known.map_or((Version::default(), None), |k| (k.version, k.aside));
-        let local = Logical { version, image: shown.clone().or(aside) };
-        let outcome = Outcome::Stays;
-        Ok(Self { table, policy, key, net, key_text, shown, local, is_known, outcome })
     }
 
     async fn decide(&mut self, sql: &mut Sql<'_>) -> anyhow::Result<()> {

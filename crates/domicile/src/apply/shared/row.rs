@@ -4,8 +4,9 @@ use domicile_core::conflict::Image;
 use domicile_core::conflict::version::Version;
 use domicile_core::id::TableName;
 use serde_json::Value as Json;
+use tokio_postgres::Row;
 
-use super::sql::Sql;
+use super::sql::{Call, Sql};
 use crate::postgres::rows::qualified;
 use crate::postgres::session::quote_name;
 use crate::postgres::shared::state;
@@ -19,44 +20,43 @@ pub struct Known {
 }
 
 /// Reads a row and locks it.
-pub async fn lock(
-    sql: &mut Sql<'_>,
-    table: &Table,
-    key: &[String],
-) -> anyhow::Result<Option<Image>> {
+pub fn lock(table: &Table, key: &[String]) -> Call {
     let statement = format!(
         "SELECT {} FROM {} row_ WHERE {} FOR UPDATE",
         table.image_expression("row_"),
         qualified(&table.name),
         matching(table, 1)
     );
-    let rows = sql.rows(&statement, &some(key)).await?;
+    Call::new(statement, &some(key))
+}
+
+/// What [`lock`] has read.
+pub fn locked(rows: &[Row]) -> anyhow::Result<Option<Image>> {
     rows.first().map(|row| lift_image(row.get(0))).transpose()
 }
 
 /// Reads a row's version and locks it.
-pub async fn known(
-    sql: &mut Sql<'_>,
-    table: &TableName,
-    key: &str,
-) -> anyhow::Result<Option<Known>> {
+pub fn know(table: &TableName, key: &str) -> Call {
     let statement = "SELECT state, image FROM domicile.version
                      WHERE relation = $1 AND key = $2 FOR UPDATE";
-    let rows = sql.rows(statement, &[Some(&table.to_string()), Some(key)]).await?;
+    Call::new(statement, &[Some(&table.to_string()), Some(key)])
+}
+
+/// What [`know`] has read.
+pub fn known(rows: &[Row]) -> anyhow::Result<Option<Known>> {
     let Some(row) = rows.first() else { return Ok(None) };
     let aside = row.get::<_, Option<Json>>(1).map(lift_image).transpose()?;
     Ok(Some(Known { version: state::lift(row.get(0))?, aside }))
 }
 
 /// Writes what is known of a row; `aside` is the row where it cannot be seen in its table.
-pub async fn save(
-    sql: &mut Sql<'_>,
+pub fn note(
     table: &TableName,
     key: &str,
     version: &Version,
     deleted: bool,
     aside: Option<&Image>,
-) -> anyhow::Result<()> {
+) -> Call {
     let statement = "INSERT INTO domicile.version AS v (relation, key, hlc, state, image, deleted)
                      VALUES ($1, $2, $3, $4, $5, $6)
                      ON CONFLICT (relation, key) DO UPDATE
@@ -69,7 +69,19 @@ pub async fn save(
     let table = table.to_string();
     let values =
         [Some(&*table), Some(key), Some(&*hlc), Some(&*state), aside.as_deref(), Some(deleted)];
-    sql.run(statement, &values).await?;
+    Call::new(statement, &values)
+}
+
+/// Does the same at once.
+pub async fn save(
+    sql: &mut Sql<'_>,
+    table: &TableName,
+    key: &str,
+    version: &Version,
+    deleted: bool,
+    aside: Option<&Image>,
+) -> anyhow::Result<()> {
+    sql.all(&[note(table, key, version, deleted, aside)]).await?;
     Ok(())
 }
 
@@ -81,11 +93,7 @@ pub async fn save_horizon(sql: &mut Sql<'_>, region: &str, frontier: &str) -> an
     Ok(())
 }
 
-pub async fn insert(
-    sql: &mut Sql<'_>,
-    table: &Table,
-    image: &Image,
-) -> Result<u64, tokio_postgres::Error> {
+pub fn insert(table: &Table, image: &Image) -> Call {
     let (mut names, mut places, mut values) = (Vec::new(), Vec::new(), Vec::new());
     for column in &table.columns {
         if let Some(value) = image.get(&column.name) {
@@ -100,17 +108,12 @@ pub async fn insert(
         names.join(", "),
         places.join(", ")
     );
-    sql.run(&statement, &values).await
+    Call::new(statement, &values)
 }
 
-/// Sets the columns in which `new` differs from `old`; they have the same key.
-pub async fn update(
-    sql: &mut Sql<'_>,
-    table: &Table,
-    key: &[String],
-    old: &Image,
-    new: &Image,
-) -> Result<u64, tokio_postgres::Error> {
+/// Sets the columns in which `new` differs from `old`; they have the same key. `None` when they
+/// differ in nothing.
+pub fn update(table: &Table, key: &[String], old: &Image, new: &Image) -> Option<Call> {
     let (mut sets, mut values) = (Vec::new(), some(key));
     for column in &table.columns {
         let value = new.get(&column.name);
@@ -121,26 +124,19 @@ pub async fn update(
             sets.push(format!("{} = ${}", quote_name(&column.name), values.len()));
         }
     }
-    if sets.is_empty() {
-        return Ok(1);
-    }
     let statement = format!(
         "UPDATE {} row_ SET {} WHERE {}",
         qualified(&table.name),
         sets.join(", "),
         matching(table, 1)
     );
-    sql.run(&statement, &values).await
+    (!sets.is_empty()).then(|| Call::new(statement, &values))
 }
 
-pub async fn delete(
-    sql: &mut Sql<'_>,
-    table: &Table,
-    key: &[String],
-) -> Result<u64, tokio_postgres::Error> {
+pub fn delete(table: &Table, key: &[String]) -> Call {
     let statement =
         format!("DELETE FROM {} row_ WHERE {}", qualified(&table.name), matching(table, 1));
-    sql.run(&statement, &some(key)).await
+    Call::new(statement, &some(key))
 }
 
 /// Compares the key of a row called `row_` with parameters from `$first` on.

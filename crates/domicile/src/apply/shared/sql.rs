@@ -1,7 +1,8 @@
-//! Statements of one session, each prepared once.
+//! Statements of one session, each prepared once, and many of them sent at once.
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, Statement};
 
@@ -14,6 +15,20 @@ const STATEMENTS_MAX: usize = 512;
 pub struct Sql<'c> {
     client: &'c Client,
     prepared: &'c mut Prepared,
+}
+
+/// A statement and its parameters.
+#[derive(Debug)]
+pub struct Call {
+    sql: String,
+    values: Vec<Option<String>>,
+}
+
+impl Call {
+    pub fn new(sql: impl Into<String>, values: &[Option<&str>]) -> Self {
+        let values = values.iter().map(|value| value.map(str::to_owned)).collect();
+        Self { sql: sql.into(), values }
+    }
 }
 
 /// What a session has prepared.
@@ -45,6 +60,50 @@ impl<'c> Sql<'c> {
         let statement = self.prepare(sql).await?;
         let values = texts(values);
         self.client.execute(&statement, &parameters(&values)).await
+    }
+
+    /// Sends all of these before the first answer is read, and returns their rows in this order. When
+    /// one fails, the error is that of the first: those behind it find the transaction aborted.
+    pub async fn all(&mut self, calls: &[Call]) -> Result<Vec<Vec<Row>>, Error> {
+        let mut prepared = Vec::with_capacity(calls.len());
+        for call in calls {
+            prepared.push(self.prepare(&call.sql).await?);
+        }
+        let client = self.client;
+        let sent = calls.iter().zip(&prepared).map(|(call, statement)| async move {
+            let values = call.values.iter().map(|value| Text(value.as_deref().map(str::as_bytes)));
+            let values: Vec<Text<'_>> = values.collect();
+            client.query(statement, &parameters(&values)).await
+        });
+        join_all(sent).await.into_iter().collect()
+    }
+
+    /// Does the same behind a savepoint: when one of them fails, all of them are undone, and nothing
+    /// else.
+    pub async fn attempt(
+        &mut self,
+        calls: impl IntoIterator<Item = Call>,
+    ) -> Result<Result<Vec<Vec<Row>>, Error>, Error> {
+        let (begin, end) = ("SAVEPOINT attempt", "RELEASE SAVEPOINT attempt");
+        let (begin, end) = (Call::new(begin, &[]), Call::new(end, &[]));
+        let calls: Vec<Call> = [begin].into_iter().chain(calls).chain([end]).collect();
+        let made = match calls.iter().all(|call| self.prepared.0.contains_key(&call.sql)) {
+            true => self.all(&calls).await,
+            false => {
+                // What cannot be prepared is undone too.
+                self.command(&calls[0].sql).await?;
+                self.all(&calls[1..])
+                    .await
+                    .map(|rows| [Vec::new()].into_iter().chain(rows).collect())
+            }
+        };
+        match made {
+            Ok(mut rows) => Ok(Ok(rows.drain(1..rows.len() - 1).collect())),
+            Err(error) => {
+                self.command("ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt").await?;
+                Ok(Err(error))
+            }
+        }
     }
 
     pub async fn command(&mut self, sql: &str) -> Result<(), Error> {

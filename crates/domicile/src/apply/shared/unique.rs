@@ -9,7 +9,7 @@ use domicile_core::conflict::version::Version;
 use domicile_core::id::TableName;
 
 use super::row;
-use super::sql::Sql;
+use super::sql::{Call, Sql};
 use crate::apply::is_transient;
 use crate::postgres::rows::qualified;
 use crate::postgres::shared::state;
@@ -53,14 +53,15 @@ pub async fn show(
 ) -> anyhow::Result<Shown> {
     let mut displaced = Vec::new();
     loop {
-        let reason = match attempt(sql, Attempt::Insert(table, &candidate.image)).await? {
+        let reason = match attempt(sql, [row::insert(table, &candidate.image)]).await? {
             Ok(()) => return Ok(Shown::InPlaceOf(displaced)),
             Err(refusal) if refusal.unique => refusal.reason,
             Err(refusal) => return restore(sql, table, displaced, refusal.reason).await,
         };
         let others = in_the_way(sql, table, candidate).await?;
         if others.is_empty() {
-            if row::lock(sql, table, &candidate.key).await?.is_some() {
+            let here = sql.all(&[row::lock(table, &candidate.key)]).await?;
+            if here.iter().any(|rows| !rows.is_empty()) {
                 anyhow::bail!("a row of {} appeared while it was applied", table.name);
             }
             return restore(sql, table, displaced, reason).await;
@@ -71,7 +72,7 @@ pub async fn show(
             return Ok(Shown::Hidden(others));
         }
         for other in others {
-            if let Err(refusal) = attempt(sql, Attempt::Delete(table, &other.key)).await? {
+            if let Err(refusal) = attempt(sql, [row::delete(table, &other.key)]).await? {
                 return restore(sql, table, displaced, refusal.reason).await;
             }
             row::save(sql, &table.name, &other.key_text, &other.version, false, Some(&other.image))
@@ -97,8 +98,8 @@ async fn put_back(
     displaced: Vec<Candidate>,
 ) -> anyhow::Result<()> {
     for other in displaced {
-        row::insert(sql, table, &other.image).await?;
-        row::save(sql, &table.name, &other.key_text, &other.version, false, None).await?;
+        let note = row::note(&table.name, &other.key_text, &other.version, false, None);
+        sql.all(&[row::insert(table, &other.image), note]).await?;
     }
     Ok(())
 }
@@ -163,7 +164,8 @@ async fn in_the_way(
             if found.iter().any(|other| other.key_text == key_text) {
                 continue;
             }
-            let known = row::known(sql, &table.name, &key_text).await?;
+            let read = sql.all(&[row::know(&table.name, &key_text)]).await?;
+            let known = read.first().map(|rows| row::known(rows)).transpose()?.flatten();
             found.push(Candidate {
                 key: serde_json::from_str(&key_text)?,
                 key_text,
@@ -209,12 +211,6 @@ fn colliding(table: &Table, index: &UniqueIndex) -> String {
     )
 }
 
-pub enum Attempt<'a> {
-    Insert(&'a Table, &'a Image),
-    Update(&'a Table, &'a [String], &'a Image, &'a Image),
-    Delete(&'a Table, &'a [String]),
-}
-
 pub struct Refusal {
     pub unique: bool,
     pub reason: String,
@@ -223,27 +219,15 @@ pub struct Refusal {
 /// Tries a statement; a refusal undoes only that.
 pub async fn attempt(
     sql: &mut Sql<'_>,
-    attempt: Attempt<'_>,
+    call: impl IntoIterator<Item = Call>,
 ) -> anyhow::Result<Result<(), Refusal>> {
-    sql.command("SAVEPOINT attempt").await?;
-    let tried = match attempt {
-        Attempt::Insert(table, image) => row::insert(sql, table, image).await,
-        Attempt::Update(table, key, old, new) => row::update(sql, table, key, old, new).await,
-        Attempt::Delete(table, key) => row::delete(sql, table, key).await,
-    };
-    match tried {
-        Ok(_) => {
-            sql.command("RELEASE SAVEPOINT attempt").await?;
-            Ok(Ok(()))
-        }
+    Ok(match sql.attempt(call).await? {
+        Ok(_) => Ok(()),
         Err(error) => {
             let unique = error.code().is_some_and(|code| code.code() == UNIQUE_VIOLATION);
-            let reason = refused(error)?;
-            sql.command("ROLLBACK TO SAVEPOINT attempt").await?;
-            sql.command("RELEASE SAVEPOINT attempt").await?;
-            Ok(Err(Refusal { unique, reason }))
+            Err(Refusal { unique, reason: refused(error)? })
         }
-    }
+    })
 }
 
 /// PostgreSQL's reason; an error that passes by itself stays an error.

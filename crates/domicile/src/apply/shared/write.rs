@@ -10,8 +10,8 @@ use domicile_core::lsn::Lsn;
 use serde_json::{Map, Value as Json, json};
 
 use super::row::{self, lower_image};
-use super::sql::Sql;
-use super::unique::{Attempt, Candidate, Shown, attempt, refused, settle, show};
+use super::sql::{Call, Sql};
+use super::unique::{Candidate, Shown, attempt, refused, settle, show};
 use super::{Outcome, Row};
 use crate::postgres::journal::{self, Decided};
 use crate::postgres::shared::state;
@@ -23,17 +23,11 @@ pub(super) async fn write(
     book: &mut Book<'_>,
     mut rows: Vec<Row<'_>>,
 ) -> anyhow::Result<()> {
-    sql.command("SAVEPOINT rows").await?;
-    match plainly(sql, &rows).await {
-        Ok(()) => sql.command("RELEASE SAVEPOINT rows").await?,
-        Err(error) => {
-            let error = error.downcast::<tokio_postgres::Error>()?;
-            let reason = refused(error)?;
-            tracing::debug!(origin = %book.origin, lsn = %book.lsn, "row by row: {reason}");
-            sql.command("ROLLBACK TO SAVEPOINT rows").await?;
-            sql.forget();
-            one_by_one(sql, book, &mut rows).await?;
-        }
+    if let Err(error) = sql.attempt(plainly(&rows)).await? {
+        let reason = refused(error)?;
+        tracing::debug!(origin = %book.origin, lsn = %book.lsn, "row by row: {reason}");
+        sql.forget();
+        one_by_one(sql, book, &mut rows).await?;
     }
     for row in &rows {
         book.row(row);
@@ -57,24 +51,25 @@ pub(super) async fn again(
     Ok(!rows.iter().any(|row| matches!(row.outcome, Outcome::Parked(_))))
 }
 
-/// Writes rows as if nothing could be in their way.
-async fn plainly(sql: &mut Sql<'_>, rows: &[Row<'_>]) -> anyhow::Result<()> {
+/// What writes rows as if nothing could be in their way.
+fn plainly(rows: &[Row<'_>]) -> Vec<Call> {
+    let mut calls = Vec::with_capacity(2 * rows.len());
     for row in rows {
         let Outcome::Becomes(target) = &row.outcome else { continue };
         let (table, key) = (row.table, &row.key.values);
         match (&row.shown, &target.image) {
             (Some(shown), Some(image)) if target.alive => {
-                row::update(sql, table, key, shown, image).await?;
+                calls.extend(row::update(table, key, shown, image));
             }
-            (Some(_), _) => drop(row::delete(sql, table, key).await?),
-            (None, Some(image)) if target.alive => drop(row::insert(sql, table, image).await?),
+            (Some(_), _) => calls.push(row::delete(table, key)),
+            (None, Some(image)) if target.alive => calls.push(row::insert(table, image)),
             (None, _) => {}
         }
         let aside = target.image.as_ref().filter(|_| !target.alive);
         let (name, version) = (&table.name, &target.version);
-        row::save(sql, name, &row.key_text, version, !target.alive, aside).await?;
+        calls.push(row::note(name, &row.key_text, version, !target.alive, aside));
     }
-    Ok(())
+    calls
 }
 
 /// Takes all rows out that change, and shows them again, the highest rank first: so that rows
@@ -91,9 +86,9 @@ async fn one_by_one(
         let in_place = target.alive && table.unique_indexes.is_empty();
         let tried = match (&row.shown, &target.image) {
             (Some(shown), Some(image)) if in_place => {
-                attempt(sql, Attempt::Update(table, key, shown, image)).await?
+                attempt(sql, row::update(table, key, shown, image)).await?
             }
-            (Some(_), _) => attempt(sql, Attempt::Delete(table, key)).await?,
+            (Some(_), _) => attempt(sql, [row::delete(table, key)]).await?,
             (None, _) => Ok(()),
         };
         match tried {
