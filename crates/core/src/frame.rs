@@ -4,6 +4,7 @@
 //!  0      4        8         9        17
 //!  | len  | crc32c | 1       | lsn    | payload ...                            |
 //!  | len  | crc32c | 2       | lsn    | count u32 | bytes u64 | digest u32 | payload ... |
+//!  | len  | crc32c | 3       | lsn    | first u64 | count u32 | bytes u32 | packed ...  |
 //!                  '-------------- len bytes ----------------------------------'   all little-endian
 //! ```
 //!
@@ -14,14 +15,23 @@
 //! A record that is too large for memory has its bulk outside, in parts: frames of version 1 that
 //! are numbered from 1 where others have their LSN. Its own frame, of version 2, says how many
 //! they are and what they add up to, so that neither can pass without the other.
+//!
+//! Frames of version 3 hold several records, or one, in fewer bytes ([`Packer`]). They are packed
+//! once, where they come from: whoever stores them or passes them on does so as they are.
+
+mod pack;
 
 use thiserror::Error;
 
 use crate::lsn::Lsn;
+use pack::PACK_BYTES;
+
+pub use pack::{Compression, GROUP_BYTES, PACKED_BYTES_MAX, Pack, Packer};
 
 /// A reader refuses every version but these.
 pub const FRAME_VERSION: u8 = 1;
 pub const FRAME_VERSION_LARGE: u8 = 2;
+pub const FRAME_VERSION_PACKED: u8 = 3;
 
 /// The longest frame, header included. It bounds what a broken length can make a reader allocate.
 pub const FRAME_BYTES_MAX: usize = 1 << 30;
@@ -58,11 +68,11 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Adds the next part, of which the frame begins with `header`.
-    pub fn add(&mut self, header: &[u8; FRAME_OVERHEAD_BYTES], payload_len: usize) {
+    /// Adds the next part, which is this whole frame.
+    pub fn add(&mut self, frame: &[u8]) {
         self.count += 1;
-        self.bytes += (FRAME_OVERHEAD_BYTES + payload_len) as u64;
-        self.digest = crc32c::crc32c_append(self.digest, &header[4..PREFIX_BYTES]);
+        self.bytes += frame.len() as u64;
+        self.digest = crc32c::crc32c_append(self.digest, &frame[4..PREFIX_BYTES]);
     }
 
     /// What the next part has in place of an LSN.
@@ -82,6 +92,12 @@ pub enum Taken<'a> {
         /// Where the next frame begins.
         consumed: usize,
     },
+    /// A whole frame too, whose records are to be had from [`Pack::unpack`].
+    Packed {
+        pack: Pack,
+        packed: &'a [u8],
+        consumed: usize,
+    },
     /// The frame goes on after the last byte; also when there is no byte at all.
     Partial {
         /// At least so many bytes are needed to say more.
@@ -97,32 +113,21 @@ pub enum Broken {
     Length { len: u32 },
     #[error("checksum is {found:08x}, the bytes give {computed:08x}")]
     Checksum { found: u32, computed: u32 },
-    #[error("version is {found}, expected {FRAME_VERSION} or {FRAME_VERSION_LARGE}")]
+    #[error("version is {found}, expected {FRAME_VERSION} to {FRAME_VERSION_PACKED}")]
     Version { found: u8 },
+    #[error("what is packed is not what the frame says")]
+    Packed,
 }
 
 /// Appends `payload` to `out` as one frame.
 ///
 /// Panics when the payload is longer than [`PAYLOAD_BYTES_MAX`]: the caller checks that first.
 pub fn append(out: &mut Vec<u8>, lsn: Lsn, payload: &[u8]) {
-    out.reserve(FRAME_OVERHEAD_BYTES + payload.len());
-    out.extend_from_slice(&header(lsn, payload));
-    out.extend_from_slice(payload);
-}
-
-/// Returns what goes before `payload` to make it a frame.
-///
-/// Panics when the payload is longer than [`PAYLOAD_BYTES_MAX`]: the caller checks that first.
-pub fn header(lsn: Lsn, payload: &[u8]) -> [u8; FRAME_OVERHEAD_BYTES] {
     assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a payload fits its frame");
-    let mut header = [0; FRAME_OVERHEAD_BYTES];
-    // Below 1 GiB by the assertion, so nothing is cut off.
-    header[..4].copy_from_slice(&((BODY_BYTES_MIN + payload.len()) as u32).to_le_bytes());
-    header[PREFIX_BYTES] = FRAME_VERSION;
-    header[PREFIX_BYTES + 1..].copy_from_slice(&lsn.0.to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[PREFIX_BYTES..]), payload);
-    header[4..PREFIX_BYTES].copy_from_slice(&crc.to_le_bytes());
-    header
+    out.reserve(FRAME_OVERHEAD_BYTES + payload.len());
+    let start = open(out, FRAME_VERSION, lsn);
+    out.extend_from_slice(payload);
+    close(out, start);
 }
 
 /// Appends the frame of a large record whose bulk stands in `parts`.
@@ -130,17 +135,31 @@ pub fn header(lsn: Lsn, payload: &[u8]) -> [u8; FRAME_OVERHEAD_BYTES] {
 /// Panics when the payload is longer than [`LARGE_PAYLOAD_BYTES_MAX`].
 pub fn append_large(out: &mut Vec<u8>, lsn: Lsn, parts: &Parts, payload: &[u8]) {
     assert!(payload.len() <= LARGE_PAYLOAD_BYTES_MAX, "a payload fits its frame");
-    let start = out.len();
-    out.extend_from_slice(&((BODY_BYTES_MIN + PARTS_BYTES + payload.len()) as u32).to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.push(FRAME_VERSION_LARGE);
-    out.extend_from_slice(&lsn.0.to_le_bytes());
+    let start = open(out, FRAME_VERSION_LARGE, lsn);
     out.extend_from_slice(&parts.count.to_le_bytes());
     out.extend_from_slice(&parts.bytes.to_le_bytes());
     out.extend_from_slice(&parts.digest.to_le_bytes());
     out.extend_from_slice(payload);
-    let crc = crc32c::crc32c(&out[start + PREFIX_BYTES..]);
-    out[start + 4..start + PREFIX_BYTES].copy_from_slice(&crc.to_le_bytes());
+    close(out, start);
+}
+
+/// Begins a frame, and returns where it begins.
+fn open(out: &mut Vec<u8>, version: u8, lsn: Lsn) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0; PREFIX_BYTES]);
+    out.push(version);
+    out.extend_from_slice(&lsn.0.to_le_bytes());
+    start
+}
+
+/// Writes the length and the checksum of the frame that begins at `start` and ends here.
+fn close(out: &mut [u8], start: usize) {
+    let frame = &mut out[start..];
+    // Below 1 GiB, as the payload was, so nothing is cut off.
+    let len = (frame.len() - PREFIX_BYTES) as u32;
+    frame[..4].copy_from_slice(&len.to_le_bytes());
+    let crc = crc32c::crc32c(&frame[PREFIX_BYTES..]);
+    frame[4..PREFIX_BYTES].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// Reads the frame at the front of `bytes`.
@@ -180,6 +199,15 @@ pub fn take(bytes: &[u8]) -> Taken<'_> {
             }
             None => Taken::Broken(Broken::Length { len }),
         },
+        FRAME_VERSION_PACKED => {
+            let Some((header, packed)) = payload.split_first_chunk::<PACK_BYTES>() else {
+                return Taken::Broken(Broken::Length { len });
+            };
+            match Pack::lift(lsn, header, packed) {
+                Some(pack) => Taken::Packed { pack, packed, consumed },
+                None => Taken::Broken(Broken::Packed),
+            }
+        }
         found => Taken::Broken(Broken::Version { found }),
     }
 }
@@ -202,8 +230,8 @@ pub fn find_next(bytes: &[u8], from: usize) -> Option<usize> {
     (from..bytes.len()).find(|&at| {
         let rest = &bytes[at..];
         // The version first: it is much cheaper to look at than a checksum over megabytes.
-        matches!(rest.get(PREFIX_BYTES), Some(&(FRAME_VERSION | FRAME_VERSION_LARGE)))
-            && matches!(take(rest), Taken::Whole { .. })
+        matches!(rest.get(PREFIX_BYTES), Some(&(FRAME_VERSION..=FRAME_VERSION_PACKED)))
+            && matches!(take(rest), Taken::Whole { .. } | Taken::Packed { .. })
     })
 }
 
@@ -241,24 +269,22 @@ mod tests {
     #[test]
     fn a_frame_of_another_version_is_refused_though_its_checksum_is_right() {
         let mut bytes = frame(7, b"payload");
-        bytes[8] = 3;
+        bytes[8] = 4;
         let crc = crc32c::crc32c(&bytes[8..]);
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(take(&bytes), Taken::Broken(Broken::Version { found: 3 }));
+        assert_eq!(take(&bytes), Taken::Broken(Broken::Version { found: 4 }));
     }
 
     #[test]
     fn a_large_record_says_what_its_parts_add_up_to() {
         let mut parts = Parts::default();
         for payload in [&b"one"[..], b"and two"] {
-            let header = header(parts.next(), payload);
-            parts.add(&header, payload.len());
+            parts.add(&frame(parts.next().0, payload));
         }
         assert_eq!((parts.count, parts.bytes), (2, 2 * 17 + 10));
         let mut swapped = Parts::default();
         for payload in [&b"and two"[..], b"one"] {
-            let header = header(swapped.next(), payload);
-            swapped.add(&header, payload.len());
+            swapped.add(&frame(swapped.next().0, payload));
         }
         assert_ne!(parts.digest, swapped.digest);
         let mut bytes = Vec::new();

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use domicile::log::{Frame, Log, LogConfig, LogError, LogState, Opened, Room};
+use domicile::log::{Frame, Log, LogConfig, LogError, LogState, Opened, Record, Room};
+use domicile_core::frame::Compression;
 use domicile_core::lsn::Lsn;
 use tempfile::TempDir;
 
@@ -40,7 +41,7 @@ async fn try_all(log: &Log, after: u64) -> Result<Vec<u64>, LogError> {
     let mut reader = log.read(Lsn(after));
     let mut lsns = Vec::new();
     while let Some(frames) = reader.next_batch(64).await? {
-        for Frame { lsn, payload, .. } in frames {
+        for Record { lsn, payload, .. } in frames {
             assert_eq!((lsn, payload), record(lsn.0));
             lsns.push(lsn.0);
         }
@@ -493,7 +494,7 @@ async fn a_log_that_begins_anew_forgets_what_was_before_and_tells_who_asks() {
     assert_eq!((log.end(), log.trimmed(), log.first()), (Lsn(200), Lsn(200), None));
     let missed = try_all(&log, 90).await;
     assert!(matches!(missed, Err(LogError::Trimmed { trimmed: Lsn(200), .. })), "{missed:?}");
-    let late = log.append_since(Some(rewrites), vec![record(210)]).await;
+    let late = log.append_frames(Some(rewrites), vec![Frame::of(Lsn(210), b"210")]).await;
     assert!(matches!(late, Err(LogError::Rewritten)), "{late:?}");
     append(&log, [210]).await;
     drop(log);
@@ -540,4 +541,95 @@ async fn logs_that_share_a_room_stop_when_it_is_used_up() {
     append(&one, [50]).await;
     drop(one);
     assert_eq!(room.used(), 0);
+}
+
+fn open_packing(folder: &Path) -> (Log, Opened) {
+    let compression = Compression::Lz4;
+    Log::open(LogConfig { segment_bytes: SEGMENT_BYTES, compression, ..LogConfig::new(folder) })
+        .unwrap()
+}
+
+/// The records 10 to 240: each segment is one frame, of eight records.
+async fn packed() -> (TempDir, Vec<PathBuf>) {
+    let folder = folder();
+    let (log, _) = open_packing(folder.path());
+    for n in 0..3 {
+        let batch: Vec<_> = (1..=8).map(|i| record(80 * n + 10 * i)).collect();
+        log.append(batch).await.unwrap();
+    }
+    drop(log);
+    let segments = files(folder.path(), ".segment");
+    assert_eq!(segments.len(), 3);
+    (folder, segments)
+}
+
+fn tens(upto: u64) -> Vec<u64> {
+    (1..=upto / 10).map(|n| 10 * n).collect()
+}
+
+#[tokio::test]
+async fn packed_records_are_there_after_reopening_in_fewer_bytes() {
+    let (folder, segments) = packed().await;
+    // Who does not pack reads what is.
+    let (log, opened) = open(folder.path());
+    assert_eq!((opened.end, opened.state), (Lsn(240), LogState::Sound));
+    assert_eq!(all(&log).await, tens(240));
+    let on_disk: u64 = segments.iter().map(|segment| fs::metadata(segment).unwrap().len()).sum();
+    assert_eq!(log.bytes(), on_disk);
+    assert!(on_disk < 24 * RECORD_BYTES * 2 / 3, "{on_disk}");
+    // From the middle of a frame too, and with what is not packed behind it.
+    append(&log, [250, 260]).await;
+    assert_eq!(try_all(&log, 120).await.unwrap(), tens(260)[12..]);
+    assert_eq!(log.trim_before(Lsn(159)).await.unwrap(), 1);
+    assert_eq!((log.first(), log.trimmed()), (Some(Lsn(90)), Lsn(80)));
+    assert_eq!(log.trim_before(Lsn(160)).await.unwrap(), 1);
+    assert_eq!(all(&log).await, tens(260)[16..]);
+}
+
+#[tokio::test]
+async fn a_packed_write_that_was_cut_short_is_a_torn_tail() {
+    let (_whole, segments) = packed().await;
+    for cut in 1..fs::metadata(&segments[2]).unwrap().len() {
+        let (folder, segments) = packed().await;
+        fs::File::options().write(true).open(&segments[2]).unwrap().set_len(cut).unwrap();
+        forget_mark(folder.path());
+        let (log, opened) = open_packing(folder.path());
+        assert_eq!((opened.end, opened.state), (Lsn(160), LogState::Sound), "{cut} bytes");
+        assert_eq!(opened.torn_bytes, cut);
+        append(&log, [170]).await;
+        assert_eq!(all(&log).await, tens(170));
+    }
+}
+
+#[tokio::test]
+async fn damage_to_packed_records_is_named_and_what_is_behind_it_is_known() {
+    for at in [0, 5, 8, 9, 17, 25, 29, 40] {
+        let (folder, segments) = packed().await;
+        flip(&segments[1], at);
+        forget_mark(folder.path());
+        let (log, opened) = open_packing(folder.path());
+        let LogState::Corrupt { resumes_at, .. } = opened.state else { panic!("byte {at}") };
+        assert_eq!((opened.end, resumes_at), (Lsn(80), Lsn(240)));
+        assert_eq!(log.set_aside_corrupt().await.unwrap(), Lsn(80));
+        assert_eq!(all(&log).await, tens(80));
+    }
+}
+
+#[tokio::test]
+async fn truncating_inside_of_packed_records_keeps_those_before() {
+    for lsn in (0..=245).step_by(5) {
+        let (folder, _) = packed().await;
+        let (log, _) = open_packing(folder.path());
+        let mut reader = log.read(Lsn(0));
+        reader.next_batch(1).await.unwrap();
+        let kept = tens(lsn.min(240));
+        assert_eq!(log.truncate_after(Lsn(lsn)).await.unwrap(), 24 - kept.len() as u64);
+        assert_eq!(all(&log).await, kept);
+        append(&log, [250]).await;
+        drop(log);
+        let (log, opened) = open_packing(folder.path());
+        assert_eq!((opened.end, opened.state), (Lsn(250), LogState::Sound), "after {lsn}");
+        assert_eq!(all(&log).await, [&kept[..], &[250]].concat());
+        assert!(files(folder.path(), ".new").is_empty());
+    }
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domicile::directory::view::OwnershipView;
-use domicile::log::{LOG_SEGMENT_BYTES, Log, LogConfig, LogState, Logs, Spooled};
+use domicile::log::{Frame, LOG_SEGMENT_BYTES, Log, LogConfig, LogState, Logs, Spooled};
 use domicile::peer::arrival::Arrival;
 use domicile::peer::intake::{Intake, Outcome};
 use domicile::pieces::Pieces;
 use domicile_core::change::{Change, Identity, Relation, Stamp, Transaction, Value};
+use domicile_core::frame::Compression;
 use domicile_core::id::{Epoch, Origin, PartitionId, PartitionRange, RegionId, TableName};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
@@ -249,16 +250,22 @@ impl Receiver {
     }
 }
 
+fn open_packing(folder: &Path) -> Log {
+    let compression = Compression::Lz4;
+    let config = LogConfig { segment_bytes: 100, compression, ..LogConfig::new(folder) };
+    Log::open(config).unwrap().0
+}
+
 /// The frames of a log, in the order in which a peer sends them.
 async fn sent(log: &Log) -> Vec<Bytes> {
     let mut reader = log.read(Lsn::ZERO);
     let mut sent = Vec::new();
-    while let Some(frames) = reader.next_batch(1 << 20).await.unwrap() {
+    while let Some(frames) = reader.next_frames(1 << 20).await.unwrap() {
         for frame in frames {
-            sent.push(frame.frame.clone());
-            let Some(mut parts) = reader.parts(&frame).unwrap() else { continue };
-            while let Some(part) = parts.next().await.unwrap() {
-                sent.push(part.frame);
+            sent.push(frame.bytes.clone());
+            let Some(mut parts) = reader.parts_of(&frame).unwrap() else { continue };
+            while let Some(part) = parts.next_frame().await.unwrap() {
+                sent.push(part.bytes);
             }
         }
     }
@@ -331,4 +338,88 @@ async fn a_seal_that_comes_between_two_parts_keeps_the_record_out() {
     let again: Bytes = frames.concat().into();
     assert_eq!(receiver.take(&mut Arrival::default(), &again).await.unwrap(), Outcome::Sealed);
     assert_eq!(receiver.log().end(), Lsn(10));
+}
+
+#[tokio::test]
+async fn packed_parts_are_shipped_as_they_are_and_come_back_plain() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_packing(folder.path());
+    let rows = |i: u64| 100 * i..100 * (i + 1);
+    let mut spool = log.spool().unwrap();
+    for i in [0, 1, 9] {
+        spool.push(part(rows(i))).await.unwrap();
+    }
+    assert_eq!(spool.read(1).await.unwrap(), part(rows(1)));
+    spool.cut(2).await.unwrap();
+    spool.push(part(rows(2))).await.unwrap();
+    let payload = record::encode_large(&head(LARGE)).into();
+    log.append_large(LARGE, payload, spool.finish().await.unwrap()).await.unwrap();
+    let (bytes, plain) = (log.bytes(), 300 * part([7]).len() as u64);
+    assert!(bytes * 2 < plain, "{bytes} of {plain}");
+    drop(log);
+    let (log, state) = open(folder.path());
+    assert_eq!((state, log.bytes()), (LogState::Sound, bytes));
+
+    let receiver = Receiver::new();
+    let mut arrival = Arrival::default();
+    for frame in sent(&log).await {
+        assert_eq!(receiver.take(&mut arrival, &frame).await.unwrap(), Outcome::Taken);
+    }
+    assert_eq!(receiver.log().bytes(), bytes);
+    let all = [(20, 0, 100, false), (20, 100, 100, false), (20, 200, 100, true)];
+    assert_eq!(read(&log).await.unwrap(), all);
+    assert_eq!(read(&receiver.log()).await.unwrap(), all);
+}
+
+#[tokio::test]
+async fn of_records_that_came_packed_a_peer_takes_those_that_it_lacks_and_may_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_packing(folder.path());
+    log.append(vec![small(10), small(20), small(30)]).await.unwrap();
+    let packed = sent(&log).await.concat();
+    let held = async |receiver: &Receiver| {
+        let pieces = read(&receiver.log()).await.unwrap();
+        pieces.iter().map(|(lsn, ..)| *lsn).collect::<Vec<_>>()
+    };
+
+    let all = Receiver::new();
+    all.take(&mut Arrival::default(), &packed.clone().into()).await.unwrap();
+    assert_eq!(held(&all).await, [10, 20, 30]);
+    assert_eq!(all.log().bytes(), packed.len() as u64, "as they are");
+
+    let some = Receiver::new();
+    let (lsn, payload) = small(10);
+    let first = Frame::of(lsn, &payload);
+    some.take(&mut Arrival::default(), &first.bytes).await.unwrap();
+    some.take(&mut Arrival::default(), &packed.clone().into()).await.unwrap();
+    assert_eq!(held(&some).await, [10, 20, 30]);
+
+    let sealed = Receiver::new();
+    sealed.take(&mut Arrival::default(), &first.bytes).await.unwrap();
+    let epochs = [(PartitionRange::new(0, 0), Epoch(1))];
+    sealed.intake.seal(&sealed.eu.region, &epochs).await.unwrap();
+    let taken = sealed.take(&mut Arrival::default(), &packed.clone().into()).await.unwrap();
+    assert_eq!(taken, Outcome::Sealed);
+    assert_eq!(held(&sealed).await, [10]);
+}
+
+#[tokio::test]
+async fn a_peer_holds_nothing_that_does_not_unpack() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = open_packing(folder.path());
+    log.append(vec![small(10), small(20), small(30)]).await.unwrap();
+    let whole = sent(&log).await.concat();
+    // A right checksum over bytes that unpack to other records than the frame says.
+    let mut lie = whole.clone();
+    lie[17] += 1;
+    let crc = crc32c::crc32c(&lie[8..]);
+    lie[4..8].copy_from_slice(&crc.to_le_bytes());
+    let mut flipped = whole;
+    flipped[40] ^= 1;
+    for bytes in [lie, flipped] {
+        let receiver = Receiver::new();
+        let refused = receiver.take(&mut Arrival::default(), &bytes.into()).await.unwrap_err();
+        assert!(format!("{refused:#}").starts_with("a peer sent a broken frame after"));
+        assert_eq!(receiver.log().end(), Lsn::ZERO);
+    }
 }

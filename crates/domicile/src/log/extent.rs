@@ -13,6 +13,20 @@ use super::room::Room;
 use super::spool::Spools;
 use super::standing::Standing;
 
+/// Records that follow one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub first: Lsn,
+    pub last: Lsn,
+    pub count: u64,
+}
+
+impl Run {
+    pub fn of(lsn: Lsn) -> Self {
+        Self { first: lsn, last: lsn, count: 1 }
+    }
+}
+
 /// The flushed part of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
@@ -36,10 +50,10 @@ impl Extent {
         self.bytes + self.parts_bytes
     }
 
-    pub fn add(&mut self, lsn: Lsn, bytes: u64, parts: Option<Parts>) {
-        self.first.get_or_insert(lsn);
-        self.last = lsn;
-        self.records += 1;
+    pub fn add(&mut self, run: Run, bytes: u64, parts: Option<Parts>) {
+        self.first.get_or_insert(run.first);
+        self.last = run.last;
+        self.records += run.count;
         self.bytes += bytes;
         self.parts_bytes += parts.map_or(0, |parts| parts.bytes);
     }

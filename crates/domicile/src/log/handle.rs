@@ -11,11 +11,13 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use domicile_core::frame::Compression;
 use domicile_core::lsn::Lsn;
 use tokio::sync::{oneshot, watch};
 
 use super::error::LogError;
 use super::extent::{Extents, Shared};
+use super::frame::Frame;
 use super::reader::Reader;
 use super::room::Room;
 use super::segment;
@@ -35,11 +37,18 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// What this log and others may take together.
     pub room: Room,
+    /// How records are packed that are appended here; frames of others stay as they are.
+    pub compression: Compression,
 }
 
 impl LogConfig {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), segment_bytes: LOG_SEGMENT_BYTES, room: Room::unlimited() }
+        Self {
+            folder: folder.into(),
+            segment_bytes: LOG_SEGMENT_BYTES,
+            room: Room::unlimited(),
+            compression: Compression::None,
+        }
     }
 }
 
@@ -110,17 +119,18 @@ impl Log {
     /// After an [`LogError::Io`] nothing of the batch counts; each further call looks first whether
     /// the disk has recovered.
     pub async fn append(&self, batch: Vec<(Lsn, Bytes)>) -> Result<Lsn, LogError> {
-        self.append_since(None, batch).await
+        self.ask(|reply| Command::Append { batch, reply }).await
     }
 
-    /// Does the same with records that follow on the end as it was when the log had been rewritten
-    /// `since` times, or refuses: when records were taken back since, these would hide the gap.
-    pub async fn append_since(
+    /// Does the same with frames of another copy of this log, byte by byte, that follow on the end
+    /// as it was when ours had been rewritten `since` times, or refuses: when records were taken
+    /// back since, these would hide the gap.
+    pub async fn append_frames(
         &self,
         since: Option<u64>,
-        batch: Vec<(Lsn, Bytes)>,
+        frames: Vec<Frame>,
     ) -> Result<Lsn, LogError> {
-        self.ask(|reply| Command::Append { batch, since, reply }).await
+        self.ask(|reply| Command::AppendFrames { frames, since, reply }).await
     }
 
     /// Returns the end, and how often records were taken back up to now.
@@ -158,7 +168,7 @@ impl Log {
         self.append_large_since(None, lsn, payload, parts).await
     }
 
-    /// Does the same under the condition of [`Log::append_since`].
+    /// Does the same under the condition of [`Log::append_frames`].
     pub async fn append_large_since(
         &self,
         since: Option<u64>,

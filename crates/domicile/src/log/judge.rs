@@ -96,12 +96,12 @@ fn scan(folder: &Path, base: Lsn) -> Result<(Extent, u64), LogError> {
     loop {
         let before = scan.extent;
         match scan.step().map_err(io("read segment", &path))? {
-            Step::Record { lsn, parts: Some(parts), .. }
-                if !parts::are_sound(folder, lsn, &parts)? =>
+            Step::Records { run, parts: Some(parts), .. }
+                if !parts::are_sound(folder, run.last, &parts)? =>
             {
                 return Ok((before, bytes));
             }
-            Step::Record { .. } => {}
+            Step::Records { .. } => {}
             Step::End | Step::Damaged => return Ok((scan.extent, bytes)),
         }
     }
@@ -122,7 +122,11 @@ fn highest(folder: &Path, bases: &[Lsn], from: u64) -> Result<Option<Lsn>, LogEr
             highest = highest.max(Some(Lsn(base.0 - 1)));
         }
         while let Some(found) = frame::find_next(&bytes, at) {
-            let Taken::Whole { lsn, consumed, .. } = frame::take(&bytes[found..]) else { break };
+            let (lsn, consumed) = match frame::take(&bytes[found..]) {
+                Taken::Whole { lsn, consumed, .. } => (lsn, consumed),
+                Taken::Packed { pack, consumed, .. } => (pack.last, consumed),
+                Taken::Partial { .. } | Taken::Broken(_) => break,
+            };
             highest = highest.max(Some(lsn));
             at = found + consumed;
         }

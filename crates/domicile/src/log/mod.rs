@@ -15,8 +15,10 @@
 //! **Invariant:** only the writer's thread changes files, and a reader never sees a byte that is
 //! not flushed.
 
+mod append;
 mod error;
 mod extent;
+mod frame;
 mod handle;
 mod judge;
 mod mark;
@@ -34,12 +36,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use domicile_core::frame::Compression;
 use domicile_core::id::Origin;
 
 pub use error::LogError;
+pub use frame::{Frame, Record};
 pub use handle::{LOG_SEGMENT_BYTES, Log, LogConfig, LogState, Opened};
 pub use parts::PartReader;
-pub use reader::{Frame, Reader};
+pub use reader::Reader;
 pub use room::Room;
 pub use spool::{Spool, Spooled};
 pub use standing::Standing;
@@ -56,6 +60,7 @@ struct Shared {
     folder: PathBuf,
     segment_bytes: u64,
     room: Room,
+    compression: Compression,
     logs: Mutex<BTreeMap<Origin, Log>>,
 }
 
@@ -67,14 +72,15 @@ impl Logs {
         data: &Path,
         segment_bytes: u64,
     ) -> Result<(Self, Vec<(Origin, Opened)>), LogError> {
-        Self::open_in(data, segment_bytes, Room::unlimited())
+        Self::open_in(data, segment_bytes, Room::unlimited(), Compression::None)
     }
 
-    /// Does the same with logs that share `room`.
+    /// Does the same with logs that share `room` and pack what is appended to them so.
     pub fn open_in(
         data: &Path,
         segment_bytes: u64,
         room: Room,
+        compression: Compression,
     ) -> Result<(Self, Vec<(Origin, Opened)>), LogError> {
         let folder = data.join("log");
         fs::create_dir_all(&folder).map_err(io("create folder", &folder))?;
@@ -87,12 +93,12 @@ impl Logs {
                 continue;
             };
             let (folder, room) = (entry.path(), room.clone());
-            let (log, opened) = Log::open(LogConfig { folder, segment_bytes, room })?;
+            let (log, opened) = Log::open(LogConfig { folder, segment_bytes, room, compression })?;
             logs.insert(origin.clone(), log);
             found.push((origin, opened));
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let shared = Shared { folder, segment_bytes, room, logs: Mutex::new(logs) };
+        let shared = Shared { folder, segment_bytes, room, compression, logs: Mutex::new(logs) };
         Ok((Self { shared: Arc::new(shared) }, found))
     }
 
@@ -110,7 +116,8 @@ impl Logs {
         }
         let folder = self.shared.folder.join(origin.to_string());
         let (segment_bytes, room) = (self.shared.segment_bytes, self.shared.room.clone());
-        let (log, _) = Log::open(LogConfig { folder, segment_bytes, room })?;
+        let compression = self.shared.compression;
+        let (log, _) = Log::open(LogConfig { folder, segment_bytes, room, compression })?;
         logs.insert(origin.clone(), log.clone());
         Ok(log)
     }

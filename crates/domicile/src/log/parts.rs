@@ -14,7 +14,7 @@ use domicile_core::frame::{self, FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES, Parts, T
 use domicile_core::lsn::Lsn;
 
 use super::error::{LogError, io};
-use super::reader::Frame;
+use super::frame::{Frame, Record};
 use super::segment;
 
 const SUFFIX: &str = ".parts";
@@ -86,9 +86,22 @@ impl PartReader {
     }
 
     /// Returns the next part, with its number in place of an LSN; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<Record>, LogError> {
+        let before = self.walk;
+        let Some(frame) = self.next_frame().await? else { return Ok(None) };
+        match frame.records() {
+            Ok(records) => Ok(records.into_iter().next()),
+            Err(_) => {
+                self.walk = before;
+                Err(LogError::Corrupt { segment: self.path.clone(), offset: before.seen.bytes })
+            }
+        }
+    }
+
+    /// Returns the same as it stands in the file, to be passed on.
     ///
     /// Each is checked by its own checksum, and the last one by what all of them add up to.
-    pub async fn next(&mut self) -> Result<Option<Frame>, LogError> {
+    pub async fn next_frame(&mut self) -> Result<Option<Frame>, LogError> {
         if self.is_at_end() {
             return Ok(None);
         }
@@ -129,7 +142,7 @@ impl Walk {
         }
         let length = match frame::take(&header) {
             Taken::Partial { needed } => needed,
-            Taken::Whole { consumed, .. } => consumed,
+            Taken::Whole { consumed, .. } | Taken::Packed { consumed, .. } => consumed,
             Taken::Broken(_) => return Ok(None),
         };
         // No allocation on the word of a length that the record's own does not cover.
@@ -141,21 +154,22 @@ impl Walk {
         if !read_at(file, &mut bytes, self.seen.bytes)? {
             return Ok(None);
         }
-        let bytes = Bytes::from(bytes);
-        let Taken::Whole { lsn, payload, parts: None, .. } = frame::take(&bytes) else {
-            return Ok(None);
-        };
-        if lsn != self.seen.next() {
+        let Ok(part) = Frame::take(&Bytes::from(bytes)) else { return Ok(None) };
+        if !is_part(&part, &self.seen) {
             return Ok(None);
         }
-        let payload = bytes.slice_ref(payload);
-        self.seen.add(&header, payload.len());
-        Ok(Some(Frame { lsn, payload, frame: bytes, parts: None }))
+        self.seen.add(&part.bytes);
+        Ok(Some(part))
     }
 
     fn is_whole(&self) -> bool {
         self.seen == self.parts
     }
+}
+
+/// Can this frame be the part that follows on what `seen` adds up?
+pub(super) fn is_part(frame: &Frame, seen: &Parts) -> bool {
+    frame.parts.is_none() && frame.count() == 1 && frame.last == seen.next()
 }
 
 /// Returns whether the file has so many bytes there.

@@ -13,25 +13,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use domicile_core::frame::{self, FRAME_OVERHEAD_BYTES, Parts, Taken};
+use domicile_core::frame::{FRAME_OVERHEAD_BYTES, Parts};
 use domicile_core::lsn::Lsn;
 
 use super::error::{LogError, io};
 use super::extent::{Extent, Extents, Shared};
+use super::frame::{Frame, NoFrame, Record};
 use super::parts::{self, PartReader};
 use super::segment::{self, Scan, Step};
 use super::standing::Standing;
-
-/// One record as it stands in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    pub lsn: Lsn,
-    pub payload: Bytes,
-    /// Header and payload: what a peer can be sent as it is.
-    pub frame: Bytes,
-    /// What stands outside of it: to be had from [`Reader::parts`].
-    pub parts: Option<Parts>,
-}
 
 /// Goes through a log, following it into new segments.
 pub struct Reader {
@@ -81,40 +71,95 @@ impl Reader {
     ///
     /// A large record, which has parts, is the last of its batch. `None` at the flushed end as it
     /// is now. The bytes of a batch are kept in memory while any of
-    /// its frames is. Dropping the future loses nothing.
-    pub async fn next_batch(&mut self, bytes_max: usize) -> Result<Option<Vec<Frame>>, LogError> {
-        if self.after >= self.shared.end() {
-            return Ok(None);
-        }
-        let (shared, after, place) = (self.shared.clone(), self.after, self.place.clone());
-        let read = tokio::task::spawn_blocking(move || read(&shared, after, place, bytes_max));
-        let Some((frames, place)) = read.await.map_err(|_| LogError::Stopped)?? else {
+    /// its records is. Dropping the future loses nothing.
+    pub async fn next_batch(&mut self, bytes_max: usize) -> Result<Option<Vec<Record>>, LogError> {
+        let Some((frames, place)) = self.read(bytes_max, Frame::plain_bytes).await? else {
             return Ok(None);
         };
-        self.after = frames.last().map_or(self.after, |frame| frame.lsn);
-        self.place = Some(place);
+        let (mut records, mut offset) = (Vec::new(), place.offset - length(&frames));
+        for frame in &frames {
+            let Ok(of_frame) = frame.records() else {
+                let segment = segment::path(&self.shared.folder, place.base);
+                let error = LogError::Corrupt { segment, offset };
+                self.shared.stands(Standing::Corrupt(error.to_string()));
+                return Err(error);
+            };
+            records.extend(of_frame.into_iter().filter(|record| record.lsn > self.after));
+            offset += frame.bytes.len() as u64;
+        }
+        self.go_on(&frames, place);
+        Ok(Some(records))
+    }
+
+    /// Returns the next frames as they stand in the log, to be passed on. The first may also hold
+    /// records that are not after where this reader began.
+    pub async fn next_frames(&mut self, bytes_max: usize) -> Result<Option<Vec<Frame>>, LogError> {
+        let Some((frames, place)) = self.read(bytes_max, |frame| frame.bytes.len()).await? else {
+            return Ok(None);
+        };
+        self.go_on(&frames, place);
         Ok(Some(frames))
     }
 
     /// Returns the parts of a large record that this reader gave out; `None` of any other.
-    pub fn parts(&self, frame: &Frame) -> Result<Option<PartReader>, LogError> {
-        let Some(parts) = frame.parts else { return Ok(None) };
-        let opened = PartReader::open(parts::path(&self.shared.folder, frame.lsn), parts);
+    pub fn parts(&self, record: &Record) -> Result<Option<PartReader>, LogError> {
+        self.open_parts(record.lsn, record.parts)
+    }
+
+    /// The same of a frame.
+    pub fn parts_of(&self, frame: &Frame) -> Result<Option<PartReader>, LogError> {
+        self.open_parts(frame.last, frame.parts)
+    }
+
+    fn open_parts(&self, lsn: Lsn, parts: Option<Parts>) -> Result<Option<PartReader>, LogError> {
+        let Some(parts) = parts else { return Ok(None) };
+        let opened = PartReader::open(parts::path(&self.shared.folder, lsn), parts);
         let begin = self.shared.look(|extents| extents.list.first().map(|extent| extent.base));
         match (opened, begin) {
-            (Err(LogError::Corrupt { .. }), Some(begin)) if frame.lsn < begin => {
-                Err(LogError::Trimmed { after: frame.lsn, trimmed: Lsn(begin.0 - 1) })
+            (Err(LogError::Corrupt { .. }), Some(begin)) if lsn < begin => {
+                Err(LogError::Trimmed { after: lsn, trimmed: Lsn(begin.0 - 1) })
             }
             (opened, _) => opened.map(Some),
         }
     }
+
+    async fn read(
+        &self,
+        bytes_max: usize,
+        weigh: fn(&Frame) -> usize,
+    ) -> Result<Option<(Vec<Frame>, Place)>, LogError> {
+        if self.after >= self.shared.end() {
+            return Ok(None);
+        }
+        let (shared, after, place) = (self.shared.clone(), self.after, self.place.clone());
+        let limit = Limit { bytes_max, weigh };
+        let read = tokio::task::spawn_blocking(move || read(&shared, after, place, limit));
+        read.await.map_err(|_| LogError::Stopped)?
+    }
+
+    fn go_on(&mut self, frames: &[Frame], place: Place) {
+        self.after = frames.last().map_or(self.after, |frame| frame.last);
+        self.place = Some(place);
+    }
+}
+
+/// How much is given out at once.
+#[derive(Clone, Copy)]
+struct Limit {
+    bytes_max: usize,
+    /// What a frame counts for.
+    weigh: fn(&Frame) -> usize,
+}
+
+fn length(frames: &[Frame]) -> u64 {
+    frames.iter().map(|frame| frame.bytes.len() as u64).sum()
 }
 
 fn read(
     shared: &Shared,
     after: Lsn,
     mut place: Option<Place>,
-    bytes_max: usize,
+    limit: Limit,
 ) -> Result<Option<(Vec<Frame>, Place)>, LogError> {
     loop {
         let Next::Read { extent, rewrites, seek } =
@@ -122,7 +167,7 @@ fn read(
         else {
             return Ok(None);
         };
-        let result = read_segment(shared, &extent, rewrites, seek, after, bytes_max);
+        let result = read_segment(shared, &extent, rewrites, seek, after, limit);
         // What was taken back while it was read is not to be trusted, and a segment that was
         // trimmed before it could be opened is no error: look again.
         let stands = shared.look(|extents| {
@@ -162,7 +207,7 @@ fn read_segment(
     rewrites: u64,
     seek: Seek,
     after: Lsn,
-    bytes_max: usize,
+    limit: Limit,
 ) -> Result<(Vec<Frame>, Place), LogError> {
     let path = segment::path(&shared.folder, extent.base);
     let open = || File::open(&path).map(Arc::new).map_err(io("open segment", &path));
@@ -176,19 +221,19 @@ fn read_segment(
             Place { file, base, offset, rewrites }
         }
     };
-    let frames = frames(&place, extent.bytes, after, bytes_max, path)?;
-    place.offset += frames.iter().map(|frame| frame.frame.len() as u64).sum::<u64>();
+    let frames = frames(&place, extent.bytes, after, limit, path)?;
+    place.offset += length(&frames);
     Ok((frames, place))
 }
 
-/// Returns where the first record after `after` begins, reading the segment up to there.
+/// Returns where the frame of the first record after `after` begins, reading the segment up to there.
 fn offset_after(file: &File, extent: &Extent, after: Lsn, path: &Path) -> Result<u64, LogError> {
     let mut scan = Scan::new(file, extent.base, extent.bytes);
     loop {
         let offset = scan.extent.bytes;
         match scan.step().map_err(io("read segment", path))? {
-            Step::Record { lsn, .. } if lsn <= after => {}
-            Step::Record { .. } => return Ok(offset),
+            Step::Records { run, .. } if run.last <= after => {}
+            Step::Records { .. } => return Ok(offset),
             Step::End | Step::Damaged => {
                 return Err(LogError::Corrupt { segment: path.to_owned(), offset });
             }
@@ -201,11 +246,11 @@ fn frames(
     place: &Place,
     upto: u64,
     after: Lsn,
-    bytes_max: usize,
+    limit: Limit,
     path: PathBuf,
 ) -> Result<Vec<Frame>, LogError> {
     let left = usize::try_from(upto.saturating_sub(place.offset)).unwrap_or(usize::MAX);
-    let mut want = bytes_max.max(FRAME_OVERHEAD_BYTES).min(left);
+    let mut want = limit.bytes_max.max(FRAME_OVERHEAD_BYTES).min(left);
     loop {
         let mut bytes = vec![0; want];
         if let Err(source) = place.file.read_exact_at(&mut bytes, place.offset) {
@@ -217,30 +262,36 @@ fn frames(
             });
         }
         let bytes = Bytes::from(bytes);
-        let (frames, stopped) = split(&bytes, after);
+        let (frames, stopped) = split(&bytes, after, limit);
         match stopped {
             _ if !frames.is_empty() => return Ok(frames),
-            // The record is longer than the caller's batch: it is given whole, by itself.
-            Taken::Partial { needed } if want < needed && needed <= left => want = needed,
+            // The frame is longer than the caller's batch: it is given whole, by itself.
+            Some(NoFrame::Partial { needed }) if want < needed && needed <= left => want = needed,
             _ => return Err(LogError::Corrupt { segment: path, offset: place.offset }),
         }
     }
 }
 
-/// Splits off the whole frames at the front, and tells what stands behind them.
-fn split(bytes: &Bytes, mut after: Lsn) -> (Vec<Frame>, Taken<'_>) {
-    let (mut frames, mut at) = (Vec::new(), 0);
+/// Splits off frames at the front, as many as the limit allows, and tells why there are no more.
+fn split(bytes: &Bytes, after: Lsn, limit: Limit) -> (Vec<Frame>, Option<NoFrame>) {
+    let (mut frames, mut at, mut weight) = (Vec::<Frame>::new(), 0, 0);
     loop {
-        match frame::take(&bytes[at..]) {
-            Taken::Whole { lsn, payload, parts, consumed } if lsn > after => {
-                let payload = bytes.slice_ref(payload);
-                frames.push(Frame { lsn, payload, frame: bytes.slice(at..at + consumed), parts });
-                (after, at) = (lsn, at + consumed);
-                if parts.is_some() {
-                    return (frames, Taken::Partial { needed: 0 });
-                }
-            }
-            stopped => return (frames, stopped),
+        let frame = match Frame::take(&bytes.slice(at..)) {
+            Ok(frame) => frame,
+            Err(none) => return (frames, Some(none)),
+        };
+        let orderly = match frames.last() {
+            Some(before) => frame.first > before.last,
+            None => frame.last > after,
+        };
+        weight += (limit.weigh)(&frame);
+        if !orderly || (weight > limit.bytes_max && !frames.is_empty()) {
+            return (frames, None);
+        }
+        at += frame.bytes.len();
+        frames.push(frame);
+        if frames.last().is_some_and(|frame| frame.parts.is_some()) {
+            return (frames, None);
         }
     }
 }

@@ -8,11 +8,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use domicile_core::frame::{self, Parts, Taken};
+use domicile_core::frame::{self, Pack, Parts, Taken};
 use domicile_core::lsn::Lsn;
 
 use super::error::{LogError, io};
-use super::extent::Extent;
+use super::extent::{Extent, Run};
 
 const SUFFIX: &str = ".segment";
 
@@ -73,12 +73,17 @@ pub(super) fn remove(folder: &Path, base: Lsn) -> Result<(), LogError> {
 
 /// What stands at one place of a segment.
 pub(super) enum Step {
-    Record { lsn: Lsn, bytes: u64, parts: Option<Parts> },
+    /// A frame, of one record or several.
+    Records {
+        run: Run,
+        bytes: u64,
+        parts: Option<Parts>,
+    },
     End,
     Damaged,
 }
 
-/// Goes through the records of a segment from its beginning, with a bounded buffer.
+/// Goes through the frames of a segment from its beginning, with a bounded buffer.
 pub(super) struct Scan<'a> {
     file: &'a File,
     /// Bytes at and after this are not looked at.
@@ -96,17 +101,16 @@ impl<'a> Scan<'a> {
         Self { file, upto, extent, buffer: Vec::new(), done: 0 }
     }
 
-    /// Steps over the next record. Stays where it is once it answered `End` or `Damaged`.
+    /// Steps over the next frame. Stays where it is once it answered `End` or `Damaged`.
     pub fn step(&mut self) -> std::io::Result<Step> {
         loop {
-            match frame::take(&self.buffer[self.done..]) {
-                Taken::Whole { lsn, parts, consumed, .. } if lsn > self.extent.last => {
-                    self.done += consumed;
-                    self.extent.add(lsn, consumed as u64, parts);
-                    return Ok(Step::Record { lsn, bytes: consumed as u64, parts });
+            let (run, parts, consumed) = match frame::take(&self.buffer[self.done..]) {
+                Taken::Whole { lsn, parts, consumed, .. } => (Run::of(lsn), parts, consumed),
+                Taken::Packed { pack, consumed, .. } => {
+                    let Pack { first, last, count, .. } = pack;
+                    (Run { first, last, count: count.into() }, None, consumed)
                 }
-                // A record out of order is as wrong as one that does not add up.
-                Taken::Whole { .. } | Taken::Broken(_) => return Ok(Step::Damaged),
+                Taken::Broken(_) => return Ok(Step::Damaged),
                 Taken::Partial { needed } => {
                     let left = self.upto.saturating_sub(self.extent.bytes);
                     if left == 0 {
@@ -116,8 +120,17 @@ impl<'a> Scan<'a> {
                         return Ok(Step::Damaged);
                     }
                     self.fill(needed)?;
+                    continue;
                 }
+            };
+            // A record out of order is as wrong as one that does not add up.
+            if run.first <= self.extent.last {
+                return Ok(Step::Damaged);
             }
+            self.done += consumed;
+            let bytes = consumed as u64;
+            self.extent.add(run, bytes, parts);
+            return Ok(Step::Records { run, bytes, parts });
         }
     }
 

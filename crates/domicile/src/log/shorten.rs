@@ -9,12 +9,15 @@
 //! absence would look like damage.
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use domicile_core::lsn::Lsn;
 
 use super::error::{LogError, io};
-use super::extent::Extent;
+use super::extent::{Extent, Run};
+use super::frame::{Frame, Record};
 use super::judge::{self, Damage, Judged, Verdict};
 use super::parts;
 use super::segment::{self, Scan, Step};
@@ -89,23 +92,32 @@ impl Writer {
         let list = self.shared.look(|extents| extents.list.clone());
         let total: u64 = list.iter().map(|extent| extent.records).sum();
         // The last segment that may hold a record to keep; none when all of them begin later.
-        let kept = match list.iter().rposition(|extent| extent.base.0 - 1 <= lsn.0) {
+        let (kept, torn) = match list.iter().rposition(|extent| extent.base.0 - 1 <= lsn.0) {
             Some(last) => {
                 let mut kept = list[..last].to_vec();
-                kept.push(front(&self.shared.folder, &list[last], lsn)?);
-                kept
+                let (front, torn) = front(&self.shared.folder, &list[last], lsn)?;
+                kept.push(front);
+                (kept, torn)
             }
-            None => vec![Extent::empty_after(lsn)],
+            None => (vec![Extent::empty_after(lsn)], Vec::new()),
         };
-        let removed = total - kept.iter().map(|extent| extent.records).sum::<u64>();
-        let shortened = self.shorten_to(&list, kept);
+        let removed =
+            total - kept.iter().map(|extent| extent.records).sum::<u64>() - torn.len() as u64;
+        let shortened = self.shorten_to(&list, kept, &torn);
         self.poison_on_error(shortened)?;
         Ok(removed)
     }
 
-    fn shorten_to(&mut self, list: &[Extent], kept: Vec<Extent>) -> Result<(), LogError> {
+    /// Leaves `kept`, and behind it the records of a frame that was `torn` in two.
+    fn shorten_to(
+        &mut self,
+        list: &[Extent],
+        kept: Vec<Extent>,
+        torn: &[Record],
+    ) -> Result<(), LogError> {
         let Some(&last) = kept.last() else { return Ok(()) };
-        self.mark.set(self.mark.at().min(last.last))?;
+        let end = torn.last().map_or(last.last, |record| record.lsn);
+        self.mark.set(self.mark.at().min(end))?;
         // From here on no reader trusts what it reads beyond `kept`.
         self.shared.publish(|extents| {
             extents.list.clone_from(&kept);
@@ -116,6 +128,10 @@ impl Writer {
             segment::remove(&folder, extent.base)?;
         }
         let old = list[kept.len() - 1].base;
+        if !torn.is_empty() {
+            self.put_back(last, torn)?;
+            return parts::remove(&folder, |lsn| lsn > end);
+        }
         let file = segment::open(&folder, old)?;
         let path = segment::path(&folder, old);
         file.set_len(last.bytes)
@@ -127,6 +143,32 @@ impl Writer {
         }
         parts::remove(&folder, |lsn| lsn > last.last)?;
         self.tail = Some(file);
+        Ok(())
+    }
+
+    /// Ends a segment with `records` behind its front. They are on the disk all the time: until the
+    /// new file has the old one's name, in the frame that is torn.
+    fn put_back(&mut self, front: Extent, records: &[Record]) -> Result<(), LogError> {
+        let folder = self.shared.folder.clone();
+        let (path, mut extent) = (segment::path(&folder, front.base), front);
+        let mut behind = Vec::new();
+        for record in records {
+            let frame = Frame::of(record.lsn, &record.payload);
+            extent.add(Run::of(record.lsn), frame.bytes.len() as u64, None);
+            behind.extend_from_slice(&frame.bytes);
+        }
+        let new = path.with_extension("new");
+        copy_front(&path, &new, front.bytes, &behind)?;
+        rename(&new, &path)?;
+        segment::sync_folder(&folder)?;
+        self.tail = Some(segment::open(&folder, front.base)?);
+        // The file has a new body under its old name: who opened the old one opens again.
+        self.shared.publish(|extents| {
+            if let Some(last) = extents.list.last_mut() {
+                *last = extent;
+            }
+            extents.rewrites += 1;
+        });
         Ok(())
     }
 
@@ -181,7 +223,7 @@ impl Writer {
         fs::hard_link(&path, &aside).map_err(io("link segment", &aside))?;
         segment::sync_folder(&folder)?;
         let new = path.with_extension("new");
-        copy_front(&path, &new, last.bytes)?;
+        copy_front(&path, &new, last.bytes, &[])?;
         rename(&new, &path)?;
         segment::sync_folder(&folder)?;
         self.tail = Some(segment::open(&folder, last.base)?);
@@ -189,16 +231,28 @@ impl Writer {
     }
 }
 
-/// Returns the part of a segment up to `lsn`.
-fn front(folder: &Path, extent: &Extent, lsn: Lsn) -> Result<Extent, LogError> {
+/// Returns the part of a segment up to `lsn`, and what else is up to there, when that lies inside
+/// of a frame.
+fn front(folder: &Path, extent: &Extent, lsn: Lsn) -> Result<(Extent, Vec<Record>), LogError> {
     let path = segment::path(folder, extent.base);
     let file = segment::open(folder, extent.base)?;
     let mut scan = Scan::new(&file, extent.base, extent.bytes);
     let mut kept = scan.extent;
     loop {
         match scan.step().map_err(io("read segment", &path))? {
-            Step::Record { lsn: at, bytes, parts } if at <= lsn => kept.add(at, bytes, parts),
-            Step::Record { .. } | Step::End => return Ok(kept),
+            Step::Records { run, bytes, parts } if run.last <= lsn => kept.add(run, bytes, parts),
+            Step::Records { run, bytes, .. } if run.first <= lsn => {
+                let mut frame = vec![0; bytes as usize];
+                let read = file.read_exact_at(&mut frame, kept.bytes);
+                read.map_err(io("read segment", &path))?;
+                let records = Frame::take(&frame.into()).ok().and_then(|f| f.records().ok());
+                let Some(mut torn) = records else {
+                    return Err(LogError::Corrupt { segment: path, offset: kept.bytes });
+                };
+                torn.retain(|record| record.lsn <= lsn);
+                return Ok((kept, torn));
+            }
+            Step::Records { .. } | Step::End => return Ok((kept, Vec::new())),
             Step::Damaged => {
                 return Err(LogError::Corrupt { segment: path, offset: scan.extent.bytes });
             }
@@ -220,11 +274,12 @@ fn free_name(path: &Path) -> PathBuf {
     (0..).map(name).find(|name| !name.exists()).unwrap_or_else(|| name(u32::MAX))
 }
 
-fn copy_front(from: &Path, to: &Path, bytes: u64) -> Result<(), LogError> {
+fn copy_front(from: &Path, to: &Path, bytes: u64, behind: &[u8]) -> Result<(), LogError> {
     let copy = || {
         let mut front = std::io::Read::take(File::open(from)?, bytes);
         let mut copy = File::create(to)?;
         std::io::copy(&mut front, &mut copy)?;
+        copy.write_all(behind)?;
         copy.sync_all()
     };
     copy().map_err(io("copy segment to", to))

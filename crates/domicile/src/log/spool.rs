@@ -13,12 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use domicile_core::frame::{self, FRAME_OVERHEAD_BYTES, PAYLOAD_BYTES_MAX, Parts, Taken};
+use domicile_core::frame::{Compression, PAYLOAD_BYTES_MAX, Packer, Parts};
 use domicile_core::lsn::Lsn;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::error::{LogError, io};
-use super::parts::PartReader;
+use super::frame::Frame;
+use super::parts::{self, PartReader};
 use super::segment;
 use super::standing::Standing;
 
@@ -31,6 +32,7 @@ const FAILURE_LASTS: Duration = Duration::from_secs(60);
 /// Makes spools in one log's folder.
 pub(super) struct Spools {
     folder: PathBuf,
+    compression: Compression,
     next: AtomicU64,
     failure: Failure,
 }
@@ -58,7 +60,7 @@ impl Failure {
 
 impl Spools {
     /// Removes what the last process left.
-    pub fn open(log: &Path) -> Result<Self, LogError> {
+    pub fn open(log: &Path, compression: Compression) -> Result<Self, LogError> {
         let folder = log.join("spool");
         fs::create_dir_all(&folder).map_err(io("create folder", &folder))?;
         for entry in fs::read_dir(&folder).map_err(io("list folder", &folder))? {
@@ -66,7 +68,7 @@ impl Spools {
             fs::remove_file(&path).map_err(io("remove spool", &path))?;
         }
         segment::sync_folder(log)?;
-        Ok(Self { folder, next: AtomicU64::new(0), failure: Failure::default() })
+        Ok(Self { folder, compression, next: AtomicU64::new(0), failure: Failure::default() })
     }
 
     /// Can a large transaction be kept here, as far as the last one tells?
@@ -88,8 +90,9 @@ impl Spools {
             .map_err(io("create spool", &path));
         let file = self.failure.note(file)?;
         let place = Place { path, file: Arc::new(file) };
-        let failure = self.failure.clone();
-        Ok(Spool { place, parts: vec![Parts::default()], flush: None, flushed: 0, failure })
+        let (compression, failure) = (self.compression, self.failure.clone());
+        let parts = vec![Parts::default()];
+        Ok(Spool { place, compression, parts, flush: None, flushed: 0, failure })
     }
 }
 
@@ -109,6 +112,7 @@ impl Drop for Place {
 /// The parts of a transaction that is not complete yet.
 pub struct Spool {
     place: Place,
+    compression: Compression,
     /// What the first 0, 1, 2 .. parts add up to.
     parts: Vec<Parts>,
     flush: Option<JoinHandle<std::io::Result<()>>>,
@@ -125,19 +129,33 @@ impl Spool {
 
     /// Adds a part at the end.
     pub async fn push(&mut self, payload: Bytes) -> Result<(), LogError> {
-        let mut parts = self.parts();
-        let lsn = parts.next();
+        let lsn = self.parts().next();
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(LogError::TooLarge { lsn, bytes: payload.len() });
         }
-        let header = frame::header(lsn, &payload);
-        let (file, offset, length) = (self.place.file.clone(), parts.bytes, payload.len());
-        self.work("write spool", move || {
-            file.write_all_at(&header, offset)?;
-            file.write_all_at(&payload, offset + FRAME_OVERHEAD_BYTES as u64)
-        })
-        .await?;
-        parts.add(&header, length);
+        let compression = self.compression;
+        let packed = spawn_blocking(move || {
+            let mut frame = Vec::new();
+            Packer::new(compression).append(&mut frame, &[(lsn, payload)]);
+            frame
+        });
+        self.write(packed.await.map_err(|_| LogError::Stopped)?.into()).await
+    }
+
+    /// Adds a part as it stands in another copy of the log.
+    pub async fn push_frame(&mut self, frame: Frame) -> Result<(), LogError> {
+        if !parts::is_part(&frame, &self.parts()) {
+            return Err(LogError::OutOfOrder { lsn: frame.last, end: self.parts().next() });
+        }
+        self.write(frame.bytes).await
+    }
+
+    async fn write(&mut self, frame: Bytes) -> Result<(), LogError> {
+        let mut parts = self.parts();
+        let offset = parts.bytes;
+        parts.add(&frame);
+        let file = self.place.file.clone();
+        self.work("write spool", move || file.write_all_at(&frame, offset)).await?;
         self.parts.push(parts);
         self.flush_behind().await
     }
@@ -153,10 +171,10 @@ impl Spool {
             let mut bytes = vec![0; (upto - from) as usize];
             file.read_exact_at(&mut bytes, from).map(|()| Bytes::from(bytes))
         });
-        let bytes = bytes.await?;
-        match frame::take(&bytes) {
-            Taken::Whole { payload, .. } => Ok(bytes.slice_ref(payload)),
-            _ => Err(LogError::Corrupt { segment: self.place.path.clone(), offset: from }),
+        let records = Frame::take(&bytes.await?).ok().and_then(|frame| frame.records().ok());
+        match records.and_then(|records| records.into_iter().next()) {
+            Some(part) => Ok(part.payload),
+            None => Err(LogError::Corrupt { segment: self.place.path.clone(), offset: from }),
         }
     }
 
@@ -229,7 +247,7 @@ impl Spooled {
 
     /// Puts the file beside the segments, durably.
     pub(super) fn settle(self, log: &Path, lsn: Lsn) -> Result<(), LogError> {
-        let path = super::parts::path(log, lsn);
+        let path = parts::path(log, lsn);
         fs::rename(&self.place.path, &path).map_err(io("place parts", &path))?;
         segment::sync_folder(log)
     }

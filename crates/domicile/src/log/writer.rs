@@ -16,15 +16,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_core::frame::{
-    self, FRAME_OVERHEAD_BYTES, LARGE_OVERHEAD_BYTES, LARGE_PAYLOAD_BYTES_MAX,
-};
+use domicile_core::frame::Packer;
 use domicile_core::lsn::Lsn;
 use domicile_core::time::{Millis, Time};
 use tokio::sync::oneshot;
 
 use super::error::{LogError, io};
 use super::extent::{Extent, Shared};
+use super::frame::Frame;
 use super::handle::{LogConfig, LogState, Opened};
 use super::judge::{self, Damage, Verdict};
 use super::mark::Mark;
@@ -37,9 +36,6 @@ use crate::clock::Clock;
 /// How often the mark is written while records come in, and how long after the last one.
 const MARK_EVERY: Millis = Millis(1000);
 
-/// An encoding buffer that one large batch made longer than this is given back.
-const BUFFER_BYTES_KEPT: usize = 1 << 20;
-
 pub(super) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 
 /// How often the log had been rewritten when its end was looked at, on which records follow; `None`
@@ -47,7 +43,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 pub(super) type Since = Option<u64>;
 
 pub(super) enum Command {
-    Append { batch: Vec<(Lsn, Bytes)>, since: Since, reply: Reply<Lsn> },
+    Append { batch: Vec<(Lsn, Bytes)>, reply: Reply<Lsn> },
+    AppendFrames { frames: Vec<Frame>, since: Since, reply: Reply<Lsn> },
     AppendLarge { lsn: Lsn, payload: Bytes, parts: Spooled, since: Since, reply: Reply<Lsn> },
     Ready { reply: Reply<()> },
     BeginAfter { lsn: Lsn, reply: Reply<()> },
@@ -84,13 +81,15 @@ pub(super) struct Writer {
     clock: Clock,
     pub(super) damage: Option<Damage>,
     pub(super) poisoned: Option<Poison>,
-    buffer: Vec<u8>,
+    pub(super) packer: Packer,
+    /// What is to be written next.
+    pub(super) buffer: Vec<u8>,
     _lock: Lock,
 }
 
 impl Writer {
     pub fn open(config: LogConfig) -> Result<(Self, Opened), LogError> {
-        let LogConfig { folder, segment_bytes, room } = config;
+        let LogConfig { folder, segment_bytes, room, compression } = config;
         fs::create_dir_all(&folder).map_err(io("create folder", &folder))?;
         if let Some(parent) = folder.parent().filter(|parent| *parent != Path::new("")) {
             segment::sync_folder(parent)?;
@@ -106,7 +105,7 @@ impl Writer {
         }
         let tail =
             judged.extents.last().map(|last| segment::open(&folder, last.base)).transpose()?;
-        let spools = Spools::open(&folder)?;
+        let spools = Spools::open(&folder, compression)?;
         let shared = Arc::new(Shared::new(folder.clone(), judged.extents, room, spools));
         let end = shared.end();
         if damage.is_none() {
@@ -130,6 +129,7 @@ impl Writer {
             clock,
             damage,
             poisoned: None,
+            packer: Packer::new(compression),
             buffer: Vec::new(),
             _lock: lock,
         };
@@ -165,8 +165,9 @@ impl Writer {
     fn serve(&mut self, command: Command) {
         // Whoever stopped waiting for the answer does not need it.
         match command {
-            Command::Append { batch, since, reply } => {
-                drop(reply.send(self.append(&batch, since)));
+            Command::Append { batch, reply } => drop(reply.send(self.append(&batch))),
+            Command::AppendFrames { frames, since, reply } => {
+                drop(reply.send(self.append_frames(&frames, since)));
             }
             Command::AppendLarge { lsn, payload, parts, since, reply } => {
                 drop(reply.send(self.append_large(lsn, &payload, parts, since)));
@@ -238,7 +239,7 @@ impl Writer {
     }
 
     /// Passes `result` on; an error leaves only the bytes behind the flushed end in doubt.
-    fn heal_later<T>(&mut self, result: Result<T, LogError>) -> Result<T, LogError> {
+    pub(super) fn heal_later<T>(&mut self, result: Result<T, LogError>) -> Result<T, LogError> {
         if let Err(error) = &result {
             self.poison(error, Heals::ByItself);
         }
@@ -246,7 +247,7 @@ impl Writer {
     }
 
     /// Makes sure that records may be appended, and that they leave no gap.
-    fn prepare(&mut self, since: Since) -> Result<(), LogError> {
+    pub(super) fn prepare(&mut self, since: Since) -> Result<(), LogError> {
         self.heal()?;
         self.refuse()?;
         if since.is_some_and(|known| known != self.shared.look(|extents| extents.rewrites)) {
@@ -259,70 +260,8 @@ impl Writer {
         Err(LogError::NoRoom { used: room.used(), bytes_max: room.bytes_max() })
     }
 
-    fn append(&mut self, batch: &[(Lsn, Bytes)], since: Since) -> Result<Lsn, LogError> {
-        self.prepare(since)?;
-        let mut end = self.shared.end();
-        for (lsn, payload) in batch {
-            if *lsn <= end {
-                return Err(LogError::OutOfOrder { lsn: *lsn, end });
-            }
-            if payload.len() > LARGE_PAYLOAD_BYTES_MAX {
-                return Err(LogError::TooLarge { lsn: *lsn, bytes: payload.len() });
-            }
-            end = *lsn;
-        }
-        if batch.is_empty() {
-            return Ok(end);
-        }
-        self.buffer.clear();
-        for (lsn, payload) in batch {
-            frame::append(&mut self.buffer, *lsn, payload);
-        }
-        let written = self.write();
-        self.heal_later(written)?;
-        self.shared.publish(|extents| {
-            if let Some(extent) = extents.list.last_mut() {
-                for (lsn, payload) in batch {
-                    extent.add(*lsn, (FRAME_OVERHEAD_BYTES + payload.len()) as u64, None);
-                }
-            }
-        });
-        self.buffer.shrink_to(BUFFER_BYTES_KEPT);
-        Ok(end)
-    }
-
-    /// The parts take their place first: a record is never there without them.
-    fn append_large(
-        &mut self,
-        lsn: Lsn,
-        payload: &[u8],
-        spooled: Spooled,
-        since: Since,
-    ) -> Result<Lsn, LogError> {
-        self.prepare(since)?;
-        let end = self.shared.end();
-        if lsn <= end {
-            return Err(LogError::OutOfOrder { lsn, end });
-        }
-        if payload.len() > LARGE_PAYLOAD_BYTES_MAX {
-            return Err(LogError::TooLarge { lsn, bytes: payload.len() });
-        }
-        let parts = spooled.parts();
-        self.buffer.clear();
-        frame::append_large(&mut self.buffer, lsn, &parts, payload);
-        let written = spooled.settle(&self.shared.folder, lsn).and_then(|()| self.write());
-        self.heal_later(written)?;
-        self.shared.publish(|extents| {
-            if let Some(extent) = extents.list.last_mut() {
-                extent.add(lsn, (LARGE_OVERHEAD_BYTES + payload.len()) as u64, Some(parts));
-            }
-        });
-        self.buffer.shrink_to(BUFFER_BYTES_KEPT);
-        Ok(lsn)
-    }
-
     /// Puts the buffer on the disk, after what is already flushed.
-    fn write(&mut self) -> Result<(), LogError> {
+    pub(super) fn write(&mut self) -> Result<(), LogError> {
         let last = self.shared.look(|extents| extents.list.last().copied());
         let extent = match last {
             Some(extent) if self.tail.is_some() && !self.is_full(&extent) => extent,
@@ -387,7 +326,7 @@ impl Writer {
         let mut scan = Scan::new(&file, extent.base, extent.bytes);
         loop {
             match scan.step().map_err(io("read segment", &path))? {
-                Step::Record { .. } => {}
+                Step::Records { .. } => {}
                 Step::End => break,
                 Step::Damaged => {
                     return Err(LogError::Corrupt { segment: path, offset: scan.extent.bytes });

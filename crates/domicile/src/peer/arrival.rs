@@ -8,7 +8,7 @@ use bytes::Bytes;
 use domicile_core::frame::Parts;
 use domicile_core::lsn::Lsn;
 
-use crate::log::{Log, Spool, Spooled};
+use crate::log::{Frame, Log, Spool, Spooled};
 
 /// The place in one subscription. Dropping it forgets what is incomplete.
 #[derive(Default)]
@@ -67,13 +67,15 @@ impl Arrival {
         Ok(())
     }
 
-    pub async fn part(&mut self, number: Lsn, payload: Bytes) -> anyhow::Result<Step> {
+    pub async fn part(&mut self, frame: Frame) -> anyhow::Result<Step> {
         let large = self.large.as_mut().context("a peer sent a part of nothing")?;
         let lsn = large.lsn;
         large.seen += 1;
-        anyhow::ensure!(number.0 == u64::from(large.seen), "a peer left out a part of {lsn}");
+        let number = u64::from(large.seen);
+        anyhow::ensure!(frame.last.0 == number, "a peer left out a part of {lsn}");
         if let Some(spool) = &mut large.spool {
-            spool.push(payload).await?;
+            frame.records().with_context(|| format!("a peer sent a broken part of {lsn}"))?;
+            spool.push_frame(frame).await?;
         }
         if large.seen < large.expected.count {
             return Ok(Step::More);

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
-use domicile_core::frame::{self, Taken};
 use domicile_core::history::{Refused, Seal, accept};
 use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId};
 use domicile_core::lsn::{Cut, Lsn};
@@ -22,7 +21,7 @@ use tokio::sync::{RwLock, watch};
 use super::arrival::{Arrival, Arrived, Step};
 use crate::directory::view::OwnershipView;
 use crate::files::replace;
-use crate::log::{Log, Logs};
+use crate::log::{Frame, Log, Logs, Record};
 
 /// The copies of other origins' logs, and what was promised about them.
 pub struct Intake {
@@ -68,15 +67,14 @@ impl Intake {
         let log = self.logs.get_or_create(origin)?;
         let mut batch = Vec::new();
         let mut upto = log.end();
-        let mut rest = frames.as_ref();
+        let mut rest = frames.clone();
         while !rest.is_empty() {
-            let Taken::Whole { lsn, payload, parts, consumed } = frame::take(rest) else {
-                anyhow::bail!("a peer sent a broken record after {upto}");
-            };
-            rest = &rest[consumed..];
-            let payload = frames.slice_ref(payload);
+            let before = upto;
+            let broken = || format!("a peer sent a broken frame after {before}");
+            let frame = Frame::take(&rest).with_context(broken)?;
+            rest = rest.slice(frame.bytes.len()..);
             if arrival.is_open() {
-                match arrival.part(lsn, payload).await? {
+                match arrival.part(frame).await? {
                     Step::More => continue,
                     Step::Passed(lsn) => upto = upto.max(lsn),
                     Step::Whole(arrived) => {
@@ -94,25 +92,35 @@ impl Intake {
                 }
                 continue;
             }
-            let judged = if lsn <= upto { Judged::LeaveOut } else { judge(lsn, &payload)? };
-            match (judged, parts) {
-                (Judged::Take, None) => batch.push((lsn, payload)),
-                (Judged::LeaveOut, None) => {}
-                (Judged::Take, Some(parts)) => {
-                    append_batch(&log, arrival, &mut batch).await?;
-                    arrival.begin(lsn, payload, parts, Some(&log))?;
-                    continue;
+            // What does not unpack here would not for our tables either: it is not held.
+            let mut taken = Vec::new();
+            for Record { lsn, payload, parts } in frame.records().with_context(broken)? {
+                let judged = if lsn <= upto { Judged::LeaveOut } else { judge(lsn, &payload)? };
+                match (judged, parts) {
+                    (Judged::Take, None) => taken.push((lsn, payload)),
+                    (Judged::LeaveOut, None) => {}
+                    (Judged::Take, Some(parts)) => {
+                        append_batch(&log, arrival, &mut batch).await?;
+                        arrival.begin(lsn, payload, parts, Some(&log))?;
+                        continue;
+                    }
+                    (Judged::LeaveOut, Some(parts)) => {
+                        arrival.begin(lsn, payload, parts, None)?;
+                        continue;
+                    }
+                    (Judged::Sealed, _) => {
+                        batch.extend(taken.iter().map(|(lsn, payload)| Frame::of(*lsn, payload)));
+                        append_batch(&log, arrival, &mut batch).await?;
+                        return Ok(Outcome::Sealed);
+                    }
                 }
-                (Judged::LeaveOut, Some(parts)) => {
-                    arrival.begin(lsn, payload, parts, None)?;
-                    continue;
-                }
-                (Judged::Sealed, _) => {
-                    append_batch(&log, arrival, &mut batch).await?;
-                    return Ok(Outcome::Sealed);
-                }
+                upto = upto.max(lsn);
             }
-            upto = upto.max(lsn);
+            if taken.len() == frame.count() {
+                batch.push(frame);
+            } else {
+                batch.extend(taken.iter().map(|(lsn, payload)| Frame::of(*lsn, payload)));
+            }
         }
         append_batch(&log, arrival, &mut batch).await?;
         Ok(Outcome::Taken)
@@ -188,13 +196,9 @@ fn judge(
     })
 }
 
-async fn append_batch(
-    log: &Log,
-    arrival: &Arrival,
-    batch: &mut Vec<(Lsn, Bytes)>,
-) -> anyhow::Result<()> {
+async fn append_batch(log: &Log, arrival: &Arrival, batch: &mut Vec<Frame>) -> anyhow::Result<()> {
     if !batch.is_empty() {
-        log.append_since(arrival.since, std::mem::take(batch)).await?;
+        log.append_frames(arrival.since, std::mem::take(batch)).await?;
     }
     Ok(())
 }

@@ -358,7 +358,7 @@ async fn send_log(
     let mut heartbeat = true;
     loop {
         end.mark_unchanged();
-        let frames = match reader.next_batch(SEND_BYTES_MAX).await {
+        let frames = match reader.next_frames(SEND_BYTES_MAX).await {
             Err(LogError::Trimmed { trimmed, .. }) => {
                 let trimmed_lsn = Some(trimmed.0);
                 let records = Records { end_lsn: log.end().0, trimmed_lsn, ..Records::default() };
@@ -370,7 +370,7 @@ async fn send_log(
         let quiet = frames.is_none();
         if !quiet || heartbeat {
             let frames = frames.unwrap_or_default();
-            let parts = frames.last().map(|last| reader.parts(last)).transpose();
+            let parts = frames.last().map(|last| reader.parts_of(last)).transpose();
             let parts = parts.map_err(internal)?.flatten();
             if !send(log, sender, &frames).await {
                 return Ok(());
@@ -400,7 +400,7 @@ async fn send_parts(
     mut parts: PartReader,
     sender: &mpsc::Sender<Result<Records, Status>>,
 ) -> Result<bool, Status> {
-    while let Some(part) = parts.next().await.map_err(internal)? {
+    while let Some(part) = parts.next_frame().await.map_err(internal)? {
         if !send(log, sender, &[part]).await {
             return Ok(false);
         }
@@ -410,11 +410,11 @@ async fn send_parts(
 
 async fn send(log: &Log, sender: &mpsc::Sender<Result<Records, Status>>, frames: &[Frame]) -> bool {
     let bytes = match frames {
-        [one] => one.frame.clone(),
+        [one] => one.bytes.clone(),
         frames => {
             let mut bytes = BytesMut::new();
             for frame in frames {
-                bytes.extend_from_slice(&frame.frame);
+                bytes.extend_from_slice(&frame.bytes);
             }
             Bytes::from(bytes)
         }
