@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::frame::Compression;
 use crate::id::{Origin, RegionId};
 use crate::lsn::Lsn;
 use crate::ownership::{Ownership, State};
@@ -33,6 +34,8 @@ pub struct LogTerms {
     pub on_full: OnFull,
     /// How long a region must have made no progress before it may be left behind.
     pub drop_after: Millis,
+    /// How what enters the region's own log is packed.
+    pub compression: Compression,
 }
 
 /// What gives way when a region that stays away makes the logs reach their limit.

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::config::{Config, Region};
-use domicile_core::frame::Compression;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::partition::Scheme;
@@ -177,7 +176,7 @@ impl Parts {
         let data = PathBuf::from(&here.data);
         let room = Room::of(config.log.size_max);
         let (logs, opened) =
-            Logs::open_in(&data, config.log.segment_bytes, room, Compression::None)
+            Logs::open_in(&data, config.log.segment_bytes, room, config.log.compression)
                 .context("open the logs")?;
         let newest = origins::incarnation_held(&logs, &here.id);
         let origin = Origin::new(here.id.clone(), newest);

@@ -115,9 +115,9 @@ async fn a_full_disk_is_named_and_outlasted_and_nothing_that_was_acknowledged_is
     // Enough for small records, and not for a large transaction.
     disk.fill(2 << 20);
     let eu = regions.connect("eu").await.unwrap();
-    let sql = "INSERT INTO kept SELECT id, repeat(md5(id::text), 32)
-               FROM generate_series(100000, 124000) id
-               WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu'";
+    let sql = "INSERT INTO kept SELECT id, string_agg(md5((id * 100 + i)::text), '')
+               FROM generate_series(100000, 124000) id, generate_series(1, 32) i
+               WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu' GROUP BY id";
     let large = tokio::spawn(async move { eu.execute(sql, &[]).await.unwrap() });
     says(&regions, "log_full", true).await;
     disk.free();

@@ -358,7 +358,8 @@ async fn write(postgres: String, region: &'static str, stop: Arc<AtomicBool>) ->
     let owned: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
     let mut commits = 0;
     while !stop.load(Ordering::Relaxed) {
-        let sql = "INSERT INTO item VALUES ($1, 1, repeat(md5($2::text), 64))
+        let sql = "INSERT INTO item SELECT $1, 1, string_agg(md5($2::text || i), '')
+                   FROM generate_series(1, 64) i
                    ON CONFLICT (id) DO UPDATE SET n = item.n + 1, filling = excluded.filling";
         let id = owned[commits % owned.len()];
         let wrote = client.execute(sql, &[&id, &commits.to_string()]).await;

@@ -30,8 +30,8 @@ fn log(name: &str) -> KeptLog {
 }
 
 fn terms(size_max: u64, on_full: OnFull) -> LogTerms {
-    let drop_after = Millis(1000);
-    LogTerms { keep: Millis(1000), size_max, segment_bytes: 10, on_full, drop_after }
+    let (drop_after, compression) = (Millis(1000), Compression::None);
+    LogTerms { keep: Millis(1000), size_max, segment_bytes: 10, on_full, drop_after, compression }
 }
 
 /// Decides in region eu.

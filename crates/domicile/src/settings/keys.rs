@@ -156,6 +156,12 @@ pub const KEYS: &[Key] = &[
         "How long a region must have shown nothing more of a log before `on_full = \"drop_peer\"` leaves it behind: one that moves on, however slowly, is waited for.",
     ),
     key(
+        "log.compression",
+        Text,
+        Value("\"lz4\""),
+        "How records are packed when they enter the region's own log, in which form they are also shipped and kept by every other region: `lz4` or `none`. Those that were committed at the same time are packed together. Every region reads both, whatever it says here.",
+    ),
+    key(
         "log.segment",
         Size,
         Value("\"64MiB\""),

@@ -1,6 +1,7 @@
 //! What do the written values come to, with defaults filled in and relations checked?
 
 use domicile_core::config::{Config, Directory, FailoverPolicy, REGIONS_MAX, Sequences, TableKind};
+use domicile_core::frame::Compression;
 use domicile_core::id::RegionId;
 use domicile_core::lease::LeaseTerms;
 use domicile_core::partition::{Layout, Scheme};
@@ -277,10 +278,19 @@ fn log_terms(written: &WrittenLog, regions: usize, mistakes: &mut Mistakes) -> L
             OnFull::Block
         }
     };
+    let compression = match written.compression.as_deref() {
+        None | Some("lz4") => Compression::Lz4,
+        Some("none") => Compression::None,
+        Some(other) => {
+            let text = format!("\"{other}\" is neither \"lz4\" nor \"none\"");
+            mistakes.add("log.compression", text);
+            Compression::None
+        }
+    };
     let keep = duration("log.keep", written.keep.as_deref(), Millis(3_600_000), mistakes);
     let drop_after =
         duration("log.drop_after", written.drop_after.as_deref(), Millis(60_000), mistakes);
-    LogTerms { keep, size_max, segment_bytes: segment, on_full, drop_after }
+    LogTerms { keep, size_max, segment_bytes: segment, on_full, drop_after, compression }
 }
 
 fn directory(written: &Written, mistakes: &mut Mistakes) -> Option<Directory> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use domicile_core::config::{KeySource, TableKind};
 use domicile_core::conflict::policy::{ColumnPolicy, Deletes, Policy};
+use domicile_core::frame::Compression;
 use domicile_core::partition::Scheme;
 use domicile_core::progress::Rpo;
 use domicile_core::retention::OnFull;
@@ -198,12 +199,17 @@ fn a_log_has_room_for_its_segments() {
     let config = sound_with("[log]\nsize_max = \"1GiB\"\non_full = \"block\"\n");
     assert_eq!((config.log.keep, config.log.segment_bytes), (Millis(3_600_000), 64 << 20));
     assert_eq!((config.log.size_max, config.log.on_full), (1 << 30, OnFull::Block));
-    let log = "[log]\nsegment = \"1MiB\"\nsize_max = \"7MiB\"\non_full = \"delete\"\n";
+    assert_eq!(config.log.compression, Compression::Lz4);
+    let config = sound_with("[log]\ncompression = \"none\"\n");
+    assert_eq!(config.log.compression, Compression::None);
+    let log = "[log]\nsegment = \"1MiB\"\nsize_max = \"7MiB\"\non_full = \"delete\"\n\
+               compression = \"zstd\"\n";
     assert_eq!(
         mistakes_with(log),
         [
             "log.size_max: 7MiB: with 2 regions and segments of 1MiB it takes at least 8MiB",
             "log.on_full: \"delete\" is neither \"drop_peer\" nor \"block\"",
+            "log.compression: \"zstd\" is neither \"lz4\" nor \"none\"",
         ]
     );
 }

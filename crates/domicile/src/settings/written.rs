@@ -62,6 +62,7 @@ pub(super) struct WrittenLog {
     pub size_max: Option<String>,
     pub segment: Option<String>,
     pub on_full: Option<String>,
+    pub compression: Option<String>,
     pub drop_after: Option<String>,
 }
 
