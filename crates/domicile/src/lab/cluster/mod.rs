@@ -159,6 +159,21 @@ impl Cluster {
         }
     }
 
+    /// Removes the segment that a killed server leaves, of which a machine has a few thousand. One that
+    /// is started again does that itself.
+    fn free_shared_memory(&self) {
+        let file = self.data().join("postmaster.pid");
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        // Its seventh line has the key and the number of the segment.
+        let segment = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
+        if let Some(segment) = segment {
+            let mut remove = Command::new("ipcrm");
+            remove.args(["-m", segment]).stdout(Stdio::null()).stderr(Stdio::null());
+            // The machine may have no such program: then it stays.
+            let _ = remove.status();
+        }
+    }
+
     /// Returns whether the postmaster is there; one that ended by itself counts as stopped.
     pub fn is_running(&mut self) -> bool {
         let running =
@@ -357,5 +372,6 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill();
+        self.free_shared_memory();
     }
 }

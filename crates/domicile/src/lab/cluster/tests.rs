@@ -31,6 +31,20 @@ async fn a_killed_cluster_starts_again_at_once_with_all_it_committed() {
     }
 }
 
+#[tokio::test]
+async fn a_cluster_that_is_gone_leaves_no_shared_memory_behind() {
+    let (cluster, _folder) = temporary_cluster("dropped", &[]).await.unwrap();
+    let file = std::fs::read_to_string(cluster.data().join("postmaster.pid")).unwrap();
+    let segment = file.lines().nth(6).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+    let is_there = || {
+        let all = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+        all.lines().any(|line| line.split_whitespace().nth(1) == Some(&segment))
+    };
+    assert!(is_there());
+    drop(cluster);
+    assert!(!is_there());
+}
+
 async fn insert_one(cluster: &Cluster) {
     let client = cluster.connect().await.unwrap();
     client.batch_execute("INSERT INTO kept VALUES (1)").await.unwrap();
