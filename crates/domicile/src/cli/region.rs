@@ -305,17 +305,20 @@ impl Remove {
     }
 }
 
-/// Makes the region one that nobody counts on.
+/// Makes the region one that nobody counts on, and that nobody seeds.
 async fn leave(region: &RegionId, outside: &Outside, config: &Config) -> anyhow::Result<()> {
     let change = OwnershipChange::Leave { region: region.clone() };
     let known = (&outside.ownership, outside.ownership_revision);
     let (now, _) = change_ownership(&outside.directory, &config.cluster, &change, known).await?;
-    match now.members().contains(region) {
-        false => Ok(()),
-        true => {
-            bail!("a failover is being decided, or region {region} is given partitions: try again")
-        }
+    if now.members().contains(region) {
+        bail!("a failover is being decided, or region {region} is given partitions: try again");
     }
+    // Nor is one seeded that was on its way.
+    let key = seed_key(region);
+    if let Some(document) = outside.directory.get(&key).await? {
+        outside.directory.write(&key, document.revision, None).await?;
+    }
+    Ok(())
 }
 
 /// Makes it known that `region` is waited for no more, in any log. It could only come back as one that
