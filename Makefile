@@ -5,7 +5,7 @@ SEEDS ?= 1000
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench-failover bench-replication sim build check fix clean setup
+.PHONY: help demo test chaos bench-failover bench-memory bench-replication sim build check fix clean setup
 
 help: ## list these targets
 	@echo "Domicile: multi-region for ordinary PostgreSQL."
@@ -26,6 +26,9 @@ chaos: setup ## kill, cut, pause and move regions under writers for MINUTES (def
 
 bench-failover: build ## how long writes pause: ROUNDS switchovers and failovers (default 20)
 	@scripts/bench-failover $(or $(ROUNDS),20)
+
+bench-memory: setup ## the agents' peak memory: 10 million rows to a new region, a transaction of 1 GiB (ARGS="--rows 1000000")
+	cargo bench --locked --package domicile --bench memory -- $(ARGS)
 
 bench-replication: setup ## replication against native and pglogical, about 40 minutes (ARGS="updates --runs 1")
 	@scripts/bench-replication $(ARGS)
