@@ -126,8 +126,8 @@ impl Config {
         }
     }
 
-    /// The owners at the very beginning, of a cluster of all these regions: partitions dealt out among the regions; everything that
-    /// cannot be divided goes to the first one.
+    /// The owners at the very beginning, of a cluster of all these regions: partitions dealt out
+    /// among them; everything that cannot be divided goes to the first one.
     pub fn initial_ownership(&self) -> Ownership {
         let (ids, total) = (self.region_ids(), self.layout.total());
         let ownership = match self.layout.scheme {

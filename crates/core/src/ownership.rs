@@ -447,7 +447,11 @@ impl Ownership {
     }
 
     fn join(&self, region: &RegionId) -> Result<Self, OwnershipRefusal> {
-        self.check_no_cut_is_open()?;
+        // While a cut is decided, those are asked whom the fenced owner may have counted on.
+        let open = |e: &&Entry| matches!(&e.state, State::Fenced { cut: None, .. });
+        if let Some(open) = self.entries.iter().find(open) {
+            return Err(OwnershipRefusal::NoCut(open.range));
+        }
         let mut joined = self.clone();
         if !joined.members.insert(region.clone()) {
             return Err(OwnershipRefusal::IsMember(region.clone()));
@@ -457,7 +461,11 @@ impl Ownership {
 
     fn leave(&self, region: &RegionId) -> Result<Self, OwnershipRefusal> {
         self.check_member(region)?;
-        self.check_no_cut_is_open()?;
+        // Which run gives these to whom does not stand here: perhaps to this one.
+        let fenced = |e: &&Entry| matches!(&e.state, State::Fenced { .. });
+        if let Some(Entry { range, state, .. }) = self.entries.iter().find(fenced) {
+            return Err(OwnershipRefusal::NotOwned { range: *range, state: state.to_string() });
+        }
         if self.owns_anything(region) || self.is_handing_over(region) {
             return Err(OwnershipRefusal::OwnsSomething(region.clone()));
         }
@@ -469,15 +477,6 @@ impl Ownership {
     fn check_member(&self, region: &RegionId) -> Result<(), OwnershipRefusal> {
         let member = self.members.contains(region);
         member.then_some(()).ok_or_else(|| OwnershipRefusal::NotMember(region.clone()))
-    }
-
-    /// While a cut is decided, those are asked whom the fenced owner may have counted on.
-    fn check_no_cut_is_open(&self) -> Result<(), OwnershipRefusal> {
-        let open = |e: &&Entry| matches!(&e.state, State::Fenced { cut: None, .. });
-        match self.entries.iter().find(open) {
-            Some(entry) => Err(OwnershipRefusal::NoCut(entry.range)),
-            None => Ok(()),
-        }
     }
 
     fn with_entries(&self, entries: Vec<Entry>) -> Self {
