@@ -128,11 +128,10 @@ async fn fold(
         return Ok(Ok((Some(made), note)));
     }
     for (next, before) in then {
-        sql.command("SAVEPOINT compute").await?;
-        match call(sql, table, function, &made, next, before.as_ref()).await {
-            Ok(merged) => {
-                sql.command("RELEASE SAVEPOINT compute").await?;
-                if let Some(mut merged) = merged? {
+        match sql.attempt([call(table, function, &made, next, before.as_ref())]).await? {
+            Ok(rows) => {
+                let row = rows.first().and_then(|rows| rows.first());
+                if let Some(mut merged) = row.map(|row| lift_image(row.get(0))).transpose()? {
                     let key = |(name, _): &(&String, &Option<String>)| table.is_key(name);
                     merged.extend(made.iter().filter(key).map(|(n, v)| (n.clone(), v.clone())));
                     made = merged;
@@ -140,7 +139,6 @@ async fn fold(
             }
             Err(error) => {
                 note = Some(format!("function {function} failed: {}", refused(error)?));
-                sql.command("ROLLBACK TO SAVEPOINT compute").await?;
             }
         }
     }
@@ -162,14 +160,8 @@ async fn trusted(sql: &mut Sql<'_>, function: &str) -> anyhow::Result<Option<Str
     Ok(Some(format!("function {signature} {reason}")))
 }
 
-async fn call(
-    sql: &mut Sql<'_>,
-    table: &Table,
-    function: &str,
-    made: &Image,
-    next: &Image,
-    before: Option<&Image>,
-) -> Result<anyhow::Result<Option<Image>>, tokio_postgres::Error> {
+/// Gives the row, if the function made one.
+fn call(table: &Table, function: &str, made: &Image, next: &Image, before: Option<&Image>) -> Call {
     let typed = |place: usize| {
         let name = qualified(&table.name);
         format!("to_jsonb(jsonb_populate_record(NULL::{name}, ${place}::text::jsonb))")
@@ -199,8 +191,7 @@ async fn call(
     );
     let text = |image: &Image| lower_image(image).to_string();
     let (made, next, before) = (text(made), text(next), before.map(text));
-    let rows = sql.rows(&statement, &[Some(&made), Some(&next), before.as_deref()]).await?;
-    Ok(rows.first().map(|row| lift_image(row.get(0))).transpose())
+    Call::new(statement, &[Some(&made), Some(&next), before.as_deref()])
 }
 
 fn quoted(function: &str) -> String {

@@ -47,6 +47,6 @@ pub async fn read(
 pub async fn close(sql: &mut Sql<'_>, id: i64) -> anyhow::Result<()> {
     let statement = "UPDATE domicile.journal
                      SET status = 'resolved', resolved_at = clock_timestamp() WHERE id = $1";
-    sql.run(statement, &[Some(&id.to_string())]).await?;
+    sql.rows(statement, &[Some(&id.to_string())]).await?;
     Ok(())
 }

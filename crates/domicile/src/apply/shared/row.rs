@@ -89,7 +89,7 @@ pub async fn save(
 pub async fn save_horizon(sql: &mut Sql<'_>, region: &str, frontier: &str) -> anyhow::Result<()> {
     let statement = "INSERT INTO domicile.horizon (region, frontier) VALUES ($1, $2)
                      ON CONFLICT (region) DO UPDATE SET frontier = excluded.frontier";
-    sql.run(statement, &[Some(region), Some(frontier)]).await?;
+    sql.rows(statement, &[Some(region), Some(frontier)]).await?;
     Ok(())
 }
 

@@ -50,16 +50,8 @@ impl<'c> Sql<'c> {
     }
 
     pub async fn rows(&mut self, sql: &str, values: &[Option<&str>]) -> Result<Vec<Row>, Error> {
-        let statement = self.prepare(sql).await?;
-        let values = texts(values);
-        self.client.query(&statement, &parameters(&values)).await
-    }
-
-    /// Returns how many rows the statement touched.
-    pub async fn run(&mut self, sql: &str, values: &[Option<&str>]) -> Result<u64, Error> {
-        let statement = self.prepare(sql).await?;
-        let values = texts(values);
-        self.client.execute(&statement, &parameters(&values)).await
+        let rows = self.all(&[Call::new(sql, values)]).await?;
+        Ok(rows.into_iter().flatten().collect())
     }
 
     /// Sends all of these before the first answer is read, and returns their rows in this order. When
@@ -73,7 +65,8 @@ impl<'c> Sql<'c> {
         let sent = calls.iter().zip(&prepared).map(|(call, statement)| async move {
             let values = call.values.iter().map(|value| Text(value.as_deref().map(str::as_bytes)));
             let values: Vec<Text<'_>> = values.collect();
-            client.query(statement, &parameters(&values)).await
+            let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
+            client.query(statement, &values).await
         });
         join_all(sent).await.into_iter().collect()
     }
@@ -84,21 +77,25 @@ impl<'c> Sql<'c> {
         &mut self,
         calls: impl IntoIterator<Item = Call>,
     ) -> Result<Result<Vec<Vec<Row>>, Error>, Error> {
-        let (begin, end) = ("SAVEPOINT attempt", "RELEASE SAVEPOINT attempt");
-        let (begin, end) = (Call::new(begin, &[]), Call::new(end, &[]));
-        let calls: Vec<Call> = [begin].into_iter().chain(calls).chain([end]).collect();
+        let end = Call::new("RELEASE SAVEPOINT attempt", &[]);
+        let calls: Vec<Call> = calls.into_iter().chain([end]).collect();
+        let begin = Call::new("SAVEPOINT attempt", &[]);
         let made = match calls.iter().all(|call| self.prepared.0.contains_key(&call.sql)) {
-            true => self.all(&calls).await,
+            true => {
+                let calls: Vec<Call> = [begin].into_iter().chain(calls).collect();
+                self.all(&calls).await.map(|mut rows| rows.split_off(1))
+            }
             false => {
                 // What cannot be prepared is undone too.
-                self.command(&calls[0].sql).await?;
-                self.all(&calls[1..])
-                    .await
-                    .map(|rows| [Vec::new()].into_iter().chain(rows).collect())
+                self.command(&begin.sql).await?;
+                self.all(&calls).await
             }
         };
         match made {
-            Ok(mut rows) => Ok(Ok(rows.drain(1..rows.len() - 1).collect())),
+            Ok(mut rows) => {
+                rows.pop();
+                Ok(Ok(rows))
+            }
             Err(error) => {
                 self.command("ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt").await?;
                 Ok(Err(error))
@@ -121,12 +118,4 @@ impl<'c> Sql<'c> {
         self.prepared.0.insert(sql.to_owned(), prepared.clone());
         Ok(prepared)
     }
-}
-
-fn texts<'v>(values: &[Option<&'v str>]) -> Vec<Text<'v>> {
-    values.iter().map(|value| Text(value.map(str::as_bytes))).collect()
-}
-
-fn parameters<'v>(values: &'v [Text<'_>]) -> Vec<&'v (dyn ToSql + Sync)> {
-    values.iter().map(|value| value as _).collect()
 }
