@@ -49,8 +49,8 @@ use crate::repair::Repairer;
 use crate::report::Reporter;
 use crate::retain::Retainer;
 use crate::routes::RoutePublisher;
+use crate::seed::Newcomer;
 use crate::seed::source::Snapshots;
-use crate::seed::{self, Newcomer};
 use crate::shared::Keeper;
 use crate::status::{RegionStatus, SeedingStatus};
 use crate::tail::{Examined, Tails};
@@ -261,7 +261,7 @@ impl Parts {
         let reporter = self.reporter(&observer, tenure.subscribe(), seen, status);
         tasks.spawn(reporter.run(shutdown.clone()));
         let follower = Box::new(self.follower(true));
-        let newcomer = Newcomer::new(seed::Parts {
+        let newcomer = Newcomer {
             config: self.config,
             region: self.here.id,
             postgres: self.here.postgres,
@@ -276,7 +276,7 @@ impl Parts {
             notices: self.notices,
             tenure,
             status: seeding,
-        });
+        };
         tasks.spawn(newcomer.run(joined.clone(), shutdown.clone()));
     }
 

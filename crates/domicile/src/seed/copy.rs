@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
-use super::source::lower_name;
+use super::wire::lower_name;
 use crate::apply::become_applier;
 use crate::capture::ORIGIN_PREFIX;
 use crate::peer;

@@ -16,5 +16,6 @@
 mod copy;
 mod newcomer;
 pub mod source;
+mod wire;
 
-pub use newcomer::{Newcomer, Parts};
+pub use newcomer::Newcomer;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use domicile_core::config::Config;
-use domicile_core::id::{Origin, RegionId, TableName};
+use domicile_core::id::{RegionId, TableName};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::OwnershipChange;
-use domicile_core::seeding::Relation;
+use domicile_core::retention::{Gap, over_gap};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::copy::{Copy, EMPTIED, SEEDED, has_rows, origin_name, remember};
+use super::wire::{Told, lift};
 use crate::apply::become_applier;
 use crate::complain::Complaint;
 use crate::continuity::Continuity;
@@ -30,10 +31,9 @@ use crate::notices::Notices;
 use crate::origins::{MakeFollower, due};
 use crate::peer;
 use crate::postgres::rows::qualified;
-use crate::postgres::snapshot::tables;
+use crate::postgres::snapshot::{Shown, tables};
 use crate::postgres::{guard, session, setup, slot};
-use crate::proto::open_snapshot_response as answer;
-use crate::proto::{CloseSnapshotRequest, Name, OpenSnapshotRequest, OpenSnapshotResponse};
+use crate::proto::{CloseSnapshotRequest, OpenSnapshotRequest};
 use crate::status::SeedingStatus;
 use crate::tenure::TenureState;
 
@@ -44,8 +44,7 @@ const SEED_HELD_UP: &str = "seed_held_up";
 const PART: &str = "seeding";
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What a newcomer is made of.
-pub struct Parts {
+pub struct Newcomer {
     pub config: Arc<Config>,
     pub region: RegionId,
     pub postgres: String,
@@ -62,29 +61,12 @@ pub struct Parts {
     pub status: watch::Sender<SeedingStatus>,
 }
 
-pub struct Newcomer {
-    parts: Parts,
-}
-
 /// Only a person can do something about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Refused(String);
 
-/// What another region shows.
-struct Told {
-    snapshot: String,
-    shown: Vec<answer::Shown>,
-    relations: Vec<Relation>,
-    heard: i64,
-    encoding: String,
-}
-
 impl Newcomer {
-    pub fn new(parts: Parts) -> Self {
-        Self { parts }
-    }
-
     /// Seeds this region when it is asked for; cancels `joined` once it is a member.
     pub async fn run(self, joined: CancellationToken, shutdown: CancellationToken) {
         tokio::select! {
@@ -101,14 +83,14 @@ impl Newcomer {
     /// Copies the logs of all other regions, for what comes after the snapshot.
     async fn follow(&self, shutdown: &CancellationToken) {
         let (mut started, mut tasks) = (BTreeSet::new(), JoinSet::new());
-        let mut incarnations = self.parts.incarnations.clone();
+        let mut incarnations = self.incarnations.clone();
         loop {
             let view = incarnations.borrow_and_update().clone();
-            let due = due(&self.parts.config, &self.parts.logs, &view, &self.parts.region);
+            let due = due(&self.config, &self.logs, &view, &self.region);
             for origin in due.into_iter().filter(|origin| started.insert(origin.clone())) {
-                match self.parts.logs.get_or_create(&origin) {
+                match self.logs.get_or_create(&origin) {
                     Ok(log) => {
-                        tasks.spawn((self.parts.follower)(&origin, log).run(shutdown.clone()));
+                        tasks.spawn((self.follower)(&origin, log).run(shutdown.clone()));
                     }
                     Err(error) => tracing::error!(%origin, "is not followed: {error:#}"),
                 }
@@ -120,12 +102,12 @@ impl Newcomer {
     }
 
     async fn seed(&self) {
-        let (notices, mut complaint) = (&self.parts.notices, Complaint::default());
+        let (notices, mut complaint) = (&self.notices, Complaint::default());
         loop {
             let error = match self.attempt().await {
                 Ok(true) => return,
                 Ok(false) => {
-                    let way_out = format!("domicile region add {}", self.parts.region);
+                    let way_out = format!("domicile region add {}", self.region);
                     let detail = format!("nothing is replicated here until \"{way_out}\"");
                     self.at("waits to be added");
                     notices.post(PART, NOT_A_MEMBER, detail);
@@ -138,7 +120,7 @@ impl Newcomer {
                 Some(refused) => {
                     let why = refused.to_string();
                     notices.post(PART, SEED_REFUSED, why.clone());
-                    self.parts.status.send_modify(|status| status.refused = Some(why));
+                    self.status.send_modify(|status| status.refused = Some(why));
                 }
                 None => {
                     complaint.warn("this region is not seeded yet", &error);
@@ -150,63 +132,54 @@ impl Newcomer {
     }
 
     fn at(&self, step: &str) {
-        self.parts.status.send_modify(|status| step.clone_into(&mut status.step));
+        self.status.send_modify(|status| step.clone_into(&mut status.step));
     }
 
     /// Returns whether this region is a member now; false when nobody has asked for that.
     async fn attempt(&self) -> anyhow::Result<bool> {
-        let Parts { region, directory, .. } = &self.parts;
+        let Self { region, directory, .. } = self;
         let key = seed_key(region);
         let Some(document) = directory.get(&key).await? else { return Ok(false) };
         let seed: SeedDocument =
             serde_json::from_slice(&document.value).context("read the seed document")?;
-        self.parts.status.send_modify(|status| {
+        self.status.send_modify(|status| {
             if status.seed != seed.id {
                 let (seed, from) = (seed.id.clone(), seed.from.clone());
                 *status = SeedingStatus { seed, from, ..SeedingStatus::default() };
             }
         });
         self.refuse_an_earlier_life()?;
-        let from = self.parts.peers.get(&seed.from.parse()?);
+        let from = self.peers.get(&seed.from.parse()?);
         let from = from.with_context(|| format!("there is no other region {}", seed.from))?;
         let client = self.open().await?;
-        self.parts.notices.clear(PART);
-        self.parts.status.send_modify(|status| status.refused = None);
-        let (mut snapshot, mut done) = remembered(&client, &seed.id).await?;
+        self.notices.clear(PART);
+        self.status.send_modify(|status| status.refused = None);
+        let (snapshot, mut done) = remembered(&client, &seed.id).await?;
         if !done.contains(SEEDED) {
-            let ours = !done.is_empty();
-            let told = match snapshot.take() {
-                Some(name) => ask(from, &self.parts, Some(name)).await?,
+            let open = match snapshot {
+                Some(name) => self.ask(from, Some(name)).await?,
                 None => None,
             };
-            let told = match told {
+            let told = match open {
                 Some(told) => {
                     tracing::info!(snapshot = %told.snapshot, done = done.len(), "copying goes on");
                     told
                 }
                 None => {
-                    self.at("waits for open transactions to end");
-                    let told = ask(from, &self.parts, None).await?;
-                    let told = told.context("the other region opens no snapshot")?;
-                    self.empty(&client, &seed, &told, ours).await?;
-                    done.clear();
-                    told
+                    let ours = !std::mem::take(&mut done).is_empty();
+                    if !ours && !seed.replace {
+                        self.refuse_rows(&client, &seed).await?;
+                    }
+                    self.begin(&client, &seed, from).await?
                 }
             };
-            let Parts { config, postgres, status, .. } = &self.parts;
-            let copy =
-                Copy { config, postgres, from, seed: &seed.id, snapshot: &told.snapshot, status };
-            copy.run(&told.relations, &done).await?;
-            self.at("analyzes tables");
-            for table in self.user_tables() {
-                let sql = format!("ANALYZE {}", qualified(&table));
-                client.batch_execute(&sql).await.with_context(|| format!("analyze {table}"))?;
+            self.copy(&client, &seed, from, &told, &done).await?;
+            if let Err(gap) = self.check_logs(&told) {
+                self.close(from, &told).await;
+                return Err(gap);
             }
             self.finish(&client, &seed, &told).await?;
-            let cluster = self.parts.config.cluster.clone();
-            let close = CloseSnapshotRequest { cluster, snapshot: told.snapshot };
-            // It is closed in any case.
-            let _ = from.clone().close_snapshot(close).await;
+            self.close(from, &told).await;
         }
         self.at("joins");
         self.join().await?;
@@ -217,7 +190,7 @@ impl Newcomer {
 
     /// What this region wrote before it was removed would be taken for what it shows now.
     fn refuse_an_earlier_life(&self) -> Result<(), Refused> {
-        let Parts { continuity, data, region, .. } = &self.parts;
+        let Self { continuity, data, region, .. } = self;
         if !continuity.captured_before() {
             return Ok(());
         }
@@ -230,7 +203,7 @@ impl Newcomer {
 
     /// Opens the session that directs all, with everything that is Domicile's in the database.
     async fn open(&self) -> anyhow::Result<Client> {
-        let Parts { config, region, postgres, tenure, .. } = &self.parts;
+        let Self { config, region, postgres, tenure, .. } = self;
         let client = session::connect(postgres, "domicile seed").await?;
         guard::be_alone(&client).await?;
         for table in self.user_tables() {
@@ -259,40 +232,77 @@ impl Newcomer {
     }
 
     fn user_tables(&self) -> Vec<TableName> {
-        let all = tables(&self.parts.config).into_iter();
+        let all = tables(&self.config).into_iter();
         all.filter(|table| table.schema != guard::SCHEMA).collect()
     }
 
-    /// Makes room for the copy. Rows that are none of `ours` go only when that was asked for.
-    async fn empty(
-        &self,
-        client: &Client,
-        seed: &SeedDocument,
-        told: &Told,
-        ours: bool,
-    ) -> anyhow::Result<()> {
-        let about = client.query_one("SELECT current_setting('server_encoding')", &[]).await?;
-        let encoding: &str = about.get(0);
-        if encoding != told.encoding {
-            let text = format!(
-                "this database is in {encoding}, that of {} in {}",
-                seed.from, told.encoding
-            );
-            return Err(Refused(text).into());
-        }
+    /// Rows of somebody else go only when that was asked for.
+    async fn refuse_rows(&self, client: &Client, seed: &SeedDocument) -> anyhow::Result<()> {
         for table in self.user_tables() {
-            if !ours && !seed.replace && has_rows(client, &table).await? {
+            if has_rows(client, &table).await? {
                 let text = format!(
                     "table {table} has rows here: have them replaced by what region {} shows \
                      (domicile region add {} --replace), or remove them",
-                    seed.from, self.parts.region
+                    seed.from, self.region
                 );
                 return Err(Refused(text).into());
             }
         }
+        Ok(())
+    }
+
+    /// Has a snapshot opened, or asks for one again; `None` when that is not open any more.
+    async fn ask(
+        &self,
+        from: &peer::Client,
+        snapshot: Option<String>,
+    ) -> anyhow::Result<Option<Told>> {
+        let (cluster, region) = (self.config.cluster.clone(), self.region.to_string());
+        let request = OpenSnapshotRequest { cluster, region, snapshot };
+        match from.clone().open_snapshot(request).await {
+            Ok(told) => lift(told.into_inner()).map(Some),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => bail!("{}", status.message()),
+        }
+    }
+
+    /// If this does not arrive, it is closed when nobody has read from it for a while.
+    async fn close(&self, from: &peer::Client, told: &Told) {
+        let (cluster, snapshot) = (self.config.cluster.clone(), told.snapshot.clone());
+        let close = CloseSnapshotRequest { cluster, snapshot };
+        if let Err(status) = from.clone().close_snapshot(close).await {
+            tracing::debug!("the snapshot is not closed: {}", status.message());
+        }
+    }
+
+    /// Has a snapshot opened and makes room for it.
+    async fn begin(
+        &self,
+        client: &Client,
+        seed: &SeedDocument,
+        from: &peer::Client,
+    ) -> anyhow::Result<Told> {
+        self.at("waits for open transactions to end");
+        let told = self.ask(from, None).await?.context("the other region opens no snapshot")?;
+        let emptied = self.empty(client, seed, &told).await;
+        if emptied.is_err() {
+            // Nothing remembers it, and the next attempt opens another.
+            self.close(from, &told).await;
+        }
+        emptied.map(|()| told)
+    }
+
+    async fn empty(&self, client: &Client, seed: &SeedDocument, told: &Told) -> anyhow::Result<()> {
+        let about = client.query_one("SELECT current_setting('server_encoding')", &[]).await?;
+        let encoding: &str = about.get(0);
+        if encoding != told.encoding {
+            let (from, theirs) = (&seed.from, &told.encoding);
+            let text = format!("this database is in {encoding}, that of {from} in {theirs}");
+            return Err(Refused(text).into());
+        }
         let progress = guard::progress_table();
         let repair = TableName::new(guard::SCHEMA, "repair");
-        let all = tables(&self.parts.config).into_iter().chain([progress, repair]);
+        let all = tables(&self.config).into_iter().chain([progress, repair]);
         let list: Vec<String> = all.map(|table| qualified(&table)).collect();
         client.batch_execute("BEGIN").await?;
         let sql = format!("TRUNCATE {}", list.join(", "));
@@ -303,6 +313,39 @@ impl Newcomer {
         Ok(())
     }
 
+    async fn copy(
+        &self,
+        client: &Client,
+        seed: &SeedDocument,
+        from: &peer::Client,
+        told: &Told,
+        done: &BTreeSet<String>,
+    ) -> anyhow::Result<()> {
+        let Self { config, postgres, status, .. } = self;
+        let (seed, snapshot) = (&seed.id, &told.snapshot);
+        let copy = Copy { config, postgres, from, seed, snapshot, status };
+        copy.run(&told.relations, done).await?;
+        self.at("analyzes tables");
+        for table in self.user_tables() {
+            let sql = format!("ANALYZE {}", qualified(&table));
+            client.batch_execute(&sql).await.with_context(|| format!("analyze {table}"))?;
+        }
+        Ok(())
+    }
+
+    /// Do our copies of the logs hold everything that the snapshot does not show?
+    fn check_logs(&self, told: &Told) -> anyhow::Result<()> {
+        for Shown { origin, applied, .. } in &told.shown {
+            let trimmed = self.logs.get(origin).map_or(Lsn::ZERO, |log| log.trimmed());
+            ensure!(
+                over_gap(*applied, trimmed) == Gap::Skip,
+                "our copy of the log of {origin} begins after {trimmed}, and the snapshot shows \
+                 {applied}: another snapshot is taken"
+            );
+        }
+        Ok(())
+    }
+
     /// Notes what the tables show: the appliers go on behind that.
     async fn finish(
         &self,
@@ -310,33 +353,24 @@ impl Newcomer {
         seed: &SeedDocument,
         told: &Told,
     ) -> anyhow::Result<()> {
-        let Parts { config, region, logs, .. } = &self.parts;
         client.batch_execute("BEGIN").await?;
-        for shown in &told.shown {
-            let (origin, applied): (Origin, Lsn) = (shown.origin.parse()?, Lsn(shown.applied));
-            let followed = origin.region != *region && config.region(&origin.region).is_some();
-            let log = logs.get_or_create(&origin)?;
-            if !followed && log.end() < applied {
+        for Shown { origin, applied, converge_to } in &told.shown {
+            let followed =
+                origin.region != self.region && self.config.region(&origin.region).is_some();
+            let log = self.logs.get_or_create(origin)?;
+            if !followed && log.end() < *applied {
                 // There is no more of it than everybody shows, and others may name that.
-                log.skip_to(applied).await?;
+                log.skip_to(*applied).await?;
             }
-            if log.trimmed() > applied {
-                client.batch_execute("ROLLBACK").await?;
-                client
-                    .execute("DELETE FROM domicile.seeding WHERE done <> $1", &[&EMPTIED])
-                    .await?;
-                bail!(
-                    "our copy of the log of {origin} begins after {}, and the snapshot shows {applied}: \
-                     another snapshot is taken",
-                    log.trimmed()
-                );
-            }
-            let converge_to = shown.converge_to.map(|lsn| Lsn(lsn).to_string());
             client
                 .execute(
                     "INSERT INTO domicile.progress (origin, applied, converge_to)
                      VALUES ($1, $2::text::pg_lsn, $3::text::pg_lsn)",
-                    &[&shown.origin, &applied.to_string(), &converge_to],
+                    &[
+                        &origin.to_string(),
+                        &applied.to_string(),
+                        &converge_to.map(|lsn| lsn.to_string()),
+                    ],
                 )
                 .await
                 .context("note what is shown")?;
@@ -348,8 +382,8 @@ impl Newcomer {
     }
 
     async fn join(&self) -> anyhow::Result<()> {
-        let Parts { config, region, directory, .. } = &self.parts;
-        let view = self.parts.ownership.borrow().clone();
+        let Self { config, region, directory, .. } = self;
+        let view = self.ownership.borrow().clone();
         let known = view.ownership.as_ref().context("the ownership is not known yet")?;
         let change = OwnershipChange::Join { region: region.clone() };
         let known = (known, view.revision);
@@ -377,35 +411,4 @@ async fn forget(client: &Client) -> anyhow::Result<()> {
                SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin
                WHERE roname LIKE 'domicile\\_seed\\_%'";
     client.batch_execute(sql).await.context("leave nothing of the seeding behind")
-}
-
-/// Has a snapshot opened, or asks for one again; `None` when that is not open any more.
-async fn ask(
-    from: &peer::Client,
-    parts: &Parts,
-    snapshot: Option<String>,
-) -> anyhow::Result<Option<Told>> {
-    let (cluster, region) = (parts.config.cluster.clone(), parts.region.to_string());
-    let request = OpenSnapshotRequest { cluster, region, snapshot };
-    let told = match from.clone().open_snapshot(request).await {
-        Ok(told) => told.into_inner(),
-        Err(status) if status.code() == Code::NotFound => return Ok(None),
-        Err(status) => bail!("{}", status.message()),
-    };
-    let OpenSnapshotResponse { snapshot, shown, relations, heard, encoding } = told;
-    let name = |name: Option<Name>| {
-        let name = name.context("a relation has a name")?;
-        anyhow::Ok(TableName::new(name.schema, name.table))
-    };
-    let lift = |relation: answer::Relation| {
-        Ok(Relation {
-            name: name(relation.name)?,
-            table: name(relation.table)?,
-            columns: relation.columns,
-            blocks: relation.blocks,
-            rows_estimate: relation.rows_estimate,
-        })
-    };
-    let relations = relations.into_iter().map(lift).collect::<anyhow::Result<_>>()?;
-    Ok(Some(Told { snapshot, shown, relations, heard, encoding }))
 }

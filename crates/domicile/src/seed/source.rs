@@ -7,15 +7,15 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use domicile_core::config::Config;
-use domicile_core::id::{Origin, TableName};
+use domicile_core::id::Origin;
 use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::wire::{lift_name, lower};
 use crate::postgres::snapshot::{self, Snapshot};
-use crate::proto::open_snapshot_response::{Relation, Shown};
-use crate::proto::{CopyOutRequest, CopyOutResponse, Name, OpenSnapshotResponse};
+use crate::proto::{CopyOutRequest, CopyOutResponse, OpenSnapshotResponse};
 
 /// How long a snapshot from which nobody reads stays open: an agent may start again meanwhile.
 /// PostgreSQL keeps old row versions for it.
@@ -84,8 +84,7 @@ impl Snapshots {
         sender: &mpsc::Sender<Result<CopyOutResponse, Status>>,
     ) -> anyhow::Result<()> {
         let snapshot = self.read(&request.snapshot).context("this snapshot is not open")?;
-        let name = request.relation.unwrap_or_default();
-        let name = TableName::new(name.schema, name.table);
+        let name = lift_name(request.relation)?;
         let relation = snapshot.relations.iter().find(|relation| relation.name == name);
         let relation = relation.with_context(|| format!("table {name} is not replicated"))?;
         let blocks = (request.first, request.end);
@@ -119,30 +118,4 @@ impl Snapshots {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn lower(snapshot: &Snapshot) -> OpenSnapshotResponse {
-    let shown = snapshot.shown.iter().map(|shown| Shown {
-        origin: shown.origin.to_string(),
-        applied: shown.applied.0,
-        converge_to: shown.converge_to.map(|lsn| lsn.0),
-    });
-    let relations = snapshot.relations.iter().map(|relation| Relation {
-        name: Some(lower_name(&relation.name)),
-        table: Some(lower_name(&relation.table)),
-        columns: relation.columns.clone(),
-        blocks: relation.blocks,
-        rows_estimate: relation.rows_estimate,
-    });
-    OpenSnapshotResponse {
-        snapshot: snapshot.name.clone(),
-        shown: shown.collect(),
-        relations: relations.collect(),
-        heard: snapshot.heard,
-        encoding: snapshot.encoding.clone(),
-    }
-}
-
-pub(super) fn lower_name(name: &TableName) -> Name {
-    Name { schema: name.schema.clone(), table: name.name.clone() }
 }
