@@ -92,10 +92,10 @@ async fn add_region(arguments: &Arguments) -> anyhow::Result<Json> {
                          AND (domicile.entry(domicile.partition_of(id::text))).owner = 'eu'
                        LIMIT 1)";
         loop {
-            eu.execute(sql, &[]).await?;
+            if let Err(error) = eu.execute(sql, &[]).await {
+                return error;
+            }
         }
-        #[allow(unreachable_code, reason = "names the type of the error")]
-        anyhow::Ok(())
     });
     let started = Instant::now();
     let mut add = Command::new(regions.binary());
