@@ -9,16 +9,21 @@
 //! their order. Different rows may change places, so a value of a unique index may still be held by
 //! a row whose change comes later: then PostgreSQL refuses, and the caller goes change by change.
 
+mod overlap;
+
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::change::{Change, Identity, Relation, Row, Transaction, Value};
+pub use overlap::{Parted, Touched, part};
 
 /// Something to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step<'t> {
-    /// Rows with different keys; each must be found, or not be there yet, as its deed says.
+    /// Rows with different keys; each must be found, or not be there yet, as its deed says. Rows
+    /// that are looked for come in the order of their keys: neighbours in an index are close by.
     Rows { relation: &'t Relation, deed: Deed, rows: Vec<Cow<'t, Row>> },
     /// One change as it is.
     One { transaction: &'t Transaction, change: &'t Change },
@@ -140,17 +145,23 @@ impl<'t> Folding<'t> {
 
     fn flush(&mut self) {
         self.round += 1;
-        for table in self.open.drain(..) {
+        for Table { relation, rows, by_key } in self.open.drain(..) {
             let mut deeds: BTreeMap<Deed, Vec<Cow<'t, Row>>> = BTreeMap::new();
-            for Folded { net, row } in table.rows {
-                let deed = match net {
-                    Net::Delete => Deed::Delete,
-                    Net::Insert => Deed::Insert,
-                    Net::Update => Deed::Update { columns: sent(&row) },
-                };
-                deeds.entry(deed).or_default().push(row);
+            let mut rows: Vec<Option<Folded<'t>>> = rows.into_iter().map(Some).collect();
+            for at in by_key.into_values() {
+                if let Some(Folded { net, row }) = rows[at].take_if(|row| row.net != Net::Insert) {
+                    let deed = match net {
+                        Net::Delete => Deed::Delete,
+                        _ => Deed::Update { columns: sent(&row) },
+                    };
+                    deeds.entry(deed).or_default().push(row);
+                }
             }
-            let relation = table.relation;
+            // New rows stay in the order in which they came, which is often that of their time.
+            let new: Vec<_> = rows.into_iter().flatten().map(|Folded { row, .. }| row).collect();
+            if !new.is_empty() {
+                deeds.insert(Deed::Insert, new);
+            }
             let rows = deeds.into_iter().map(|(deed, rows)| Step::Rows { relation, deed, rows });
             self.steps.extend(rows);
         }
@@ -187,10 +198,26 @@ fn sent(row: &Row) -> Vec<usize> {
 }
 
 /// The values of a row's key.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Key<'t> {
-    One(&'t [u8]),
-    Several(Vec<&'t [u8]>),
+    One(Text<'t>),
+    Several(Vec<Text<'t>>),
+}
+
+/// A value as text. What is shorter comes first, which is the order of numbers.
+#[derive(PartialEq, Eq, Hash)]
+struct Text<'t>(&'t [u8]);
+
+impl Ord for Text<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.0.len(), self.0).cmp(&(other.0.len(), other.0))
+    }
+}
+
+impl PartialOrd for Text<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// The row's key; `None` where rows have none or it was not sent.
@@ -199,7 +226,7 @@ fn key<'t>(relation: &Relation, row: &'t Row) -> Option<Key<'t>> {
         return None;
     }
     let text = |(_, value): (usize, &'t Value)| match value {
-        Value::Text(text) => Some(text.as_ref()),
+        Value::Text(text) => Some(Text(text)),
         Value::Null | Value::Unchanged => None,
     };
     let mut values = relation.key_of(row).map(text);

@@ -86,8 +86,37 @@ fn a_new_key_keeps_its_place() {
     assert_eq!(steps.len(), 3);
 }
 
+#[test]
+fn rows_are_looked_for_in_the_order_of_their_keys_and_added_in_that_of_their_arrival() {
+    let ids = [100, 9, 20];
+    let changes = ids.iter().map(|id| update(*id, Some(1), None));
+    let added = [7, 30, 5].map(|id| insert(id, 1));
+    let transactions = [transaction(changes.chain(added).collect())];
+    let steps = fold(&transactions);
+    let order: Vec<Vec<&Bytes>> = steps.iter().map(keys).collect();
+    assert_eq!(order, [["9", "20", "100"], ["7", "30", "5"]]);
+}
+
+#[test]
+fn what_the_batch_ahead_changes_waits_for_it() {
+    let ahead = [transaction(vec![update(1, Some(1), None), insert(2, 1), delete(3)])];
+    let batch = [transaction((1..=4).map(|id| update(id, Some(7), None)).collect())];
+    let ahead = part(fold(&ahead), &Touched::Everything);
+    assert_eq!((ahead.early.len(), ahead.late.len()), (0, 3), "{ahead:?}");
+    let Parted { early, late, .. } = part(fold(&batch), &ahead.touched);
+    assert_eq!(early.iter().map(keys).collect::<Vec<_>>(), [["4"]]);
+    assert_eq!(late.iter().map(keys).collect::<Vec<_>>(), [["1", "2", "3"]]);
+}
+
+fn keys<'s>(step: &'s Step<'_>) -> Vec<&'s Bytes> {
+    match step {
+        Step::Rows { rows, .. } => rows.iter().map(|row| id(row)).collect(),
+        Step::One { .. } => panic!("{step:?}"),
+    }
+}
+
 /// What the table holds, change by change, as PostgreSQL would do it.
-fn rows_after(steps: &[Step<'_>]) -> Result<BTreeMap<Value2, Row>, String> {
+fn rows_after(steps: &[Step<'_>]) -> Result<BTreeMap<Bytes, Row>, String> {
     let mut table = BTreeMap::new();
     for step in steps {
         match step {
@@ -110,18 +139,21 @@ fn rows_after(steps: &[Step<'_>]) -> Result<BTreeMap<Value2, Row>, String> {
     Ok(table)
 }
 
-type Value2 = Bytes;
-
-fn one(table: &mut BTreeMap<Value2, Row>, change: &Change) -> Result<(), String> {
-    let id = |row: &Row| match &row[0] {
-        Value::Text(text) => text.clone(),
+fn id(row: &Row) -> &Bytes {
+    match &row[0] {
+        Value::Text(text) => text,
         other => panic!("{other:?} is no key"),
-    };
+    }
+}
+
+fn one(table: &mut BTreeMap<Bytes, Row>, change: &Change) -> Result<(), String> {
+    let id = |row: &Row| id(row).clone();
     match change {
-        Change::Insert { new, .. } => match table.insert(id(new), new.clone()) {
-            None => Ok(()),
-            Some(_) => Err("it was there".into()),
-        },
+        Change::Insert { new, .. } if table.contains_key(&id(new)) => Err("it was there".into()),
+        Change::Insert { new, .. } => {
+            table.insert(id(new), new.clone());
+            Ok(())
+        }
         Change::Update { new, .. } => {
             let row = table.get_mut(&id(new)).ok_or("it is not there")?;
             for (value, new) in row.iter_mut().zip(new) {
@@ -178,5 +210,26 @@ proptest! {
         if kept || plain.is_ok() {
             prop_assert_eq!(folded, plain);
         }
+    }
+    /// Steps that may be made early leave the same rows when all of the batch ahead comes after
+    /// them.
+    #[test]
+    fn a_batch_that_begins_early_ends_as_if_it_had_not(
+        changes in proptest::collection::vec(proptest::collection::vec(change(), 0..4), 2..8),
+        ahead in 0..8_usize,
+    ) {
+        let mut table = BTreeMap::new();
+        let transactions: Vec<Transaction> = changes
+            .into_iter()
+            .map(|changes| {
+                let possible = changes.into_iter().filter(|change| one(&mut table, change).is_ok());
+                transaction(possible.collect())
+            })
+            .collect();
+        let (ahead, batch) = transactions.split_at(ahead.min(transactions.len()));
+        let ahead = part(fold(ahead), &Touched::Everything);
+        let Parted { early, late, .. } = part(fold(batch), &ahead.touched);
+        let order: Vec<Step<'_>> = early.into_iter().chain(ahead.late).chain(late).collect();
+        prop_assert_eq!(rows_after(&order), Ok(table));
     }
 }
