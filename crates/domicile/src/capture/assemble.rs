@@ -83,25 +83,25 @@ impl Assembler {
     }
 
     /// Is this message of no interest, because it is a change that we have applied ourselves? Then
-    /// it needs no decoding. Counts them.
+    /// it needs no decoding.
     pub fn passes_over(&mut self, message: &[u8]) -> bool {
         let is_row_change = matches!(message.first(), Some(b'I' | b'U' | b'D'));
         match self.current("change") {
             Ok((open, _)) if open.applied && is_row_change => {
-                open.passed_over += 1;
+                open.changes += 1;
                 true
             }
             _ => false,
         }
     }
 
-    /// How many changes of the transaction that is being sent were of no interest so far.
-    pub fn passed_over(&self) -> usize {
+    /// How many changes of the transaction that is being sent have come so far.
+    pub fn changes(&self) -> usize {
         let open = match self.block {
             Some(xid) => self.streamed.get(&xid),
             None => self.open.as_ref(),
         };
-        open.map_or(0, |open| open.passed_over)
+        open.map_or(0, |open| open.changes)
     }
 
     pub async fn take(&mut self, decoded: Decoded) -> Result<Assembled, AssembleError> {
@@ -197,6 +197,7 @@ impl Assembler {
     ) -> Result<(), AssembleError> {
         let progress = self.progress;
         let (open, relations) = self.current("change")?;
+        open.changes += 1;
         if open.applied {
             return Ok(());
         }
@@ -262,7 +263,8 @@ struct Open {
     part_of: BTreeMap<u32, usize>,
     /// Applied here from another origin's log.
     applied: bool,
-    passed_over: usize,
+    /// How many changes have come, of interest or not.
+    changes: usize,
 }
 
 /// How much there was of a transaction at some point.
@@ -284,7 +286,7 @@ impl Open {
             parts: Vec::new(),
             part_of: BTreeMap::new(),
             applied: false,
-            passed_over: 0,
+            changes: 0,
         }
     }
 

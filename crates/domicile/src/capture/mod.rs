@@ -25,6 +25,7 @@ use domicile_core::id::{Origin, RunId};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::progress::Rpo;
 use domicile_core::record;
+use domicile_core::time::{Millis, PgTime};
 use domicile_pg::feedback::Event;
 use domicile_pg::pgoutput::Decoder;
 use tokio::sync::{Mutex, watch};
@@ -61,10 +62,12 @@ const UNDECIDED_MAX: usize = 10_000;
 const UNDECIDED_BYTES_MAX: usize = 64 << 20;
 /// Bytes of records that are flushed together at most.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// From so many changes of no interest on, it pays to let more of them arrive before they are read:
-/// PostgreSQL sends each by itself, and to be woken for each costs both sides more than the change.
-/// A Unix socket holds a few hundred at most, so there PostgreSQL would be the one who waits.
-const PASSED_OVER_MIN: usize = 100;
+/// From so many changes of one transaction on, and while what is sent is so old, it pays to let more
+/// arrive before it is read: PostgreSQL sends each message by itself, and to be woken for each costs
+/// both sides more than the message. A Unix socket holds a few hundred at most, so there PostgreSQL
+/// would be the one who waits.
+const BULK_CHANGES_MIN: usize = 100;
+const OLD_AFTER: Millis = Millis(1000);
 const LULL: Duration = Duration::from_millis(1);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -160,6 +163,7 @@ impl Capture {
             assembler: Assembler::new(self.log.clone()),
             undecided: VecDeque::new(),
             undecided_bytes: 0,
+            old: false,
             batch: Vec::new(),
             batch_bytes: 0,
             batch_barriers: Vec::new(),
@@ -181,6 +185,8 @@ struct Session<'a> {
     /// Read, in order, but not judged yet: a cut is being decided.
     undecided: VecDeque<Captured>,
     undecided_bytes: usize,
+    /// What the server sends was committed a while ago.
+    old: bool,
     batch: Vec<(Lsn, Bytes)>,
     batch_bytes: usize,
     batch_barriers: Vec<(RunId, Cut)>,
@@ -203,7 +209,8 @@ impl Session<'_> {
                 event = next_after(lull, &mut self.stream), if !full => {
                     let keepalive = self.take(event?).await?;
                     self.drain_buffered(keepalive).await?;
-                    if self.stream.is_tcp() && self.assembler.passed_over() >= PASSED_OVER_MIN {
+                    let is_bulk = self.old || self.assembler.changes() >= BULK_CHANGES_MIN;
+                    if is_bulk && self.stream.is_tcp() {
                         lull = Instant::now() + LULL;
                     }
                 }
@@ -249,6 +256,7 @@ impl Session<'_> {
                 Ok(true)
             }
             Event::XLogData(data) => {
+                let sent_at = PgTime(data.time);
                 if self.assembler.passes_over(&data.payload) {
                     return Ok(false);
                 }
@@ -260,6 +268,8 @@ impl Session<'_> {
                     }
                     Assembled::Nothing(_) => {}
                     Assembled::Transaction(captured) => {
+                        // By the server's clock, both of them.
+                        self.old = sent_at.since(captured.head.committed_at) > OLD_AFTER;
                         self.undecided_bytes += captured.body.bytes();
                         self.undecided.push_back(*captured);
                     }
