@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
+use domicile_core::lsn::Lsn;
 use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -137,6 +138,7 @@ impl Origins {
             gate: self.gate.clone(),
             repairs: self.repairs.subscribe(),
             slowly: None,
+            one_by_one_to: Lsn::ZERO,
             notices: self.notices.clone(),
             waits: false,
         };

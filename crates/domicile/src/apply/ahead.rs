@@ -4,11 +4,12 @@
 
 use anyhow::Context;
 use domicile_core::change::Transaction;
+use domicile_core::fold::Touched;
 use domicile_core::lsn::Lsn;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::plan::{Planned, plan};
+use super::plan::{Plan, plan};
 use super::target::Targets;
 use crate::log::Log;
 use crate::pieces::{Piece, Pieces};
@@ -21,11 +22,24 @@ pub struct Ahead {
     state: State,
 }
 
+/// The first batches are smaller, by this: they are applied before their tables are known, so that
+/// nothing overlaps.
+const FIRST_SMALLER_BY: usize = 16;
+
 enum State {
-    Idle(Box<Pieces>),
-    Reading(AbortOnDropHandle<(Box<Pieces>, anyhow::Result<Option<Next>>)>),
+    Idle(Place),
+    Reading(AbortOnDropHandle<(Place, anyhow::Result<Option<Next>>)>),
     /// The task that had the log has failed.
     Gone,
+}
+
+/// Where the log is read on.
+struct Place {
+    pieces: Box<Pieces>,
+    /// What the newest batch touches.
+    touched: Touched,
+    /// Bytes of the next batch.
+    bytes: usize,
 }
 
 pub enum Next {
@@ -38,22 +52,27 @@ pub enum Next {
 pub struct Batch {
     pub transactions: Vec<Transaction>,
     /// All of them as one transaction, where that could be planned without asking.
-    pub planned: Option<Vec<Planned>>,
+    pub plan: Option<Plan>,
 }
 
 impl Ahead {
     /// Reads `log` behind `after`, in batches of about `bytes_max` bytes.
     pub fn new(log: &Log, after: Lsn, bytes_max: usize) -> Self {
-        let state = State::Idle(Box::new(Pieces::new(log.read(after))));
+        let pieces = Box::new(Pieces::new(log.read(after)));
+        let state = State::Idle(Place {
+            pieces,
+            touched: Touched::Everything,
+            bytes: bytes_max / FIRST_SMALLER_BY,
+        });
         Self { end: log.watch_end(), bytes_max, state }
     }
 
     /// Begins to read what comes next. Nothing happens when that is under way.
     pub fn start(&mut self, targets: &Targets) {
         self.state = match std::mem::replace(&mut self.state, State::Gone) {
-            State::Idle(pieces) => {
+            State::Idle(place) => {
                 self.end.mark_unchanged();
-                let task = tokio::spawn(read(pieces, self.bytes_max, targets.clone()));
+                let task = tokio::spawn(read(place, self.bytes_max, targets.clone()));
                 State::Reading(AbortOnDropHandle::new(task))
             }
             other => other,
@@ -66,8 +85,8 @@ impl Ahead {
     pub async fn next(&mut self, targets: &Targets) -> anyhow::Result<Option<Next>> {
         self.start(targets);
         let State::Reading(task) = &mut self.state else { anyhow::bail!("the log is gone") };
-        let (pieces, next) = task.await.context("read ahead")?;
-        self.state = State::Idle(pieces);
+        let (place, next) = task.await.context("read ahead")?;
+        self.state = State::Idle(place);
         next
     }
 
@@ -79,34 +98,44 @@ impl Ahead {
     /// The log, for the pieces of a large transaction: while nothing is read ahead.
     pub fn pieces(&mut self) -> anyhow::Result<&mut Pieces> {
         match &mut self.state {
-            State::Idle(pieces) => Ok(pieces),
+            State::Idle(place) => Ok(&mut place.pieces),
             State::Reading(_) | State::Gone => anyhow::bail!("the log is being read"),
         }
     }
 }
 
 async fn read(
-    mut pieces: Box<Pieces>,
+    mut place: Place,
     bytes_max: usize,
     targets: Targets,
-) -> (Box<Pieces>, anyhow::Result<Option<Next>>) {
-    let next = match pieces.next_batch(bytes_max).await {
-        Ok(Some(batch)) => prepare(batch, targets).await.map(Some),
+) -> (Place, anyhow::Result<Option<Next>>) {
+    let bytes = place.bytes;
+    place.bytes = (bytes * 2).min(bytes_max);
+    let next = match place.pieces.next_batch(bytes).await {
+        Ok(Some(batch)) => prepare(batch, &mut place.touched, targets).await.map(Some),
         Ok(None) => Ok(None),
         Err(error) => Err(error),
     };
-    (pieces, next)
+    (place, next)
 }
 
-async fn prepare(mut batch: Vec<Piece>, targets: Targets) -> anyhow::Result<Next> {
+async fn prepare(
+    mut batch: Vec<Piece>,
+    touched: &mut Touched,
+    targets: Targets,
+) -> anyhow::Result<Next> {
+    let ahead = std::mem::replace(touched, Touched::Everything);
     if !batch[0].is_whole() {
         return Ok(Next::Large(batch.swap_remove(0)));
     }
     let prepare = move || {
         let transactions: Vec<Transaction> =
             batch.into_iter().map(|piece| piece.transaction).collect();
-        let planned = plan(&transactions, &targets).ok();
-        Next::Batch(Batch { transactions, planned })
+        let (touched, plan) = plan(&transactions, &ahead, &targets);
+        (touched, Next::Batch(Batch { transactions, plan: plan.ok() }))
     };
-    tokio::task::spawn_blocking(prepare).await.context("plan what comes next")
+    let (now_touched, next) =
+        tokio::task::spawn_blocking(prepare).await.context("plan what comes next")?;
+    *touched = now_touched;
+    Ok(next)
 }

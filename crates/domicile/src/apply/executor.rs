@@ -4,7 +4,9 @@
 //! find.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::Context;
 use bytes::Bytes;
 use domicile_core::id::Origin;
 use domicile_core::lsn::Lsn;
@@ -13,8 +15,7 @@ use futures_util::future::try_join_all;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::plan::Planned;
-use super::statement::Text;
+use super::plan::{Parameter, Plan, Planned};
 
 /// Prepared statements that one session keeps.
 const STATEMENTS_MAX: usize = 512;
@@ -24,29 +25,45 @@ const STATEMENTS_MAX: usize = 512;
 #[error("a row is not what the origin saw")]
 struct RowDiffers;
 
-/// An applier's session.
+/// An applier's session. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Executor {
-    pub client: Client,
-    prepared: BTreeMap<String, tokio_postgres::Statement>,
+    pub client: Arc<Client>,
+    prepared: Arc<Mutex<BTreeMap<String, tokio_postgres::Statement>>>,
+    /// PostgreSQL's process.
+    pid: i32,
 }
 
 impl Executor {
-    pub fn new(client: Client) -> Self {
-        Self { client, prepared: BTreeMap::new() }
+    pub async fn new(client: Client) -> anyhow::Result<Self> {
+        let row = client.query_one("SELECT pg_backend_pid()", &[]).await;
+        let pid = row.context("ask for the process")?.get(0);
+        Ok(Self { client: Arc::new(client), prepared: Arc::default(), pid })
     }
 
-    /// Makes `planned` and moves the checkpoint to `last`, in one transaction. When this fails
+    #[cfg(test)]
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub async fn begin(&self) -> anyhow::Result<()> {
+        Ok(self.client.batch_execute("BEGIN").await?)
+    }
+
+    /// Does this session wait for a lock, as `watcher` sees it?
+    pub async fn waits_for_lock(&self, watcher: &Self) -> anyhow::Result<bool> {
+        let sql = "SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock'";
+        Ok(watcher.client.query_opt(sql, &[&self.pid]).await?.is_some())
+    }
+
+    /// Makes `plan` and moves the checkpoint to `last`, in one transaction. When this fails
     /// nothing is applied, except where the connection broke at its end.
-    pub async fn apply(
-        &mut self,
-        origin: &Origin,
-        planned: &[Planned],
-        last: Lsn,
-    ) -> anyhow::Result<()> {
-        self.client.batch_execute("BEGIN").await?;
+    pub async fn apply(&self, origin: &Origin, plan: &Plan, last: Lsn) -> anyhow::Result<()> {
+        self.begin().await?;
         let made = async {
-            self.execute(planned).await?;
-            save_checkpoint(&self.client, origin, last).await
+            self.execute(&plan.early).await?;
+            self.execute(&plan.late).await?;
+            save_checkpoint(&*self.client, origin, last).await
         };
         let made = made.await;
         self.end(made).await
@@ -60,7 +77,7 @@ impl Executor {
     }
 
     /// Makes the requests in order, inside the open transaction.
-    pub async fn execute(&mut self, planned: &[Planned]) -> anyhow::Result<()> {
+    pub async fn execute(&self, planned: &[Planned]) -> anyhow::Result<()> {
         let mut work = Vec::new();
         for request in planned {
             match request {
@@ -77,36 +94,42 @@ impl Executor {
         run(&self.client, work).await
     }
 
-    async fn prepare(&mut self, sql: &str) -> anyhow::Result<tokio_postgres::Statement> {
-        if let Some(prepared) = self.prepared.get(sql) {
-            return Ok(prepared.clone());
+    async fn prepare(&self, sql: &str) -> anyhow::Result<tokio_postgres::Statement> {
+        let known = self.prepared().get(sql).cloned();
+        if let Some(known) = known {
+            return Ok(known);
         }
-        if self.prepared.len() >= STATEMENTS_MAX {
-            self.prepared.clear();
+        let statement = self.client.prepare(sql).await?;
+        let mut prepared = self.prepared();
+        if prepared.len() >= STATEMENTS_MAX {
+            prepared.clear();
         }
-        let prepared = self.client.prepare(sql).await?;
-        self.prepared.insert(sql.to_owned(), prepared.clone());
-        Ok(prepared)
+        prepared.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
     }
 
     /// What was prepared may be out of date.
-    pub fn forget(&mut self) {
-        self.prepared.clear();
+    pub fn forget(&self) {
+        self.prepared().clear();
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, BTreeMap<String, tokio_postgres::Statement>> {
+        // Whatever panicked: what is in the map was prepared.
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A statement on its way, and how many rows it must find.
 struct Work<'a> {
     prepared: tokio_postgres::Statement,
-    parameters: &'a [Option<Bytes>],
+    parameters: &'a [Parameter],
     finds: Option<u64>,
 }
 
 async fn run(client: &Client, work: Vec<Work<'_>>) -> anyhow::Result<()> {
     let each = work.iter().map(|Work { prepared, parameters, finds }| async move {
-        let texts: Vec<Text<'_>> = parameters.iter().map(|p| Text(p.as_deref())).collect();
         let parameters: Vec<&(dyn ToSql + Sync)> =
-            texts.iter().map(|text| text as &(dyn ToSql + Sync)).collect();
+            parameters.iter().map(|parameter| parameter as &(dyn ToSql + Sync)).collect();
         let rows = client.execute(prepared, &parameters).await?;
         if finds.is_some_and(|finds| finds != rows) {
             return Err(anyhow::Error::new(RowDiffers));

@@ -38,7 +38,7 @@ impl Writer {
         if way == Way::Slow || way == Way::Fast && self.shared.concerns(&first.transaction) {
             self.compare_schema(&first.transaction).await?;
         }
-        self.executor.client.batch_execute("BEGIN").await?;
+        self.executor.begin().await?;
         let lsn = first.transaction.lsn;
         let made = self.apply_pieces(origin, first, pieces, way).await;
         self.executor.end(made).await?;
@@ -68,13 +68,13 @@ impl Writer {
             }
             match way {
                 Way::Fast => {
-                    let planned = self.plan(std::slice::from_ref(&piece.transaction)).await?;
-                    self.executor.execute(&planned).await?;
+                    let plan = self.plan(std::slice::from_ref(&piece.transaction)).await?;
+                    self.executor.execute(&plan.late).await?;
                 }
                 Way::Slow => {
                     let converging = lsn <= self.converge_to;
                     conflict::apply(
-                        &self.executor.client,
+                        &*self.executor.client,
                         &self.targets,
                         origin,
                         &piece,
@@ -88,7 +88,7 @@ impl Writer {
                 if let Some(part) = &part {
                     self.shared.apply(&self.executor.client, part).await?;
                 }
-                return save_checkpoint(&self.executor.client, origin, lsn).await;
+                return save_checkpoint(&*self.executor.client, origin, lsn).await;
             }
             piece = pieces.next_part().await?.context("a large transaction breaks off")?;
         }

@@ -8,11 +8,13 @@
 //! **Invariant:** the checkpoint moves in the transaction whose rows it describes.
 
 mod ahead;
+mod array;
 mod behind;
 mod conflict;
 mod executor;
 mod large;
 mod migration;
+mod overlap;
 mod plan;
 mod set;
 pub mod shared;
@@ -24,6 +26,7 @@ pub use migration::CONDITION as MIGRATION_FAILED;
 pub use statement::Text;
 pub(crate) use writer::{become_applier, open_session};
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,13 +51,13 @@ use ahead::{Ahead, Batch, Next};
 use behind::SchemaBehind;
 use large::Way;
 use migration::MigrationFailed;
-use plan::Planned;
+use overlap::NotTogether;
+use plan::Plan;
 use shared::Shared;
 use writer::Writer;
 
 /// Bytes of log read at a time: also the most that one PostgreSQL transaction applies.
 const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
-const BATCH_TRANSACTIONS_MAX: usize = 10_000;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// How often it is looked whether somebody has run the DDL that is missing here.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -81,6 +84,8 @@ pub struct Applier {
     pub repairs: watch::Receiver<u64>,
     /// A large transaction that could not be applied the fast way.
     pub slowly: Option<Lsn>,
+    /// Up to here no batches overlap: it was tried.
+    pub one_by_one_to: Lsn,
     pub notices: Notices,
     /// Waits for DDL, and says so.
     pub waits: bool,
@@ -96,6 +101,7 @@ impl Applier {
             };
             let pause = match ended {
                 Ok(()) => RETRY_AFTER,
+                Err(error) if error.is::<NotTogether>() => RETRY_AFTER,
                 Err(error) if self.waits_for_person(&error) => LOOK_AGAIN_AFTER,
                 Err(error) => {
                     let what = format!("apply of {} stopped, it starts again", self.config.origin);
@@ -147,11 +153,13 @@ impl Applier {
         let mut ownership = self.ownership.clone();
         loop {
             match ahead.next(&writer.targets).await? {
+                None if writer.in_flight.is_some() => self.finish_all(&mut writer).await?,
                 None => tokio::select! {
                     grown = ahead.grown() => grown?,
                     _ = self.repairs.changed() => return Ok(()),
                 },
                 Some(Next::Large(first)) => {
+                    self.finish_all(&mut writer).await?;
                     let head = &first.transaction;
                     let lsn = head.lsn;
                     if !self.wait_until_covered(head, &mut moved, &mut ownership).await? {
@@ -169,21 +177,24 @@ impl Applier {
                 }
                 Some(Next::Batch(batch)) => {
                     ahead.start(&writer.targets);
-                    let Batch { transactions, mut planned } = self.without_tail(batch);
+                    let batch = self.start(&mut writer, self.without_tail(batch)).await?;
+                    let Some(Batch { transactions, mut plan }) = batch else { continue };
+                    self.finish_all(&mut writer).await?;
                     let mut rest = transactions.as_slice();
                     while !rest.is_empty() {
                         if !self.wait_until_covered(&rest[0], &mut moved, &mut ownership).await? {
                             return Ok(());
                         }
-                        let ready = self.ready(rest, &writer.shared);
+                        // What was covered is: a frontier only moves on.
+                        let ready = self.ready(rest, &writer.shared).max(1);
                         let (batch, later) = rest.split_at(ready);
-                        let planned = planned.take().filter(|_| ready == transactions.len());
+                        let plan = plan.take().filter(|_| ready == transactions.len());
                         let gate = self.gate.clone();
                         let _gate = gate.read().await;
                         if self.repairs.has_changed().unwrap_or(true) {
                             return Ok(());
                         }
-                        self.apply(&mut writer, batch, planned).await?;
+                        self.apply(&mut writer, batch, plan).await?;
                         self.goes_on();
                         rest = later;
                     }
@@ -199,7 +210,7 @@ impl Applier {
         moved: &mut watch::Receiver<u64>,
         ownership: &mut watch::Receiver<Arc<OwnershipView>>,
     ) -> anyhow::Result<bool> {
-        while !self.covered(transaction) {
+        while self.covered(slice::from_ref(transaction)) == 0 {
             tokio::select! {
                 changed = moved.changed() => changed.context("the agent is closed")?,
                 changed = ownership.changed() => changed.context("the agent is closed")?,
@@ -215,7 +226,7 @@ impl Applier {
         for transaction in &mut transactions {
             if self.is_tail(transaction) {
                 transaction.changes.clear();
-                batch.planned = None;
+                batch.plan = None;
             }
         }
         Batch { transactions, ..batch }
@@ -230,26 +241,28 @@ impl Applier {
         })
     }
 
-    /// Is everything that `transaction` may depend on visible here?
-    fn covered(&self, transaction: &Transaction) -> bool {
-        let view = self.ownership.borrow();
+    /// How many of these have, from the first on, everything visible here that they may depend on?
+    fn covered(&self, transactions: &[Transaction]) -> usize {
+        let (view, frontier) = (self.ownership.borrow(), self.positions.frontier());
         let (own, known) = (&self.config.region, view.ownership.as_ref());
-        covered(&transaction.needs, &self.positions.frontier(), own, known)
+        let covered = |next: &&Transaction| covered(&next.needs, &frontier, own, known);
+        transactions.iter().take_while(covered).count()
     }
 
-    /// How many of these, from the first on, can be applied now: at least one. Those that change
-    /// shared tables are not mixed with others.
+    /// How many of these, from the first on, can be applied together, if there are any: those that
+    /// change shared tables are not mixed with others.
     fn ready(&self, transactions: &[Transaction], shared: &Shared) -> usize {
-        let alone = shared.concerns(&transactions[0]);
-        let first = transactions.iter().take(BATCH_TRANSACTIONS_MAX);
-        first.take_while(|next| shared.concerns(next) == alone && self.covered(next)).count().max(1)
+        let covered = &transactions[..self.covered(transactions)];
+        let Some(first) = covered.first() else { return 0 };
+        let alone = shared.concerns(first);
+        covered.iter().take_while(|next| shared.concerns(next) == alone).count()
     }
 
     async fn apply(
         &self,
         writer: &mut Writer,
         batch: &[Transaction],
-        planned: Option<Vec<Planned>>,
+        plan: Option<Plan>,
     ) -> anyhow::Result<()> {
         let Some(last) = batch.last() else { return Ok(()) };
         let origin = &self.config.origin;
@@ -257,7 +270,7 @@ impl Applier {
         if batch.iter().any(|transaction| writer.shared.concerns(transaction)) {
             return self.apply_shared(writer, batch).await;
         }
-        match writer.apply_fast(origin, batch, planned).await {
+        match writer.apply_fast(origin, batch, plan).await {
             Ok(()) => self.positions.applied(origin, last.lsn, batch.len() as u64),
             Err(error) if is_transient(&error) => return Err(error),
             Err(error) => {

@@ -1,16 +1,17 @@
 //! How are many rows of one table changed by one statement?
 //!
-//! The values of a column travel as one array in PostgreSQL's text form and are joined to the table
-//! by the key; many new rows are copied in. Types are looked up in the local catalogue by the
+//! The values of a column travel as one array and are joined to the table by the key; many new rows
+//! are copied in. Types are looked up in the local catalogue by the
 //! column's name: what the origin calls a column may have another OID here, or another place.
 
 use std::borrow::Cow;
 
 use anyhow::Context;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use domicile_core::change::{Relation, Row, Value};
 use domicile_core::fold::Deed;
 
+use super::array::Element;
 use super::plan::Planned;
 use super::target::{Column, Target};
 use crate::postgres::session::quote_name;
@@ -42,7 +43,7 @@ pub fn set(
                 given.unnest(),
                 target.on_conflict()
             );
-            given.request(sql, rows)
+            given.request(sql, rows)?
         }
         Deed::Delete => {
             let given = Given::new(relation, target, &keys)?;
@@ -52,7 +53,7 @@ pub fn set(
                 given.unnest(),
                 given.same_row(relation)
             );
-            given.request(sql, rows)
+            given.request(sql, rows)?
         }
         Deed::Update { columns } => {
             let given = Given::new(relation, target, columns)?;
@@ -63,7 +64,7 @@ pub fn set(
                 "" => format!("SELECT FROM {named} row_, {given_rows} WHERE {same}"),
                 sets => format!("UPDATE {named} row_ SET {sets} FROM {given_rows} WHERE {same}"),
             };
-            given.request(sql, rows)
+            given.request(sql, rows)?
         }
     })
 }
@@ -90,20 +91,25 @@ impl<'a> Given<'a> {
         &self.names
     }
 
+    /// The arrays side by side, row by row: as a list of outputs, which PostgreSQL makes one by one,
+    /// where a function in FROM would have all its rows stored first.
     fn unnest(&self) -> String {
-        let (mut arrays, mut names) = (Vec::new(), Vec::new());
-        for (i, column) in self.types.iter().enumerate() {
-            let element = if column.has_array { column.type_name.as_str() } else { "text" };
-            arrays.push(format!("${}::{element}[]", i + 1));
-            names.push(format!("v{i}"));
-        }
-        format!("unnest({}) given ({})", arrays.join(", "), names.join(", "))
+        let arrays = self.types.iter().enumerate().map(|(i, column)| {
+            let element = match column.element {
+                Element::AsText => "text",
+                _ => column.type_name.as_str(),
+            };
+            format!("unnest(${}::{element}[]) v{i}", i + 1)
+        });
+        format!("(SELECT {}) given", arrays.collect::<Vec<_>>().join(", "))
     }
 
     fn value(&self, i: usize) -> String {
         match self.types[i] {
-            Column { has_array: true, .. } => format!("given.v{i}"),
-            Column { type_name, .. } => format!("given.v{i}::{type_name}"),
+            Column { element: Element::AsText, type_name, .. } => {
+                format!("given.v{i}::{type_name}")
+            }
+            _ => format!("given.v{i}"),
         }
     }
 
@@ -142,43 +148,13 @@ impl<'a> Given<'a> {
     }
 
     /// Each parameter is an array with a value for each row, and each row must be found.
-    fn request(&self, sql: String, rows: &[Cow<'_, Row>]) -> Planned {
-        let parameters = self.parameters(rows).into_iter().map(Some).collect();
-        Planned::Statement { sql, parameters, finds: Some(rows.len() as u64) }
+    fn request(&self, sql: String, rows: &[Cow<'_, Row>]) -> anyhow::Result<Planned> {
+        let each = self.columns.iter().zip(&self.types).map(|(column, Column { element, .. })| {
+            element.array(rows.iter().map(|row| &row[*column]))
+        });
+        let parameters = each.collect::<anyhow::Result<_>>()?;
+        Ok(Planned::Statement { sql, parameters, finds: Some(rows.len() as u64) })
     }
-
-    fn parameters(&self, rows: &[Cow<'_, Row>]) -> Vec<Bytes> {
-        let array = |column: &usize| {
-            let mut out = BytesMut::with_capacity(rows.len() * 8 + 2);
-            out.put_u8(b'{');
-            for (n, row) in rows.iter().enumerate() {
-                if n > 0 {
-                    out.put_u8(b',');
-                }
-                put_element(&mut out, &row[*column]);
-            }
-            out.put_u8(b'}');
-            out.freeze()
-        };
-        self.columns.iter().map(array).collect()
-    }
-}
-
-/// Writes one element of an array's text form.
-fn put_element(out: &mut BytesMut, value: &Value) {
-    let Value::Text(text) = value else { return out.put_slice(b"NULL") };
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'+' | b'.' | b':' | b'_');
-    if !text.is_empty() && text.iter().all(plain) && !text.eq_ignore_ascii_case(b"null") {
-        return out.put_slice(text);
-    }
-    out.put_u8(b'"');
-    for b in text {
-        if matches!(b, b'"' | b'\\') {
-            out.put_u8(b'\\');
-        }
-        out.put_u8(*b);
-    }
-    out.put_u8(b'"');
 }
 
 fn copy(relation: &Relation, target: &Target, rows: &[Cow<'_, Row>]) -> anyhow::Result<Planned> {
@@ -209,15 +185,21 @@ fn copy(relation: &Relation, target: &Target, rows: &[Cow<'_, Row>]) -> anyhow::
 /// Writes one field of COPY's text format.
 fn put_field(out: &mut BytesMut, value: &Value) {
     let Value::Text(text) = value else { return out.put_slice(b"\\N") };
-    for b in text {
-        match b {
-            b'\\' => out.put_slice(b"\\\\"),
-            b'\t' => out.put_slice(b"\\t"),
-            b'\n' => out.put_slice(b"\\n"),
-            b'\r' => out.put_slice(b"\\r"),
-            _ => out.put_u8(*b),
-        }
+    let escaped = |b: &u8| match b {
+        b'\\' => Some(b'\\'),
+        b'\t' => Some(b't'),
+        b'\n' => Some(b'n'),
+        b'\r' => Some(b'r'),
+        _ => None,
+    };
+    let mut rest: &[u8] = text;
+    while let Some((at, letter)) = rest.iter().enumerate().find_map(|(i, b)| Some((i, escaped(b)?)))
+    {
+        out.put_slice(&rest[..at]);
+        out.put_slice(&[b'\\', letter]);
+        rest = &rest[at + 1..];
     }
+    out.put_slice(rest);
 }
 
 #[cfg(test)]
@@ -234,12 +216,12 @@ mod tests {
             identity: Identity::Default,
             columns: vec![column("id", true), column("list", false)],
         };
-        let named = |name: &str, has_array| Column {
-            type_name: name.into(),
-            has_array,
-            ..Column::default()
-        };
-        let columns = [("id", named("integer", true)), ("list", named("integer[]", false))];
+        let named =
+            |name: &str, element| Column { type_name: name.into(), element, ..Column::default() };
+        let columns = [
+            ("id", named("integer", Element::Int4)),
+            ("list", named("integer[]", Element::AsText)),
+        ];
         (relation, Target::plain("\"public\".\"t\"", &columns, &["id"]))
     }
 
@@ -256,22 +238,12 @@ mod tests {
         assert_eq!(
             sql,
             "UPDATE ONLY \"public\".\"t\" row_ SET \"list\" = given.v1::integer[] \
-             FROM unnest($1::integer[], $2::text[]) given (v0, v1) WHERE row_.\"id\" = given.v0"
+             FROM (SELECT unnest($1::integer[]) v0, unnest($2::text[]) v1) given \
+             WHERE row_.\"id\" = given.v0"
         );
         assert_eq!(finds, Some(1));
-        let parameters: Vec<Bytes> = parameters.into_iter().flatten().collect();
-        assert_eq!(parameters[0], "{1}");
-        assert_eq!(parameters[1], "{\"{\\\"a\\\\\\\\b\\\"}\"}");
-    }
-
-    #[test]
-    fn a_text_that_looks_like_null_is_none() {
-        let mut out = BytesMut::new();
-        for value in [Value::text("NULL"), Value::text(""), Value::Null] {
-            put_element(&mut out, &value);
-            out.put_u8(b' ');
-        }
-        assert_eq!(out, "\"NULL\" \"\" NULL ");
+        let values = [Value::text("{\"a\\\\b\"}")];
+        assert_eq!(parameters[1], Element::AsText.array(values.iter()).unwrap());
     }
 
     #[test]

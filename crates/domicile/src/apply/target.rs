@@ -12,6 +12,7 @@ use domicile_core::change::Relation;
 use domicile_core::id::TableName;
 use tokio_postgres::GenericClient;
 
+use super::array::Element;
 use crate::postgres::session::quote_name;
 
 const COLUMNS: &str = include_str!("target.sql");
@@ -33,9 +34,9 @@ pub struct Target {
 pub struct Column {
     /// As SQL writes it, without a length.
     pub type_name: String,
-    /// Whether an array of this type can be written as `{a,b}`: an array of arrays would lose its
-    /// inner bounds, and some types have no array or another delimiter.
-    pub has_array: bool,
+    /// How many values of it travel: an array of arrays would lose its inner bounds, and some types
+    /// have no array or another delimiter.
+    pub element: Element,
     /// Quoted, with its schema and without a length; of a domain the type under it.
     pub base_type: String,
     /// What an index on the column takes for equal.
@@ -129,7 +130,7 @@ async fn look_up(client: &impl GenericClient, table: &TableName) -> anyhow::Resu
         }
         let column = Column {
             type_name: row.get("type_name"),
-            has_array: row.get("has_array"),
+            element: Element::new(row.get("type_oid"), row.get("has_array")),
             base_type: row.get("base_type"),
             equality: row.get("equality"),
             identity_always: row.get("identity_always"),

@@ -17,6 +17,7 @@ SELECT
     format('%I.%I', tn.nspname, t.typname) AS base_type,
     -- -1 rather than null: a type whose name alone would mean a length of 1 is written otherwise.
     format_type(a.atttypid, -1) AS type_name,
+    a.atttypid AS type_oid,
     own.typarray <> 0 AND own.typtype IN ('b', 'e') AND own.typcategory <> 'A' AND own.typdelim = ','
         AS has_array,
     a.attidentity = 'a' AS identity_always,

@@ -1,19 +1,23 @@
 //! How does one origin's applier write to this region's tables?
 //!
-//! The fast way in sets; where something is not as the origin saw it, change by change.
+//! The fast way in sets, two batches at a time; where something is not as the origin saw it, change
+//! by change.
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use domicile_core::change::Transaction;
 use domicile_core::config::Config;
+use domicile_core::fold::Touched;
 use domicile_core::id::Origin;
 use domicile_core::lsn::Lsn;
+use tokio::sync::OwnedRwLockReadGuard;
 use tokio_postgres::Client;
 
 use super::behind::{self, SchemaBehind};
 use super::executor::{Executor, save_checkpoint};
-use super::plan::{Planned, plan};
+use super::overlap::InFlight;
+use super::plan::{Plan, plan};
 use super::shared::Shared;
 use super::target::Targets;
 use super::{ApplierConfig, conflict, migration};
@@ -34,6 +38,10 @@ const BEGIN_TOGETHER: &str = "BEGIN; SET LOCAL lock_timeout = '500ms'";
 /// A session that writes as the applier: guards let it pass, user triggers do not fire.
 pub(super) struct Writer {
     pub executor: Executor,
+    /// For a batch that overlaps with another.
+    second: Second,
+    /// What is being applied. Nothing else is asked of this writer before it is.
+    pub in_flight: Option<InFlight>,
     /// The apply checkpoint.
     pub applied: Lsn,
     /// Up to here a row that is not what the origin saw is expected, not a conflict.
@@ -43,9 +51,19 @@ pub(super) struct Writer {
     cluster: Arc<Config>,
 }
 
+/// A writer's second session.
+enum Second {
+    NotYet,
+    Open(Executor),
+    /// It is not to be had.
+    No,
+}
+
 impl Writer {
     pub async fn open(config: &ApplierConfig) -> anyhow::Result<Self> {
         let client = session::connect(&config.postgres, "domicile apply").await?;
+        config.continuity.same_system(&client).await?;
+        no_other_writer(&client, &second_origin(config)).await?;
         open_session(&client, config).await?;
         client.batch_execute(PLANS).await.context("choose how rows are found")?;
         let checkpoint = client
@@ -61,7 +79,9 @@ impl Writer {
             None => (Lsn::ZERO, Lsn::ZERO),
         };
         Ok(Self {
-            executor: Executor::new(client),
+            executor: Executor::new(client).await?,
+            second: Second::NotYet,
+            in_flight: None,
             applied,
             converge_to,
             targets: Targets::default(),
@@ -70,33 +90,69 @@ impl Writer {
         })
     }
 
+    /// Can two batches overlap? Opens the session that this takes.
+    pub async fn has_second(&mut self, config: &ApplierConfig) -> bool {
+        if let Second::NotYet = self.second {
+            self.second = match open_second(config).await {
+                Ok(executor) => Second::Open(executor),
+                Err(error) => {
+                    tracing::info!(origin = %config.origin, "batches do not overlap: {error:#}");
+                    Second::No
+                }
+            };
+        }
+        matches!(self.second, Second::Open(_))
+    }
+
+    /// Begins to apply a batch of so many transactions up to `last`, whether or not another one is
+    /// in flight. Returns the one that was.
+    pub fn start(
+        &mut self,
+        origin: &Origin,
+        plan: Plan,
+        batch: (Lsn, u64),
+        gate: OwnedRwLockReadGuard<()>,
+    ) -> Option<InFlight> {
+        if let (Some(_), Second::Open(second)) = (&self.in_flight, &mut self.second) {
+            std::mem::swap(&mut self.executor, second);
+        }
+        let mut ahead = self.in_flight.take();
+        let (executor, origin) = (self.executor.clone(), origin.clone());
+        let started = InFlight::start(executor, origin, plan, batch, ahead.as_mut(), gate);
+        self.in_flight = Some(started);
+        ahead
+    }
+
     /// Applies all of `batch` in one transaction, folded; fails on the first surprise.
     pub async fn apply_fast(
         &mut self,
         origin: &Origin,
         batch: &[Transaction],
-        planned: Option<Vec<Planned>>,
+        plan: Option<Plan>,
     ) -> anyhow::Result<()> {
-        let planned = match planned {
-            Some(planned) => planned,
+        let plan = match plan {
+            Some(plan) => plan,
             None => self.plan(batch).await?,
         };
         let Some(last) = batch.last() else { return Ok(()) };
-        self.executor.apply(origin, &planned, last.lsn).await?;
+        self.executor.apply(origin, &plan, last.lsn).await?;
         self.applied = last.lsn;
         Ok(())
     }
 
     /// As [`plan`], after looking up what is not known yet.
-    pub async fn plan(&mut self, batch: &[Transaction]) -> anyhow::Result<Vec<Planned>> {
+    pub async fn plan(&mut self, batch: &[Transaction]) -> anyhow::Result<Plan> {
         let tables = self.targets.unknown(batch.iter().flat_map(|t| &t.relations));
-        self.targets.learn(&self.executor.client, tables).await?;
-        plan(batch, &self.targets)
+        self.targets.learn(&*self.executor.client, tables).await?;
+        plan(batch, &Touched::Everything, &self.targets).1
     }
 
     /// What was prepared and looked up may be out of date.
     pub fn forget_schema(&mut self) {
         self.executor.forget();
+        if let Second::Open(second) = &self.second {
+            second.forget();
+        }
         self.targets.forget();
         self.shared.forget();
     }
@@ -119,7 +175,7 @@ impl Writer {
         transaction: &Transaction,
     ) -> anyhow::Result<Result<(), SchemaBehind>> {
         let tables = self.targets.unknown(&transaction.relations);
-        self.targets.learn(&self.executor.client, tables).await?;
+        self.targets.learn(&*self.executor.client, tables).await?;
         if self.shared.concerns(transaction) {
             self.shared.learn(&self.executor.client).await?;
         }
@@ -146,7 +202,7 @@ impl Writer {
         if !transaction.changes.is_empty() {
             self.compare_schema(transaction).await?;
         }
-        self.executor.client.batch_execute("BEGIN").await?;
+        self.executor.begin().await?;
         let made = self.apply_whole(origin, transaction).await;
         if made.is_err() {
             self.shared.forget();
@@ -177,7 +233,7 @@ impl Writer {
         self.executor.client.batch_execute(BEGIN_TOGETHER).await?;
         let made = async {
             self.shared.apply(&self.executor.client, &part).await?;
-            save_checkpoint(&self.executor.client, origin, last).await
+            save_checkpoint(&*self.executor.client, origin, last).await
         };
         let made = made.await;
         if made.is_err() {
@@ -205,10 +261,10 @@ impl Writer {
             piece = self.shared.rest(piece);
         }
         if !piece.transaction.changes.is_empty() {
-            conflict::apply(&self.executor.client, &self.targets, origin, &piece, converging)
+            conflict::apply(&*self.executor.client, &self.targets, origin, &piece, converging)
                 .await?;
         }
-        save_checkpoint(&self.executor.client, origin, transaction.lsn).await
+        save_checkpoint(&*self.executor.client, origin, transaction.lsn).await
     }
 }
 
@@ -217,6 +273,30 @@ impl Writer {
 pub(crate) async fn open_session(client: &Client, config: &ApplierConfig) -> anyhow::Result<()> {
     config.continuity.same_system(client).await?;
     become_applier(client, &format!("{ORIGIN_PREFIX}{}", config.origin)).await
+}
+
+/// A session takes a replication origin for itself, so two that overlap take two.
+fn second_origin(config: &ApplierConfig) -> String {
+    format!("{ORIGIN_PREFIX}{}/2", config.origin)
+}
+
+async fn open_second(config: &ApplierConfig) -> anyhow::Result<Executor> {
+    let client = session::connect(&config.postgres, "domicile apply").await?;
+    config.continuity.same_system(&client).await?;
+    become_applier(&client, &second_origin(config)).await?;
+    client.batch_execute(PLANS).await.context("choose how rows are found")?;
+    Executor::new(client).await
+}
+
+/// Fails while a session of before, whose end PostgreSQL has not noticed yet, may still commit under
+/// this name.
+async fn no_other_writer(client: &Client, origin_name: &str) -> anyhow::Result<()> {
+    let sql = "SELECT pg_replication_origin_session_setup($1)
+               WHERE pg_replication_origin_oid($1) IS NOT NULL";
+    if client.execute(sql, &[&origin_name]).await.context("wait for an earlier session")? > 0 {
+        client.execute("SELECT pg_replication_origin_session_reset()", &[]).await?;
+    }
+    Ok(())
 }
 
 /// The same under any name of a replication origin.
