@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use domicile_core::change::Transaction;
 use domicile_core::id::Origin;
 use domicile_core::lsn::Lsn;
 use tokio::sync::{OwnedRwLockReadGuard, oneshot};
@@ -39,27 +40,36 @@ impl Applier {
         batch: Batch,
     ) -> anyhow::Result<Option<Batch>> {
         let Batch { transactions, plan: Some(plan) } = batch else { return Ok(Some(batch)) };
-        let (first, last) = (&transactions[0], transactions[transactions.len() - 1].lsn);
-        let overlaps = plan.is_larger_than(BYTES_MIN)
-            && first.lsn > self.one_by_one_to
-            && !writer.shared.concerns(first)
-            && self.ready(&transactions, &writer.shared) == transactions.len()
-            && writer.has_second(&self.config).await;
-        // A repair that waits for what is in flight lets nobody else in.
-        let gate = self.gate.clone().try_read_owned();
-        let (true, Ok(gate)) = (overlaps, gate) else {
+        let Some(gate) = self.may_overlap(writer, &transactions, &plan).await else {
             return Ok(Some(Batch { transactions, plan: Some(plan) }));
         };
-        if self.repairs.has_changed().unwrap_or(true) {
-            return Ok(Some(Batch { transactions, plan: Some(plan) }));
-        }
-        let origin = &self.config.origin;
+        let (origin, last) = (&self.config.origin, transactions[transactions.len() - 1].lsn);
         self.positions.claim(origin, last);
         let batch = (last, transactions.len() as u64);
         if let Some(ahead) = writer.start(origin, plan, batch, gate) {
             self.finish(writer, ahead).await?;
         }
         Ok(None)
+    }
+
+    /// Returns what keeps repairs out meanwhile, where these can overlap with others.
+    async fn may_overlap(
+        &self,
+        writer: &mut Writer,
+        transactions: &[Transaction],
+        plan: &Plan,
+    ) -> Option<OwnedRwLockReadGuard<()>> {
+        let may = plan.is_larger_than(BYTES_MIN)
+            && transactions[0].lsn > self.one_by_one_to
+            && !writer.shared.concerns(&transactions[0])
+            && self.ready(transactions, &writer.shared) == transactions.len()
+            && writer.has_second(&self.config).await;
+        if !may {
+            return None;
+        }
+        // A repair that waits for what is in flight lets nobody else in.
+        let gate = self.gate.clone().try_read_owned().ok()?;
+        (!self.repairs.has_changed().unwrap_or(true)).then_some(gate)
     }
 
     /// Waits until nothing is in flight.
@@ -79,10 +89,13 @@ impl Applier {
                 self.goes_on();
                 Ok(())
             }
-            Err(error) if is_transient(&error) => Err(error),
             Err(error) => {
-                tracing::debug!(origin = %self.config.origin, "one after the other: {error:#}");
+                // Also after a deadlock: it may have been one of the two with each other.
                 self.one_by_one_to = writer.in_flight.as_ref().map_or(last, |behind| behind.last);
+                if is_transient(&error) {
+                    return Err(error);
+                }
+                tracing::debug!(origin = %self.config.origin, "one after the other: {error:#}");
                 Err(NotTogether.into())
             }
         }
@@ -94,12 +107,13 @@ pub(super) struct InFlight {
     pub last: Lsn,
     pub transactions: u64,
     task: AbortOnDropHandle<anyhow::Result<()>>,
-    /// Its session, and how the next batch learns of its commit.
-    ahead: Option<Ahead>,
+    /// What the next batch must know of this one.
+    as_ahead: Option<Ahead>,
     /// No repair changes rows meanwhile.
     _gate: OwnedRwLockReadGuard<()>,
 }
 
+/// A batch that another one waits for.
 struct Ahead {
     executor: Executor,
     committed: oneshot::Receiver<()>,
@@ -115,7 +129,7 @@ impl InFlight {
         ahead: Option<&mut Self>,
         gate: OwnedRwLockReadGuard<()>,
     ) -> Self {
-        let ahead = ahead.and_then(|batch| batch.ahead.take());
+        let ahead = ahead.and_then(|batch| batch.as_ahead.take());
         let (commit, committed) = oneshot::channel();
         let session = executor.clone();
         let task = tokio::spawn(async move {
@@ -123,13 +137,13 @@ impl InFlight {
                 None => executor.apply(&origin, &plan, last).await?,
                 Some(ahead) => apply_behind(&executor, ahead, &origin, &plan, last).await?,
             }
-            // Nobody may follow.
+            // There may be no batch behind.
             let _ = commit.send(());
             Ok(())
         });
         let task = AbortOnDropHandle::new(task);
-        let ahead = Some(Ahead { executor: session, committed });
-        Self { last, transactions, task, ahead, _gate: gate }
+        let as_ahead = Some(Ahead { executor: session, committed });
+        Self { last, transactions, task, as_ahead, _gate: gate }
     }
 
     /// Waits until the batch is applied.

@@ -62,7 +62,6 @@ enum Second {
 impl Writer {
     pub async fn open(config: &ApplierConfig) -> anyhow::Result<Self> {
         let client = session::connect(&config.postgres, "domicile apply").await?;
-        config.continuity.same_system(&client).await?;
         no_other_writer(&client, &second_origin(config)).await?;
         open_session(&client, config).await?;
         client.batch_execute(PLANS).await.context("choose how rows are found")?;
