@@ -24,6 +24,8 @@ use crate::status::SeedingStatus;
 
 /// Pieces that are copied at a time.
 const WORKERS: usize = 4;
+/// Replication origins that a seeding takes: one for each of them, one for the session that directs all.
+pub const ORIGINS: usize = WORKERS + 1;
 /// 128 MiB of a table.
 const PIECE_BLOCKS: u32 = 16 * 1024;
 /// What stands in `domicile.seeding` beside the pieces that were copied.

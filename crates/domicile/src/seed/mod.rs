@@ -18,4 +18,5 @@ mod newcomer;
 pub mod source;
 mod wire;
 
+pub use copy::ORIGINS;
 pub use newcomer::Newcomer;

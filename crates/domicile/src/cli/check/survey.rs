@@ -43,11 +43,19 @@ pub struct Server {
     pub started: String,
     pub in_recovery: bool,
     pub wal_level: String,
-    pub slots_max: i64,
-    /// Others' slots; ours are named `domicile...`.
-    pub slots_used: i64,
-    pub senders_max: i64,
-    pub senders_used: i64,
+    /// Ours are named `domicile...`, as all of ours below.
+    pub slots: Room,
+    pub senders: Room,
+    /// WAL senders left out, and what is kept back from this role.
+    pub sessions: Room,
+    pub sessions_reserved: i64,
+    /// By the role's CONNECTION LIMIT, WAL senders included; absent where nothing limits it.
+    pub role_sessions: Option<Room>,
+    /// The same of the database.
+    pub database_sessions: Option<Room>,
+    pub origins: Room,
+    /// That we have made so far, earlier incarnations' too.
+    pub origins_ours: i64,
     pub prepared_transactions_max: i64,
     /// As PostgreSQL prints it; `-1` is no limit.
     pub slot_keep_size: String,
@@ -56,6 +64,19 @@ pub struct Server {
     pub may_set_standby_names: bool,
     pub bypasses_row_security: bool,
     pub large_objects: i64,
+}
+
+/// Places that the server has, and how many of them others than Domicile take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub max: i64,
+    pub used: i64,
+}
+
+impl Room {
+    pub fn left(self) -> i64 {
+        self.max - self.used
+    }
 }
 
 /// What happened when the role tried; the error is what the server said.
@@ -92,6 +113,10 @@ async fn read_server(client: &Client) -> anyhow::Result<Server> {
 }
 
 fn lift(row: &Row, may_set_standby_names: bool) -> Server {
+    let number = |name: &str, suffix| row.get::<_, i64>(format!("{name}_{suffix}").as_str());
+    let room = |name| Room { max: number(name, "max"), used: number(name, "used") };
+    // PostgreSQL's -1 is no limit.
+    let limited = |name| Some(room(name)).filter(|room| room.max >= 0);
     Server {
         version_num: row.get("version_num"),
         version: row.get("version"),
@@ -103,10 +128,14 @@ fn lift(row: &Row, may_set_standby_names: bool) -> Server {
         started: row.get("started"),
         in_recovery: row.get("in_recovery"),
         wal_level: row.get("wal_level"),
-        slots_max: row.get("slots_max"),
-        slots_used: row.get("slots_used"),
-        senders_max: row.get("senders_max"),
-        senders_used: row.get("senders_used"),
+        slots: room("slots"),
+        senders: room("senders"),
+        sessions: room("sessions"),
+        sessions_reserved: row.get("sessions_reserved"),
+        role_sessions: limited("role_sessions"),
+        database_sessions: limited("database_sessions"),
+        origins: room("origins"),
+        origins_ours: row.get("origins_ours"),
         prepared_transactions_max: row.get("prepared_transactions_max"),
         slot_keep_size: row.get("slot_keep_size"),
         standby_names: row.get("standby_names"),

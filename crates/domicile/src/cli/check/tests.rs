@@ -165,6 +165,47 @@ async fn a_role_without_rights_and_a_server_without_logical_wal_are_refused() {
 }
 
 #[tokio::test]
+async fn limits_on_sessions_are_told_with_their_way_out() {
+    let (cluster, _folder) = start(&[("max_replication_slots", "4")]).await;
+    let client = cluster.connect().await.unwrap();
+    let schema = "CREATE ROLE keeper LOGIN CONNECTION LIMIT 12;
+                  ALTER DATABASE postgres CONNECTION LIMIT 3;
+                  CREATE TABLE accounts (bid int PRIMARY KEY)";
+    client.batch_execute(schema).await.unwrap();
+    let keeper = cluster.connection_string().replace("user=postgres", "user=keeper");
+    let (_one, _two) = (cluster.connect().await.unwrap(), cluster.connect().await.unwrap());
+    let other = "host=10.255.255.1 port=1 user=keeper dbname=postgres";
+    let tables = "[[table]]\nname = \"accounts\"\n";
+    let told = async |postgres: &str| {
+        let config = config(&[("eu", postgres), ("us", other)], tables);
+        let mut findings = look(Output::new(true), &config, &[&config.regions[0]]).await;
+        let of_room = ["connection_limit", "replication_origins", "max_connections"];
+        findings.retain(|finding| of_room.contains(&finding.name));
+        findings.iter().map(|f| format!("{}: {} {}", f.object, f.what, f.way_out)).collect()
+    };
+    let origins = "parameter \"max_replication_slots\": leaves 4 of 4 replication origins, 5 needed: \
+                   this region cannot be seeded ALTER SYSTEM SET max_replication_slots = 9, then \
+                   restart PostgreSQL.";
+    // Limits on sessions are not for superusers.
+    let as_superuser: Vec<String> = told(&cluster.connection_string()).await;
+    let major = "SELECT current_setting('server_version_num')::int / 10000";
+    let major: i32 = client.query_one(major, &[]).await.unwrap().get(0);
+    // Newer ones have room for ten origins, whatever there is for slots.
+    let expected = if major < 18 { vec![origins] } else { Vec::new() };
+    assert_eq!(as_superuser, expected);
+    client.batch_execute("ALTER DATABASE postgres CONNECTION LIMIT 5").await.unwrap();
+    let as_keeper: Vec<String> = told(&keeper).await;
+    for expected in [
+        "role \"keeper\": leaves 12 of 12 sessions, 19 needed: the agent runs, and repairs, comparisons \
+         or a region that is added may fail ALTER ROLE keeper CONNECTION LIMIT 19.",
+        "database \"postgres\": leaves 2 of 5 sessions, 19 needed: the agent cannot keep its sessions \
+         open ALTER DATABASE postgres CONNECTION LIMIT 22.",
+    ] {
+        assert!(as_keeper.iter().any(|told| told == expected), "{as_keeper:#?}");
+    }
+}
+
+#[tokio::test]
 async fn regions_with_other_schemas_or_one_database_are_refused() {
     let (eu, _eu_folder) = start(&[]).await;
     let (us, _us_folder) = start(&[]).await;

@@ -8,6 +8,7 @@ use super::survey::{Reached, Survey};
 
 mod keys;
 mod regions;
+mod room;
 mod sequences;
 mod server;
 mod shared;

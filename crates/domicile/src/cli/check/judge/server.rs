@@ -3,7 +3,7 @@
 use domicile_core::config::Config;
 use domicile_core::progress::Rpo;
 
-use super::{Finding, blocker, ok, warn};
+use super::{Finding, blocker, ok, room, warn};
 use crate::cli::check::survey::{Probes, Reached, Server};
 
 const VERSION_NUM_MIN: i32 = 140_000;
@@ -11,15 +11,12 @@ const VERSION_NUM_MIN: i32 = 140_000;
 const VERSION_NUM_END: i32 = 190_000;
 /// How the capture connection is known as a synchronous standby.
 const STANDBY_NAME: &str = crate::capture::APPLICATION_NAME;
-/// One for capture.
-const SLOTS_NEEDED: i64 = 1;
-/// One for capture, and one while a slot is being read again after a lost connection.
-const SENDERS_NEEDED: i64 = 2;
 
 pub fn judge(config: &Config, facts: &Reached, add: &mut impl FnMut(Finding)) {
     let server = &facts.server;
     version(server, add);
     settings(server, add);
+    room::judge(config, server, add);
     rights(server, &facts.probes, add);
     ack_fence(config.rpo, server, add);
     if server.large_objects > 0 {
@@ -29,12 +26,16 @@ pub fn judge(config: &Config, facts: &Reached, add: &mut impl FnMut(Finding)) {
     }
 }
 
-fn object(server: &Server) -> String {
+pub fn object(server: &Server) -> String {
     format!("database \"{}\"", server.database)
 }
 
-fn parameter(name: &str) -> String {
+pub fn parameter(name: &str) -> String {
     format!("parameter \"{name}\"")
+}
+
+pub fn role(server: &Server) -> String {
+    format!("role \"{}\"", server.role)
 }
 
 fn version(server: &Server, add: &mut impl FnMut(Finding)) {
@@ -66,19 +67,6 @@ fn settings(server: &Server, add: &mut impl FnMut(Finding)) {
         let way_out = "ALTER SYSTEM SET wal_level = 'logical', then restart PostgreSQL.";
         add(blocker("wal_level", parameter("wal_level"), what, way_out));
     }
-    for (name, max, used, needed, what_for) in [
-        ("max_replication_slots", server.slots_max, server.slots_used, SLOTS_NEEDED, "slots"),
-        ("max_wal_senders", server.senders_max, server.senders_used, SENDERS_NEEDED, "WAL senders"),
-    ] {
-        if max - used < needed {
-            let what = format!("leaves {} of {max} {what_for}, {needed} needed", max - used);
-            let way_out = format!(
-                "ALTER SYSTEM SET {name} = {}, then restart PostgreSQL.",
-                used + needed + 4
-            );
-            add(blocker(name, parameter(name), what, way_out));
-        }
-    }
     if server.prepared_transactions_max > 0 {
         let what = format!(
             "is {}: a transaction prepared before a switchover can still commit after it",
@@ -100,7 +88,7 @@ fn settings(server: &Server, add: &mut impl FnMut(Finding)) {
 }
 
 fn rights(server: &Server, probes: &Probes, add: &mut impl FnMut(Finding)) {
-    let role = || format!("role \"{}\"", server.role);
+    let role = || role(server);
     if let Err(said) = &probes.slot
         && server.wal_level == "logical"
         && !server.in_recovery

@@ -1,12 +1,14 @@
 //! What is made of facts that no test server can show?
 
 use super::*;
-use crate::cli::check::survey::{Probes, Server};
+use crate::cli::check::survey::{Probes, Room, Server};
 use crate::postgres::catalog::{
     Catalog, Column, ForeignKey, Persistence, ReplicaIdentity, RowSecurity, Shape, Table,
     UniqueIndex,
 };
 use crate::settings;
+
+const TEN: Room = Room { max: 10, used: 0 };
 
 /// PostgreSQL 16 as an agent wants it.
 fn server() -> Server {
@@ -21,10 +23,14 @@ fn server() -> Server {
         started: "2026-01-01".into(),
         in_recovery: false,
         wal_level: "logical".into(),
-        slots_max: 10,
-        slots_used: 0,
-        senders_max: 10,
-        senders_used: 0,
+        slots: TEN,
+        senders: TEN,
+        sessions: Room { max: 100, used: 0 },
+        sessions_reserved: 3,
+        role_sessions: None,
+        database_sessions: None,
+        origins: TEN,
+        origins_ours: 0,
         prepared_transactions_max: 0,
         slot_keep_size: "-1".into(),
         standby_names: "domicile".into(),
@@ -125,10 +131,55 @@ fn servers_that_cannot_carry_an_agent_are_told_why() {
     assert_eq!(wrong_with_server(Server { version_num: 190_000, ..server() }), ["version"]);
     assert_eq!(wrong_with_server(Server { in_recovery: true, ..server() }), ["standby"]);
     assert_eq!(wrong_with_server(Server { encoding: "LATIN1".into(), ..server() }), ["encoding"]);
-    assert_eq!(wrong_with_server(Server { slots_used: 10, ..server() }), ["max_replication_slots"]);
-    assert_eq!(wrong_with_server(Server { senders_used: 9, ..server() }), ["max_wal_senders"]);
+    let full = Room { used: 9, ..TEN };
+    assert_eq!(wrong_with_server(Server { senders: full, ..server() }), ["max_wal_senders"]);
     let limited = Server { slot_keep_size: "10GB".into(), ..server() };
     assert_eq!(wrong_with_server(limited), ["max_slot_wal_keep_size"]);
+}
+
+#[test]
+fn room_that_is_too_small_is_told_by_the_limit_that_makes_it_so() {
+    let levels = |server| {
+        let accounts = table("accounts", &[("bid", "integer")]);
+        let listed = "[[table]]\nname = \"accounts\"\n";
+        let mut findings = judged("hash(bid, 8)", listed, server, vec![accounts]);
+        findings.retain(|finding| finding.level != Level::Ok);
+        findings.into_iter().map(|f| (f.level, f.name, f.way_out)).collect::<Vec<_>>()
+    };
+    let found = |server| levels(server).into_iter().map(|(l, n, _)| (l, n)).collect::<Vec<_>>();
+    let left = |left: i64| Room { max: 100, used: 100 - left };
+    use Level::{Blocker, Warn};
+
+    let with = |slots| found(Server { slots, ..server() });
+    assert_eq!(with(left(0)), [(Blocker, "max_replication_slots")]);
+    assert_eq!(with(left(1)), [(Warn, "max_replication_slots")]);
+    assert_eq!(with(left(2)), []);
+    // Six and one for the other region; ten that come and go.
+    let with = |sessions| found(Server { sessions, ..server() });
+    assert_eq!(with(left(6)), [(Blocker, "max_connections")]);
+    assert_eq!(with(left(7)), [(Warn, "max_connections")]);
+    assert_eq!(with(left(17)), []);
+    // And two WAL senders.
+    let with = |limit| levels(Server { role_sessions: Some(limit), ..server() });
+    let way_out = "ALTER ROLE domicile CONNECTION LIMIT 19.".to_owned();
+    let tight = |max| Room { max, used: 0 };
+    assert_eq!(with(tight(8)), [(Blocker, "connection_limit", way_out.clone())]);
+    assert_eq!(with(tight(9)), [(Warn, "connection_limit", way_out)]);
+    assert_eq!(with(tight(19)), []);
+    let with = |limit| levels(Server { database_sessions: Some(limit), ..server() });
+    let way_out = "ALTER DATABASE shop CONNECTION LIMIT 24.".to_owned();
+    assert_eq!(with(Room { max: 20, used: 5 }), [(Warn, "connection_limit", way_out)]);
+    // One for the other region, one for repairs.
+    let with = |origins| levels(Server { origins, ..server() });
+    let way_out = |value| {
+        format!("ALTER SYSTEM SET max_replication_slots = {value}, then restart PostgreSQL.")
+    };
+    assert_eq!(with(tight(1)), [(Blocker, "replication_origins", way_out(9))]);
+    assert_eq!(with(tight(4)), [(Warn, "replication_origins", way_out(9))]);
+    assert_eq!(with(tight(5)), []);
+    let newer = Server { version_num: 180_000, origins_ours: 7, origins: tight(6), ..server() };
+    let way_out = "ALTER SYSTEM SET max_active_replication_origins = 11, then restart PostgreSQL.";
+    assert_eq!(levels(newer), [(Blocker, "replication_origins", way_out.to_owned())]);
 }
 
 #[test]
