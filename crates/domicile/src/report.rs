@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
+use crate::apply::Blocked;
 use crate::clock::Clock;
 use crate::directory::view::OwnershipView;
 use crate::log::Logs;
@@ -79,6 +80,7 @@ impl Reporter {
     /// Asks PostgreSQL, as often as it answers.
     async fn count(&self, counted: &watch::Sender<Counted>) {
         let mut client: Option<Client> = None;
+        let mut blocked = Blocked::new(self.notices.clone());
         let mut tick = tokio::time::interval(COUNT_EVERY);
         loop {
             tick.tick().await;
@@ -110,7 +112,9 @@ impl Reporter {
                     repairs_pending: u64::try_from(row.get::<_, i64>(3)).unwrap_or(0),
                     migration: row.get(4),
                 });
-                client = Some(open);
+                if blocked.look(&open).await.is_ok() {
+                    client = Some(open);
+                }
             }
         }
     }

@@ -10,6 +10,7 @@
 mod ahead;
 mod array;
 mod behind;
+mod blocked;
 mod conflict;
 mod executor;
 mod large;
@@ -22,6 +23,7 @@ mod statement;
 mod target;
 mod writer;
 
+pub use blocked::Blocked;
 pub use migration::CONDITION as MIGRATION_FAILED;
 pub use statement::Text;
 pub(crate) use writer::{become_applier, open_session};

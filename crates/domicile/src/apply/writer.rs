@@ -15,6 +15,7 @@ use tokio::sync::OwnedRwLockReadGuard;
 use tokio_postgres::Client;
 
 use super::behind::{self, SchemaBehind};
+use super::blocked::APPLICATION_PREFIX;
 use super::executor::{Executor, save_checkpoint};
 use super::overlap::InFlight;
 use super::plan::{Plan, plan};
@@ -61,7 +62,7 @@ enum Second {
 
 impl Writer {
     pub async fn open(config: &ApplierConfig) -> anyhow::Result<Self> {
-        let client = session::connect(&config.postgres, "domicile apply").await?;
+        let client = connect(config).await?;
         no_other_writer(&client, &second_origin(config)).await?;
         open_session(&client, config).await?;
         client.batch_execute(PLANS).await.context("choose how rows are found")?;
@@ -274,13 +275,18 @@ pub(crate) async fn open_session(client: &Client, config: &ApplierConfig) -> any
     become_applier(client, &format!("{ORIGIN_PREFIX}{}", config.origin)).await
 }
 
+async fn connect(config: &ApplierConfig) -> anyhow::Result<Client> {
+    let name = format!("{APPLICATION_PREFIX}{}", config.origin);
+    session::connect(&config.postgres, &name).await
+}
+
 /// A session takes a replication origin for itself, so two that overlap take two.
 fn second_origin(config: &ApplierConfig) -> String {
     format!("{ORIGIN_PREFIX}{}/2", config.origin)
 }
 
 async fn open_second(config: &ApplierConfig) -> anyhow::Result<Executor> {
-    let client = session::connect(&config.postgres, "domicile apply").await?;
+    let client = connect(config).await?;
     config.continuity.same_system(&client).await?;
     become_applier(&client, &second_origin(config)).await?;
     client.batch_execute(PLANS).await.context("choose how rows are found")?;
