@@ -113,6 +113,18 @@ pub fn quote_text(text: &str) -> String {
     }
 }
 
+/// Every time limit that an administrator may have set, shorter than what an agent waits for.
+#[cfg(test)]
+pub const TIMEOUTS_OF_A_ROLE: &str = "DO $$ BEGIN
+    EXECUTE format('ALTER ROLE %I SET statement_timeout = 20', current_user);
+    EXECUTE format('ALTER ROLE %I SET lock_timeout = 20', current_user);
+    EXECUTE format('ALTER ROLE %I SET idle_session_timeout = 20', current_user);
+    EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = 1', current_user);
+    IF current_setting('server_version_num')::int >= 170000 THEN
+        EXECUTE format('ALTER ROLE %I SET transaction_timeout = 500', current_user);
+    END IF;
+END $$";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,16 +146,7 @@ mod tests {
     async fn a_session_keeps_the_options_it_was_given_and_outlives_the_timeouts_of_its_role() {
         let (cluster, _folder) = temporary_cluster("session", &[]).await.unwrap();
         let role = cluster.connect().await.unwrap();
-        let timeouts = "DO $$ BEGIN
-            EXECUTE format('ALTER ROLE %I SET idle_session_timeout = 1000', current_user);
-            EXECUTE format('ALTER ROLE %I SET statement_timeout = 1000', current_user);
-            EXECUTE format('ALTER ROLE %I SET lock_timeout = 1000', current_user);
-            EXECUTE format('ALTER ROLE %I SET idle_in_transaction_session_timeout = 1', current_user);
-            IF current_setting('server_version_num')::int >= 170000 THEN
-                EXECUTE format('ALTER ROLE %I SET transaction_timeout = 60000', current_user);
-            END IF;
-        END $$";
-        role.batch_execute(timeouts).await.unwrap();
+        role.batch_execute(TIMEOUTS_OF_A_ROLE).await.unwrap();
         let connection =
             format!("{} options='-c work_mem=7MB -c lock_timeout=1'", cluster.connection_string());
         let client = connect(&connection, "test").await.unwrap();

@@ -74,7 +74,53 @@ fn values(mut row: Bytes) -> Option<Vec<Option<String>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{Instant, sleep};
+
     use super::*;
+    use crate::lab::cluster::temporary_cluster;
+    use crate::postgres::session;
+
+    /// A walsender is a session of the role like any other, and waits in it as any other.
+    #[tokio::test]
+    async fn a_snapshot_outlives_the_timeouts_of_its_role() {
+        let logical = [("wal_level", "logical"), ("fsync", "off")];
+        let (cluster, _folder) = temporary_cluster("export", &logical).await.unwrap();
+        let role = cluster.connect().await.unwrap();
+        role.batch_execute(session::TIMEOUTS_OF_A_ROLE).await.unwrap();
+        let connection = cluster.connection_string();
+        let writer = session::connect(&connection, "test").await.unwrap();
+        writer.batch_execute("BEGIN; CREATE TABLE public.held ()").await.unwrap();
+        let settings = session::configure(&connection, "test").unwrap();
+        let export = tokio::spawn(async move { Export::begin(&settings, "domicile_test").await });
+        let looker = session::connect(&connection, "test").await.unwrap();
+        let long = |since: &str, of: &str| {
+            format!("SELECT count(*) FROM {of} AND {since} < clock_timestamp() - interval '100 ms'")
+        };
+        let waits = long("l.waitstart", "pg_locks l WHERE NOT l.granted");
+        wait_for(&looker, &waits, || export.is_finished()).await;
+        writer.batch_execute("COMMIT").await.unwrap();
+        let export = export.await.unwrap().unwrap();
+        let idle = long(
+            "a.state_change",
+            "pg_stat_activity a WHERE backend_type = 'walsender' AND a.state LIKE 'idle%'",
+        );
+        wait_for(&looker, &idle, || false).await;
+        let take = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{}'",
+            export.snapshot
+        );
+        looker.batch_execute(&take).await.unwrap();
+    }
+
+    async fn wait_for(client: &tokio_postgres::Client, sql: &str, over: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0 && !over() {
+            assert!(Instant::now() < deadline, "never: {sql}");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
 
     #[test]
     fn a_row_is_read_and_a_broken_one_refused() {
