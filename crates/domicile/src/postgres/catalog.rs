@@ -34,6 +34,7 @@ pub struct Table {
     pub rows: f64,
     /// May the session's role do what only a table's owner may do (publications, triggers)?
     pub ours: bool,
+    pub owner: Role,
     /// The table that this one is a table partition of.
     pub partition_of: Option<TableName>,
     /// Every table partition below this one, of all levels: leaves and those in between.
@@ -47,6 +48,14 @@ pub struct Table {
     /// Names of the exclusion constraints.
     pub exclusions: Vec<String>,
     pub foreign_keys: Vec<ForeignKey>,
+    /// What is done for applied rows too.
+    pub fires: Vec<Fires>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    pub name: String,
+    pub superuser: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +97,8 @@ pub struct Column {
     /// As PostgreSQL prints it, as in `character varying(20)`; with its schema unless built in.
     #[serde(rename = "type")]
     pub type_name: String,
+    /// Of an array its elements' type, else the column's own, with its schema.
+    pub element_type: String,
     pub not_null: bool,
     /// Computed from other columns, never written.
     pub generated: bool,
@@ -134,6 +145,30 @@ pub struct ForeignKey {
     pub columns: Vec<String>,
     /// Columns of `table`, in the order of `columns`.
     pub references: Vec<String>,
+}
+
+/// A trigger or a rule that an applier's session does not pass over: `ENABLE ALWAYS` or `REPLICA`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Fires {
+    /// `trigger` or `rule`.
+    pub kind: String,
+    pub name: String,
+    /// As in `ENABLE ALWAYS`.
+    pub enabled: String,
+    /// As PostgreSQL prints it.
+    pub definition: String,
+    /// Of a trigger.
+    pub function: Option<Function>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Function {
+    /// With its schema.
+    pub name: String,
+    pub owner: String,
+    pub owner_is_superuser: bool,
+    /// Runs with its owner's rights, not with those of whoever fires it.
+    pub security_definer: bool,
 }
 
 /// Why the catalogue could not be read.
@@ -278,6 +313,7 @@ fn lift(row: &Row) -> Result<Table, CatalogError> {
         },
         rows: row.get("rows_estimate"),
         ours: row.get("ours"),
+        owner: Role { name: row.get("owner"), superuser: row.get("owner_is_superuser") },
         partition_of: None,
         descendants: Vec::new(),
         inherits: row.get("inherits"),
@@ -285,6 +321,7 @@ fn lift(row: &Row) -> Result<Table, CatalogError> {
         unique_indexes: list(row, "indexes", &name)?,
         exclusions: list(row, "exclusions", &name)?,
         foreign_keys: foreign_keys.into_iter().map(WireForeignKey::lift).collect(),
+        fires: list(row, "fires", &name)?,
         name,
     })
 }

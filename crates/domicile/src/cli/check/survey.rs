@@ -4,6 +4,8 @@
 //! hand them out in ways of their own. Every probe undoes what it did, and nothing of another's
 //! is touched.
 
+use std::collections::BTreeMap;
+
 use domicile_core::config::Region;
 use domicile_core::id::RegionId;
 use tokio_postgres::{Client, Row};
@@ -12,8 +14,13 @@ use crate::cli::connect::{cause, connect};
 use crate::postgres::catalog::{self, Catalog};
 
 const SERVER: &str = include_str!("server.sql");
+const BASIS: &str = include_str!("basis.sql");
 /// `has_parameter_privilege` came with 15; before, only superusers may alter the system.
 const PARAMETER_PRIVILEGES_SINCE: i32 = 150_000;
+const DATABASE_COLLATION_VERSION_SINCE: i32 = 150_000;
+const COLLATION_MOVED: &str = "
+    SELECT actual FROM pg_database, pg_database_collation_actual_version(oid) actual
+    WHERE datname = current_database() AND datcollversion <> actual";
 
 /// One region's database, or why nothing is known of it.
 #[derive(Clone, Debug)]
@@ -25,6 +32,7 @@ pub struct Survey {
 #[derive(Clone, Debug)]
 pub struct Reached {
     pub server: Server,
+    pub basis: Basis,
     pub probes: Probes,
     pub catalog: Catalog,
 }
@@ -62,8 +70,24 @@ pub struct Server {
     pub standby_names: String,
     pub may_create_schema: bool,
     pub may_set_standby_names: bool,
+    pub superuser: bool,
     pub bypasses_row_security: bool,
     pub large_objects: i64,
+}
+
+/// What tables rest on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Basis {
+    /// Provider, locale and version of the database's collation.
+    pub sorts_by: String,
+    /// The version that the system has now, where the recorded one is another.
+    pub collation_moved_to: Option<String>,
+    /// The same of collations that columns name.
+    pub collations: BTreeMap<String, String>,
+    /// Labels in their order, by type.
+    pub enums: BTreeMap<String, Vec<String>>,
+    /// Versions.
+    pub extensions: BTreeMap<String, String>,
 }
 
 /// Places that the server has, and how many of them others than Domicile take.
@@ -95,9 +119,26 @@ pub async fn survey(region: &Region) -> Survey {
 async fn reach(region: &Region) -> anyhow::Result<Reached> {
     let client = connect(&region.postgres).await?;
     let server = read_server(&client).await?;
+    let basis = read_basis(&client, server.version_num).await?;
     let catalog = catalog::read(&client).await?;
     let probes = probe(&client).await;
-    Ok(Reached { server, probes, catalog })
+    Ok(Reached { server, basis, probes, catalog })
+}
+
+async fn read_basis(client: &Client, version_num: i32) -> anyhow::Result<Basis> {
+    let row = client.query_one(BASIS, &[]).await?;
+    let moved_to = if version_num >= DATABASE_COLLATION_VERSION_SINCE {
+        client.query_opt(COLLATION_MOVED, &[]).await?.map(|row| row.get(0))
+    } else {
+        None
+    };
+    Ok(Basis {
+        sorts_by: row.get("sorts_by"),
+        collation_moved_to: moved_to,
+        collations: serde_json::from_value(row.get("collations"))?,
+        enums: serde_json::from_value(row.get("enums"))?,
+        extensions: serde_json::from_value(row.get("extensions"))?,
+    })
 }
 
 async fn read_server(client: &Client) -> anyhow::Result<Server> {
@@ -141,6 +182,7 @@ fn lift(row: &Row, may_set_standby_names: bool) -> Server {
         standby_names: row.get("standby_names"),
         may_create_schema: row.get("may_create_schema"),
         may_set_standby_names,
+        superuser: row.get("superuser"),
         bypasses_row_security: row.get("bypasses_row_security"),
         large_objects: row.get("large_objects"),
     }

@@ -164,6 +164,171 @@ async fn a_role_without_rights_and_a_server_without_logical_wal_are_refused() {
     }
 }
 
+/// What one region has and the other has otherwise, though every column is alike.
+const DRIFT: [&str; 2] = [
+    "CREATE TYPE mood AS ENUM ('sad', 'glad');
+     CREATE TYPE size AS ENUM ('small', 'large');
+     CREATE TYPE unused AS ENUM ('one', 'two');
+     CREATE EXTENSION hstore VERSION '1.5';
+     CREATE TABLE accounts (
+        bid int PRIMARY KEY, moods mood[], size size, name text COLLATE spelt,
+        doubled int GENERATED ALWAYS AS (bid * 2) STORED);
+     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+     CREATE TRIGGER noting BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION note();
+     CREATE TRIGGER alike BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION note();
+     ALTER TABLE accounts ENABLE ALWAYS TRIGGER noting, ENABLE ALWAYS TRIGGER alike;
+     CREATE RULE watching AS ON DELETE TO accounts DO ALSO NOTIFY gone;
+     ALTER TABLE accounts ENABLE REPLICA RULE watching;
+     CREATE TABLE days (bid int, day date, PRIMARY KEY (bid, day)) PARTITION BY RANGE (day);
+     CREATE TABLE days_1 PARTITION OF days DEFAULT;
+     ALTER TABLE days_1 REPLICA IDENTITY FULL",
+    "CREATE TYPE mood AS ENUM ('glad', 'sad', 'so so');
+     CREATE TYPE size AS ENUM ('large', 'small');
+     CREATE TYPE unused AS ENUM ('one');
+     CREATE EXTENSION hstore VERSION '1.4';
+     CREATE TABLE accounts (
+        bid int PRIMARY KEY, moods mood[], size size, name text COLLATE spelt,
+        doubled int GENERATED ALWAYS AS (bid + bid) STORED);
+     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+     CREATE TRIGGER noting BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION note();
+     CREATE TRIGGER alike BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION note();
+     ALTER TABLE accounts ENABLE REPLICA TRIGGER noting, ENABLE ALWAYS TRIGGER alike;
+     CREATE TABLE days (bid int, day date, PRIMARY KEY (bid, day)) PARTITION BY RANGE (day);
+     CREATE TABLE days_1 PARTITION OF days DEFAULT",
+];
+
+#[tokio::test]
+async fn what_drifts_apart_between_regions_is_told() {
+    let (eu, _eu_folder) = start(&[]).await;
+    let (us, _us_folder) = start(&[]).await;
+    let mut connections = Vec::new();
+    for ((cluster, drift), locale) in [&eu, &us].into_iter().zip(DRIFT).zip(["C", "C.UTF-8"]) {
+        let make = format!(
+            "CREATE DATABASE shop TEMPLATE template0 LC_COLLATE '{locale}' LC_CTYPE 'C.UTF-8'"
+        );
+        cluster.connect().await.unwrap().batch_execute(&make).await.unwrap();
+        let connection = cluster.connection_string().replace("dbname=postgres", "dbname=shop");
+        let client = crate::cli::connect::connect(&connection).await.unwrap();
+        let spelt = format!("CREATE COLLATION spelt (locale = '{locale}')");
+        client.batch_execute(&spelt).await.unwrap();
+        client.batch_execute(drift).await.unwrap();
+        connections.push(connection);
+    }
+    let regions = [("eu", connections[0].as_str()), ("us", connections[1].as_str())];
+    let tables = "[[table]]\nname = \"accounts\"\n[[table]]\nname = \"days\"\n";
+    let mut findings = check(&config(&regions, tables)).await;
+    findings.retain(|f| f.level != Level::Ok && f.name != "ack_fence_not_set");
+    let told: Vec<String> = findings
+        .iter()
+        .map(|f| format!("{:?} {} {}: {}", f.level, f.name, f.object, f.what))
+        .collect();
+    assert!(findings.iter().all(|finding| !finding.way_out.is_empty()), "{findings:#?}");
+    let always = "BEFORE INSERT ON public.accounts FOR EACH ROW EXECUTE FUNCTION note()";
+    assert_eq!(
+        told,
+        [
+            "Blocker generated_differs table \"public.accounts\": column \"doubled\" is generated as \
+             (bid * 2) in eu, as (bid + bid) in us"
+                .to_owned(),
+            "Blocker enum_differs type \"public.mood\": has no \"so so\" in eu".to_owned(),
+            "Warn fires_differ table \"public.accounts\": rule \"watching\" fires for applied rows in \
+             eu alone"
+                .to_owned(),
+            format!(
+                "Warn fires_differ table \"public.accounts\": trigger \"noting\" is (CREATE TRIGGER \
+                 noting {always}, ENABLE ALWAYS) in eu, (CREATE TRIGGER noting {always}, ENABLE \
+                 REPLICA) in us"
+            ),
+            "Warn identity_differs table \"public.days_1\": has REPLICA IDENTITY FULL in eu, DEFAULT \
+             in us"
+                .to_owned(),
+            "Warn collation_differs databases: sort by libc C in eu, by libc C.UTF-8 in us".to_owned(),
+            "Warn collation_differs collation \"public.spelt\": is libc C in eu, libc C.UTF-8 in us".to_owned(),
+            "Warn enum_differs type \"public.size\": has its values in another order in us than in eu"
+                .to_owned(),
+            "Warn enum_differs type \"public.unused\": has no \"two\" in us".to_owned(),
+            "Warn extension_differs extension \"hstore\": is 1.5 in eu, 1.4 in us".to_owned(),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn code_of_strangers_that_would_run_as_the_agent_is_refused() {
+    let (cluster, _folder) = start(&[]).await;
+    let client = cluster.connect().await.unwrap();
+    // What is refused works: who owns a table or a function may act as whoever applies rows.
+    let schema = "
+        CREATE ROLE mallory; CREATE ROLE keeper LOGIN IN ROLE mallory;
+        GRANT ALL ON SCHEMA public TO mallory;
+        SET ROLE mallory;
+        CREATE TABLE accounts (bid int PRIMARY KEY);
+        CREATE FUNCTION strike() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN ALTER ROLE mallory SUPERUSER; RETURN NULL; END';
+        CREATE FUNCTION keep_to_oneself() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+        AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER quiet AFTER INSERT ON accounts EXECUTE FUNCTION strike();
+        CREATE TRIGGER hostile AFTER INSERT ON accounts EXECUTE FUNCTION strike();
+        CREATE TRIGGER modest AFTER INSERT ON accounts EXECUTE FUNCTION keep_to_oneself();
+        ALTER TABLE accounts ENABLE ALWAYS TRIGGER hostile, ENABLE REPLICA TRIGGER modest;
+        CREATE RULE tell AS ON UPDATE TO accounts DO ALSO SELECT 1;
+        ALTER TABLE accounts ENABLE ALWAYS RULE tell;
+        RESET ROLE;
+        CREATE TABLE ours (bid int, day date, PRIMARY KEY (bid, day)) PARTITION BY RANGE (day);
+        CREATE TABLE ours_1 PARTITION OF ours DEFAULT;
+        CREATE TRIGGER lent AFTER INSERT ON ours FOR EACH ROW EXECUTE FUNCTION strike();
+        ALTER TABLE ours_1 ENABLE REPLICA TRIGGER lent;
+        SET session_replication_role = replica; INSERT INTO accounts VALUES (1);";
+    client.batch_execute(schema).await.unwrap();
+    let became = "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'";
+    assert!(client.query_one(became, &[]).await.unwrap().get::<_, bool>(0));
+    client.batch_execute("ALTER ROLE mallory NOSUPERUSER").await.unwrap();
+
+    let other = "host=10.255.255.1 port=1 user=app dbname=postgres";
+    let tables = "[[table]]\nname = \"accounts\"\n[[table]]\nname = \"ours\"\n";
+    let told = async |role: &str| -> Vec<String> {
+        let postgres =
+            cluster.connection_string().replace("user=postgres", &format!("user={role}"));
+        let config = config(&[("eu", &postgres), ("us", other)], tables);
+        let mut findings = look(Output::new(true), &config, &[&config.regions[0]]).await;
+        findings.retain(|f| ["runs_as_agent", "owner_not_trusted"].contains(&f.name));
+        let text = |f: &Finding| format!("{:?} {}: {}. {}", f.level, f.object, f.what, f.way_out);
+        findings.iter().map(text).collect()
+    };
+    let found = told("postgres").await;
+    let rights = "for applied rows with the rights of role";
+    let or = "which leaves applied rows alone; or ALTER FUNCTION public.strike() SECURITY DEFINER, for its \
+              owner's rights.";
+    let stranger = "and role \"mallory\" may have it do anything";
+    assert_eq!(
+        found,
+        [
+            format!(
+                "Blocker table \"public.accounts\": rule \"tell\" runs {rights} \"postgres\", {stranger}. \
+                 ALTER TABLE public.accounts ENABLE RULE tell, which leaves applied rows alone; or have \
+                 the table be \"postgres\"'s."
+            ),
+            format!(
+                "Blocker table \"public.accounts\": trigger \"hostile\" runs public.strike() {rights} \
+                 \"postgres\", {stranger}. ALTER TABLE public.accounts ENABLE TRIGGER hostile, {or}"
+            ),
+            format!(
+                "Blocker table \"public.ours_1\": trigger \"lent\" runs public.strike() {rights} \
+                 \"postgres\", {stranger}. ALTER TABLE public.ours_1 ENABLE TRIGGER lent, {or}"
+            ),
+            "Warn role \"mallory\": owns public.accounts: what these have run when rows are written \
+             (triggers ENABLE ALWAYS, CHECK constraints, generated columns, indexes over expressions) \
+             runs with the rights of role \"postgres\", a superuser. Have the agent use a role that is no \
+             superuser and owns the tables (docs/operating/install.md), unless this one is trusted as \
+             much."
+                .to_owned(),
+        ]
+    );
+    let found = told("keeper").await;
+    assert_eq!(found.len(), 3, "it has more rights than that role: {found:#?}");
+    client.batch_execute("ALTER ROLE mallory SUPERUSER").await.unwrap();
+    assert_eq!(told("postgres").await, [""; 0]);
+}
+
 #[tokio::test]
 async fn limits_on_sessions_are_told_with_their_way_out() {
     let (cluster, _folder) = start(&[("max_replication_slots", "4")]).await;

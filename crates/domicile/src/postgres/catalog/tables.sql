@@ -10,13 +10,17 @@ SELECT
     c.relforcerowsecurity AS row_security_forced,
     greatest(c.reltuples, 0)::float8 AS rows_estimate,
     pg_has_role(c.relowner, 'USAGE') AS ours,
+    owner.rolname::text AS owner,
+    owner.rolsuper AS owner_is_superuser,
     CASE WHEN c.relispartition THEN parent.inhparent END AS partition_of,
     NOT c.relispartition AND parent.inhparent IS NOT NULL AS inherits,
     coalesce(columns.list, '[]') AS columns,
     coalesce(indexes.list, '[]') AS indexes,
     coalesce(exclusions.list, '[]') AS exclusions,
-    coalesce(foreign_keys.list, '[]') AS foreign_keys
+    coalesce(foreign_keys.list, '[]') AS foreign_keys,
+    coalesce(fires.list, '[]') AS fires
 FROM pg_class c
+JOIN pg_roles owner ON owner.oid = c.relowner
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
     SELECT i.inhparent
@@ -33,6 +37,12 @@ LEFT JOIN LATERAL (
                 WHEN tn.nspname = 'pg_catalog' THEN format_type(a.atttypid, a.atttypmod)
                 ELSE tn.nspname || '.' || t.typname
             END,
+            'element_type', (
+                SELECT format('%s.%s', en.nspname, e.typname)
+                FROM pg_type e
+                JOIN pg_namespace en ON en.oid = e.typnamespace
+                WHERE e.oid = coalesce(nullif(t.typelem, 0), t.oid)
+            ),
             'not_null', a.attnotnull,
             'generated', a.attgenerated <> '',
             'default', pg_get_expr(d.adbin, d.adrelid),
@@ -131,6 +141,45 @@ LEFT JOIN LATERAL (
         -- With a foreign key to a partitioned table there is a copy for each table partition.
         AND NOT f.relispartition
 ) foreign_keys ON true
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(to_jsonb(f) ORDER BY f.kind, f.name) AS list
+    FROM (
+        SELECT
+            'trigger' AS kind,
+            t.tgname AS name,
+            CASE t.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END AS enabled,
+            pg_get_triggerdef(t.oid) AS definition,
+            jsonb_build_object(
+                'name', format('%s.%s', pn.nspname, p.proname),
+                'owner', po.rolname,
+                'owner_is_superuser', po.rolsuper,
+                'security_definer', p.prosecdef
+            ) AS function
+        FROM pg_trigger t
+        JOIN pg_proc p ON p.oid = t.tgfoid
+        JOIN pg_namespace pn ON pn.oid = p.pronamespace
+        JOIN pg_roles po ON po.oid = p.proowner
+        WHERE t.tgrelid = c.oid
+            AND t.tgenabled IN ('A', 'R')
+            AND pn.nspname <> 'domicile'
+            -- PostgreSQL's own, of foreign keys.
+            AND NOT (t.tgisinternal AND pn.nspname = 'pg_catalog')
+            -- A partitioned table's trigger is in each table partition too.
+            AND NOT EXISTS (
+                SELECT FROM pg_trigger above
+                WHERE above.oid = t.tgparentid AND above.tgenabled = t.tgenabled
+            )
+        UNION ALL
+        SELECT
+            'rule',
+            r.rulename,
+            CASE r.ev_enabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END,
+            pg_get_ruledef(r.oid),
+            NULL
+        FROM pg_rewrite r
+        WHERE r.ev_class = c.oid AND r.ev_enabled IN ('A', 'R') AND r.rulename <> '_RETURN'
+    ) f
+) fires ON true
 WHERE c.relkind IN ('r', 'p', 'f', 'm', 'v')
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'domicile')
     AND n.nspname NOT LIKE 'pg\_toast%'

@@ -6,6 +6,8 @@ use domicile_core::id::{RegionId, TableName};
 use super::finding::{Finding, Findings, Level};
 use super::survey::{Reached, Survey};
 
+mod basis;
+mod code;
 mod keys;
 mod regions;
 mod room;
@@ -45,6 +47,7 @@ pub fn judge(config: &Config, surveys: &[Survey]) -> Vec<Finding> {
         judge_region(config, region, facts, &mut findings);
     }
     regions::judge(config, &reached, &mut findings);
+    basis::judge(config, &reached, &mut findings);
     sequences::judge(config, &reached, &mut findings);
     note_sound_tables(config, &reached, &mut findings);
     findings.into_list()
@@ -63,11 +66,13 @@ fn judge_region(config: &Config, region: &RegionId, facts: &Reached, findings: &
             Some(refusal) => add(refusal),
             None => {
                 table::judge(config, table, facts, &mut add);
+                code::judge(table, facts, &mut add);
                 keys::judge(config, table, &facts.catalog, &mut add);
                 shared::judge(config, table, &facts.catalog, &mut add);
             }
         }
     }
+    code::judge_owners(config, facts, &mut add);
     unlisted::judge(config, &facts.catalog, &mut add);
 }
 

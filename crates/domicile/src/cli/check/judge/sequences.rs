@@ -171,6 +171,7 @@ mod tests {
         let mut column = Column {
             name: "id".into(),
             type_name: "integer".into(),
+            element_type: String::new(),
             not_null: true,
             generated: false,
             default: None,

@@ -161,7 +161,7 @@ fn constraints(table: &Table, add: &mut impl FnMut(Finding)) {
 }
 
 /// The table and, of a partitioned one, all its table partitions.
-fn parts<'a>(table: &'a Table, catalog: &'a Catalog) -> impl Iterator<Item = &'a Table> {
+pub fn parts<'a>(table: &'a Table, catalog: &'a Catalog) -> impl Iterator<Item = &'a Table> {
     let below = table.descendants.iter().filter_map(|name| catalog.table(name));
     std::iter::once(table).chain(below)
 }

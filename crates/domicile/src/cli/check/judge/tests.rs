@@ -1,9 +1,9 @@
 //! What is made of facts that no test server can show?
 
 use super::*;
-use crate::cli::check::survey::{Probes, Room, Server};
+use crate::cli::check::survey::{Basis, Probes, Room, Server};
 use crate::postgres::catalog::{
-    Catalog, Column, ForeignKey, Persistence, ReplicaIdentity, RowSecurity, Shape, Table,
+    Catalog, Column, ForeignKey, Persistence, ReplicaIdentity, Role, RowSecurity, Shape, Table,
     UniqueIndex,
 };
 use crate::settings;
@@ -36,6 +36,7 @@ fn server() -> Server {
         standby_names: "domicile".into(),
         may_create_schema: true,
         may_set_standby_names: true,
+        superuser: false,
         bypasses_row_security: true,
         large_objects: 0,
     }
@@ -45,6 +46,7 @@ fn table(name: &str, columns: &[(&str, &str)]) -> Table {
     let column = |(name, type_name): &(&str, &str)| Column {
         name: name.to_string(),
         type_name: type_name.to_string(),
+        element_type: type_name.to_string(),
         not_null: true,
         generated: false,
         default: None,
@@ -59,6 +61,7 @@ fn table(name: &str, columns: &[(&str, &str)]) -> Table {
         row_security: RowSecurity::Off,
         rows: 0.0,
         ours: true,
+        owner: Role { name: "domicile".into(), superuser: false },
         partition_of: None,
         descendants: Vec::new(),
         inherits: false,
@@ -73,6 +76,7 @@ fn table(name: &str, columns: &[(&str, &str)]) -> Table {
         }],
         exclusions: Vec::new(),
         foreign_keys: Vec::new(),
+        fires: Vec::new(),
     }
 }
 
@@ -87,6 +91,16 @@ fn foreign_key(columns: &[&str], to: &str, references: &[&str]) -> ForeignKey {
 }
 
 fn judged(partition: &str, listed: &str, server: Server, tables: Vec<Table>) -> Vec<Finding> {
+    judged_on(Basis::default(), partition, listed, server, tables)
+}
+
+fn judged_on(
+    basis: Basis,
+    partition: &str,
+    listed: &str,
+    server: Server,
+    tables: Vec<Table>,
+) -> Vec<Finding> {
     let region = |name: &str, host: u8| {
         format!(
             "[[region]]\nname = \"{name}\"\npostgres = \"host=10.0.0.{host} user=x dbname=shop\"\n\
@@ -105,7 +119,8 @@ fn judged(partition: &str, listed: &str, server: Server, tables: Vec<Table>) -> 
     catalog.link_partitions();
     let probes = Probes { slot: Ok(()), origin: Ok(()), replica_role: Ok(()) };
     let region = config.regions[0].id.clone();
-    judge(&config, &[Survey { region, reached: Ok(Reached { server, probes, catalog }) }])
+    let reached = Reached { server, basis, probes, catalog };
+    judge(&config, &[Survey { region, reached: Ok(reached) }])
 }
 
 /// The names of what is wrong, the worst first.
@@ -180,6 +195,20 @@ fn room_that_is_too_small_is_told_by_the_limit_that_makes_it_so() {
     let newer = Server { version_num: 180_000, origins_ours: 7, origins: tight(6), ..server() };
     let way_out = "ALTER SYSTEM SET max_active_replication_origins = 11, then restart PostgreSQL.";
     assert_eq!(levels(newer), [(Blocker, "replication_origins", way_out.to_owned())]);
+}
+
+#[test]
+fn a_collation_that_the_system_has_changed_is_told() {
+    let basis = Basis {
+        sorts_by: "libc en_US.UTF-8 version 2.31".into(),
+        collation_moved_to: Some("2.36".into()),
+        ..Basis::default()
+    };
+    let accounts = table("accounts", &[("bid", "integer")]);
+    let listed = "[[table]]\nname = \"accounts\"\n";
+    let findings = judged_on(basis, "hash(bid, 8)", listed, server(), vec![accounts]);
+    assert_eq!(wrong(&findings), ["collation_version"]);
+    assert!(findings[0].what.contains("version 2.31, and the system has version 2.36"));
 }
 
 #[test]
