@@ -175,6 +175,7 @@ impl Parts {
     ) -> anyhow::Result<Self> {
         let data = PathBuf::from(&here.data);
         let room = Room::of(config.log.size_max);
+        let record = continuity::Record::open(&data, &here.id)?;
         let (logs, opened) =
             Logs::open_in(&data, config.log.segment_bytes, room, config.log.compression)
                 .context("open the logs")?;
@@ -200,7 +201,7 @@ impl Parts {
             .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         let notices = Notices::default();
         let continuity =
-            Continuity::open(&config, &here, origin.clone(), &logs, must_reach, notices.clone())?;
+            Continuity::open(&config, record, origin.clone(), &logs, must_reach, notices.clone())?;
         let positions = Positions::new(own_log.end());
         for (before, log) in continuity::older(&logs, &origin) {
             // Whatever is written now may rest on it.

@@ -204,6 +204,16 @@ impl Reporter {
         if view.regressed {
             add("directory_regressed", "the directory is older than what was seen before");
         }
+        for member in view.ownership.iter().flat_map(|known| known.members()) {
+            if self.config.region(member).is_none() {
+                let detail = format!(
+                    "region {member} is a member of the cluster and has no [[region]] here: its changes \
+                     are not followed. Put it back under this name, which cannot change; \
+                     \"domicile region remove {member}\" takes it out"
+                );
+                add("member_not_configured", &detail);
+            }
+        }
         if let Some((name, detail)) = &tenure.halted {
             add(name, detail);
         }

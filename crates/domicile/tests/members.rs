@@ -1,5 +1,5 @@
 //! Can a region be taken out of the cluster for good, under writes, without being there? Does one come
-//! into it under writes, with every row, and count and own from then on?
+//! into it under writes, with every row, and count and own from then on? Which parts of it may change?
 //!
 //! Three regions; small logs, so that what is kept for nobody shows.
 
@@ -86,7 +86,7 @@ async fn a_region_that_is_gone_is_removed_under_writes_and_nobody_waits_for_it()
         restart_agent(&mut regions, region, 1).await;
     }
     regions.start_region("ap").await.unwrap();
-    waits_to_be_added(&regions).await;
+    waits_to_be_added(&regions, "ap").await;
     let (report, code) = run(&regions, &["region", "add", "ap", "--json"]);
     assert_eq!(code, 3, "{report:#}");
     assert!(
@@ -97,7 +97,7 @@ async fn a_region_that_is_gone_is_removed_under_writes_and_nobody_waits_for_it()
     let folder = regions.folder().join("ap");
     std::fs::rename(folder.join("agent"), folder.join("earlier life")).unwrap();
     regions.start_agent("ap").unwrap();
-    waits_to_be_added(&regions).await;
+    waits_to_be_added(&regions, "ap").await;
     let (report, code) = run(&regions, &["region", "add", "ap", "--json"]);
     assert_eq!(code, 3, "{report:#}");
     assert!(report["refused"][0]["reason"].as_str().unwrap().contains("--replace"), "{report:#}");
@@ -188,7 +188,7 @@ async fn a_region_is_added_under_writes_and_copying_goes_on_where_it_broke_off()
     );
     restart_agent(&mut regions, "us", 1).await;
     regions.start_agent("ap").unwrap();
-    waits_to_be_added(&regions).await;
+    waits_to_be_added(&regions, "ap").await;
     let (report, code) =
         run(&regions, &["switchover", "--partitions", "0", "--to", "ap", "--json"]);
     assert_eq!(code, 3, "nothing is given to it yet: {report:#}");
@@ -270,6 +270,104 @@ async fn a_region_is_added_under_writes_and_copying_goes_on_where_it_broke_off()
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_may_change_every_address_and_not_its_name() {
+    let mut config = config(&STAY, "hash(id, 6)", 6);
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    config.links = false;
+    config.lease = Duration::from_secs(20);
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let writers = Writers::start(&regions);
+    let was = |config: &str, key: &str| {
+        let file: toml::Table = config.parse().unwrap();
+        file["region"][1][key].as_str().unwrap().to_owned()
+    };
+    let before = std::fs::read_to_string(regions.config_file("us")).unwrap();
+    let owned = |regions: &Regions| run(regions, &["partition", "list", "--json"]).0;
+    let (owned_before, us) = (owned(&regions), regions.connect("us").await.unwrap());
+    let slots = "SELECT string_agg(slot_name || ' ' || plugin, ', ') FROM pg_replication_slots";
+    let slots_before: String = us.query_one(slots, &[]).await.unwrap().get(0);
+
+    let written = commits(&regions, 0).await;
+    // The operator rolls it out. Commits wait meanwhile: they need the other one's copy.
+    let mut moved = before.clone();
+    for key in ["peer", "gateway"] {
+        let port = domicile::lab::cluster::free_port();
+        moved = moved.replace(&was(&before, key), &format!("127.0.0.1:{port}"));
+    }
+    let postgres = was(&before, "postgres");
+    moved = moved.replace(&postgres, &postgres.replace("host=127.0.0.1", "host=localhost"));
+    assert_ne!(was(&moved, "postgres"), postgres);
+    for region in ["us", "eu"] {
+        regions.kill_agent(region);
+        write_configuration(&regions, region, &moved);
+        regions.start_agent(region).unwrap();
+    }
+    eventually("both see each other at the new address", async || {
+        let (statuses, code) = run(&regions, &["status", "--json"]);
+        let well = statuses.as_array().unwrap().iter().all(|status| {
+            let peer = &status["peers"][0];
+            status["lease_live"] == true && peer["connected"] == true && peer["exposure_ms"] == 0
+        });
+        if code == 0 && well { Ok(()) } else { Err(format!("{statuses:#}")) }
+    })
+    .await;
+    commits(&regions, written).await;
+    assert_eq!(owned(&regions), owned_before);
+    assert_eq!(us.query_one(slots, &[]).await.unwrap().get::<_, String>(0), slots_before);
+    writers.stop().await;
+    alike(&regions, &STAY).await;
+
+    // By another name it would be another region, with nothing.
+    let renamed = moved.replace("name = \"us\"", "name = \"jp\"");
+    regions.kill_agent("us");
+    write_configuration(&regions, "us", &renamed);
+    let agent = Command::new(regions.binary())
+        .args(["agent", "--exit-with-stdin", "--region", "jp", "--config"])
+        .arg(regions.config_file("us"))
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let agent = std::cell::RefCell::new(agent.unwrap());
+    eventually("the agent ends by itself", async || match agent.borrow_mut().try_wait().unwrap() {
+        Some(_) => Ok(()),
+        None => Err("it runs".to_owned()),
+    })
+    .await;
+    let agent = agent.into_inner().wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&agent.stderr).into_owned();
+    assert_eq!(agent.status.code(), Some(1), "{said}");
+    assert!(said.contains("is region us's, and a region's name cannot change"), "{said}");
+    regions.kill_agent("eu");
+    write_configuration(&regions, "eu", &renamed);
+    regions.start_agent("eu").unwrap();
+    eventually("eu misses the region by its name", async || {
+        let status = regions.status("eu").await.map_err(|e| e.to_string())?;
+        let missed = status.conditions.iter().find(|c| c.name == "member_not_configured");
+        match missed {
+            Some(missed) if missed.detail.contains("region us is a member") => Ok(()),
+            _ => Err(format!("{:?}", status.conditions)),
+        }
+    })
+    .await;
+
+    for region in ["eu", "us"] {
+        regions.kill_agent(region);
+        write_configuration(&regions, region, &moved);
+        regions.start_agent(region).unwrap();
+    }
+    let eu = regions.connect("eu").await.unwrap();
+    eventually("eu may write again", async || {
+        let sql = "INSERT INTO item SELECT id, 0, 'afterwards' FROM generate_series(5000, 5100) id
+                   WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu'";
+        eu.execute(sql, &[]).await.map_err(|e| e.to_string())
+    })
+    .await;
+    alike(&regions, &STAY).await;
+}
+
 /// Two regions' writers, each of rows that its region owned at the beginning.
 struct Writers {
     stop: Arc<AtomicBool>,
@@ -294,6 +392,23 @@ impl Writers {
     }
 }
 
+/// Waits until each of both regions has committed hundreds more than `before`, and returns how many.
+async fn commits(regions: &Regions, before: i64) -> i64 {
+    let eu = regions.connect("eu").await.unwrap();
+    eventually("both go on writing", async || {
+        let sql = "SELECT count(*), coalesce(min(n), 0)::bigint FROM
+                       (SELECT sum(n) n FROM item
+                        GROUP BY (domicile.entry(domicile.partition_of(id::text))).owner) owned";
+        let row = eu.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        let (owners, least): (i64, i64) = (row.get(0), row.get(1));
+        match owners == 2 && least > before + 200 {
+            true => Ok(least),
+            false => Err(format!("{least} by one of {owners}")),
+        }
+    })
+    .await
+}
+
 fn configurations(regions: &Regions) -> BTreeMap<&'static str, String> {
     let read = |region| (region, std::fs::read_to_string(regions.config_file(region)).unwrap());
     STAY.map(read).into()
@@ -309,9 +424,9 @@ fn without_ap(text: &str) -> String {
     format!("{}{}", &text[..begin], &text[end..])
 }
 
-async fn waits_to_be_added(regions: &Regions) {
-    eventually("ap says that it is no member", async || {
-        let status = regions.status("ap").await.map_err(|e| e.to_string())?;
+async fn waits_to_be_added(regions: &Regions, region: &str) {
+    eventually(&format!("{region} says that it is no member"), async || {
+        let status = regions.status(region).await.map_err(|e| e.to_string())?;
         match status.seeding {
             Some(_) => Ok(()),
             None => Err(format!("{status:?}")),

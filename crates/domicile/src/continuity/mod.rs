@@ -12,12 +12,11 @@
 
 mod record;
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use domicile_core::config::{Config, Region};
+use domicile_core::config::Config;
 use domicile_core::continuity::{Break, Known, Ours, Server, Verdict, judge, shown};
 use domicile_core::id::Origin;
 use domicile_core::lsn::Lsn;
@@ -29,7 +28,7 @@ use crate::complain::Complaint;
 use crate::log::{Log, Logs};
 use crate::notices::Notices;
 use crate::postgres::slot;
-use record::Record;
+pub use record::Record;
 
 /// Under which the notice stands.
 const PART: &str = "slot";
@@ -69,14 +68,13 @@ struct Shared {
 impl Continuity {
     pub fn open(
         config: &Config,
-        here: &Region,
+        record: Record,
         origin: Origin,
         logs: &Logs,
         must_reach: Lsn,
         notices: Notices,
     ) -> anyhow::Result<Self> {
         let (slot, rpo) = (slot::slot_name(config), config.rpo);
-        let record = Record::open(Path::new(&here.data))?;
         let log = logs.get_or_create(&origin)?;
         let before = older(logs, &origin).pop();
         let ours = record.known().filter(|known| known.incarnation == origin.incarnation);

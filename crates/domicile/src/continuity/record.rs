@@ -1,4 +1,4 @@
-//! What do we remember of the slot, and where does it stand on the disk?
+//! What do we remember of the slot, and of whose region it is, and where does it stand on the disk?
 //!
 //! One frame (see `core::frame`) in `<data>/slot`, overwritten in place: its position is how far we
 //! have read, its payload the rest as JSON. It fits a sector, which a disk writes whole or not at
@@ -8,9 +8,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use domicile_core::continuity::Known;
 use domicile_core::frame::{self, Taken};
+use domicile_core::id::RegionId;
 use domicile_core::lsn::Lsn;
 use serde::{Deserialize, Serialize};
 
@@ -25,16 +26,23 @@ struct Document {
     timeline: u32,
     slot: String,
     behind: Option<u64>,
+    /// Absent where an older version wrote it.
+    #[serde(default)]
+    region: Option<String>,
 }
 
-pub(super) struct Record {
+/// What a region's agent remembers, in a folder that is no other region's.
+pub struct Record {
     path: PathBuf,
     file: File,
+    region: RegionId,
     known: Option<Known>,
 }
 
 impl Record {
-    pub fn open(data: &Path) -> anyhow::Result<Self> {
+    /// Fails where the folder is another region's: its logs are that one's history.
+    pub fn open(data: &Path, region: &RegionId) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(data).with_context(|| format!("make {}", data.display()))?;
         let path = data.join(FILE);
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
@@ -44,22 +52,31 @@ impl Record {
         let mut bytes = [0; SECTOR_BYTES];
         let len = file.read_at(&mut bytes, 0);
         let len = len.with_context(|| format!("read {}", path.display()))?;
-        let known = lift(&bytes[..len]);
+        let (known, of) = lift(&bytes[..len]).unzip();
         if known.is_none() && len > 0 {
             tracing::warn!(path = %path.display(), "what was remembered of the slot is damaged");
         }
-        Ok(Self { path, file, known })
+        if let Some(other) = of.flatten().filter(|other| other != region.as_str()) {
+            bail!(
+                "{} is region {other}'s, and a region's name cannot change: call it {other} again in every \
+                 domicile.toml, or give {region} a folder and a database of its own and add it \
+                 (domicile region add {region})",
+                data.display()
+            );
+        }
+        Ok(Self { path, file, region: region.clone(), known })
     }
 
-    pub fn known(&self) -> Option<&Known> {
+    pub(super) fn known(&self) -> Option<&Known> {
         self.known.as_ref()
     }
 
     /// Remembers `known`, durably.
-    pub fn write(&mut self, known: Known) -> anyhow::Result<()> {
+    pub(super) fn write(&mut self, known: Known) -> anyhow::Result<()> {
         let Known { incarnation, system, timeline, slot, read, behind } = known.clone();
         let behind = behind.map(|lsn| lsn.0);
-        let document = Document { incarnation, system, timeline, slot, behind };
+        let region = Some(self.region.to_string());
+        let document = Document { incarnation, system, timeline, slot, behind, region };
         let document = serde_json::to_vec(&document)?;
         let mut bytes = Vec::with_capacity(SECTOR_BYTES);
         frame::append(&mut bytes, read, &document);
@@ -71,18 +88,25 @@ impl Record {
     }
 }
 
-fn lift(bytes: &[u8]) -> Option<Known> {
+/// Returns also whose it is.
+fn lift(bytes: &[u8]) -> Option<(Known, Option<String>)> {
     let Taken::Whole { lsn: read, payload, parts: None, .. } = frame::take(bytes) else {
         return None;
     };
     let document: Document = serde_json::from_slice(payload).ok()?;
-    let Document { incarnation, system, timeline, slot, behind } = document;
-    Some(Known { incarnation, system, timeline, slot, read, behind: behind.map(Lsn) })
+    let Document { incarnation, system, timeline, slot, behind, region } = document;
+    Some((Known { incarnation, system, timeline, slot, read, behind: behind.map(Lsn) }, region))
 }
 
 #[cfg(test)]
 mod tests {
+    use domicile_core::id::REGION_NAME_BYTES_MAX;
+
     use super::*;
+
+    fn open(data: &Path) -> anyhow::Result<Record> {
+        Record::open(data, &"r".repeat(REGION_NAME_BYTES_MAX).parse()?)
+    }
 
     #[test]
     fn what_is_remembered_is_there_again_and_damage_is_not_believed() {
@@ -95,14 +119,17 @@ mod tests {
             read: Lsn(9),
             behind: Some(Lsn(u64::MAX)),
         };
-        let mut record = Record::open(folder.path()).unwrap();
+        let mut record = open(folder.path()).unwrap();
         assert_eq!(record.known(), None);
         record.write(known.clone()).unwrap();
         let shorter = Known { slot: "s".to_owned(), read: Lsn(10), ..known.clone() };
         record.write(shorter.clone()).unwrap();
-        assert_eq!(Record::open(folder.path()).unwrap().known(), Some(&shorter));
+        assert_eq!(open(folder.path()).unwrap().known(), Some(&shorter));
+
+        let other = Record::open(folder.path(), &"us".parse().unwrap()).err().unwrap();
+        assert!(other.to_string().contains("a region's name cannot change"), "{other}");
 
         record.file.write_all_at(&[0xff], 20).unwrap();
-        assert_eq!(Record::open(folder.path()).unwrap().known(), None);
+        assert_eq!(open(folder.path()).unwrap().known(), None);
     }
 }
