@@ -271,6 +271,84 @@ async fn a_region_is_added_under_writes_and_copying_goes_on_where_it_broke_off()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_regions_that_are_added_at_the_same_time_both_come_in() {
+    let mut config = config(&["eu", "us", "ap", "sa"], "hash(id, 6)", 6);
+    config.seed_sql = MORE.to_owned();
+    config.tables = MORE_TABLES.to_owned();
+    config.more = LOG.to_owned();
+    config.lease = Duration::from_secs(20);
+    let mut regions = Regions::create(config).await.unwrap();
+    let with_both = configurations(&regions);
+    for region in STAY {
+        // The last two of the file.
+        write_configuration(&regions, region, &without_ap(&with_both[region]));
+    }
+    regions.start_directory().unwrap();
+    for region in STAY {
+        regions.start_agent(region).unwrap();
+    }
+    for region in STAY {
+        writes(&regions, region, 1).await;
+    }
+    let eu = regions.connect("eu").await.unwrap();
+    let rows = "INSERT INTO note SELECT id, 'note ' || id FROM generate_series(1, 2000) id";
+    eu.batch_execute(rows).await.unwrap();
+    let writers = Writers::start(&regions);
+    for region in STAY {
+        write_configuration(&regions, region, &with_both[region]);
+        restart_agent(&mut regions, region, 1).await;
+    }
+    let new = ["ap", "sa"];
+    let (mut locks, mut adding) = (Vec::new(), Vec::new());
+    for region in new {
+        regions.start_agent(region).unwrap();
+        waits_to_be_added(&regions, region).await;
+        // Neither comes to its end before the other has begun.
+        let lock = regions.connect(region).await.unwrap();
+        // Nobody confirms a commit there yet.
+        lock.batch_execute("SET synchronous_commit = local").await.unwrap();
+        lock.batch_execute("BEGIN; LOCK TABLE note IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        locks.push(lock);
+        adding.push(command(&regions, &["region", "add", region, "--json"]).spawn().unwrap());
+    }
+    for region in new {
+        let looks = regions.connect(region).await.unwrap();
+        eventually("the seeding waits for the lock", async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+            let row = looks.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+            if row.get::<_, i64>(0) > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
+        })
+        .await;
+    }
+    for lock in &locks {
+        lock.batch_execute("COMMIT").await.unwrap();
+    }
+    for adding in adding {
+        let added = adding.wait_with_output().unwrap();
+        assert_eq!(added.status.code(), Some(0), "{added:?}");
+    }
+
+    commits(&regions, 0).await;
+    writers.stop().await;
+
+    // Both own, and each follows the other.
+    for (region, partition) in [("ap", 0), ("sa", 1)] {
+        let give = ["switchover", "--partitions", &partition.to_string(), "--to", region, "--json"];
+        let (report, code) = run(&regions, &give);
+        assert_eq!(code, 0, "{report:#}");
+        let client = regions.connect(region).await.unwrap();
+        let sql = format!(
+            "INSERT INTO item SELECT id, 0, 'by {region}' FROM generate_series(5000, 5500) id
+             WHERE domicile.partition_of(id::text) = {partition}"
+        );
+        assert!(client.execute(&sql, &[]).await.unwrap() > 10);
+    }
+    alike(&regions, &["eu", "us", "ap", "sa"]).await;
+    let (report, code) = run(&regions, &["verify", "--json"]);
+    assert_eq!(code, 0, "{report:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_region_may_change_every_address_and_not_its_name() {
     let mut config = config(&STAY, "hash(id, 6)", 6);
     config.seed_sql = SEED.to_owned();

@@ -272,6 +272,12 @@ const TRIED: &[(&str, &str, &str, &str)] = &[
         "limits_of_its_role_are_not_its_own",
     ),
     (
+        "B33",
+        "two regions that are added at the same time both come in",
+        "tests/members.rs",
+        "two_regions_that_are_added_at_the_same_time_both_come_in",
+    ),
+    (
         "O141",
         "a region changes its addresses under writes; under another name it is refused",
         "tests/members.rs",
@@ -360,7 +366,6 @@ const OPEN: &[(&str, &str)] = &[
     ("A14", "`NULLS NOT DISTINCT` indexes of shared tables"),
     ("A18", "the `sql` policy on three real regions: tried in core only"),
     ("A23", "a conflict with a frozen row"),
-    ("B33", "two regions that are added at the same time"),
     ("D45", "a TOASTed value among three regions whose links differ"),
     ("G75", "TRUNCATE of a shared table beside another region's inserts"),
     ("H87", "a row of 1 GB"),
