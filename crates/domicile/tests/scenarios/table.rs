@@ -359,15 +359,8 @@ const FOUND: &[(&str, &str, &str)] = &[
 
 /// Numbers and what is neither tried nor refused yet.
 const OPEN: &[(&str, &str)] = &[
-    ("A4", "a row that meets several others by different unique values: tried in core only"),
     ("A9", "a deletion's tombstone that has expired"),
-    ("A11, A12", "keys that change in two regions at once: tried in core only"),
-    ("A13", "unique values that are swapped, in one region and across regions"),
-    ("A14", "`NULLS NOT DISTINCT` indexes of shared tables"),
-    ("A18", "the `sql` policy on three real regions: tried in core only"),
-    ("A23", "a conflict with a frozen row"),
     ("D45", "a TOASTed value among three regions whose links differ"),
-    ("G75", "TRUNCATE of a shared table beside another region's inserts"),
     ("H87", "a row of 1 GB"),
     ("L125", "a build with random delays at every step"),
 ];
@@ -397,9 +390,11 @@ fn page_text(root: &Path) -> String {
         let file = format!("tests/scenarios/{}.sql", case.part);
         add(&case.numbers.join(", "), &case.title, link(&file));
     }
-    for name in names_of_shared_cases(root) {
-        if let Some((number, what)) = name.split_once(' ').filter(|(n, _)| is_number(n)) {
-            add(number, what, link("tests/shared/cases.rs"));
+    for file in ["tests/shared/cases.rs", "tests/shared/collisions.rs"] {
+        for name in names_of_shared_cases(&root.join(file)) {
+            if let Some((number, what)) = name.split_once(' ').filter(|(n, _)| is_number(n)) {
+                add(number, what, link(file));
+            }
         }
     }
     for (numbers, what, file, function) in TRIED {
@@ -454,8 +449,8 @@ fn link(file: &str) -> String {
     format!("[{shown}](../../{path})")
 }
 
-fn names_of_shared_cases(root: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(root.join("tests/shared/cases.rs")).unwrap();
+fn names_of_shared_cases(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap();
     let names = text.lines().filter_map(|line| {
         Some(line.trim().strip_prefix("name: \"")?.strip_suffix("\",")?.to_owned())
     });

@@ -1,13 +1,14 @@
 //! Do regions that all write the same tables end with the same rows, and does the conflict journal
 //! tell of everything that was lost and of nothing else?
 //!
-//! Three regions and real PostgreSQL. `matrix.rs` is a table of conflicts; all of them are made at
-//! once, while no region hears of another, and are then let go in different orders. `journal.rs`
-//! is what a person does with an entry.
+//! Three regions and real PostgreSQL. `cases.rs` and `collisions.rs` are a table of conflicts, of one
+//! row and of several; `matrix.rs` makes all of them at once, while no region hears of another, and
+//! lets them go in different orders. `journal.rs` is what a person does with an entry.
 
 #[path = "../regions/mod.rs"]
 mod regions;
 
 mod cases;
+mod collisions;
 mod journal;
 mod matrix;

@@ -1,8 +1,12 @@
 //! Every case of the table, let go in two orders.
 
+use std::collections::BTreeSet;
+
+use domicile::lab::cluster::PgBin;
 use domicile::lab::regions::Regions;
 
-use crate::cases::{CASES, Case, SEED, TABLES};
+use crate::cases::{self, CASES, Case};
+use crate::collisions::{self, COLLISIONS, COLLISIONS_15};
 use crate::regions::{assert_alike, config, eventually, settle, start};
 
 /// Numbers that one case has for itself.
@@ -11,25 +15,44 @@ const NUMBERS: usize = 10;
 #[tokio::test(flavor = "multi_thread")]
 async fn every_conflict_ends_alike_in_every_order_and_is_journaled_once() {
     let mut config = config(&["eu", "us", "ap"], "hash(branch, 12)", 12);
-    config.seed_sql = SEED.to_owned();
-    config.tables = TABLES.to_owned();
+    (config.seed_sql, config.tables) = schema();
+    let cases = &cases();
     config.rpo = "none".to_owned();
     let mut regions = Regions::create(config).await.unwrap();
     start(&mut regions).await;
     settle(&regions, "start").await;
     for (round, order) in [["eu", "us", "ap"], ["ap", "us", "eu"]].into_iter().enumerate() {
-        before(&regions, round).await;
-        apart(&regions, round).await;
+        before(&regions, cases, round).await;
+        apart(&regions, cases, round).await;
         together(&regions, round, &order).await;
-        compare(&regions).await;
-        for (number, case) in CASES.iter().enumerate() {
+        compare(&regions, cases).await;
+        for (number, case) in cases.iter().enumerate() {
             check(&regions, case, base(round, number)).await;
         }
     }
 }
 
+/// What this PostgreSQL can hold.
+fn cases() -> Vec<&'static Case> {
+    let newer: &[Case] = if since_15() { COLLISIONS_15 } else { &[] };
+    CASES.iter().chain(COLLISIONS).chain(newer).collect()
+}
+
+fn schema() -> (String, String) {
+    let (seed, tables) = match since_15() {
+        true => (collisions::SEED_15, collisions::TABLES_15),
+        false => ("", ""),
+    };
+    let seed = [cases::SEED, collisions::SEED, seed].concat();
+    (seed, [cases::TABLES, collisions::TABLES, tables].concat())
+}
+
+fn since_15() -> bool {
+    PgBin::find(None).unwrap().major() >= 15
+}
+
 fn base(round: usize, number: usize) -> usize {
-    1000 + (round * CASES.len() + number) * NUMBERS
+    1000 * (round + 1) + number * NUMBERS
 }
 
 fn fill(sql: &str, base: usize) -> String {
@@ -37,9 +60,9 @@ fn fill(sql: &str, base: usize) -> String {
         .fold(sql.to_owned(), |sql, i| sql.replace(&format!("{{{i}}}"), &(base + i).to_string()))
 }
 
-async fn before(regions: &Regions, round: usize) {
+async fn before(regions: &Regions, cases: &[&Case], round: usize) {
     let client = regions.connect("eu").await.unwrap();
-    for (number, case) in CASES.iter().enumerate() {
+    for (number, case) in cases.iter().enumerate() {
         for sql in case.before {
             let sql = fill(sql, base(round, number));
             client.batch_execute(&sql).await.unwrap_or_else(|e| panic!("{}: {e:?}", case.name));
@@ -49,11 +72,11 @@ async fn before(regions: &Regions, round: usize) {
 }
 
 /// Every region writes while none hears of another.
-async fn apart(regions: &Regions, round: usize) {
+async fn apart(regions: &Regions, cases: &[&Case], round: usize) {
     for region in regions.names() {
         regions.links().stop_shipping(region);
     }
-    for (number, case) in CASES.iter().enumerate() {
+    for (number, case) in cases.iter().enumerate() {
         for (region, sql) in case.writes {
             let client = regions.connect(region).await.unwrap();
             let sql = fill(sql, base(round, number));
@@ -89,8 +112,9 @@ pub async fn shows(regions: &Regions, reader: &str, origin: &str) {
     .await;
 }
 
-async fn compare(regions: &Regions) {
-    assert_alike(regions, &["lww", "cols", "counter", "dw", "uw", "part"]).await;
+async fn compare(regions: &Regions, cases: &[&Case]) {
+    let tables: BTreeSet<&str> = cases.iter().map(|case| case.table).collect();
+    assert_alike(regions, &tables.into_iter().collect::<Vec<_>>()).await;
     // What a trigger writes and what an applier writes may say nothing in different ways.
     let sql = "SELECT string_agg(row_::text, E'\\n' ORDER BY relation, key)
                FROM (SELECT relation, key, hlc, deleted, image,
@@ -114,11 +138,12 @@ async fn check(regions: &Regions, case: &Case, base: usize) {
         let name = format!("{} in {region}", case.name);
         let row = client.query_opt(&fill(case.ask, base), &[]).await.unwrap();
         let answer: Option<String> = row.and_then(|row| row.get(0));
-        assert_eq!(answer.as_deref(), Some(case.answer), "{name}");
+        assert_eq!(answer, Some(fill(case.answer, base)), "{name}");
         let entries = client
             .query(
                 "SELECT conflict, row_::text FROM domicile.journal row_
                  WHERE relation = 'public.' || $1 AND (key ->> 'id')::int BETWEEN $2 AND $3
+                     AND status <> 'returned'
                  ORDER BY conflict",
                 &[&case.table, &(base as i32), &((base + NUMBERS - 1) as i32)],
             )
