@@ -26,6 +26,7 @@ async fn every_conflict_ends_alike_in_every_order_and_is_journaled_once() {
         apart(&regions, cases, round).await;
         together(&regions, round, &order).await;
         compare(&regions, cases).await;
+        hidden(&regions).await;
         for (number, case) in cases.iter().enumerate() {
             check(&regions, case, base(round, number)).await;
         }
@@ -129,6 +130,26 @@ async fn compare(regions: &Regions, cases: &[&Case]) {
         for (here, there) in all[0].lines().zip(other.lines()) {
             assert_eq!(here, there, "versions in {region} differ from those in the first region");
         }
+    }
+}
+
+/// Waits until the journal calls those rows hidden that are, and no others: it may be a moment
+/// behind.
+async fn hidden(regions: &Regions) {
+    let sql = "SELECT coalesce(string_agg(key, ' '), '') FROM (
+                   (SELECT DISTINCT relation, jsonb_build_array(key ->> 'id')::text AS key
+                    FROM domicile.journal WHERE status = 'hidden')
+                   EXCEPT
+                   (SELECT relation, key FROM domicile.version
+                    WHERE NOT deleted AND image IS NOT NULL)) stale";
+    for region in regions.names() {
+        let client = regions.connect(region).await.unwrap();
+        eventually(&format!("{region} tells which rows are hidden"), async || {
+            let row = client.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+            let stale: String = row.get(0);
+            if stale.is_empty() { Ok(()) } else { Err(format!("{stale} are not")) }
+        })
+        .await;
     }
 }
 

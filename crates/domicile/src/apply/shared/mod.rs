@@ -169,8 +169,9 @@ impl Shared {
         Ok(())
     }
 
-    /// Tries parked changes again, and shows hidden rows whose values have become free. Returns how
-    /// many rows changed, inside the session's open transaction.
+    /// Tries parked changes again, shows hidden rows whose values have become free, and closes the
+    /// entries of rows that are hidden no more. Returns how many rows changed, inside the session's
+    /// open transaction.
     pub async fn keep(&mut self, client: &Client, origin: &Origin) -> anyhow::Result<usize> {
         self.learn(client).await?;
         let mut sql = Sql::new(client, &mut self.prepared);
@@ -191,6 +192,11 @@ impl Shared {
             changed += write::settle_table(&mut sql, &mut book, table, policy.slug()).await?;
         }
         book.write(&mut sql).await?;
+        for (name, _) in shared::tables(&self.config) {
+            if let Some(table) = self.tables.get(name) {
+                write::tell_returned(&mut sql, table).await?;
+            }
+        }
         Ok(changed)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Context;
 use domicile_core::conflict::unique;
 use domicile_core::conflict::{Image, Operation};
 use domicile_core::id::{Origin, TableName};
@@ -14,6 +13,7 @@ use super::sql::{Call, Sql};
 use super::unique::{Candidate, Shown, attempt, refused, settle, show};
 use super::{Outcome, Row};
 use crate::postgres::journal::{self, Decided};
+use crate::postgres::session::quote_text;
 use crate::postgres::shared::state;
 use crate::postgres::shared::table::Table;
 
@@ -154,21 +154,29 @@ pub(super) async fn settle_table(
         return Ok(0);
     }
     let (returned, displaced) = settle(sql, table).await?;
-    for candidate in &returned {
-        let key = key_image(table, &candidate.key);
-        sql.client()
-            .execute(
-                "UPDATE domicile.journal SET status = 'returned', resolved_at = clock_timestamp()
-                 WHERE relation = $1 AND key = $2 AND status = 'hidden'",
-                &[&table.name.to_string(), &key],
-            )
-            .await
-            .context("tell of a row that is shown again")?;
-    }
     for (other, by) in &displaced {
         book.displaced(table, policy, by, std::slice::from_ref(other));
     }
     Ok(returned.len())
+}
+
+/// Closes the entries of rows that are hidden no more, whatever brought them back or took them away:
+/// a value that became free, or a write of the row itself.
+pub(super) async fn tell_returned(sql: &mut Sql<'_>, table: &Table) -> anyhow::Result<()> {
+    let key: Vec<String> =
+        table.key.iter().map(|name| format!("entry.key ->> {}", quote_text(name))).collect();
+    let statement = format!(
+        "UPDATE domicile.journal closed
+         SET status = CASE WHEN row_.deleted IS FALSE THEN 'returned' ELSE 'resolved' END,
+             resolved_at = clock_timestamp()
+         FROM domicile.journal entry LEFT JOIN domicile.version row_
+             ON row_.relation = $1 AND row_.key = jsonb_build_array({key})::text
+         WHERE closed.id = entry.id AND entry.relation = $1 AND entry.status = 'hidden'
+             AND (row_.deleted OR row_.image IS NULL)",
+        key = key.join(", ")
+    );
+    sql.rows(&statement, &[Some(&table.name.to_string())]).await?;
+    Ok(())
 }
 
 /// Closes parked entries whose change is in what the rows have become.
