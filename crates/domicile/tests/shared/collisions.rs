@@ -5,6 +5,17 @@ use crate::cases::Case;
 
 pub const SEED: &str = "
     CREATE TABLE uniq (id int PRIMARY KEY, a text UNIQUE, b text UNIQUE);
+    CREATE TABLE indexed (id int PRIMARY KEY, mail text, live bool, name text);
+    CREATE UNIQUE INDEX ON indexed (lower(mail)) WHERE live;
+    DO $$
+    BEGIN
+        CREATE COLLATION loose (
+            provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE UNIQUE INDEX ON indexed (name COLLATE loose);
+    EXCEPTION WHEN feature_not_supported THEN
+        CREATE UNIQUE INDEX ON indexed (upper(name));
+    END
+    $$;
     CREATE TABLE judged (id int PRIMARY KEY, v text);
     CREATE TABLE dice (id int PRIMARY KEY, v text);
     CREATE FUNCTION judge(mine jsonb, theirs jsonb, before jsonb) RETURNS jsonb
@@ -26,6 +37,10 @@ name = \"uniq\"
 kind = \"shared\"
 
 [[table]]
+name = \"indexed\"
+kind = \"shared\"
+
+[[table]]
 name = \"judged\"
 kind = \"shared\"
 policy = \"sql\"
@@ -36,6 +51,18 @@ name = \"dice\"
 kind = \"shared\"
 policy = \"sql\"
 function = \"public.throw_dice\"
+";
+
+/// Of PostgreSQL 17 and older: newer ones do not replicate a generated column's old values.
+pub const SEED_17: &str = "
+    CREATE TABLE made (
+        id int PRIMARY KEY, title text, slug text GENERATED ALWAYS AS (lower(title)) STORED,
+        UNIQUE (slug));";
+
+pub const TABLES_17: &str = "
+[[table]]
+name = \"made\"
+kind = \"shared\"
 ";
 
 /// Of PostgreSQL 15 and newer.
@@ -246,6 +273,32 @@ pub const COLLISIONS: &[Case] = &[
         journal: &[],
     },
     Case {
+        name: "A15 a value that must be unique among some rows, by an expression",
+        table: "indexed",
+        before: &["INSERT INTO indexed VALUES ({1}, 'Ann{1}', true)"],
+        writes: &[
+            ("us", "INSERT INTO indexed VALUES ({2}, 'Bob{1}', true), ({3}, 'bob{1}', false)"),
+            ("eu", "UPDATE indexed SET mail = 'BOB{1}' WHERE id = {1}"),
+            ("eu", "INSERT INTO indexed VALUES ({4}, 'ann{1}', true)"),
+        ],
+        ask: "SELECT string_agg(id || mail, ' ' ORDER BY id)
+              FROM indexed WHERE id BETWEEN {1} AND {5}",
+        answer: "{1}BOB{1} {3}bob{1} {4}ann{1}",
+        journal: &["insert_exists"],
+    },
+    Case {
+        name: "A15 a value that must be unique by a collation of its own",
+        table: "indexed",
+        before: &[],
+        writes: &[
+            ("us", "INSERT INTO indexed VALUES ({1}, NULL, NULL, 'ann {1}')"),
+            ("eu", "INSERT INTO indexed VALUES ({2}, NULL, NULL, 'Ann {1}')"),
+        ],
+        ask: "SELECT string_agg(name, ' ') FROM indexed WHERE id BETWEEN {1} AND {2}",
+        answer: "Ann {1}",
+        journal: &["insert_exists"],
+    },
+    Case {
         name: "A18 a function makes one row of three",
         table: "judged",
         before: &["INSERT INTO judged VALUES ({1}, 'old')"],
@@ -381,5 +434,19 @@ pub const COLLISIONS_15: &[Case] = &[Case {
     ],
     ask: "SELECT string_agg(id::text, ' ' ORDER BY id) FROM nulls WHERE id BETWEEN {1} AND {5}",
     answer: "{2} {3} {4}",
+    journal: &["insert_exists"],
+}];
+
+pub const COLLISIONS_17: &[Case] = &[Case {
+    name: "A15 a value that must be unique and is generated",
+    table: "made",
+    before: &["INSERT INTO made VALUES ({3}, 'Old {1}')"],
+    writes: &[
+        ("us", "INSERT INTO made VALUES ({1}, 'New {1}')"),
+        ("eu", "INSERT INTO made VALUES ({2}, 'new {1}')"),
+        ("eu", "UPDATE made SET title = 'Older {1}' WHERE id = {3}"),
+    ],
+    ask: "SELECT string_agg(id || slug, ' ' ORDER BY id) FROM made WHERE id BETWEEN {1} AND {3}",
+    answer: "{2}new {1} {3}older {1}",
     journal: &["insert_exists"],
 }];

@@ -6,7 +6,7 @@ use domicile::lab::cluster::PgBin;
 use domicile::lab::regions::Regions;
 
 use crate::cases::{self, CASES, Case};
-use crate::collisions::{self, COLLISIONS, COLLISIONS_15};
+use crate::collisions::{self, COLLISIONS, COLLISIONS_15, COLLISIONS_17};
 use crate::regions::{assert_alike, config, eventually, settle, start};
 
 /// Numbers that one case has for itself.
@@ -35,21 +35,30 @@ async fn every_conflict_ends_alike_in_every_order_and_is_journaled_once() {
 
 /// What this PostgreSQL can hold.
 fn cases() -> Vec<&'static Case> {
-    let newer: &[Case] = if since_15() { COLLISIONS_15 } else { &[] };
-    CASES.iter().chain(COLLISIONS).chain(newer).collect()
+    let some = parts().into_iter().flat_map(|(_, _, cases)| cases);
+    CASES.iter().chain(COLLISIONS).chain(some).collect()
 }
 
 fn schema() -> (String, String) {
-    let (seed, tables) = match since_15() {
-        true => (collisions::SEED_15, collisions::TABLES_15),
-        false => ("", ""),
-    };
-    let seed = [cases::SEED, collisions::SEED, seed].concat();
-    (seed, [cases::TABLES, collisions::TABLES, tables].concat())
+    let (mut seed, mut tables) = (String::new(), String::new());
+    let all = [(cases::SEED, cases::TABLES), (collisions::SEED, collisions::TABLES)];
+    let some = parts().into_iter().map(|(seed, tables, _)| (seed, tables));
+    for (more_seed, more_tables) in all.into_iter().chain(some) {
+        seed += more_seed;
+        tables += more_tables;
+    }
+    (seed, tables)
 }
 
-fn since_15() -> bool {
-    PgBin::find(None).unwrap().major() >= 15
+/// Tables that not every PostgreSQL has: what makes them, how they are listed, and their cases.
+fn parts() -> Vec<(&'static str, &'static str, &'static [Case])> {
+    let major = PgBin::find(None).unwrap().major();
+    let nulls = (collisions::SEED_15, collisions::TABLES_15, COLLISIONS_15);
+    let generated = (collisions::SEED_17, collisions::TABLES_17, COLLISIONS_17);
+    [(major >= 15, nulls), (major <= 17, generated)]
+        .into_iter()
+        .filter_map(|(there, part)| there.then_some(part))
+        .collect()
 }
 
 fn base(round: usize, number: usize) -> usize {

@@ -12,6 +12,7 @@ use super::row;
 use super::sql::{Call, Sql};
 use crate::apply::is_transient;
 use crate::postgres::rows::qualified;
+use crate::postgres::session::quote_name;
 use crate::postgres::shared::state;
 use crate::postgres::shared::table::{Table, UniqueIndex};
 
@@ -185,6 +186,10 @@ fn colliding(table: &Table, index: &UniqueIndex) -> String {
     let expressions: Vec<String> =
         parts().map(|(i, part)| format!("({}) AS value_{i}", part.expression)).collect();
     let expressions = expressions.join(", ");
+    let written = table.columns.iter().map(|column| format!("made.{}", quote_name(&column.name)));
+    let computed = table.generated.iter();
+    let computed = computed.map(|g| format!("({}) AS {}", g.expression, quote_name(&g.name)));
+    let columns: Vec<String> = written.chain(computed).collect();
     let predicate = index.predicate.as_deref().unwrap_or("true");
     let equal: Vec<String> = parts()
         .map(|(i, part)| {
@@ -201,10 +206,12 @@ fn colliding(table: &Table, index: &UniqueIndex) -> String {
          FROM {name} row_,
               LATERAL (SELECT {expressions} FROM (SELECT row_.*) it WHERE {predicate}) theirs,
               (SELECT {expressions}
-               FROM (SELECT (jsonb_populate_record(NULL::{name}, $1::text::jsonb)).*) it
+               FROM (SELECT {columns}
+                     FROM (SELECT (jsonb_populate_record(NULL::{name}, $1::text::jsonb)).*) made) it
                WHERE {predicate}) ours
          WHERE {equal} AND {key} <> $2::text
          FOR UPDATE OF row_",
+        columns = columns.join(", "),
         key = table.key_expression("row_"),
         image = table.image_expression("row_"),
         equal = equal.join(" AND "),

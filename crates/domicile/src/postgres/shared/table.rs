@@ -19,6 +19,7 @@ pub struct Table {
     pub key: Vec<String>,
     /// Without generated ones.
     pub columns: Vec<Column>,
+    pub generated: Vec<Generated>,
     /// Beside the primary key.
     pub unique_indexes: Vec<UniqueIndex>,
 }
@@ -32,6 +33,14 @@ pub struct Column {
     pub steady: bool,
 }
 
+/// A generated column.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Generated {
+    pub name: String,
+    /// As SQL over the other columns.
+    pub expression: String,
+}
+
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct UniqueIndex {
     /// Of a partial index.
@@ -42,7 +51,7 @@ pub struct UniqueIndex {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct IndexPart {
-    /// A column or an expression, as SQL over the table's columns.
+    /// A column or an expression, as SQL over the table's columns, with the collation of the index.
     pub expression: String,
     /// The operator of the index, as SQL.
     pub equals: String,
@@ -65,6 +74,7 @@ pub async fn find(client: &impl GenericClient, name: &TableName) -> anyhow::Resu
         name: name.clone(),
         key: serde_json::from_value(list("key"))?,
         columns: serde_json::from_value(list("columns"))?,
+        generated: serde_json::from_value(list("generated"))?,
         unique_indexes: serde_json::from_value(list("unique_indexes"))?,
     };
     anyhow::ensure!(!table.key.is_empty(), "shared table {name} has no primary key");

@@ -30,12 +30,26 @@ SELECT
         SELECT coalesce(
             jsonb_agg(
                 jsonb_build_object(
+                    'name', a.attname, 'expression', pg_get_expr(d.adbin, d.adrelid))
+                ORDER BY a.attnum
+            ),
+            '[]')
+        FROM pg_attribute a
+        JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attgenerated <> ''
+    ) AS generated,
+    (
+        SELECT coalesce(
+            jsonb_agg(
+                jsonb_build_object(
                     'predicate', pg_get_expr(i.indpred, i.indrelid),
                     'nulls_equal', coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
                     'parts', (
                         SELECT jsonb_agg(
                             jsonb_build_object(
-                                'expression', pg_get_indexdef(i.indexrelid, p.n, true),
+                                'expression', pg_get_indexdef(i.indexrelid, p.n, true) || coalesce(
+                                    ' COLLATE ' || quote_ident(cns.nspname) || '.'
+                                        || quote_ident(co.collname), ''),
                                 'equals', format('OPERATOR(%I.%s)', ons.nspname, op.oprname))
                             ORDER BY p.n)
                         FROM generate_series(1, i.indnkeyatts) AS p (n)
@@ -45,6 +59,8 @@ SELECT
                             AND ao.amopstrategy = 3
                         JOIN pg_operator op ON op.oid = ao.amopopr
                         JOIN pg_namespace ons ON ons.oid = op.oprnamespace
+                        LEFT JOIN pg_collation co ON co.oid = (i.indcollation::oid[])[p.n - 1]
+                        LEFT JOIN pg_namespace cns ON cns.oid = co.collnamespace
                     )
                 )
                 ORDER BY ic.relname
