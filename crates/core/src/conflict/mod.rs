@@ -192,10 +192,10 @@ fn merge(columns: &Columns, local: &Logical, incoming: &Logical, operation: Oper
     let (cells, lost) = if ours.life == theirs.life {
         cells(columns, local, incoming)
     } else {
-        // An earlier life loses as a whole.
+        // An earlier life loses as a whole, also what it added to a counter that comes to the same.
         let later = theirs.life > ours.life;
-        let cell = if later { Cell::Incoming } else { Cell::Local };
-        let differ = local.image != incoming.image;
+        let (cell, loser) = if later { (Cell::Incoming, ours) } else { (Cell::Local, theirs) };
+        let differ = local.image != incoming.image || !loser.sums.is_empty();
         let lost = Lost { local: differ && later, incoming: differ && !later };
         (names(local, incoming).map(|name| (name, cell.clone())).collect(), lost)
     };

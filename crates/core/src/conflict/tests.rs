@@ -630,6 +630,26 @@ fn an_update_of_an_earlier_life_never_touches_a_later_one() {
 }
 
 #[test]
+fn what_an_earlier_life_added_is_told_of_even_where_the_values_come_to_the_same() {
+    let mut world = two(Policy::Merge(columns(Deletes::Latest)));
+    world.write(0, 0, What::Insert, 0);
+    world.drain(true);
+    let old = world.regions[1].rows[&0].image.clone().unwrap();
+    let mut one = old.clone();
+    one.insert("n".into(), Some("1".into()));
+    world.stamped(0, 0, Operation::Delete, Some(&old), old.clone());
+    let anew = world.stamped(0, 0, Operation::Insert, None, one.clone());
+    let added = world.stamped(1, 0, Operation::Update, Some(&old), one);
+    for (region, row) in [anew, added].into_iter().enumerate() {
+        let needs = world.regions[region].read.clone();
+        world.regions[region].log.push(Shipped { rows: vec![row], needs });
+    }
+    world.drain(true);
+    world.assert_alike();
+    assert_eq!(world.conflicts, [Winner::Local, Winner::Incoming]);
+}
+
+#[test]
 fn the_named_region_wins_only_against_what_it_had_not_seen() {
     let mut world = two(Policy::OwnerWins(vec![id(0)]));
     world.write(0, 0, What::Insert, 0);

@@ -250,6 +250,23 @@ pub const CASES: &[Case] = &[
         journal: &[],
     },
     Case {
+        name: "A16 a counter that is made anew beside an increment",
+        table: "counter",
+        before: &["INSERT INTO counter (id, n) VALUES ({1}, 0)"],
+        writes: &[
+            (
+                "eu",
+                "BEGIN; DELETE FROM counter WHERE id = {1};
+                 INSERT INTO counter (id, n) VALUES ({1}, 1); COMMIT",
+            ),
+            ("us", "UPDATE counter SET n = n + 1 WHERE id = {1}"),
+        ],
+        ask: "SELECT n::text FROM counter WHERE id = {1}",
+        answer: "1",
+        // What us added is lost with the row that it was added to.
+        journal: &["update_deleted|update_origin_differs"],
+    },
+    Case {
         name: "A17 NaN, infinity and null",
         table: "counter",
         before: &["INSERT INTO counter (id, hi) VALUES ({1}, 'Infinity'), ({2}, NULL), ({3}, 1)"],
