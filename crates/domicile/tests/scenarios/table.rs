@@ -320,6 +320,11 @@ const FOUND: &[(&str, &str, &str)] = &[
     ("A15", "a shared table with a deferrable unique constraint", "shared_deferrable_unique"),
     ("A15", "a shared table with an exclusion constraint", "shared_exclusion"),
     ("A16", "a counter of a type that cannot be added up", "shared_counter_type"),
+    (
+        "A18",
+        "a function that is to decide conflicts and is missing or not immutable",
+        "shared_function",
+    ),
     ("D46", "rows that are updated and have no identity", "no_replica_identity"),
     ("D49", "a table without a primary key", "no_primary_key"),
     (

@@ -13,6 +13,7 @@ use super::sql::{Call, Sql};
 use super::unique::refused;
 use crate::postgres::rows::qualified;
 use crate::postgres::session::{quote_name, quote_text};
+use crate::postgres::shared::function;
 use crate::postgres::shared::table::{Column, Table, text_of};
 
 /// The row, and what a person should know of how it was made; or why it cannot be made.
@@ -119,16 +120,17 @@ async fn fold(
     first: &Image,
     then: &[(Image, Option<Image>)],
 ) -> anyhow::Result<Made> {
-    let Policy::Sql { function, .. } = policy else {
+    let Policy::Sql { function: name, .. } = policy else {
         return Ok(Err("its policy names no function".into()));
     };
     let mut made = first.clone();
-    let mut note = trusted(sql, function).await?;
-    if note.is_some() {
-        return Ok(Ok((Some(made), note)));
+    let signature = function::signature(name);
+    if let Some(doubt) = function::doubt(&sql.rows(function::LOOK_UP, &[Some(&signature)]).await?) {
+        return Ok(Ok((Some(made), Some(format!("function {signature} {doubt}")))));
     }
+    let mut note = None;
     for (next, before) in then {
-        match sql.attempt([call(table, function, &made, next, before.as_ref())]).await? {
+        match sql.attempt([call(table, name, &made, next, before.as_ref())]).await? {
             Ok(rows) => {
                 let row = rows.first().and_then(|rows| rows.first());
                 if let Some(mut merged) = row.map(|row| lift_image(row.get(0))).transpose()? {
@@ -138,33 +140,18 @@ async fn fold(
                 }
             }
             Err(error) => {
-                note = Some(format!("function {function} failed: {}", refused(error)?));
+                note = Some(format!("function {name} failed: {}", refused(error)?));
             }
         }
     }
     Ok(Ok((Some(made), note)))
 }
 
-/// Says why the function may not be called, if so.
-async fn trusted(sql: &mut Sql<'_>, function: &str) -> anyhow::Result<Option<String>> {
-    let statement = "SELECT provolatile = 'i', pg_has_role(proowner, 'USAGE')
-                     FROM pg_proc WHERE oid = to_regprocedure($1)";
-    let signature = format!("{}(jsonb, jsonb, jsonb)", quoted(function));
-    let rows = sql.rows(statement, &[Some(&signature)]).await?;
-    let reason = match rows.first().map(|row| (row.get::<_, bool>(0), row.get::<_, bool>(1))) {
-        Some((true, true)) => return Ok(None),
-        None => "does not exist",
-        Some((false, _)) => "is not immutable: regions could end differently",
-        Some((true, false)) => "does not belong to the agent's role, which would run it",
-    };
-    Ok(Some(format!("function {signature} {reason}")))
-}
-
 /// Gives the row, if the function made one.
-fn call(table: &Table, function: &str, made: &Image, next: &Image, before: Option<&Image>) -> Call {
+fn call(table: &Table, name: &str, made: &Image, next: &Image, before: Option<&Image>) -> Call {
     let typed = |place: usize| {
-        let name = qualified(&table.name);
-        format!("to_jsonb(jsonb_populate_record(NULL::{name}, ${place}::text::jsonb))")
+        let row_type = qualified(&table.name);
+        format!("to_jsonb(jsonb_populate_record(NULL::{row_type}, ${place}::text::jsonb))")
     };
     let columns: Vec<String> = table
         .columns
@@ -186,14 +173,10 @@ fn call(table: &Table, function: &str, made: &Image, next: &Image, before: Optio
         typed(1),
         typed(2),
         typed(3),
-        function = quoted(function),
+        function = function::quoted(name),
         table = qualified(&table.name),
     );
     let text = |image: &Image| lower_image(image).to_string();
     let (made, next, before) = (text(made), text(next), before.map(text));
     Call::new(statement, &[Some(&made), Some(&next), before.as_deref()])
-}
-
-fn quoted(function: &str) -> String {
-    function.split('.').map(quote_name).collect::<Vec<_>>().join(".")
 }

@@ -64,7 +64,7 @@ impl Check {
 
 async fn look(output: Output, config: &Config, regions: &[&Region]) -> Vec<Finding> {
     let spinner = output.spinner("looking at every region's database");
-    let surveys = regions.iter().map(|region| survey::survey(region));
+    let surveys = regions.iter().map(|region| survey::survey(config, region));
     let surveys = futures_util::future::join_all(surveys).await;
     spinner.finish_and_clear();
     judge::judge(config, &surveys)

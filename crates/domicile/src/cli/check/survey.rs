@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use domicile_core::config::Region;
+use domicile_core::config::{Config, Region};
+use domicile_core::conflict::policy::Policy;
 use domicile_core::id::RegionId;
 use tokio_postgres::{Client, Row};
 
 use crate::cli::connect::{cause, connect};
 use crate::postgres::catalog::{self, Catalog};
+use crate::postgres::shared::{self, function};
 
 const SERVER: &str = include_str!("server.sql");
 const BASIS: &str = include_str!("basis.sql");
@@ -35,6 +37,8 @@ pub struct Reached {
     pub basis: Basis,
     pub probes: Probes,
     pub catalog: Catalog,
+    /// Functions that should decide conflicts and cannot, and why.
+    pub doubts: BTreeMap<String, &'static str>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -111,18 +115,19 @@ pub struct Probes {
     pub replica_role: Result<(), String>,
 }
 
-pub async fn survey(region: &Region) -> Survey {
-    let reached = reach(region).await.map_err(|error| format!("{error:#}"));
+pub async fn survey(config: &Config, region: &Region) -> Survey {
+    let reached = reach(config, region).await.map_err(|error| format!("{error:#}"));
     Survey { region: region.id.clone(), reached }
 }
 
-async fn reach(region: &Region) -> anyhow::Result<Reached> {
+async fn reach(config: &Config, region: &Region) -> anyhow::Result<Reached> {
     let client = connect(&region.postgres).await?;
     let server = read_server(&client).await?;
     let basis = read_basis(&client, server.version_num).await?;
     let catalog = catalog::read(&client).await?;
+    let doubts = read_doubts(&client, config).await?;
     let probes = probe(&client).await;
-    Ok(Reached { server, basis, probes, catalog })
+    Ok(Reached { server, basis, probes, catalog, doubts })
 }
 
 async fn read_basis(client: &Client, version_num: i32) -> anyhow::Result<Basis> {
@@ -139,6 +144,20 @@ async fn read_basis(client: &Client, version_num: i32) -> anyhow::Result<Basis> 
         enums: serde_json::from_value(row.get("enums"))?,
         extensions: serde_json::from_value(row.get("extensions"))?,
     })
+}
+
+async fn read_doubts(
+    client: &Client,
+    config: &Config,
+) -> anyhow::Result<BTreeMap<String, &'static str>> {
+    let mut doubts = BTreeMap::new();
+    for (_, policy) in shared::tables(config) {
+        let Policy::Sql { function, .. } = policy else { continue };
+        if let Some(doubt) = function::look_up(client, function).await? {
+            doubts.insert(function.clone(), doubt);
+        }
+    }
+    Ok(doubts)
 }
 
 async fn read_server(client: &Client) -> anyhow::Result<Server> {

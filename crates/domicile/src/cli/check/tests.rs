@@ -1,5 +1,7 @@
 //! Are planted problems found in real databases, and is nothing left behind?
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::lab::cluster::{Cluster, temporary_cluster};
 use crate::settings;
@@ -137,6 +139,49 @@ async fn planted_problems_are_found() {
     let left = "SELECT (SELECT count(*) FROM pg_replication_slots)
                      + (SELECT count(*) FROM pg_replication_origin)";
     assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn functions_that_cannot_decide_conflicts_are_found() {
+    let (cluster, _folder) = start(&[]).await;
+    let client = cluster.connect().await.unwrap();
+    let takes = "(mine jsonb, theirs jsonb, old jsonb)";
+    let schema = format!(
+        "CREATE FUNCTION sound{takes} RETURNS jsonb IMMUTABLE LANGUAGE sql AS 'SELECT mine';
+         CREATE FUNCTION fickle{takes} RETURNS jsonb LANGUAGE sql AS 'SELECT mine';
+         CREATE FUNCTION wordy{takes} RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $$text$$';"
+    );
+    client.batch_execute(&schema).await.unwrap();
+    let mut tables = String::new();
+    for function in ["sound", "fickle", "wordy", "missing"] {
+        client
+            .batch_execute(&format!("CREATE TABLE of_{function} (id int PRIMARY KEY)"))
+            .await
+            .unwrap();
+        tables += &format!(
+            "[[table]]\nname = \"of_{function}\"\nkind = \"shared\"\npolicy = \"sql\"\n\
+             function = \"public.{function}\"\n"
+        );
+    }
+    let config =
+        config(&[("eu", &cluster.connection_string()), ("us", "host=10.255.255.1")], &tables);
+    let regions = [&config.regions[0]];
+    let findings = look(Output::new(true), &config, &regions).await;
+    let told = |finding: &&Finding| finding.name == "shared_function";
+    let found = findings.iter().filter(told).map(|f| format!("{}: {}", f.object, f.what));
+    let found: BTreeSet<String> = found.collect();
+    let meant = [
+        ("fickle", "is not immutable: regions could end differently"),
+        ("missing", "does not exist"),
+        ("wordy", "does not return jsonb"),
+    ]
+    .map(|(name, why)| {
+        format!(
+            "table \"public.of_{name}\": \
+             function \"public\".\"{name}\"(jsonb, jsonb, jsonb) {why}"
+        )
+    });
+    assert_eq!(found, BTreeSet::from(meant), "{findings:#?}");
 }
 
 #[tokio::test]

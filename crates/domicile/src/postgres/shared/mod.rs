@@ -3,6 +3,7 @@
 //! Triggers on the table and each of its table partitions write down, beside every row, what is
 //! known of its writes (`domicile.version`); old rows are replicated whole.
 
+pub mod function;
 pub mod state;
 pub mod table;
 mod trigger;

@@ -68,7 +68,7 @@ fn judge_region(config: &Config, region: &RegionId, facts: &Reached, findings: &
                 table::judge(config, table, facts, &mut add);
                 code::judge(table, facts, &mut add);
                 keys::judge(config, table, &facts.catalog, &mut add);
-                shared::judge(config, table, &facts.catalog, &mut add);
+                shared::judge(config, table, facts, &mut add);
             }
         }
     }

@@ -4,7 +4,9 @@ use domicile_core::config::Config;
 use domicile_core::conflict::policy::{ColumnPolicy, Policy};
 
 use super::{Finding, blocker, object, quoted, quoted_name, warn};
+use crate::cli::check::survey::Reached;
 use crate::postgres::catalog::{Catalog, Column, Table};
+use crate::postgres::shared::function::signature;
 
 /// Types of which two values are equal exactly when their texts are.
 const KEY_TYPES: &[&str] = &[
@@ -27,11 +29,12 @@ const KEY_TYPES: &[&str] = &[
     "macaddr",
 ];
 
-pub fn judge(config: &Config, table: &Table, catalog: &Catalog, add: &mut impl FnMut(Finding)) {
+pub fn judge(config: &Config, table: &Table, facts: &Reached, add: &mut impl FnMut(Finding)) {
     let Some(policy) = config.shared(&table.name) else { return };
     primary_key(table, add);
-    constraints(table, catalog, add);
+    constraints(table, &facts.catalog, add);
     columns(table, policy, add);
+    function(table, policy, facts, add);
     foreign_keys(table, add);
 }
 
@@ -119,6 +122,19 @@ fn columns(table: &Table, policy: &Policy, add: &mut impl FnMut(Finding)) {
 fn adds_exactly(column: &Column) -> bool {
     let type_name = column.type_name.as_str();
     matches!(type_name, "smallint" | "integer" | "bigint") || type_name.starts_with("numeric(")
+}
+
+fn function(table: &Table, policy: &Policy, facts: &Reached, add: &mut impl FnMut(Finding)) {
+    let Policy::Sql { function, .. } = policy else { return };
+    if let Some(doubt) = facts.doubts.get(function) {
+        let what = format!("function {} {doubt}", signature(function));
+        let way_out = format!(
+            "Create it in every region, RETURNS jsonb, IMMUTABLE and owned by role {}: without it the \
+             earliest of the writes stays, and a person is told.",
+            quoted_name(&facts.server.role)
+        );
+        add(blocker("shared_function", object(&table.name), what, way_out));
+    }
 }
 
 fn foreign_keys(table: &Table, add: &mut impl FnMut(Finding)) {

@@ -1,5 +1,7 @@
 //! What is made of facts that no test server can show?
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::cli::check::survey::{Basis, Probes, Room, Server};
 use crate::postgres::catalog::{
@@ -119,7 +121,7 @@ fn judged_on(
     catalog.link_partitions();
     let probes = Probes { slot: Ok(()), origin: Ok(()), replica_role: Ok(()) };
     let region = config.regions[0].id.clone();
-    let reached = Reached { server, basis, probes, catalog };
+    let reached = Reached { server, basis, probes, catalog, doubts: BTreeMap::new() };
     judge(&config, &[Survey { region, reached: Ok(reached) }])
 }
 
