@@ -404,21 +404,29 @@ pub const COLLISIONS: &[Case] = &[
     },
     Case {
         name: "G75 TRUNCATE beside another region's inserts is refused",
-        table: "lww",
-        before: &["INSERT INTO lww VALUES ({1}, 'old')"],
+        table: "part",
+        before: &["INSERT INTO part VALUES ({1}, 'a', 'old')"],
         writes: &[
-            ("eu", "INSERT INTO lww VALUES ({2}, 'eu')"),
+            ("eu", "INSERT INTO part VALUES ({2}, 'a', 'eu')"),
             (
                 "us",
-                "DO $$ BEGIN
-                     TRUNCATE lww;
-                     RAISE 'it was truncated';
-                 EXCEPTION WHEN feature_not_supported THEN NULL;
-                 END $$",
+                "DO $$
+                 DECLARE way text;
+                 BEGIN
+                     FOREACH way IN ARRAY ARRAY['part', 'part_a', 'lww, uniq CASCADE'] LOOP
+                         BEGIN
+                             EXECUTE 'TRUNCATE ' || way;
+                             RAISE 'it was truncated';
+                         EXCEPTION WHEN feature_not_supported THEN NULL;
+                         END;
+                         SET LOCAL session_replication_role = replica;
+                     END LOOP;
+                 END
+                 $$",
             ),
-            ("us", "INSERT INTO lww VALUES ({3}, 'us')"),
+            ("us", "INSERT INTO part VALUES ({3}, 'b', 'us')"),
         ],
-        ask: "SELECT string_agg(v, ' ' ORDER BY id) FROM lww WHERE id BETWEEN {1} AND {3}",
+        ask: "SELECT string_agg(v, ' ' ORDER BY id) FROM part WHERE id BETWEEN {1} AND {3}",
         answer: "old eu us",
         journal: &[],
     },
