@@ -375,10 +375,8 @@ const FOUND: &[(&str, &str, &str)] = &[
 ];
 
 /// Numbers and what is neither tried nor refused yet.
-const OPEN: &[(&str, &str)] = &[
-    ("H87", "a row of 1 GB"),
-    ("L125", "a build with random delays at every step"),
-];
+const OPEN: &[(&str, &str)] =
+    &[("H87", "a row of 1 GB"), ("L125", "a build with random delays at every step")];
 
 #[test]
 fn the_table_of_scenarios_is_current() {
