@@ -17,7 +17,8 @@ const SENDERS_NEEDED: i64 = 2;
 const SESSIONS_KEPT: i64 = 6;
 /// Two that look after shared tables.
 const SESSIONS_FOR_SHARED: i64 = 2;
-/// For guards, repairs, tails, comparisons, commands, and a region that copies this one.
+/// For guards, repairs, tails, comparisons, commands, and a region that copies this one; beside them
+/// is a second one for each other region's changes while there are many.
 const SESSIONS_PASSING: i64 = 10;
 /// One for repairs; beside it is one for each other region's changes.
 const ORIGINS_KEPT: i64 = 1;
@@ -35,8 +36,11 @@ pub fn judge(config: &Config, server: &Server, add: &mut impl FnMut(Finding)) {
     let others = i64::try_from(config.regions.len()).unwrap_or(i64::MAX).saturating_sub(1);
     let shared = config.tables.values().any(|kind| matches!(kind, TableKind::Shared(_)));
     let for_shared = |count: i64| if shared { count } else { 0 };
-    sessions(server, others + SESSIONS_KEPT + for_shared(SESSIONS_FOR_SHARED), add);
-    origins(server, others + ORIGINS_KEPT + for_shared(ORIGINS_FOR_SHARED), add);
+    let kept = others + SESSIONS_KEPT + for_shared(SESSIONS_FOR_SHARED);
+    sessions(server, kept, others + SESSIONS_PASSING, add);
+    let kept = others + ORIGINS_KEPT + for_shared(ORIGINS_FOR_SHARED);
+    // Those second sessions each take one.
+    origins(server, kept, others, add);
 }
 
 fn slots_and_senders(server: &Server, add: &mut impl FnMut(Finding)) {
@@ -67,9 +71,9 @@ fn slots_and_senders(server: &Server, add: &mut impl FnMut(Finding)) {
 
 /// Three limits on the same sessions, each with a way out of its own. WAL senders count as sessions
 /// of their role and their database, and have a limit of their own in the server.
-fn sessions(server: &Server, kept: i64, add: &mut impl FnMut(Finding)) {
+fn sessions(server: &Server, kept: i64, passing: i64, add: &mut impl FnMut(Finding)) {
     let mut limited = |name, object: String, room: Room, kept: i64, set: &dyn Fn(i64) -> String| {
-        let needed = kept + SESSIONS_PASSING;
+        let needed = kept + passing;
         let way_out = set(room.used + needed);
         if room.left() < kept {
             let what = format!(
@@ -107,13 +111,13 @@ fn sessions(server: &Server, kept: i64, add: &mut impl FnMut(Finding)) {
 
 /// PostgreSQL remembers up to where each origin was applied, in as many places as it has at its
 /// start. Those of earlier incarnations stay.
-fn origins(server: &Server, kept: i64, add: &mut impl FnMut(Finding)) {
+fn origins(server: &Server, kept: i64, passing: i64, add: &mut impl FnMut(Finding)) {
     let name = match server.version_num < OWN_LIMIT_SINCE {
         true => "max_replication_slots",
         false => "max_active_replication_origins",
     };
+    let needed = (kept + passing).max(server.origins_ours).max(ORIGINS_OF_SEEDING);
     let kept = kept.max(server.origins_ours);
-    let needed = kept.max(ORIGINS_OF_SEEDING);
     let room = server.origins;
     let way_out = format!(
         "ALTER SYSTEM SET {name} = {}, then restart PostgreSQL.",
@@ -126,8 +130,11 @@ fn origins(server: &Server, kept: i64, add: &mut impl FnMut(Finding)) {
         );
         add(blocker("replication_origins", parameter(name), what, way_out));
     } else if room.left() < needed {
-        let what =
-            format!("{}: this region cannot be seeded", short(room, "replication origins", needed));
+        let without = match room.left() < ORIGINS_OF_SEEDING {
+            true => "this region cannot be seeded",
+            false => "it may apply what has gathered only one batch at a time",
+        };
+        let what = format!("{}: {without}", short(room, "replication origins", needed));
         add(warn("replication_origins", parameter(name), what, way_out));
     }
 }
