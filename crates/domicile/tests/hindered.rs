@@ -18,7 +18,7 @@ use regions::{config, eventually, settle, start};
 
 /// What `domicile check` wants for three regions and shared tables.
 const SEED: &str = "
-    CREATE ROLE keeper LOGIN REPLICATION CONNECTION LIMIT 22;
+    CREATE ROLE keeper LOGIN REPLICATION CONNECTION LIMIT 24;
     GRANT CREATE ON DATABASE postgres TO keeper;
     GRANT pg_read_all_stats TO keeper;
     DO $$
@@ -176,19 +176,27 @@ async fn a_deadlock_costs_one_side_a_retry_and_nobody_a_row(regions: &Regions) {
     let us = regions.connect("us").await.unwrap();
     let id = owned_by(&us, "eu").await;
     let looks = regions.connect("us").await.unwrap();
+    let by_eu = format!(
+        "BEGIN; UPDATE item SET n = n + 1 WHERE id = {id};
+         UPDATE part SET n = n + 1 WHERE id = {id}; COMMIT"
+    );
+    let both = format!("SELECT item.n + part.n FROM item JOIN part USING (id) WHERE id = {id}");
+    let shows_both = async |n: i32| {
+        let shown = both.replace("SELECT", &format!("SELECT {n} ="));
+        shows(&looks, &shown).await;
+    };
+    // Rows that were changed together before are changed in the order of their statements.
+    let before: i32 = eu.query_one(&both, &[]).await.unwrap().get(0);
+    eu.batch_execute(&by_eu).await.unwrap();
+    shows_both(before + 2).await;
     // Who looks for a circle first is the one to give way.
     for (patience, client_gives_way) in [("20s", false), ("10ms", true)] {
-        let both = format!("SELECT item.n + part.n FROM item JOIN part USING (id) WHERE id = {id}");
         let before: i32 = us.query_one(&both, &[]).await.unwrap().get(0);
         let sql = format!(
             "SET deadlock_timeout = '{patience}'; BEGIN; SELECT FROM part WHERE id = {id} FOR UPDATE"
         );
         us.batch_execute(&sql).await.unwrap();
-        let sql = format!(
-            "BEGIN; UPDATE item SET n = n + 1 WHERE id = {id};
-             UPDATE part SET n = n + 1 WHERE id = {id}; COMMIT"
-        );
-        eu.batch_execute(&sql).await.unwrap();
+        eu.batch_execute(&by_eu).await.unwrap();
         let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
                      WHERE application_name = 'domicile apply eu-1' AND wait_event_type = 'Lock')";
         shows(&looks, waits).await;
@@ -201,8 +209,7 @@ async fn a_deadlock_costs_one_side_a_retry_and_nobody_a_row(regions: &Regions) {
             }
         }
         us.batch_execute(if client_gives_way { "ROLLBACK" } else { "COMMIT" }).await.unwrap();
-        let applied = both.replace("SELECT", &format!("SELECT {before} + 2 ="));
-        shows(&looks, &applied).await;
+        shows_both(before + 2).await;
         let said = std::fs::read_to_string(regions.agent_log("us")).unwrap();
         assert!(said.contains("deadlock detected"), "the applier was never the victim");
     }
