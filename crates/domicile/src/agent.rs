@@ -395,6 +395,7 @@ impl Parts {
             clock: self.clock,
             lease,
             continuity: self.continuity.clone(),
+            notices: self.notices.clone(),
         };
         let (log, positions) = (self.own_log.clone(), self.positions.clone());
         Capture::new(config, log, positions, self.ownership.clone())

@@ -190,6 +190,11 @@ impl Positions {
         }
     }
 
+    /// Up to where capture has read and judged everything.
+    pub fn captured_to(&self) -> Lsn {
+        self.lock().own.position()
+    }
+
     /// Waits until capture has read and judged everything up to `position`. Returns where our log
     /// ends with all of it.
     pub async fn wait_for_capture(&self, position: Lsn) -> Lsn {

@@ -41,6 +41,7 @@ async fn a_slot_that_does_not_follow_on_what_was_read_is_told_and_nothing_is_ski
     invalidated(&mut regions).await;
     what_a_local_failover_lost_is_applied_again(&mut regions).await;
     a_data_folder_that_is_lost(&mut regions).await;
+    what_postgres_cannot_decode(&mut regions).await;
 }
 
 /// What was committed unseen is everywhere, and so is what comes after it.
@@ -227,6 +228,24 @@ async fn a_data_folder_that_is_lost(regions: &mut Regions) {
     says(regions, "ap", "slot_skipped").await;
     seed_again(regions, "ap", 3).await;
     everything_is_alike(regions, "ap").await;
+}
+
+/// PostgreSQL looks for the publication where the change stands in its WAL: making it again is too
+/// late. A row whose text is longer than a gigabyte ends the stream in the same way.
+async fn what_postgres_cannot_decode(regions: &mut Regions) {
+    let client = regions.connect("us").await.unwrap();
+    client.batch_execute("DROP PUBLICATION domicile").await.unwrap();
+    write(regions, "us", 6).await;
+    let status = says(regions, "us", "capture_fails").await;
+    let told = &status.conditions[0].detail;
+    assert!(told.contains("publication \"domicile\" does not exist"), "{told}");
+
+    regions.kill_agent("us");
+    drop_slot(&client).await;
+    regions.start_agent("us").unwrap();
+    says(regions, "us", "slot_lost").await;
+    seed_again(regions, "us", 4).await;
+    everything_is_alike(regions, "us").await;
 }
 
 /// Commits what no agent sees: the guard still admits it.

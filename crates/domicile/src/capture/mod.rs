@@ -38,10 +38,11 @@ use crate::complain::Complaint;
 use crate::continuity::Continuity;
 use crate::directory::view::OwnershipView;
 use crate::log::Log;
+use crate::notices::Notices;
 use crate::pieces::{LargePieces, Piece};
 use crate::positions::Positions;
 use crate::postgres::shared::is_shared;
-use crate::postgres::stream::{Stream, StreamConfig, StreamError};
+use crate::postgres::stream::{ServerError, Stream, StreamConfig, StreamError};
 use crate::postgres::{journal, session};
 use crate::tenure::TenureState;
 
@@ -68,6 +69,9 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// would be the one who waits.
 const BULK_CHANGES_MIN: usize = 100;
 const OLD_AFTER: Millis = Millis(1000);
+/// The state that `domicile status` shows, and under which it stands.
+const CONDITION: &str = "capture_fails";
+const PART: &str = "capture";
 const LULL: Duration = Duration::from_millis(1);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -82,6 +86,7 @@ pub struct CaptureConfig {
     /// Until when this region may act as owner: what runs ahead of its copies ends with that.
     pub lease: watch::Receiver<TenureState>,
     pub continuity: Continuity,
+    pub notices: Notices,
 }
 
 /// Reads the slot and writes the log, reconnecting as often as it must.
@@ -119,20 +124,42 @@ impl Capture {
 
     pub async fn run(self, shutdown: CancellationToken) {
         let mut complaint = Complaint::default();
+        let mut refused_at = None;
         while !shutdown.is_cancelled() {
-            tokio::select! {
+            let ended = tokio::select! {
                 () = shutdown.cancelled() => return,
-                ended = self.stream() => {
-                    if let Err(error) = ended {
-                        complaint.warn("capture stopped, it starts again", &error);
-                    }
+                ended = self.stream_past(refused_at) => ended,
+            };
+            if let Err(error) = ended {
+                complaint.warn("capture stopped, it starts again", &error);
+                let at = error.is::<Refused>().then(|| self.positions.captured_to());
+                if let Some(at) = at.filter(|at| refused_at == Some(*at)) {
+                    let detail = format!(
+                        "PostgreSQL cannot send what was committed behind {at}: {error:#}. Nothing of \
+                         this region is shipped from there on"
+                    );
+                    self.config.notices.post(PART, CONDITION, detail);
                 }
+                refused_at = at;
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(RETRY_AFTER) => {}
             }
         }
+    }
+
+    /// Streams, and takes back what was said once that goes on behind `refused_at`.
+    async fn stream_past(&self, refused_at: Option<Lsn>) -> anyhow::Result<()> {
+        let mut stream = std::pin::pin!(self.stream());
+        if let Some(Lsn(at)) = refused_at {
+            tokio::select! {
+                ended = &mut stream => return ended,
+                _ = self.positions.wait_for_capture(Lsn(at + 1)) => {}
+            }
+        }
+        self.config.notices.clear(PART);
+        stream.await
     }
 
     async fn stream(&self) -> anyhow::Result<()> {
@@ -207,7 +234,7 @@ impl Session<'_> {
                 || self.undecided_bytes >= UNDECIDED_BYTES_MAX;
             tokio::select! {
                 event = next_after(lull, &mut self.stream), if !full => {
-                    let keepalive = self.take(event?).await?;
+                    let keepalive = self.take(event.map_err(refused)?).await?;
                     self.drain_buffered(keepalive).await?;
                     let is_bulk = self.old || self.assembler.changes() >= BULK_CHANGES_MIN;
                     if is_bulk && self.stream.is_tcp() {
@@ -235,7 +262,7 @@ impl Session<'_> {
             if self.batch_bytes >= BATCH_BYTES_MAX {
                 self.flush().await?;
             }
-            match self.stream.buffered()? {
+            match self.stream.buffered().map_err(refused)? {
                 Some(event) => keepalive |= self.take(event).await?,
                 None => break,
             }
@@ -401,6 +428,18 @@ impl Session<'_> {
             self.stream.confirm(received, at, at).await.context("confirm the slot")?;
         }
         Ok(())
+    }
+}
+
+/// PostgreSQL began to send changes and cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Refused(ServerError);
+
+fn refused(error: StreamError) -> anyhow::Error {
+    match error {
+        StreamError::Server(error) => Refused(error).into(),
+        other => other.into(),
     }
 }
 
