@@ -133,6 +133,8 @@ pub struct UniqueIndex {
     pub whole: bool,
     /// Chosen by `REPLICA IDENTITY USING INDEX`.
     pub replica_identity: bool,
+    /// Not the part, in a table partition, of an index of the table above it.
+    pub own: bool,
     /// Key columns in index order; expressions are left out.
     #[serde(deserialize_with = "names_or_none")]
     pub columns: Vec<String>,

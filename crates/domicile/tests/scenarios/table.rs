@@ -331,6 +331,7 @@ const TRIED: &[(&str, &str, &str, &str)] = &[
 const FOUND: &[(&str, &str, &str)] = &[
     ("A15", "a shared table with a deferrable unique constraint", "shared_deferrable_unique"),
     ("A15", "a shared table with an exclusion constraint", "shared_exclusion"),
+    ("A15", "a unique index that one table partition has alone", "shared_unique_of_part"),
     ("A16", "a counter of a type that cannot be added up", "shared_counter_type"),
     (
         "A18",

@@ -185,6 +185,27 @@ async fn functions_that_cannot_decide_conflicts_are_found() {
 }
 
 #[tokio::test]
+async fn a_unique_index_of_a_shared_tables_partition_alone_is_found() {
+    let (cluster, _folder) = start(&[]).await;
+    let client = cluster.connect().await.unwrap();
+    let schema =
+        "CREATE TABLE stock (id int PRIMARY KEY, place int, code int) PARTITION BY RANGE (id);
+                  CREATE UNIQUE INDEX ON stock (id, place);
+                  CREATE TABLE stock_1 PARTITION OF stock FOR VALUES FROM (0) TO (9);
+                  CREATE UNIQUE INDEX of_one ON stock_1 (code)";
+    client.batch_execute(schema).await.unwrap();
+    let table = "[[table]]\nname = \"stock\"\nkind = \"shared\"\n";
+    let config =
+        config(&[("eu", &cluster.connection_string()), ("us", "host=10.255.255.1")], table);
+    let findings = look(Output::new(true), &config, &[&config.regions[0]]).await;
+    let told = findings.iter().filter(|finding| finding.name == "shared_unique_of_part");
+    let told: Vec<String> = told.map(|f| format!("{} {}", f.object, f.what)).collect();
+    let meant =
+        "table \"public.stock_1\" has a unique index that the whole table lacks, \"of_one\"";
+    assert_eq!(told, [meant], "{findings:#?}");
+}
+
+#[tokio::test]
 async fn a_role_without_rights_and_a_server_without_logical_wal_are_refused() {
     let (cluster, _folder) =
         start(&[("wal_level", "replica"), ("max_replication_slots", "0")]).await;

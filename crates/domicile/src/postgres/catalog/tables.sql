@@ -97,6 +97,7 @@ LEFT JOIN LATERAL (
             'immediate', i.indimmediate,
             'whole', i.indpred IS NULL AND i.indexprs IS NULL,
             'replica_identity', i.indisreplident,
+            'own', NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid),
             'columns', (
                 SELECT jsonb_agg(a.attname ORDER BY k.position)
                 FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, position)

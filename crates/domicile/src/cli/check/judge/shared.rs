@@ -67,8 +67,16 @@ fn steady_key(type_name: &str) -> bool {
 }
 
 fn constraints(table: &Table, catalog: &Catalog, add: &mut impl FnMut(Finding)) {
-    let below = table.descendants.iter().filter_map(|name| catalog.table(name));
-    for part in std::iter::once(table).chain(below) {
+    let below = || table.descendants.iter().filter_map(|name| catalog.table(name));
+    for part in below() {
+        for index in part.unique_indexes.iter().filter(|index| index.own) {
+            let what = format!("has a unique index that the whole table lacks, \"{}\"", index.name);
+            let way_out = "Which of two rows with one value stays is decided for the whole table: drop \
+                           the index, or make it one of the whole table.";
+            add(blocker("shared_unique_of_part", object(&part.name), what, way_out));
+        }
+    }
+    for part in std::iter::once(table).chain(below()) {
         for index in part.unique_indexes.iter().filter(|index| !index.immediate) {
             let what = format!("has a deferrable unique constraint, \"{}\"", index.name);
             let way_out = "PostgreSQL does not check it while rows are applied, and two rows would \

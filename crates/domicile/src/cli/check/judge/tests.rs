@@ -74,6 +74,7 @@ fn table(name: &str, columns: &[(&str, &str)]) -> Table {
             immediate: true,
             whole: true,
             replica_identity: false,
+            own: true,
             columns: columns.iter().map(|(name, _)| name.to_string()).collect(),
         }],
         exclusions: Vec::new(),
