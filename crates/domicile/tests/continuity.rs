@@ -234,6 +234,12 @@ async fn a_data_folder_that_is_lost(regions: &mut Regions) {
 /// late. A row whose text is longer than a gigabyte ends the stream in the same way.
 async fn what_postgres_cannot_decode(regions: &mut Regions) {
     let client = regions.connect("us").await.unwrap();
+    let major = "SELECT current_setting('server_version_num')::int / 10000";
+    let major: i32 = client.query_one(major, &[]).await.unwrap().get(0);
+    if major >= 18 {
+        // It passes over what no publication names: see the limits in the README.
+        return;
+    }
     client.batch_execute("DROP PUBLICATION domicile").await.unwrap();
     write(regions, "us", 6).await;
     let status = says(regions, "us", "capture_fails").await;

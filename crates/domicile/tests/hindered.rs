@@ -27,7 +27,7 @@ const SEED: &str = "
         IF current_setting('server_version_num')::int < 150000 THEN
             ALTER ROLE keeper SUPERUSER;
         ELSE
-            GRANT SET ON PARAMETER session_replication_role TO keeper;
+            EXECUTE 'GRANT SET ON PARAMETER session_replication_role TO keeper';
         END IF;
         FOR f IN SELECT oid FROM pg_proc WHERE proname LIKE 'pg\\_replication\\_origin\\_%' LOOP
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO keeper', f);
