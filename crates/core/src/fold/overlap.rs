@@ -1,8 +1,8 @@
 //! Which steps of a batch can be made before the batch ahead of it has committed?
 //!
-//! Those of rows that the other does not change. PostgreSQL's locks and the number of rows that are found
-//! keep any choice right, so two keys may be taken for one, and none has to be known: what is chosen
-//! badly waits, or fails and is made again.
+//! Those of rows that the other does not change. PostgreSQL's locks and the number of rows that are
+//! found keep any choice right, so two keys may be taken for one, and none has to be known: what is
+//! chosen badly waits, or fails and is made again.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

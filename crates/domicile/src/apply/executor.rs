@@ -31,7 +31,7 @@ pub(super) struct Executor {
     pub client: Arc<Client>,
     prepared: Arc<Mutex<BTreeMap<String, tokio_postgres::Statement>>>,
     /// PostgreSQL's process.
-    pid: i32,
+    pub pid: i32,
 }
 
 impl Executor {
@@ -39,11 +39,6 @@ impl Executor {
         let row = client.query_one("SELECT pg_backend_pid()", &[]).await;
         let pid = row.context("ask for the process")?.get(0);
         Ok(Self { client: Arc::new(client), prepared: Arc::default(), pid })
-    }
-
-    #[cfg(test)]
-    pub fn pid(&self) -> i32 {
-        self.pid
     }
 
     pub async fn begin(&self) -> anyhow::Result<()> {

@@ -254,7 +254,7 @@ mod tests {
         // The second has what the first is about to take.
         let sql = "SELECT FROM pg_locks
                    WHERE pid = $1 AND relation = 'public.item'::regclass AND mode = 'RowExclusiveLock'";
-        while other.query(sql, &[&watched.pid()]).await.unwrap().is_empty() {
+        while other.query(sql, &[&watched.pid]).await.unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
         other.batch_execute("COMMIT").await.unwrap();

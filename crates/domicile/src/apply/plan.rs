@@ -7,7 +7,6 @@ use std::error::Error;
 use bytes::{Bytes, BytesMut};
 use domicile_core::change::{Change, Transaction};
 use domicile_core::fold::{Parted, Step, Touched, fold, part};
-
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
 use super::set::set;
@@ -72,7 +71,7 @@ impl ToSql for Parameter {
 }
 
 /// A batch as one PostgreSQL transaction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Plan {
     /// What need not wait for the batch ahead.
     pub early: Vec<Planned>,

@@ -53,6 +53,9 @@ use body::Complete;
 /// As PostgreSQL's `synchronous_standby_names` knows the capture.
 pub const APPLICATION_NAME: &str = "domicile";
 pub const PUBLICATION: &str = "domicile";
+/// The state that `domicile status` shows, and who says so.
+const CONDITION: &str = "capture_fails";
+const PART: &str = "capture";
 
 /// What PostgreSQL decodes of transactions that have not ended before it lets others through: some
 /// 20 ms of its time. A large transaction has little left to be read when it commits.
@@ -69,9 +72,6 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// would be the one who waits.
 const BULK_CHANGES_MIN: usize = 100;
 const OLD_AFTER: Millis = Millis(1000);
-/// The state that `domicile status` shows, and under which it stands.
-const CONDITION: &str = "capture_fails";
-const PART: &str = "capture";
 const LULL: Duration = Duration::from_millis(1);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
