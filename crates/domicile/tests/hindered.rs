@@ -11,10 +11,8 @@ use serde_json::Value as Json;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-// Not all of it is of use here.
-#[allow(dead_code)]
 mod regions;
-use regions::{config, eventually, settle, start};
+use regions::{assert_alike, config, eventually, settle, start};
 
 /// What `domicile check` wants for three regions and shared tables.
 const SEED: &str = "
@@ -85,6 +83,7 @@ async fn an_agent_goes_on_whatever_is_in_its_way_and_says_what_it_is() {
     a_deadlock_costs_one_side_a_retry_and_nobody_a_row(&regions).await;
     ddl_of_two_regions_waits_for_each_other(&regions).await;
     limits_of_its_role_are_not_its_own(&mut regions).await;
+    assert_alike(&regions, &["part", "hits"]).await;
     for region in regions.names() {
         let client = regions.connect(region).await.unwrap();
         let lost = client.query("SELECT FROM domicile.journal", &[]).await.unwrap();

@@ -53,6 +53,11 @@ policy = \"sql\"
 function = \"public.throw_dice\"
 ";
 
+/// Two rows exchange their values, by way of a third.
+const SWAP: &str = "BEGIN; UPDATE uniq SET a = 'a{3}' WHERE id = {1};
+    UPDATE uniq SET a = 'a{1}' WHERE id = {2};
+    UPDATE uniq SET a = 'a{2}' WHERE id = {1}; COMMIT";
+
 /// Of PostgreSQL 17 and older: newer ones do not replicate a generated column's old values.
 pub const SEED_17: &str = "
     CREATE TABLE made (
@@ -204,12 +209,7 @@ pub const COLLISIONS: &[Case] = &[
         name: "A13 unique values are swapped in one transaction",
         table: "uniq",
         before: &["INSERT INTO uniq VALUES ({1}, 'a{1}'), ({2}, 'a{2}')"],
-        writes: &[(
-            "us",
-            "BEGIN; UPDATE uniq SET a = 'a{3}' WHERE id = {1};
-             UPDATE uniq SET a = 'a{1}' WHERE id = {2};
-             UPDATE uniq SET a = 'a{2}' WHERE id = {1}; COMMIT",
-        )],
+        writes: &[("us", SWAP)],
         ask: "SELECT string_agg(a, ' ' ORDER BY id) FROM uniq WHERE id IN ({1}, {2})",
         answer: "a{2} a{1}",
         journal: &[],
@@ -219,12 +219,7 @@ pub const COLLISIONS: &[Case] = &[
         table: "uniq",
         before: &["INSERT INTO uniq VALUES ({1}, 'a{1}'), ({2}, 'a{2}')"],
         writes: &[
-            (
-                "us",
-                "BEGIN; UPDATE uniq SET a = 'a{3}' WHERE id = {1};
-                 UPDATE uniq SET a = 'a{1}' WHERE id = {2};
-                 UPDATE uniq SET a = 'a{2}' WHERE id = {1}; COMMIT",
-            ),
+            ("us", SWAP),
             (
                 "eu",
                 "BEGIN; UPDATE uniq SET a = 'a{3}' WHERE id = {2};
