@@ -86,7 +86,7 @@ impl Writer {
             }
             if last {
                 if let Some(part) = &part {
-                    self.shared.apply(&self.executor.client, part).await?;
+                    self.shared.apply(&self.executor, &mut self.targets, part).await?;
                 }
                 return save_checkpoint(&*self.executor.client, origin, lsn).await;
             }

@@ -232,7 +232,7 @@ impl Writer {
         let last = transactions[count - 1].lsn;
         self.executor.client.batch_execute(BEGIN_TOGETHER).await?;
         let made = async {
-            self.shared.apply(&self.executor.client, &part).await?;
+            self.shared.apply(&self.executor, &mut self.targets, &part).await?;
             save_checkpoint(&*self.executor.client, origin, last).await
         };
         let made = made.await;
@@ -257,7 +257,7 @@ impl Writer {
         if self.shared.concerns(transaction) {
             let mut part = self.shared.begin(&self.executor.client, origin, transaction).await?;
             self.shared.take(&mut part, &piece)?;
-            self.shared.apply(&self.executor.client, &part).await?;
+            self.shared.apply(&self.executor, &mut self.targets, &part).await?;
             piece = self.shared.rest(piece);
         }
         if !piece.transaction.changes.is_empty() {

@@ -135,16 +135,16 @@ pub struct Decided<'a> {
     /// Place in the transaction; negative for rows that only stood in the way.
     pub change: i32,
     pub table: &'a TableName,
-    pub operation: &'a str,
+    pub operation: &'static str,
     pub key: Json,
     pub old: Option<Json>,
     pub new: Option<Json>,
     pub local: Option<Json>,
-    pub conflict: &'a str,
-    pub reason: &'a str,
-    pub policy: &'a str,
-    pub winner: &'a str,
-    pub status: &'a str,
+    pub conflict: &'static str,
+    pub reason: String,
+    pub policy: &'static str,
+    pub winner: &'static str,
+    pub status: &'static str,
     pub incoming: Option<Json>,
 }
 

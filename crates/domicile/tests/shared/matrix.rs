@@ -7,6 +7,7 @@ use domicile::lab::regions::Regions;
 
 use crate::cases::{self, CASES, Case};
 use crate::collisions::{self, COLLISIONS, COLLISIONS_15, COLLISIONS_17};
+use crate::odd::{self, ODD};
 use crate::regions::{assert_alike, config, eventually, settle, start};
 
 /// Numbers that one case has for itself.
@@ -36,12 +37,16 @@ async fn every_conflict_ends_alike_in_every_order_and_is_journaled_once() {
 /// What this PostgreSQL can hold.
 fn cases() -> Vec<&'static Case> {
     let some = parts().into_iter().flat_map(|(_, _, cases)| cases);
-    CASES.iter().chain(COLLISIONS).chain(some).collect()
+    CASES.iter().chain(COLLISIONS).chain(ODD).chain(some).collect()
 }
 
 fn schema() -> (String, String) {
     let (mut seed, mut tables) = (String::new(), String::new());
-    let all = [(cases::SEED, cases::TABLES), (collisions::SEED, collisions::TABLES)];
+    let all = [
+        (cases::SEED, cases::TABLES),
+        (collisions::SEED, collisions::TABLES),
+        (odd::SEED, odd::TABLES),
+    ];
     let some = parts().into_iter().map(|(seed, tables, _)| (seed, tables));
     for (more_seed, more_tables) in all.into_iter().chain(some) {
         seed += more_seed;

@@ -3,13 +3,14 @@
 //! Sums and comparisons are made by PostgreSQL, in the column's own type: exact, and in its own
 //! order. What it refuses is a reason, not an error.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 
 use domicile_core::conflict::policy::{Cell, Policy};
-use domicile_core::conflict::{Content, Image, Logical};
+use domicile_core::conflict::{Content, Image};
 
-use super::row::{lift_image, lower_image};
-use super::sql::{Call, Sql};
+use super::Row;
+use super::row::{lift_image, lower_image, some};
+use super::sql::{Call, Sql, array};
 use super::unique::refused;
 use crate::postgres::rows::qualified;
 use crate::postgres::session::{quote_name, quote_text};
@@ -19,96 +20,180 @@ use crate::postgres::shared::table::{Column, Table, text_of};
 /// The row, and what a person should know of how it was made; or why it cannot be made.
 pub type Made = Result<(Option<Image>, Option<String>), String>;
 
-pub async fn image(
+/// Makes what these rows become, each of its content.
+pub(super) async fn images<'a, 'r: 'a>(
     sql: &mut Sql<'_>,
-    table: &Table,
-    policy: &Policy,
-    content: &Content,
-    local: &Logical,
-    incoming: &Logical,
-) -> anyhow::Result<Made> {
-    match content {
-        Content::Row(image) => Ok(Ok((Some(image.clone()), None))),
-        Content::Cells(cells) => {
-            let mut made = local.image.clone().unwrap_or_default();
-            let mut computed = Vec::new();
-            for (name, cell) in cells {
-                let here = local.image.as_ref().and_then(|image| image.get(name));
-                let there = incoming.image.as_ref().and_then(|image| image.get(name));
-                let value = match cell {
-                    Cell::Local => here.or(there),
-                    Cell::Incoming => there.or(here),
-                    Cell::Add { .. } | Cell::Greatest | Cell::Least => {
-                        if let Some(column) = table.column(name) {
-                            let text = |value: Option<&Option<String>>| value.cloned().flatten();
-                            computed.push((column, cell, text(here), text(there)));
-                        }
-                        continue;
-                    }
-                };
-                if let Some(value) = value {
-                    made.insert(name.clone(), value.clone());
+    rows: Vec<(&'a Row<'r>, &'a Content)>,
+) -> anyhow::Result<Vec<Made>> {
+    let (mut made, mut unfinished) = (Vec::new(), Vec::new());
+    for (row, content) in rows {
+        made.push(match content {
+            Content::Row(image) => Ok((Some(image.clone()), None)),
+            Content::Fold { first, then } => fold(sql, row.table, row.policy, first, then).await?,
+            Content::Cells(cells) => {
+                let (image, computed) = pick(row, cells);
+                if !computed.is_empty() {
+                    unfinished.push((made.len(), computed));
                 }
+                Ok(((!image.is_empty()).then_some(image), None))
             }
-            match compute(sql, &computed).await? {
-                Err(reason) => Ok(Err(reason)),
-                Ok(values) => {
-                    let names = computed.iter().map(|(column, ..)| column.name.clone());
-                    made.extend(names.zip(values));
-                    Ok(Ok(((!made.is_empty()).then_some(made), None)))
-                }
-            }
-        }
-        Content::Fold { first, then } => fold(sql, table, policy, first, then).await,
+        });
     }
+    let wanted: Vec<&[Computed<'_>]> = unfinished.iter().map(|(_, c)| c.as_slice()).collect();
+    let values = compute(sql, &wanted).await?;
+    for ((i, computed), values) in unfinished.iter().zip(values) {
+        let finished = |(image, note): (Option<Image>, _), values: Vec<Option<String>>| {
+            let mut image = image.unwrap_or_default();
+            let names = computed.iter().map(|value| value.column.name.clone());
+            image.extend(names.zip(values));
+            (Some(image), note)
+        };
+        let image = std::mem::replace(&mut made[*i], Ok((None, None)));
+        made[*i] = image.and_then(|image| Ok(finished(image, values?)));
+    }
+    Ok(made)
 }
 
-type Computed<'a> = (&'a Column, &'a Cell, Option<String>, Option<String>);
+/// The values that are one region's or the other's, and those that PostgreSQL makes of both.
+fn pick<'a>(row: &Row<'a>, cells: &'a BTreeMap<String, Cell>) -> (Image, Vec<Computed<'a>>) {
+    let incoming = row.net.logical().and_then(|incoming| incoming.image).unwrap_or_default();
+    let local = row.local.image.as_ref();
+    let mut image = local.cloned().unwrap_or_default();
+    let mut computed = Vec::new();
+    for (name, cell) in cells {
+        let here = local.and_then(|image| image.get(name));
+        let there = incoming.get(name);
+        let value = match cell {
+            Cell::Local => here.or(there),
+            Cell::Incoming => there.or(here),
+            Cell::Add { .. } | Cell::Greatest | Cell::Least => {
+                if let Some(column) = row.table.column(name) {
+                    let (here, there) = (here.cloned().flatten(), there.cloned().flatten());
+                    computed.push(Computed { column, cell, here, there });
+                }
+                continue;
+            }
+        };
+        if let Some(value) = value {
+            image.insert(name.clone(), value.clone());
+        }
+    }
+    (image, computed)
+}
 
-/// Returns the values in the order of `cells`.
+/// A value that PostgreSQL makes.
+struct Computed<'a> {
+    column: &'a Column,
+    cell: &'a Cell,
+    here: Option<String>,
+    there: Option<String>,
+}
+
+/// Returns each row's values in their order, or why they cannot be made.
 async fn compute(
     sql: &mut Sql<'_>,
-    cells: &[Computed<'_>],
-) -> anyhow::Result<Result<Vec<Option<String>>, String>> {
-    if cells.is_empty() {
-        return Ok(Ok(Vec::new()));
+    rows: &[&[Computed<'_>]],
+) -> anyhow::Result<Vec<Result<Vec<Option<String>>, String>>> {
+    let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (i, row) in rows.iter().enumerate() {
+        alike.entry(statement(row)).or_default().push(i);
     }
-    let mut values: Vec<Option<&str>> = Vec::new();
-    let mut expressions = Vec::new();
-    for (column, cell, here, there) in cells {
-        let type_name = &column.type_name;
-        let mut place = |value| {
-            values.push(value);
-            format!("${}::text", values.len())
-        };
-        let expression = match cell {
-            Cell::Add { plus, minus } => {
-                let mut sum = format!("coalesce({}::numeric, 0)", place(here.as_deref()));
-                for (sign, terms) in [("+", plus), ("-", minus)] {
-                    for term in terms {
-                        let _ = write!(sum, " {sign} {}::numeric", place(Some(term)));
+    let mut values = vec![Err("PostgreSQL made no values".to_owned()); rows.len()];
+    if alike.is_empty() {
+        return Ok(values);
+    }
+    let call = |(statement, places): (&String, &Vec<usize>)| {
+        let rows: Vec<&[Computed<'_>]> = places.iter().map(|i| rows[*i]).collect();
+        call_for(statement, &rows)
+    };
+    let calls: Vec<Call> = alike.iter().map(call).collect();
+    match sql.attempt(calls).await? {
+        Ok(answers) => {
+            for (places, answer) in alike.values().zip(&answers) {
+                for (i, made) in places.iter().zip(answer) {
+                    values[*i] = Ok(texts(made, rows[*i].len()));
+                }
+            }
+        }
+        // One row's values must not be in the way of the others'.
+        Err(_) => {
+            for (row, value) in rows.iter().zip(&mut values) {
+                match sql.attempt([call_for(&statement(row), &[row])]).await? {
+                    Err(error) => *value = Err(refused(error)?),
+                    Ok(answers) => {
+                        for made in answers.iter().flatten() {
+                            *value = Ok(texts(made, row.len()));
+                        }
                     }
                 }
-                format!("({sum})::{type_name}")
             }
-            Cell::Greatest | Cell::Least => {
-                let word = if **cell == Cell::Greatest { "greatest" } else { "least" };
-                let (here, there) = (place(here.as_deref()), place(there.as_deref()));
+        }
+    }
+    Ok(values)
+}
+
+fn texts(made: &tokio_postgres::Row, columns: usize) -> Vec<Option<String>> {
+    (0..columns).map(|i| made.get(i)).collect()
+}
+
+/// What makes such values of many rows, which it is given as arrays.
+fn statement(row: &[Computed<'_>]) -> String {
+    let mut given = 0;
+    let mut next = || {
+        given += 1;
+        format!("given.v{given}")
+    };
+    let (mut made, mut texts) = (Vec::new(), Vec::new());
+    for (i, Computed { column, cell, .. }) in row.iter().enumerate() {
+        let type_name = &column.type_name;
+        let expression = match cell {
+            Cell::Add { .. } => {
+                let (here, plus, minus) = (next(), next(), next());
+                let sum = |terms: &str| {
+                    format!("(SELECT coalesce(sum(term), 0) FROM unnest({terms}::numeric[]) term)")
+                };
+                let (plus, minus) = (sum(&plus), sum(&minus));
+                format!("(coalesce({here}::numeric, 0) + {plus} - {minus})::{type_name}")
+            }
+            extreme => {
+                let word = if *extreme == &Cell::Greatest { "greatest" } else { "least" };
+                let (here, there) = (next(), next());
                 format!("{word}({here}::{type_name}, {there}::{type_name})")
             }
-            Cell::Local | Cell::Incoming => continue,
         };
-        expressions.push(text_of(&expression));
+        made.push(format!("{expression} AS c{i}"));
+        texts.push(text_of(&format!("made.c{i}")));
     }
-    let statement = format!("SELECT {}", expressions.join(", "));
-    match sql.attempt([Call::new(statement, &values)]).await? {
-        Ok(rows) => {
-            let row = rows.first().and_then(|rows| rows.first());
-            let value = |i| row.and_then(|row| row.get::<_, Option<String>>(i));
-            Ok(Ok((0..cells.len()).map(value).collect()))
+    let arrays: Vec<String> = (1..=given).map(|i| format!("${i}::text[]")).collect();
+    let names: Vec<String> = (1..=given).map(|i| format!("v{i}")).collect();
+    // Without OFFSET each would be computed twice.
+    format!(
+        "SELECT {texts}
+         FROM (SELECT place, {made}
+               FROM unnest({arrays}) WITH ORDINALITY AS given ({names}, place) OFFSET 0) made
+         ORDER BY place",
+        texts = texts.join(", "),
+        made = made.join(", "),
+        arrays = arrays.join(", "),
+        names = names.join(", "),
+    )
+}
+
+/// What [`statement`] is given for these rows.
+fn call_for(statement: &str, rows: &[&[Computed<'_>]]) -> Call {
+    let given = |Computed { cell, here, there, .. }: &Computed<'_>| match cell {
+        Cell::Add { plus, minus } => {
+            let terms = |terms: &[String]| Some(array(some(terms)));
+            vec![here.clone(), terms(plus), terms(minus)]
         }
-        Err(error) => Ok(Err(refused(error)?)),
-    }
+        _ => vec![here.clone(), there.clone()],
+    };
+    let rows: Vec<Vec<Option<String>>> =
+        rows.iter().map(|row| row.iter().flat_map(given).collect()).collect();
+    let columns = rows.first().map_or(0, Vec::len);
+    let column = |i: usize| array(rows.iter().map(|row| row[i].as_deref()));
+    let arrays: Vec<String> = (0..columns).map(column).collect();
+    Call::new(statement, &some(&arrays))
 }
 
 /// Has the user's function make one row of several. A write that it fails on is left out, in every

@@ -14,6 +14,7 @@
 //! journal, and the others go on. Nothing is lost by that, since whatever comes later of the same
 //! row brings along what is in the parked change.
 
+mod changes;
 mod compute;
 mod net;
 mod parked;
@@ -35,16 +36,18 @@ use domicile_core::id::{Origin, TableName};
 use domicile_core::lsn::Lsn;
 use tokio_postgres::Client;
 
+use super::executor::Executor;
+use super::target::Targets;
 use crate::pieces::Piece;
 use crate::postgres::shared::{self, table, table::Table};
+use compute::Made;
 use net::{Key, Net, NetRow};
-use sql::Call;
 pub use sql::{Prepared, Sql};
 use write::Book;
 
 /// Transactions that are applied as one at most: their rows are locked until it ends, and local
 /// writers wait for that long.
-const FOLDED_MAX: usize = 64;
+const FOLDED_MAX: usize = 256;
 
 /// Shared tables as one session knows them.
 pub struct Shared {
@@ -157,11 +160,16 @@ impl Shared {
     }
 
     /// Applies the shared part of a transaction inside the session's open transaction.
-    pub async fn apply(&mut self, client: &Client, part: &Part) -> anyhow::Result<()> {
-        let mut sql = Sql::new(client, &mut self.prepared);
+    pub(super) async fn apply(
+        &mut self,
+        executor: &Executor,
+        targets: &mut Targets,
+        part: &Part,
+    ) -> anyhow::Result<()> {
+        let mut sql = Sql::new(&executor.client, &mut self.prepared);
         let rows = decide(&self.config, &self.tables, &mut sql, &part.net).await?;
         let mut book = Book::new(&part.origin, part.lsn, part.xid);
-        write::write(&mut sql, &mut book, rows).await?;
+        write::write(&mut sql, executor, targets, &mut book, rows).await?;
         book.write(&mut sql).await?;
         for (region, frontier) in &part.net.horizons {
             row::save_horizon(&mut sql, region, frontier).await?;
@@ -177,13 +185,14 @@ impl Shared {
         let mut sql = Sql::new(client, &mut self.prepared);
         let rows = sql.rows("SELECT pg_current_wal_insert_lsn()::text", &[]).await?;
         let lsn = rows.first().context("no position")?.get::<_, String>(0).parse()?;
+        let parked = parked::read(&mut sql, &self.tables).await?;
         let mut book = Book::new(origin, lsn, 0);
         let mut changed = 0;
-        for (id, net) in parked::read(&mut sql, &self.tables).await? {
-            let rows = decide(&self.config, &self.tables, &mut sql, &net).await?;
+        for (id, net) in &parked {
+            let rows = decide(&self.config, &self.tables, &mut sql, net).await?;
             let waits = |row: &Row<'_>| matches!(row.outcome, Outcome::Parked(_));
             if !rows.iter().any(waits) && write::again(&mut sql, &mut book, rows).await? {
-                parked::close(&mut sql, id).await?;
+                parked::close(&mut sql, *id).await?;
                 changed += 1;
             }
         }
@@ -218,37 +227,45 @@ async fn decide<'a>(
     if let Some(latest) = net.latest() {
         sql.rows("SELECT domicile.hear($1)", &[Some(&latest.to_string())]).await?;
     }
-    for row in &mut rows {
-        row.decide(sql).await?;
+    let met: Vec<Option<Meeting>> = rows.iter().map(Row::meet).collect();
+    let joined = rows.iter().zip(&met).filter_map(|(row, met)| match met {
+        Some(Meeting::Joined(joined)) => Some((row, &joined.content)),
+        _ => None,
+    });
+    let mut made = compute::images(sql, joined.collect()).await?.into_iter();
+    for (row, met) in rows.iter_mut().zip(met) {
+        row.decide(met, &mut made);
     }
     Ok(rows)
 }
 
 /// Locks all rows, then their versions, and reads both.
 async fn read(sql: &mut Sql<'_>, rows: &mut [Row<'_>]) -> anyhow::Result<()> {
-    let lock = |row: &Row<'_>| row::lock(row.table, &row.key.values);
-    let calls: Vec<Call> = rows.iter().map(lock).collect();
-    let shown = sql.all(&calls).await?;
-    let calls: Vec<Call> =
-        rows.iter().map(|row| row::know(&row.key.table, &row.key_text)).collect();
-    let known = sql.all(&calls).await?;
-    for (row, (shown, known)) in rows.iter_mut().zip(shown.iter().zip(&known)) {
-        let known = row::known(known)?;
-        row.shown = row::locked(shown)?;
-        row.is_known = row.shown.is_some() || known.is_some();
-        let (version, aside) = known.map_or((Version::default(), None), |k| (k.version, k.aside));
-        row.local = Logical { version, image: aside };
+    show(sql, rows.iter_mut().collect()).await?;
+    let names: Vec<_> = rows.iter().map(|row| (&row.key.table, row.key_text.as_str())).collect();
+    for (i, known) in row::known(&sql.read(row::know(&names)).await?)? {
+        let Some(row) = rows.get_mut(i) else { continue };
+        (row.has_version, row.local) =
+            (true, Logical { version: known.version, image: known.aside });
     }
     // Its version was locked by whoever put it there meanwhile.
-    let mut missing: Vec<&mut Row<'_>> =
-        rows.iter_mut().filter(|row| row.shown.is_none()).collect();
-    let calls: Vec<Call> = missing.iter().map(|row| lock(row)).collect();
-    for (row, shown) in missing.iter_mut().zip(&sql.all(&calls).await?) {
-        row.shown = row::locked(shown)?;
-        row.is_known |= row.shown.is_some();
-    }
+    show(sql, rows.iter_mut().filter(|row| row.shown.is_none()).collect()).await?;
     for row in rows {
         row.local.image = row.shown.clone().or(row.local.image.take());
+    }
+    Ok(())
+}
+
+/// Locks and reads those rows that can be seen, table by table.
+async fn show(sql: &mut Sql<'_>, mut rows: Vec<&mut Row<'_>>) -> anyhow::Result<()> {
+    for rows in rows.chunk_by_mut(|one, next| one.key.table == next.key.table) {
+        let Some(table) = rows.first().map(|row| row.table) else { continue };
+        let keys: Vec<&[String]> = rows.iter().map(|row| row.key.values.as_slice()).collect();
+        for (i, image) in row::locked(&sql.read(row::lock(table, &keys)).await?)? {
+            if let Some(row) = rows.get_mut(i) {
+                row.shown = Some(image);
+            }
+        }
     }
     Ok(())
 }
@@ -265,8 +282,8 @@ struct Row<'a> {
     shown: Option<Image>,
     /// What is here, seen or not.
     local: Logical,
-    /// Is there anything to know of it here?
-    is_known: bool,
+    /// Has it a version here?
+    has_version: bool,
     outcome: Outcome,
 }
 
@@ -306,22 +323,29 @@ impl<'a> Row<'a> {
             key_text,
             shown: None,
             local: Logical { version: Version::default(), image: None },
-            is_known: false,
+            has_version: false,
             outcome: Outcome::Stays,
         }
     }
 
-    async fn decide(&mut self, sql: &mut Sql<'_>) -> anyhow::Result<()> {
-        let Some(incoming) = self.net.logical() else {
+    /// `None` where it came without a version.
+    fn meet(&self) -> Option<Meeting> {
+        let incoming = self.net.logical()?;
+        Some(meet(self.policy, &self.local, &incoming, self.net.operation()))
+    }
+
+    /// `made` has the values of the next row that is joined.
+    fn decide(&mut self, met: Option<Meeting>, made: &mut impl Iterator<Item = Made>) {
+        let (Some(incoming), Some(met)) = (self.net.logical(), met) else {
             let reason = "it came without a version: the triggers were off where it was written";
             self.outcome = Outcome::Parked(reason.into());
-            return Ok(());
+            return;
         };
-        let operation = self.net.operation();
-        self.outcome = match meet(self.policy, &self.local, &incoming, operation) {
+        self.outcome = match met {
             Meeting::Known => Outcome::Stays,
             Meeting::Follows => {
-                let missing = operation == Operation::Update && !self.is_known;
+                let is_known = self.shown.is_some() || self.has_version;
+                let missing = self.net.operation() == Operation::Update && !is_known;
                 let conflict = missing.then_some(Conflict {
                     kind: Kind::UpdateMissing,
                     winner: Winner::Incoming,
@@ -331,26 +355,17 @@ impl<'a> Row<'a> {
                 let (version, image) = (incoming.version, incoming.image);
                 Outcome::Becomes(Box::new(Target { version, image, alive, conflict, note: None }))
             }
-            Meeting::Joined(joined) => {
-                let made = compute::image(
-                    sql,
-                    self.table,
-                    self.policy,
-                    &joined.content,
-                    &self.local,
-                    &incoming,
-                );
-                match made.await? {
-                    Err(reason) => Outcome::Parked(reason),
-                    Ok((image, note)) => Outcome::Becomes(Box::new(Target {
-                        version: joined.version,
-                        image,
-                        alive: joined.alive,
-                        conflict: joined.conflict,
-                        note,
-                    })),
-                }
-            }
+            Meeting::Joined(joined) => match made.next() {
+                None => Outcome::Parked("its values were not computed".into()),
+                Some(Err(reason)) => Outcome::Parked(reason),
+                Some(Ok((image, note))) => Outcome::Becomes(Box::new(Target {
+                    version: joined.version,
+                    image,
+                    alive: joined.alive,
+                    conflict: joined.conflict,
+                    note,
+                })),
+            },
         };
         if let Outcome::Becomes(target) = &self.outcome
             && target.alive
@@ -358,7 +373,6 @@ impl<'a> Row<'a> {
         {
             self.outcome = Outcome::Parked("its version came without the row".into());
         }
-        Ok(())
     }
 }
 

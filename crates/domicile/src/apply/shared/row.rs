@@ -1,12 +1,13 @@
-//! Which statements read and write one row of a shared table, and its version?
+//! Which statements read and write rows of shared tables, and their versions?
 
+use anyhow::Context;
 use domicile_core::conflict::Image;
 use domicile_core::conflict::version::Version;
 use domicile_core::id::TableName;
 use serde_json::Value as Json;
 use tokio_postgres::Row;
 
-use super::sql::{Call, Sql};
+use super::sql::{Call, Sql, array};
 use crate::postgres::rows::qualified;
 use crate::postgres::session::quote_name;
 use crate::postgres::shared::state;
@@ -19,34 +20,65 @@ pub struct Known {
     pub aside: Option<Image>,
 }
 
-/// Reads a row and locks it.
-pub fn lock(table: &Table, key: &[String]) -> Call {
+/// Reads the rows with these keys and locks them, in this order.
+pub fn lock(table: &Table, keys: &[&[String]]) -> Call {
+    let columns = table.key.iter().enumerate();
+    let values: Vec<String> = columns
+        .clone()
+        .map(|(i, _)| array(keys.iter().map(|key| key.get(i).map(String::as_str))))
+        .collect();
+    let arrays: Vec<String> = (1..=values.len()).map(|i| format!("${i}::text[]")).collect();
+    let names: Vec<String> = (0..values.len()).map(|i| format!("k{i}")).collect();
+    let same: Vec<String> = columns
+        .map(|(i, name)| {
+            let type_name = table.column(name).map_or("text", |column| &column.type_name);
+            format!("row_.{} = given.k{i}::{type_name}", quote_name(name))
+        })
+        .collect();
     let statement = format!(
-        "SELECT {} FROM {} row_ WHERE {} FOR UPDATE",
-        table.image_expression("row_"),
-        qualified(&table.name),
-        matching(table, 1)
+        "SELECT given.place, {image}
+         FROM unnest({arrays}) WITH ORDINALITY AS given ({names}, place)
+         JOIN {table} row_ ON {same}
+         ORDER BY given.place FOR UPDATE OF row_",
+        image = table.image_expression("row_"),
+        arrays = arrays.join(", "),
+        names = names.join(", "),
+        table = qualified(&table.name),
+        same = same.join(" AND "),
     );
-    Call::new(statement, &some(key))
+    Call::new(statement, &some(&values))
 }
 
-/// What [`lock`] has read.
-pub fn locked(rows: &[Row]) -> anyhow::Result<Option<Image>> {
-    rows.first().map(|row| lift_image(row.get(0))).transpose()
+/// What [`lock`] has read: rows, each with the place of its key.
+pub fn locked(rows: &[Row]) -> anyhow::Result<Vec<(usize, Image)>> {
+    rows.iter().map(|row| Ok((place(row)?, lift_image(row.get(1))?))).collect()
 }
 
-/// Reads a row's version and locks it.
-pub fn know(table: &TableName, key: &str) -> Call {
-    let statement = "SELECT state, image FROM domicile.version
-                     WHERE relation = $1 AND key = $2 FOR UPDATE";
-    Call::new(statement, &[Some(&table.to_string()), Some(key)])
+/// Reads the versions of rows, given by table and key, and locks them, in this order.
+pub fn know(rows: &[(&TableName, &str)]) -> Call {
+    let statement = "SELECT given.place, v.state, v.image
+                     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS given (relation, key, place)
+                     JOIN domicile.version v ON v.relation = given.relation AND v.key = given.key
+                     ORDER BY given.place FOR UPDATE OF v";
+    let tables: Vec<String> = rows.iter().map(|(table, _)| table.to_string()).collect();
+    let tables = array(tables.iter().map(|table| Some(&**table)));
+    let keys = array(rows.iter().map(|(_, key)| Some(*key)));
+    Call::new(statement, &[Some(&tables), Some(&keys)])
 }
 
-/// What [`know`] has read.
-pub fn known(rows: &[Row]) -> anyhow::Result<Option<Known>> {
-    let Some(row) = rows.first() else { return Ok(None) };
-    let aside = row.get::<_, Option<Json>>(1).map(lift_image).transpose()?;
-    Ok(Some(Known { version: state::lift(row.get(0))?, aside }))
+/// What [`know`] has read: versions, each with the place of its row.
+pub fn known(rows: &[Row]) -> anyhow::Result<Vec<(usize, Known)>> {
+    let known = |row: &Row| {
+        let aside = row.get::<_, Option<Json>>(2).map(lift_image).transpose()?;
+        Ok((place(row)?, Known { version: state::lift(row.get(1))?, aside }))
+    };
+    rows.iter().map(known).collect()
+}
+
+/// PostgreSQL counts from one.
+fn place(row: &Row) -> anyhow::Result<usize> {
+    let place = usize::try_from(row.get::<_, i64>(0))?;
+    place.checked_sub(1).context("there is no place before the first")
 }
 
 /// Writes what is known of a row; `aside` is the row where it cannot be seen in its table.

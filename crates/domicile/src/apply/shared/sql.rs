@@ -31,6 +31,30 @@ impl Call {
     }
 }
 
+/// These values as the text of an array.
+pub fn array<'v>(values: impl IntoIterator<Item = Option<&'v str>>) -> String {
+    let mut text = String::from("{");
+    for (i, value) in values.into_iter().enumerate() {
+        if i > 0 {
+            text.push(',');
+        }
+        let Some(value) = value else {
+            text.push_str("NULL");
+            continue;
+        };
+        text.push('"');
+        for letter in value.chars() {
+            if matches!(letter, '"' | '\\') {
+                text.push('\\');
+            }
+            text.push(letter);
+        }
+        text.push('"');
+    }
+    text.push('}');
+    text
+}
+
 /// What a session has prepared.
 #[derive(Default)]
 pub struct Prepared(BTreeMap<String, Statement>);
@@ -50,8 +74,11 @@ impl<'c> Sql<'c> {
     }
 
     pub async fn rows(&mut self, sql: &str, values: &[Option<&str>]) -> Result<Vec<Row>, Error> {
-        let rows = self.all(&[Call::new(sql, values)]).await?;
-        Ok(rows.into_iter().flatten().collect())
+        self.read(Call::new(sql, values)).await
+    }
+
+    pub async fn read(&mut self, call: Call) -> Result<Vec<Row>, Error> {
+        Ok(self.all(&[call]).await?.into_iter().flatten().collect())
     }
 
     /// Sends all of these before the first answer is read, and returns their rows in this order. When

@@ -61,8 +61,8 @@ pub async fn show(
         };
         let others = in_the_way(sql, table, candidate).await?;
         if others.is_empty() {
-            let here = sql.all(&[row::lock(table, &candidate.key)]).await?;
-            if here.iter().any(|rows| !rows.is_empty()) {
+            let here = sql.read(row::lock(table, &[&candidate.key])).await?;
+            if !here.is_empty() {
                 anyhow::bail!("a row of {} appeared while it was applied", table.name);
             }
             return restore(sql, table, displaced, reason).await;
@@ -165,8 +165,8 @@ async fn in_the_way(
             if found.iter().any(|other| other.key_text == key_text) {
                 continue;
             }
-            let read = sql.all(&[row::know(&table.name, &key_text)]).await?;
-            let known = read.first().map(|rows| row::known(rows)).transpose()?.flatten();
+            let read = sql.read(row::know(&[(&table.name, &key_text)])).await?;
+            let known = row::known(&read)?.pop().map(|(_, known)| known);
             found.push(Candidate {
                 key: serde_json::from_str(&key_text)?,
                 key_text,

@@ -4,30 +4,44 @@ use std::collections::BTreeSet;
 
 use domicile_core::conflict::unique;
 use domicile_core::conflict::{Image, Operation};
+use domicile_core::fold::Touched;
 use domicile_core::id::{Origin, TableName};
 use domicile_core::lsn::Lsn;
+use futures_util::future::try_join_all;
 use serde_json::{Map, Value as Json, json};
 
+use super::changes::changes;
 use super::row::{self, lower_image};
-use super::sql::{Call, Sql};
-use super::unique::{Candidate, Shown, attempt, refused, settle, show};
+use super::sql::Sql;
+use super::unique::{Candidate, Shown, attempt, settle, show};
 use super::{Outcome, Row};
+use crate::apply::executor::Executor;
+use crate::apply::is_transient;
+use crate::apply::plan::plan;
+use crate::apply::target::Targets;
 use crate::postgres::journal::{self, Decided};
 use crate::postgres::session::quote_text;
 use crate::postgres::shared::state;
 use crate::postgres::shared::table::Table;
 
 /// Writes all rows, and notes what was lost.
-pub(super) async fn write(
+pub(super) async fn write<'a>(
     sql: &mut Sql<'_>,
-    book: &mut Book<'_>,
-    mut rows: Vec<Row<'_>>,
+    executor: &Executor,
+    targets: &mut Targets,
+    book: &mut Book<'a>,
+    mut rows: Vec<Row<'a>>,
 ) -> anyhow::Result<()> {
-    if let Err(error) = sql.attempt(plainly(&rows)).await? {
-        let reason = refused(error)?;
-        tracing::debug!(origin = %book.origin, lsn = %book.lsn, "row by row: {reason}");
-        sql.forget();
-        one_by_one(sql, book, &mut rows).await?;
+    sql.command("SAVEPOINT plainly").await?;
+    match plainly(executor, targets, &rows).await {
+        Ok(()) => sql.command("RELEASE SAVEPOINT plainly").await?,
+        Err(error) if is_transient(&error) => return Err(error),
+        Err(error) => {
+            tracing::debug!(origin = %book.origin, lsn = %book.lsn, "row by row: {error:#}");
+            sql.command("ROLLBACK TO SAVEPOINT plainly; RELEASE SAVEPOINT plainly").await?;
+            sql.forget();
+            one_by_one(sql, book, &mut rows).await?;
+        }
     }
     for row in &rows {
         book.row(row);
@@ -42,42 +56,33 @@ pub(super) async fn write(
 }
 
 /// Writes rows that were parked. Returns whether all of them could be written now.
-pub(super) async fn again(
+pub(super) async fn again<'a>(
     sql: &mut Sql<'_>,
-    book: &mut Book<'_>,
-    mut rows: Vec<Row<'_>>,
+    book: &mut Book<'a>,
+    mut rows: Vec<Row<'a>>,
 ) -> anyhow::Result<bool> {
     one_by_one(sql, book, &mut rows).await?;
     Ok(!rows.iter().any(|row| matches!(row.outcome, Outcome::Parked(_))))
 }
 
-/// What writes rows as if nothing could be in their way.
-fn plainly(rows: &[Row<'_>]) -> Vec<Call> {
-    let mut calls = Vec::with_capacity(2 * rows.len());
-    for row in rows {
-        let Outcome::Becomes(target) = &row.outcome else { continue };
-        let (table, key) = (row.table, &row.key.values);
-        match (&row.shown, &target.image) {
-            (Some(shown), Some(image)) if target.alive => {
-                calls.extend(row::update(table, key, shown, image));
-            }
-            (Some(_), _) => calls.push(row::delete(table, key)),
-            (None, Some(image)) if target.alive => calls.push(row::insert(table, image)),
-            (None, _) => {}
-        }
-        let aside = target.image.as_ref().filter(|_| !target.alive);
-        let (name, version) = (&table.name, &target.version);
-        calls.push(row::note(name, &row.key_text, version, !target.alive, aside));
-    }
-    calls
+/// Writes rows in sets, as if nothing could be in their way.
+async fn plainly(
+    executor: &Executor,
+    targets: &mut Targets,
+    rows: &[Row<'_>],
+) -> anyhow::Result<()> {
+    let batch = [changes(rows)];
+    targets.learn(&*executor.client, targets.unknown(&batch[0].relations)).await?;
+    let (_, plan) = plan(&batch, &Touched::Everything, targets);
+    executor.execute(&plan?.late).await
 }
 
 /// Takes all rows out that change, and shows them again, the highest rank first: so that rows
 /// that exchange a unique value are not in each other's way.
-async fn one_by_one(
+async fn one_by_one<'a>(
     sql: &mut Sql<'_>,
-    book: &mut Book<'_>,
-    rows: &mut [Row<'_>],
+    book: &mut Book<'a>,
+    rows: &mut [Row<'a>],
 ) -> anyhow::Result<()> {
     let mut waiting = Vec::new();
     for (i, row) in rows.iter_mut().enumerate() {
@@ -144,10 +149,10 @@ async fn put_back(sql: &mut Sql<'_>, table: &Table, before: &Candidate) -> anyho
 }
 
 /// Shows what can be shown of a table's hidden rows.
-pub(super) async fn settle_table(
+pub(super) async fn settle_table<'a>(
     sql: &mut Sql<'_>,
-    book: &mut Book<'_>,
-    table: &Table,
+    book: &mut Book<'a>,
+    table: &'a Table,
     policy: &'static str,
 ) -> anyhow::Result<usize> {
     if table.unique_indexes.is_empty() {
@@ -233,26 +238,9 @@ pub(super) struct Book<'a> {
     origin: &'a Origin,
     lsn: Lsn,
     xid: u32,
-    entries: Vec<Entry>,
+    entries: Vec<Decided<'a>>,
     /// Rows that only stood in the way.
     bystanders: i32,
-}
-
-struct Entry {
-    at: (Lsn, u32),
-    change: i32,
-    table: TableName,
-    operation: &'static str,
-    key: Json,
-    old: Option<Json>,
-    new: Option<Json>,
-    local: Option<Json>,
-    conflict: &'static str,
-    reason: String,
-    policy: &'static str,
-    winner: &'static str,
-    status: &'static str,
-    incoming: Option<Json>,
 }
 
 impl<'a> Book<'a> {
@@ -261,7 +249,7 @@ impl<'a> Book<'a> {
     }
 
     /// Notes what a row lost, and why it is not what it should be.
-    fn row(&mut self, row: &Row<'_>) {
+    fn row(&mut self, row: &Row<'a>) {
         let policy = row.policy.slug();
         let note = match &row.outcome {
             Outcome::Stays => return,
@@ -286,12 +274,15 @@ impl<'a> Book<'a> {
         self.push(row, note);
     }
 
-    fn push(&mut self, row: &Row<'_>, note: Note) {
+    fn push(&mut self, row: &Row<'a>, note: Note) {
         let incoming = row.net.version.as_ref().map(|version| state::lower(&version.version));
-        self.entries.push(Entry {
-            at: row.net.first.unwrap_or((self.lsn, self.xid)),
+        let (lsn, xid) = row.net.first.unwrap_or((self.lsn, self.xid));
+        self.entries.push(Decided {
+            origin: self.origin,
+            lsn,
+            xid,
             change: row.net.change,
-            table: row.table.name.clone(),
+            table: &row.table.name,
             operation: word(row.net.operation()),
             key: key_image(row.table, &row.key.values),
             old: row.net.old.as_ref().map(lower_image),
@@ -307,7 +298,7 @@ impl<'a> Book<'a> {
     }
 
     /// The incoming row was kept out.
-    fn kept_out(&mut self, row: &Row<'_>, candidate: &Candidate, others: &[Candidate]) {
+    fn kept_out(&mut self, row: &Row<'a>, candidate: &Candidate, others: &[Candidate]) {
         let inserted = row.net.operation() == Operation::Insert;
         self.hidden(Hidden {
             at: row.net.first.unwrap_or((self.lsn, self.xid)),
@@ -326,7 +317,7 @@ impl<'a> Book<'a> {
     /// Rows that were here gave way to another.
     fn displaced(
         &mut self,
-        table: &Table,
+        table: &'a Table,
         policy: &'static str,
         by: &Candidate,
         others: &[Candidate],
@@ -348,12 +339,15 @@ impl<'a> Book<'a> {
         }
     }
 
-    fn hidden(&mut self, hidden: Hidden<'_>) {
+    fn hidden(&mut self, hidden: Hidden<'a, '_>) {
         let conflict = unique::kind(hidden.inserted, hidden.others).slug();
-        self.entries.push(Entry {
-            at: hidden.at,
+        let (lsn, xid) = hidden.at;
+        self.entries.push(Decided {
+            origin: self.origin,
+            lsn,
+            xid,
             change: hidden.change,
-            table: hidden.table.name.clone(),
+            table: &hidden.table.name,
             operation: if hidden.inserted { "insert" } else { "update" },
             key: key_image(hidden.table, &hidden.hidden.key),
             old: None,
@@ -373,27 +367,9 @@ impl<'a> Book<'a> {
     }
 
     pub(super) async fn write(self, sql: &mut Sql<'_>) -> anyhow::Result<()> {
-        for entry in self.entries {
-            let decided = Decided {
-                origin: self.origin,
-                lsn: entry.at.0,
-                xid: entry.at.1,
-                change: entry.change,
-                table: &entry.table,
-                operation: entry.operation,
-                key: entry.key,
-                old: entry.old,
-                new: entry.new,
-                local: entry.local,
-                conflict: entry.conflict,
-                reason: &entry.reason,
-                policy: entry.policy,
-                winner: entry.winner,
-                status: entry.status,
-                incoming: entry.incoming,
-            };
-            journal::write_decided(sql.client(), &decided).await?;
-        }
+        let write = |entry| journal::write_decided(sql.client(), entry);
+        let written: Vec<_> = self.entries.iter().map(write).collect();
+        try_join_all(written).await?;
         Ok(())
     }
 }
@@ -406,15 +382,15 @@ struct Note {
     status: &'static str,
 }
 
-struct Hidden<'a> {
+struct Hidden<'a, 'h> {
     at: (Lsn, u32),
     change: i32,
     table: &'a Table,
     policy: &'static str,
-    hidden: &'a Candidate,
+    hidden: &'h Candidate,
     inserted: bool,
-    new: &'a Image,
-    local: Option<&'a Image>,
+    new: &'h Image,
+    local: Option<&'h Image>,
     others: usize,
     winner: &'static str,
 }
