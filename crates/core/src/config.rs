@@ -72,6 +72,8 @@ pub struct Region {
     /// `host:port` of the region's gateway, for clients and for other gateways.
     pub gateway: String,
     pub gateway_listen: String,
+    /// `host:port` at which the agent gives its metrics, if it does.
+    pub metrics: Option<String>,
     /// Folder of the agent's replication logs and seals.
     pub data: String,
 }

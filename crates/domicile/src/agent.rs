@@ -34,6 +34,7 @@ use crate::directory::{self, view};
 use crate::durable::Durability;
 use crate::gateway::{self, Gateway, Mode, Routes};
 use crate::log::{Log, LogState, Logs, Room};
+use crate::metrics;
 use crate::notices::Notices;
 use crate::observe::{Observer, Sources};
 use crate::operate::Operator;
@@ -125,6 +126,7 @@ pub async fn run(
 
 struct Listeners {
     peer: TcpListener,
+    metrics: Option<TcpListener>,
     gateway: SocketAddr,
 }
 
@@ -134,7 +136,15 @@ impl Listeners {
         let peer = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen for peers on {}", here.peer_listen))?;
-        Ok(Self { peer, gateway: resolve(&here.gateway_listen).await? })
+        let metrics = match &here.metrics {
+            Some(address) => Some(
+                TcpListener::bind(resolve(address).await?)
+                    .await
+                    .with_context(|| format!("listen for readers of metrics on {address}"))?,
+            ),
+            None => None,
+        };
+        Ok(Self { peer, metrics, gateway: resolve(&here.gateway_listen).await? })
     }
 }
 
@@ -257,6 +267,7 @@ impl Parts {
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
         let observer = self.observer(status.subscribe());
         self.start_peer_server(listeners.peer, status.subscribe(), true, shutdown, tasks);
+        self.start_metrics(listeners.metrics, status.subscribe(), shutdown, tasks);
         tasks.spawn(observer.clone().run(shutdown.clone()));
         let seen = Some(seeding.subscribe());
         let reporter = self.reporter(&observer, tenure.subscribe(), seen, status);
@@ -377,6 +388,7 @@ impl Parts {
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
         self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), judging)?;
         self.start_peer_server(listeners.peer, status.subscribe(), false, shutdown, tasks);
+        self.start_metrics(listeners.metrics, status.subscribe(), shutdown, tasks);
         self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;
         tasks.spawn(observer.clone().run(shutdown.clone()));
         let reporter = self.reporter(&observer, tenure_state.subscribe(), None, status);
@@ -503,6 +515,23 @@ impl Parts {
         tasks.spawn(async move {
             if let Err(error) = peer::server::serve(desk, listener, shutdown).await {
                 tracing::error!("the peer server ended: {error:#}");
+            }
+        });
+    }
+
+    fn start_metrics(
+        &self,
+        listener: Option<TcpListener>,
+        status: watch::Receiver<Arc<RegionStatus>>,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let Some(listener) = listener else { return };
+        let place = (self.config.cluster.clone(), self.here.id.to_string());
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) = metrics::serve(listener, status, place, shutdown).await {
+                tracing::error!("nobody can read the metrics any more: {error:#}");
             }
         });
     }

@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod guards;
 pub mod lab;
 pub mod log;
+mod metrics;
 mod migrate;
 pub mod notices;
 pub mod observe;

@@ -8,6 +8,7 @@ use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::time::{PgTime, Time};
 use tokio::sync::watch;
+use tokio::try_join;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,8 @@ use crate::observe::Observer;
 use crate::positions::Positions;
 use crate::postgres::session;
 use crate::status::{
-    Condition, OwnedRange, PeerStatus, RegionStatus, SeedingStatus, log_ends, probe_word,
+    Condition, JournalCount, OwnedRange, PeerStatus, RegionStatus, SeedingStatus, log_ends,
+    probe_word,
 };
 use crate::tenure::TenureState;
 
@@ -48,12 +50,11 @@ pub struct Reporter {
 }
 
 /// What only PostgreSQL can tell.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Counted {
     /// The database's clock, and ours at that moment.
     clock: Option<(PgTime, Time)>,
-    journal_entries: u64,
-    journal_open: u64,
+    journal: Vec<JournalCount>,
     repairs_pending: u64,
     migration: i64,
 }
@@ -66,7 +67,7 @@ impl Reporter {
             let mut tick = tokio::time::interval(REPORT_EVERY);
             loop {
                 tick.tick().await;
-                let seen = *counted.borrow();
+                let seen = counted.borrow().clone();
                 self.status.send_replace(Arc::new(self.status(seen)));
             }
         };
@@ -93,24 +94,30 @@ impl Reporter {
             };
             let Ok(open) = open else { continue };
             let before = self.clock.now();
-            let row = open
-                .query_one(
-                    "SELECT domicile.now_us(), entries, open,
-                            (SELECT count(*) FROM domicile.repair),
-                            (SELECT coalesce(max(number), 0) FROM domicile.migration)
-                     FROM (SELECT count(*) entries,
-                                  count(*) FILTER (WHERE status IN ('open', 'parked')) open
-                           FROM domicile.journal) journal",
+            let asked = try_join!(
+                open.query_one(
+                    "SELECT domicile.now_us(), (SELECT count(*) FROM domicile.repair),
+                            (SELECT coalesce(max(number), 0) FROM domicile.migration)",
                     &[],
-                )
-                .await;
-            if let Ok(row) = row {
+                ),
+                open.query(
+                    "SELECT conflict, status, count(*) FROM domicile.journal
+                     GROUP BY conflict, status ORDER BY conflict, status",
+                    &[],
+                ),
+            );
+            if let Ok((row, journal)) = asked {
+                let number = |count: i64| u64::try_from(count).unwrap_or(0);
+                let alike = journal.iter().map(|row| JournalCount {
+                    conflict: row.get(0),
+                    status: row.get(1),
+                    entries: number(row.get(2)),
+                });
                 counted.send_replace(Counted {
                     clock: Some((PgTime(row.get::<_, i64>(0) - PG_EPOCH_US), before)),
-                    journal_entries: u64::try_from(row.get::<_, i64>(1)).unwrap_or(0),
-                    journal_open: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
-                    repairs_pending: u64::try_from(row.get::<_, i64>(3)).unwrap_or(0),
-                    migration: row.get(4),
+                    journal: alike.collect(),
+                    repairs_pending: number(row.get(1)),
+                    migration: row.get(2),
                 });
                 if blocked.look(&open).await.is_ok() {
                     client = Some(open);
@@ -138,6 +145,8 @@ impl Reporter {
         let text = |(o, lsn): (&Origin, Lsn)| (o.to_string(), lsn.to_string());
         let trimmed = logs.iter().map(|(o, log)| (o.to_string(), log.trimmed().to_string()));
         let frontier = self.positions.frontier();
+        let waits = |alike: &&JournalCount| matches!(alike.status.as_str(), "open" | "parked");
+        let waiting = counted.journal.iter().filter(waits);
         RegionStatus {
             region: self.region.to_string(),
             origin: self.origin.to_string(),
@@ -158,8 +167,9 @@ impl Reporter {
             peers: self.peers(database_now, now),
             captured_transactions_total: counts.captured_transactions,
             applied_transactions_total: counts.applied_transactions,
-            journal_entries: counted.journal_entries,
-            journal_open: counted.journal_open,
+            journal_entries: counted.journal.iter().map(|alike| alike.entries).sum(),
+            journal_open: waiting.map(|alike| alike.entries).sum(),
+            journal: counted.journal,
             repairs_pending: counted.repairs_pending,
             migration: counted.migration,
             conditions: self.conditions(&tenure, &view),

@@ -53,6 +53,9 @@ pub struct RegionStatus {
     /// Those of them that wait for a person.
     #[serde(default)]
     pub journal_open: u64,
+    /// The same entries, by kind and by what became of them.
+    #[serde(default)]
+    pub journal: Vec<JournalCount>,
     /// Rows that still wait to be repaired from a peer.
     pub repairs_pending: u64,
     /// The newest migration that this region has run; 0 without one.
@@ -63,6 +66,16 @@ pub struct RegionStatus {
     /// Of a region that is not a member of the cluster yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seeding: Option<SeedingStatus>,
+}
+
+/// Entries of the conflict journal that are alike.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JournalCount {
+    /// As in `update_origin_differs`.
+    pub conflict: String,
+    /// As in `settled` or `open`.
+    pub status: String,
+    pub entries: u64,
 }
 
 /// How far a region is on its way into the cluster.

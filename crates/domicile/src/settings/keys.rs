@@ -211,6 +211,12 @@ pub const KEYS: &[Key] = &[
         "`host:port` at which the gateway listens, when that differs.",
     ),
     key(
+        "region[].metrics",
+        Text,
+        Words("none"),
+        "`host:port` at which the agent answers `GET /metrics`, for Prometheus; nowhere unless given. It is not encrypted and asks for no password.",
+    ),
+    key(
         "region[].data",
         Text,
         Required,

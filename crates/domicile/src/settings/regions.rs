@@ -47,6 +47,10 @@ fn resolve_one(
     let peer_listen = listen(&path("peer_listen"), &written.peer_listen, &peer, mistakes);
     let gateway_listen =
         listen(&path("gateway_listen"), &written.gateway_listen, &gateway, mistakes);
+    let metrics = match &written.metrics {
+        Some(text) => address(&path("metrics"), Some(text), mistakes).map(Some),
+        None => Some(None),
+    };
     let data = required(&path("data"), written.data.as_deref(), mistakes);
     Some(Region {
         id: id?,
@@ -55,6 +59,7 @@ fn resolve_one(
         peer_listen: peer_listen?,
         gateway: gateway?,
         gateway_listen: gateway_listen?,
+        metrics: metrics?,
         data: data?.to_owned(),
     })
 }
@@ -129,9 +134,11 @@ pub(super) fn check_addresses(
                 taken.claim(format!("address {address}"), path(key));
             }
         }
-        for (key, address) in
-            [("peer_listen", &region.peer_listen), ("gateway_listen", &region.gateway_listen)]
-        {
+        for (key, address) in [
+            ("peer_listen", &region.peer_listen),
+            ("gateway_listen", &region.gateway_listen),
+            ("metrics", &region.metrics),
+        ] {
             if let Some(address) = address {
                 taken.claim(format!("listen {machine} {address}"), path(key));
             }

@@ -87,6 +87,7 @@ pub(super) struct WrittenRegion {
     pub peer_listen: Option<String>,
     pub gateway: Option<String>,
     pub gateway_listen: Option<String>,
+    pub metrics: Option<String>,
     pub data: Option<String>,
 }
 

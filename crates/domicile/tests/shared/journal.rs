@@ -1,9 +1,12 @@
 //! What lost is written again only where that overwrites nothing newer, and by its owner.
 
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 
 use domicile::lab::regions::Regions;
 use serde_json::Value as Json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::matrix::shows;
 use crate::regions::{assert_alike, config, eventually, settle, start};
@@ -102,6 +105,7 @@ async fn what_lost_is_written_again_when_a_person_says_so() {
     let entries = entries.as_array().unwrap().clone();
     assert_eq!(entries.len(), 2, "one in each region: {entries:#?}");
     let entry = entries.iter().find(|e| e["region"] == "eu").unwrap();
+    counted_as_open(&regions).await;
     let id = entry["id"].to_string();
     let stayed = ask(&regions, "eu", "SELECT name FROM person WHERE id = 1").await;
     let lost = if stayed == "Anna" { "Anne" } else { "Anna" };
@@ -172,6 +176,27 @@ async fn old_entries_go_and_those_that_wait_for_a_person_stay() {
 
 async fn ask(regions: &Regions, region: &str, sql: &str) -> String {
     regions.connect(region).await.unwrap().query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// Whoever watches the agent is told, also after somebody has sent it nonsense.
+async fn counted_as_open(regions: &Regions) {
+    let mut nonsense = TcpStream::connect(regions.metrics("eu")).await.unwrap();
+    nonsense.write_all(&[0xff; 512]).await.unwrap();
+    let wanted = "domicile_journal_entries{cluster=\"lab\",region=\"eu\",\
+                  conflict=\"update_origin_differs\",status=\"open\"} 1.0";
+    eventually("the metrics count what waits for a person", async || {
+        let page = get(regions.metrics("eu")).await.map_err(|e| e.to_string())?;
+        if page.lines().any(|line| line == wanted) { Ok(()) } else { Err(page) }
+    })
+    .await;
+}
+
+async fn get(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: eu\r\nConnection: close\r\n\r\n").await?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await?;
+    Ok(page)
 }
 
 fn domicile(regions: &Regions, arguments: &[&str]) -> Output {

@@ -33,6 +33,7 @@ pub(super) struct Seen {
     pub(super) peer_listen: SocketAddr,
     pub(super) gateway: SocketAddr,
     pub(super) gateway_listen: SocketAddr,
+    pub(super) metrics: SocketAddr,
 }
 
 /// Writes one configuration; `folder` is where the data of directory and agents goes.
@@ -58,11 +59,12 @@ pub(super) fn text(
     );
     let _ = writeln!(text, "{}", common.more);
     for region in regions {
-        let Seen { name, postgres, peer, peer_listen, gateway, gateway_listen } = region;
+        let Seen { name, postgres, peer, peer_listen, gateway, gateway_listen, metrics } = region;
         let _ = write!(
             text,
             "[[region]]\nname = {}\npostgres = {}\npeer = \"{peer}\"\npeer_listen = \"{peer_listen}\"\n\
-             gateway = \"{gateway}\"\ngateway_listen = \"{gateway_listen}\"\ndata = {}\n\n",
+             gateway = \"{gateway}\"\ngateway_listen = \"{gateway_listen}\"\n\
+             metrics = \"{metrics}\"\ndata = {}\n\n",
             quote(name),
             quote(postgres),
             quote(&format!("{folder}/{name}/agent")),
@@ -100,6 +102,7 @@ mod tests {
             peer_listen: address,
             gateway: address,
             gateway_listen: address,
+            metrics: address,
         };
         let text = text(&common, address, &[seen("eu"), seen("us")], Path::new("/tmp/lab"));
         let parsed: toml::Table = text.parse().unwrap();

@@ -49,6 +49,7 @@ struct Place {
     config_file: PathBuf,
     peer: SocketAddr,
     gateway: SocketAddr,
+    metrics: SocketAddr,
 }
 
 /// A world of regions; everything ends when it is dropped.
@@ -111,8 +112,9 @@ impl Regions {
                 arguments.map(str::to_owned).to_vec(),
                 folder.join(name).join("agent.log"),
             );
-            let (peer, gateway) = (*peer, *gateway);
-            places.insert(name.clone(), Place { cluster, agent, config_file, peer, gateway });
+            let (peer, gateway, metrics) = (*peer, *gateway, address());
+            let place = Place { cluster, agent, config_file, peer, gateway, metrics };
+            places.insert(name.clone(), place);
         }
         let observer = Observer::new(places.iter().map(|(name, place)| (name.clone(), place.peer)));
         let arguments = ["directory", "--config", &path(&folder.join("directory.toml"))];
@@ -157,6 +159,11 @@ impl Regions {
     /// Returns where clients of this region connect.
     pub fn gateway(&self, region: &str) -> SocketAddr {
         self.place(region).gateway
+    }
+
+    /// Returns where a region's agent answers with its metrics.
+    pub fn metrics(&self, region: &str) -> SocketAddr {
+        self.place(region).metrics
     }
 
     /// Returns how to reach a region's PostgreSQL past its gateway.
@@ -325,6 +332,7 @@ impl Regions {
             peer_listen: place.peer,
             gateway: over(Purpose::Gateway, place.gateway),
             gateway_listen: place.gateway,
+            metrics: place.metrics,
         }
     }
 }
