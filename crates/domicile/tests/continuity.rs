@@ -96,6 +96,7 @@ async fn another_cluster_behind_the_same_address(regions: &mut Regions) {
         port: port.unwrap(),
         name: "other".to_owned(),
         settings: Vec::new(),
+        wal_disk_bytes: None,
     })
     .await
     .unwrap();

@@ -18,6 +18,7 @@ async fn bank(folder: &TemporaryFolder) -> Cluster {
         port: free_port(),
         name: "eu".to_owned(),
         settings: Vec::new(),
+        wal_disk_bytes: None,
     })
     .await
     .unwrap();

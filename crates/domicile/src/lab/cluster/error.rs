@@ -35,6 +35,8 @@ pub enum LabError {
     NoAnswer { name: String, seconds: u64, last: String, log: String },
     #[error("cluster \"{name}\" did not stop within {seconds} s and was killed")]
     KilledAtStop { name: String, seconds: u64 },
+    #[error("no disk of its own can be made here: {said}")]
+    NoDisk { said: String },
     #[error("connect to cluster \"{name}\": {source}")]
     Connect { name: String, source: tokio_postgres::Error },
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 mod account;
+mod disk;
 mod error;
 mod guardian;
 mod pg_bin;
@@ -30,6 +31,7 @@ mod temporary;
 mod tests;
 
 use account::Account;
+pub use disk::Disk;
 pub use error::LabError;
 use guardian::Guardian;
 pub use pg_bin::PgBin;
@@ -56,6 +58,8 @@ pub struct ClusterConfig {
     pub name: String,
     /// Go after the lab's own settings in `postgresql.conf`, so they win.
     pub settings: Vec<(String, String)>,
+    /// The size of a disk that holds its WAL and nothing else; absent, it is beside the data.
+    pub wal_disk_bytes: Option<u64>,
 }
 
 /// How a running cluster is asked to stop.
@@ -74,6 +78,7 @@ pub struct Cluster {
     account: Account,
     postmaster: Option<Child>,
     guardian: Option<Guardian>,
+    wal_disk: Option<Disk>,
     /// Goes after the postmaster: `Drop` kills before fields are dropped.
     kept: Option<Arc<TemporaryFolder>>,
 }
@@ -91,7 +96,10 @@ impl Cluster {
             .map_err(LabError::file("resolve folder", &config.folder))?;
         account.check_reach(&config.folder)?;
         account.own(&config.folder)?;
-        let cluster = Self { config, account, postmaster: None, guardian: None, kept: None };
+        let wal_disk =
+            config.wal_disk_bytes.map(|bytes| Disk::make_for(&account, bytes)).transpose()?;
+        let (postmaster, guardian, kept) = (None, None, None);
+        let cluster = Self { config, account, postmaster, guardian, wal_disk, kept };
         cluster.initdb().await?;
         cluster.write_settings()?;
         Ok(cluster)
@@ -229,6 +237,11 @@ impl Cluster {
         &self.config.bin
     }
 
+    /// Returns the disk of its WAL, if that has one of its own.
+    pub fn wal_disk(&mut self) -> Option<&mut Disk> {
+        self.wal_disk.as_mut()
+    }
+
     fn keep(&mut self, folder: Arc<TemporaryFolder>) {
         self.kept = Some(folder);
     }
@@ -263,6 +276,9 @@ impl Cluster {
             .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"])
             .args(["--no-sync", "--no-instructions", "--pgdata"])
             .arg(self.data());
+        if let Some(disk) = &self.wal_disk {
+            command.arg("--waldir").arg(disk.path().join("wal"));
+        }
         let program = self.config.bin.program("initdb");
         let output = self.config.folder.join("initdb.log");
         let log = std::fs::File::create(&output).map_err(LabError::file("make log", &output))?;

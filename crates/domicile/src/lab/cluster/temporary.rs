@@ -53,6 +53,7 @@ pub async fn temporary_cluster(
             .iter()
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .collect(),
+        wal_disk_bytes: None,
     })
     .await?;
     cluster.keep(folder.clone());

@@ -27,6 +27,9 @@ pub struct RegionsConfig {
     pub other_bins: BTreeMap<String, PgBin>,
     /// Go after the lab's own settings in every region's `postgresql.conf`, so they win.
     pub postgres: Vec<(String, String)>,
+    /// The size of a disk for each server's WAL and of one for each agent's logs, which can be
+    /// filled; absent, they are in the folder.
+    pub disk_bytes: Option<u64>,
     /// Kept afterwards; a temporary one that goes when it is absent.
     pub keep: Option<PathBuf>,
     /// Runs in every region before its agent starts, so it must do the same everywhere.
@@ -54,6 +57,7 @@ impl RegionsConfig {
             bin,
             other_bins: BTreeMap::new(),
             postgres: Vec::new(),
+            disk_bytes: None,
             keep: None,
             seed_sql: String::new(),
             more: String::new(),

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub use links::{Links, Purpose};
 use program::Program;
 pub use watch::{Observer, Statuses, partitions_of, unready};
 
-use crate::lab::cluster::{Cluster, ClusterConfig, TemporaryFolder, free_port};
+use crate::lab::cluster::{Cluster, ClusterConfig, Disk, TemporaryFolder, free_port};
 use crate::status::RegionStatus;
 
 /// From the last process started until everything owns, listens and ships.
@@ -46,6 +47,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 struct Place {
     cluster: Cluster,
     agent: Program,
+    /// Holds the agent's data, if that has a disk of its own.
+    log_disk: Option<Disk>,
     config_file: PathBuf,
     peer: SocketAddr,
     gateway: SocketAddr,
@@ -112,8 +115,13 @@ impl Regions {
                 arguments.map(str::to_owned).to_vec(),
                 folder.join(name).join("agent.log"),
             );
+            let log_disk = config.disk_bytes.map(Disk::make).transpose()?;
+            if let Some(disk) = &log_disk {
+                let data = folder.join(name).join("agent");
+                symlink(disk.path(), &data).map_err(RegionsError::file("link", &data))?;
+            }
             let (peer, gateway, metrics) = (*peer, *gateway, address());
-            let place = Place { cluster, agent, config_file, peer, gateway, metrics };
+            let place = Place { cluster, agent, log_disk, config_file, peer, gateway, metrics };
             places.insert(name.clone(), place);
         }
         let observer = Observer::new(places.iter().map(|(name, place)| (name.clone(), place.peer)));
@@ -240,6 +248,24 @@ impl Regions {
         Ok(cluster.start().await?)
     }
 
+    /// Returns the disk of a region's WAL.
+    ///
+    /// # Panics
+    ///
+    /// When [`RegionsConfig::disk_bytes`] asked for none.
+    pub fn wal_disk(&mut self, region: &str) -> &mut Disk {
+        self.place_mut(region).cluster.wal_disk().expect("a disk of its own")
+    }
+
+    /// Returns the disk of the logs of a region's agent.
+    ///
+    /// # Panics
+    ///
+    /// When [`RegionsConfig::disk_bytes`] asked for none.
+    pub fn log_disk(&mut self, region: &str) -> &mut Disk {
+        self.place_mut(region).log_disk.as_mut().expect("a disk of its own")
+    }
+
     pub fn kill_directory(&mut self) {
         self.directory.kill();
     }
@@ -354,6 +380,7 @@ async fn seeded(
         port: free_port(),
         name: name.to_owned(),
         settings: settings.chain(config.postgres.iter().cloned()).collect(),
+        wal_disk_bytes: config.disk_bytes,
     })
     .await?;
     cluster.start().await?;
