@@ -21,7 +21,7 @@ demo: setup ## three regions on this machine, a failover before your eyes (DEMO_
 test: setup ## install what is missing, then format, lints, docs and all tests, as CI does (PG_VERSIONS="14 18")
 	@scripts/check
 
-chaos: setup ## kill, cut, pause and move regions under writers for MINUTES (default 30), then compare everything
+chaos: setup ## kill, cut, pause, move and fill regions under writers for MINUTES (default 30), then compare everything
 	CHAOS_MINUTES=$(or $(MINUTES),30) cargo test --release --locked --package domicile --test chaos -- --nocapture
 
 bench-failover: build ## how long writes pause: ROUNDS switchovers and failovers (default 20)

@@ -1,10 +1,10 @@
 //! Is everything that was acknowledged still there, and everything alike everywhere, whatever was
-//! killed, cut, paused or moved, and in which order?
+//! killed, cut, paused, moved or full, and in which order?
 //!
 //! Three regions at rpo 0 that fail over by themselves. Clients write owned rows through the
 //! gateways and shared rows at their own region. Each fault comes once in a round.
 //! `CHAOS_SEED=7` repeats an order of faults, `CHAOS_MINUTES=30` goes on for so long, `KEEP=FOLDER`
-//! keeps the regions' files and logs.
+//! keeps the regions' files and logs, not what was on disks that can be filled: WAL, agents' data.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -12,19 +12,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use domicile::lab::cluster::Disk;
 use domicile::lab::dice::Dice;
 use domicile::lab::regions::Regions;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
 mod regions;
-use regions::{PATIENCE, assert_alike, config, eventually, start};
+use regions::{LOOK_AGAIN, PATIENCE, assert_alike, config, eventually, start};
 
 const NAMES: [&str; 3] = ["eu", "us", "ap"];
 const BRANCHES: i32 = 60;
 /// Between two writes of one client to shared rows: to apply one takes a dozen statements, and on
 /// few cores appliers fall behind writers that never pause.
 const SHARED_EVERY: Duration = Duration::from_millis(100);
+
+const LEASE: Duration = Duration::from_secs(3);
 
 const SEED_SQL: &str = "
     CREATE TABLE branch (branch int PRIMARY KEY, balance bigint NOT NULL, ops bigint NOT NULL);
@@ -61,9 +64,13 @@ enum Fault {
     Isolate,
     KillDirectory,
     Switchover,
+    /// The disk of the agent's logs.
+    LogDiskFull,
+    /// The disk of PostgreSQL's WAL, which ends it.
+    WalDiskFull,
 }
 
-const FAULTS: [Fault; 8] = [
+const FAULTS: [Fault; 10] = [
     Fault::KillAgent,
     Fault::KillPostgres,
     Fault::KillRegion,
@@ -72,12 +79,27 @@ const FAULTS: [Fault; 8] = [
     Fault::Isolate,
     Fault::KillDirectory,
     Fault::Switchover,
+    Fault::LogDiskFull,
+    Fault::WalDiskFull,
 ];
+
+impl Fault {
+    fn fills_a_disk(self) -> bool {
+        matches!(self, Self::LogDiskFull | Self::WalDiskFull)
+    }
+}
+
+/// Far more than a region needs, and little enough to be filled at once.
+const DISK_BYTES: u64 = 256 << 20;
+/// Logs and WAL that are not needed go soon, so that only a filled disk is full.
+const LOGS: &str = "[log]\nkeep = \"10s\"\nsegment = \"1MiB\"\n";
+const WAL: [(&str, &str); 2] = [("min_wal_size", "32MB"), ("max_wal_size", "64MB")];
 
 /// One client, and what it was told.
 struct Writer {
     name: String,
     region: &'static str,
+    writes: Writes,
     acknowledged: Arc<AtomicU64>,
     /// What it waits for, and how its last failure read.
     standing: Arc<Mutex<String>>,
@@ -164,6 +186,7 @@ impl Writer {
         Self {
             name: format!("{kind} rows from {region}"),
             region,
+            writes,
             acknowledged,
             standing,
             stop,
@@ -224,6 +247,17 @@ async fn what_was_acknowledged_is_there_and_alike_whatever_failed() {
     config.seed_sql = SEED_SQL.to_owned();
     config.tables = TABLES.to_owned();
     config.automatic_failover = true;
+    config.lease = LEASE;
+    config.more = LOGS.to_owned();
+    config.postgres = WAL.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    let mut faults = FAULTS.to_vec();
+    match Disk::try_out() {
+        Ok(()) => config.disk_bytes = Some(DISK_BYTES),
+        Err(error) => {
+            println!("NO DISK IS FILLED: {error}");
+            faults.retain(|fault| !fault.fills_a_disk());
+        }
+    }
     let mut regions = Regions::create(config).await.unwrap();
     start(&mut regions).await;
     let mut writers = Vec::new();
@@ -236,13 +270,13 @@ async fn what_was_acknowledged_is_there_and_alike_whatever_failed() {
     let mut struck: BTreeMap<String, u64> = BTreeMap::new();
     loop {
         // Each fault once a round, in an order of its own.
-        let mut round = FAULTS.to_vec();
+        let mut round = faults.clone();
         while !round.is_empty() {
             let fault = round.swap_remove(dice.below(round.len() as u32) as usize);
             let at = dice.below(3) as usize;
             let (region, other) = (NAMES[at], NAMES[(at + 1 + dice.below(2) as usize) % 3]);
             println!("{:>5} s  {fault:?} {region} ({other})", began.elapsed().as_secs());
-            strike(&mut regions, &writers, fault, region, other).await;
+            strike(&mut regions, &writers, fault, region, other, &mut dice).await;
             for writer in &writers {
                 writer.goes_on(&format!("after {fault:?} of {region} ({other})")).await;
             }
@@ -288,6 +322,7 @@ async fn strike(
     fault: Fault,
     region: &str,
     other: &str,
+    dice: &mut Dice,
 ) {
     let others = |but: &[&str]| {
         let but: Vec<&str> = but.to_vec();
@@ -349,6 +384,108 @@ async fn strike(
             let said = String::from_utf8_lossy(&output.stderr);
             println!("         {}: {}", output.status, said.lines().last().unwrap_or_default());
         }
+        Fault::LogDiskFull => fill_log_disk(regions, writers, region, other, dice).await,
+        Fault::WalDiskFull => fill_wal_disk(regions, region, other, dice).await,
+    }
+}
+
+/// Owned rows of this region wait meanwhile, since nothing holds them; others are written on.
+async fn fill_log_disk(
+    regions: &mut Regions,
+    writers: &[Writer],
+    region: &str,
+    other: &str,
+    dice: &mut Dice,
+) {
+    let third = NAMES.into_iter().find(|name| ![region, other].contains(name)).unwrap();
+    regions.log_disk(region).fill().unwrap();
+    says_full(regions, region).await;
+    match dice.below(3) {
+        0 => {
+            println!("         others write on");
+            for writer in writers.iter().filter(|writer| writer.region != region) {
+                if writer.writes == Writes::Shared {
+                    writer.goes_on(&format!("while the log disk of {region} is full")).await;
+                }
+            }
+            regions.log_disk(region).free().unwrap();
+        }
+        1 => {
+            println!("         its agent is killed and started");
+            regions.kill_agent(region);
+            regions.start_agent(region).unwrap();
+            says_full(regions, region).await;
+            regions.log_disk(region).free().unwrap();
+        }
+        _ => {
+            println!("         {other} is lost, and {region} can seal nothing before it has room");
+            regions.kill_region(other);
+            eventually(&format!("{third} sees no lease of {other}"), async || {
+                let status = regions.status(third).await.map_err(|e| e.to_string())?;
+                let lost = status.peers.iter().find(|peer| peer.region == other);
+                let silent = lost.map_or(0, |lost| lost.lease_silent_ms);
+                let over = u128::from(silent) > LEASE.as_millis();
+                if over { Ok(()) } else { Err(format!("silent for {silent} ms")) }
+            })
+            .await;
+            regions.log_disk(region).free().unwrap();
+            everything_is_written(regions, third, &format!("without {other}")).await;
+            regions.start_region(other).await.unwrap();
+        }
+    }
+}
+
+async fn says_full(regions: &Regions, region: &str) {
+    eventually(&format!("{region} says that its disk is full"), async || {
+        let status = regions.status(region).await.map_err(|e| e.to_string())?;
+        let full = status.conditions.iter().any(|condition| condition.name == "log_full");
+        if full { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+    })
+    .await;
+}
+
+/// PostgreSQL ends all sessions, recovers, and gives up when it has no room for that either.
+async fn fill_wal_disk(regions: &mut Regions, region: &str, other: &str, dice: &mut Dice) {
+    let said = regions.folder().join(region).join("postgres/postgres.log");
+    let before = std::fs::metadata(&said).unwrap().len() as usize;
+    regions.wal_disk(region).fill().unwrap();
+    eventually(&format!("PostgreSQL of {region} has no room for its WAL"), async || {
+        let bytes = std::fs::read(&said).map_err(|e| e.to_string())?;
+        if String::from_utf8_lossy(&bytes[before..]).contains("No space left on device") {
+            return Ok(());
+        }
+        // Files that it has prepared still take something.
+        let client = regions.connect(region).await.map_err(|e| e.to_string())?;
+        let switched = client.batch_execute("SELECT pg_switch_wal()").await;
+        Err(format!("{switched:?}"))
+    })
+    .await;
+    if dice.below(2) == 1 {
+        println!("         until others own what it owned");
+        everything_is_written(regions, other, &format!("while {region} has no room")).await;
+    }
+    regions.wal_disk(region).free().unwrap();
+    // It may still be about to give up; once it has, it must be started.
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = regions.connect(region).await {
+        assert!(Instant::now() < deadline, "PostgreSQL of {region} has room again: {error}");
+        let _ = regions.start_postgres(region).await;
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Every partition has an owner: each branch is written through the gateway of `region`.
+async fn everything_is_written(regions: &Regions, region: &str, when: &str) {
+    let gateway = regions.gateway(region);
+    let address = format!("host={} port={} user=app dbname=postgres", gateway.ip(), gateway.port());
+    for branch in 1..=BRANCHES {
+        eventually(&format!("branch {branch} is written at {region} {when}"), async || {
+            let client = connect(&address).await.ok_or("no session")?;
+            let sql = format!("UPDATE branch SET ops = ops WHERE branch = {branch}");
+            let written = tokio::time::timeout(PATIENCE, client.batch_execute(&sql)).await;
+            written.map_err(|e| e.to_string())?.map_err(|e| format!("{e:?}"))
+        })
+        .await;
     }
 }
 

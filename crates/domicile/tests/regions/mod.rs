@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 /// Longer than anything takes here; a test that waits so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Regions without distance between them that never fail over by themselves.
 pub fn config(names: &[&str], partition: &str, partitions: u32) -> RegionsConfig {
