@@ -263,6 +263,39 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_takes_back_nothing_and_is_enough_for_a_new_start_once_it_has_room() {
+        let mut disk = match crate::lab::cluster::Disk::make(16 << 20) {
+            Ok(disk) => disk,
+            Err(error) => return println!("not tried: {error}"),
+        };
+        let folder = disk.path().join("directory");
+        let mut written = Vec::new();
+        for bytes in [10, 500, 3000, 5000, 20_000, 100_000].repeat(2) {
+            let store = Store::open(&folder).expect("open");
+            disk.fill().expect("fill");
+            // The file has room of its own for some.
+            let error = loop {
+                let key = format!("a/{:04}", written.len());
+                let value = Bytes::from(vec![1; bytes]);
+                match store.write(&key, 0, Some(value.clone())) {
+                    Ok(Written::At(revision)) => written.push(Document { key, value, revision }),
+                    Ok(conflict) => panic!("{conflict:?}"),
+                    Err(error) => break error,
+                }
+                assert!(written.len() < 9000, "no room is no error");
+            };
+            assert!(matches!(error, StoreError::Disk(_)), "{error}");
+            drop(store);
+            if let Ok(store) = Store::open(&folder) {
+                assert_eq!(store.read("a/").expect("read").documents, written);
+            }
+            disk.free().expect("free");
+            let store = Store::open(&folder).expect("open");
+            assert_eq!(store.read("a/").expect("read").documents, written);
+        }
+    }
+
+    #[test]
     fn a_read_that_is_too_long_is_refused() {
         let (_folder, store) = store();
         let value = Bytes::from(vec![0; VALUE_BYTES_MAX]);
