@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
+use domicile::lab::cluster::Disk;
 use domicile::log::{Frame, Log, LogConfig, LogError, LogState, Opened, Record, Room};
 use domicile_core::frame::Compression;
 use domicile_core::lsn::Lsn;
@@ -424,6 +425,31 @@ async fn setting_aside_that_a_crash_cut_short_leaves_a_log_that_is_still_corrupt
         append(&log, [30]).await;
         assert_eq!(all(&log).await, [10, 20, 30]);
     }
+}
+
+#[tokio::test]
+async fn damage_that_a_full_disk_keeps_from_being_set_aside_is_set_aside_once_it_has_room() {
+    let mut disk = match Disk::make(1 << 20) {
+        Ok(disk) => disk,
+        Err(error) => return println!("not tried: {error}"),
+    };
+    let folder = disk.path().join("log");
+    let (log, _) = open(&folder);
+    append(&log, (1..=9).map(|n| n * 10)).await;
+    drop(log);
+    flip(&files(&folder, ".segment")[1], RECORD_BYTES);
+    let (log, _) = open(&folder);
+    disk.fill().unwrap();
+    for _ in 0..2 {
+        let full = log.set_aside_corrupt().await.unwrap_err();
+        assert!(full.to_string().contains("No space left on device"), "{full}");
+        assert_eq!(files(&folder, ".segment").len(), 3, "nothing was moved");
+    }
+    disk.free().unwrap();
+    assert_eq!(log.set_aside_corrupt().await.unwrap(), Lsn(40));
+    append(&log, [50]).await;
+    assert_eq!(all(&log).await, [10, 20, 30, 40, 50]);
+    assert_eq!(files(&folder, ".corrupt").len(), 2);
 }
 
 /// Names the folder for the child process of the test below.

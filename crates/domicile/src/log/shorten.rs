@@ -182,6 +182,11 @@ impl Writer {
             return Ok(self.shared.end());
         };
         self.damage = Some(damage);
+        if let Some(last) = extents.last() {
+            // Here a full disk says so, while nothing has changed yet: it is tried again.
+            let path = segment::path(&self.shared.folder, last.base);
+            copy_front(&path, &path.with_extension("new"), last.bytes, &[])?;
+        }
         // Until all is done, a crash must leave a log that is seen to be damaged.
         self.mark.set(damage.resumes_at)?;
         self.shared.publish(|shared| {
@@ -216,15 +221,13 @@ impl Writer {
             self.tail = None;
             return Ok(());
         };
-        // A second name for the damaged file, then a copy of its sound front under the first one:
+        // A second name for the damaged file, then the copy of its sound front under the first one:
         // at no time is there no file of this name.
         let path = segment::path(&folder, last.base);
         let aside = free_name(&path);
         fs::hard_link(&path, &aside).map_err(io("link segment", &aside))?;
         segment::sync_folder(&folder)?;
-        let new = path.with_extension("new");
-        copy_front(&path, &new, last.bytes, &[])?;
-        rename(&new, &path)?;
+        rename(&path.with_extension("new"), &path)?;
         segment::sync_folder(&folder)?;
         self.tail = Some(segment::open(&folder, last.base)?);
         Ok(())
@@ -282,5 +285,9 @@ fn copy_front(from: &Path, to: &Path, bytes: u64, behind: &[u8]) -> Result<(), L
         copy.write_all(behind)?;
         copy.sync_all()
     };
-    copy().map_err(io("copy segment to", to))
+    copy().map_err(|source| {
+        // What it took of a full disk is given back.
+        let _ = fs::remove_file(to);
+        io("copy segment to", to)(source)
+    })
 }
