@@ -248,6 +248,12 @@ const TRIED: &[(&str, &str, &str, &str)] = &[
         "a_full_disk_is_named_and_outlasted_and_nothing_that_was_acknowledged_is_lost",
     ),
     (
+        "L104, L116",
+        "agents, servers and links are killed, cut, paused and moved under writers, disks of logs and of WAL are full",
+        "tests/chaos.rs",
+        "what_was_acknowledged_is_there_and_alike_whatever_failed",
+    ),
+    (
         "L125",
         "every message takes a time of its own, in thousands of simulated worlds",
         "../sim/tests/seeds.rs",
