@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use domicile_core::compare::{By, Next, Sum, next};
 use futures_util::future::try_join_all;
 
-use super::{Compared, Progress, Tables};
+use super::{Compared, Progress, Settling, Tables};
 use crate::postgres::compare::{Buckets, Key, Range};
 
 /// Rows of a range: a checksum takes some milliseconds, and its rows fit into a message.
@@ -19,13 +19,13 @@ const KEYS_AT_ONCE: usize = 2000;
 /// Buckets of a table of unknown size.
 const BUCKETS_MIN: u64 = 64;
 
-/// Calls `settle` with keys that may differ, some at a time.
+/// Has keys that may differ settled, some at a time.
 pub(super) async fn find(
-    tables: &Tables,
+    settling: &Settling<'_>,
     progress: Progress<'_>,
     compared: &mut Compared,
-    mut settle: impl AsyncFnMut(Vec<Key>, &mut Compared) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let tables = settling.tables;
     let mut found = Vec::new();
     if let By::Key(_) = tables.layout.by {
         let mut rest = Some(Range::default());
@@ -36,7 +36,7 @@ pub(super) async fn find(
             while !pending.is_empty() {
                 pending = some_ranges(tables, pending, progress, compared, &mut found).await?;
                 if found.len() >= KEYS_AT_ONCE {
-                    settle(std::mem::take(&mut found), compared).await?;
+                    settling.settle(std::mem::take(&mut found), compared).await?;
                 }
             }
         }
@@ -45,11 +45,11 @@ pub(super) async fn find(
         for some in differing_buckets(tables, modulus, progress, compared).await? {
             found.extend(list_buckets(tables, modulus, some).await?);
             if found.len() >= KEYS_AT_ONCE {
-                settle(std::mem::take(&mut found), compared).await?;
+                settling.settle(std::mem::take(&mut found), compared).await?;
             }
         }
     }
-    if found.is_empty() { Ok(()) } else { settle(found, compared).await }
+    if found.is_empty() { Ok(()) } else { settling.settle(found, compared).await }
 }
 
 /// Divides a range by the keys of one region. What lies behind the last part that was asked for

@@ -128,23 +128,10 @@ impl Verifier {
             Err(reason) => return Ok(Err(reason)),
         };
         let mut compared = Compared { key: tables.key().to_vec(), ..Compared::default() };
-        find::find(&tables, progress, &mut compared, async |keys, compared| {
-            let settled = settle::settle(&self.sides, &tables, keys).await?;
-            compared.open.extend(settled.open);
-            let mut differing = settled.differing;
-            for row in &mut differing {
-                row.owner = owner(row, ownership);
-            }
-            if then == Then::Repair {
-                compared.repaired += repair::repair(&self.sides, &tables, &differing).await?;
-            }
-            compared.differing_total += differing.len() as u64;
-            let room = ROWS_TOLD_MAX - compared.differing.len();
-            compared.differing.extend(differing.into_iter().take(room));
-            Ok(())
-        })
-        .await
-        .with_context(|| format!("compare table {table}"))?;
+        let settling = Settling { sides: &self.sides, tables: &tables, ownership, then };
+        find::find(&settling, progress, &mut compared)
+            .await
+            .with_context(|| format!("compare table {table}"))?;
         Ok(Ok(compared))
     }
 
@@ -174,6 +161,32 @@ impl Verifier {
         });
         let sides = sides.collect();
         Ok(Ok(Tables { name: table.clone(), layout, sides, rows_estimate }))
+    }
+}
+
+/// What becomes of keys that may differ.
+struct Settling<'a> {
+    sides: &'a [Side],
+    tables: &'a Tables,
+    ownership: &'a Ownership,
+    then: Then,
+}
+
+impl Settling<'_> {
+    async fn settle(&self, keys: Vec<Key>, compared: &mut Compared) -> anyhow::Result<()> {
+        let settled = settle::settle(self.sides, self.tables, keys).await?;
+        compared.open.extend(settled.open);
+        let mut differing = settled.differing;
+        for row in &mut differing {
+            row.owner = owner(row, self.ownership);
+        }
+        if self.then == Then::Repair {
+            compared.repaired += repair::repair(self.sides, self.tables, &differing).await?;
+        }
+        compared.differing_total += differing.len() as u64;
+        let room = ROWS_TOLD_MAX - compared.differing.len();
+        compared.differing.extend(differing.into_iter().take(room));
+        Ok(())
     }
 }
 
