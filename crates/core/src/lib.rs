@@ -16,6 +16,7 @@ pub mod outage;
 pub mod ownership;
 pub mod partition;
 pub mod progress;
+pub mod publication;
 pub mod record;
 pub mod retention;
 pub mod route;
