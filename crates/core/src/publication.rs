@@ -52,10 +52,34 @@ pub enum PutBack {
     Tables,
 }
 
-/// Returns what to do about the publication, which should carry `wanted`: tables that exist.
-pub fn put_back(found: Option<&Publication>, wanted: &BTreeSet<TableName>) -> PutBack {
+/// Where each table that should be published is found: under its own name, or under another while
+/// somebody has renamed it and the configuration does not say so yet. Others do not exist.
+pub type Carried = BTreeMap<TableName, TableName>;
+
+/// Returns where the tables are that should be published, of which these `exist`.
+pub fn carried(
+    known: &Marks,
+    found: Option<&Publication>,
+    wanted: &BTreeSet<TableName>,
+    exist: &BTreeSet<TableName>,
+) -> Carried {
+    let renamed = |table: &TableName| {
+        let mark = known.get(table)?;
+        let mut others = found?.tables.iter().filter(|(name, _)| !wanted.contains(*name));
+        others.find(|(_, other)| other.mark == *mark).map(|(name, _)| name.clone())
+    };
+    let place = |table: &TableName| match exist.contains(table) {
+        true => Some(table.clone()),
+        false => renamed(table),
+    };
+    wanted.iter().filter_map(|table| Some((table.clone(), place(table)?))).collect()
+}
+
+/// Returns what to do so that the publication carries all of `carried`, and nothing else.
+pub fn put_back(found: Option<&Publication>, carried: &Carried) -> PutBack {
     let Some(found) = found else { return PutBack::Create };
-    let listed = found.tables.keys().eq(wanted);
+    let names: BTreeSet<&TableName> = carried.values().collect();
+    let listed = found.tables.keys().eq(names);
     let whole = found.tables.values().all(|table| table.whole);
     if found.for_all_tables || !found.options_fit {
         PutBack::Replace
@@ -71,22 +95,28 @@ pub fn put_back(found: Option<&Publication>, wanted: &BTreeSet<TableName>) -> Pu
 ///
 /// A table that was never published here before is not among them, nor one that does not exist: it
 /// will be, should it come back.
-pub fn passed_over(known: &Marks, now: &Publication) -> BTreeSet<TableName> {
+pub fn passed_over(known: &Marks, now: &Publication, carried: &Carried) -> BTreeSet<TableName> {
     let touched = known.iter().filter(|(table, mark)| {
-        let now = now.tables.get(*table);
-        now.is_some_and(|now| now.mark != **mark)
+        let now = mark_of(table, now, carried);
+        now.is_some_and(|now| now != *mark)
     });
     touched.map(|(table, _)| table.clone()).collect()
 }
 
 /// Returns what to remember. A table that does not exist yet has a mark that no other is equal to:
 /// it may be written before it is published.
-pub fn remember(known: &Marks, now: &Publication, wanted: &BTreeSet<TableName>) -> Marks {
-    let mark = |table: &TableName| match now.tables.get(table) {
-        Some(now) => now.mark.clone(),
-        None => known.get(table).cloned().unwrap_or_default(),
-    };
-    wanted.iter().map(|table| (table.clone(), mark(table))).collect()
+pub fn remember(
+    known: &Marks,
+    now: &Publication,
+    wanted: &BTreeSet<TableName>,
+    carried: &Carried,
+) -> Marks {
+    let mark = |table| mark_of(table, now, carried).or_else(|| known.get(table)).cloned();
+    wanted.iter().map(|table| (table.clone(), mark(table).unwrap_or_default())).collect()
+}
+
+fn mark_of<'a>(table: &TableName, now: &'a Publication, carried: &Carried) -> Option<&'a String> {
+    Some(&now.tables.get(carried.get(table)?)?.mark)
 }
 
 #[cfg(test)]
@@ -114,18 +144,21 @@ mod tests {
         of.iter().map(|(name, mark)| (table(name), (*mark).to_owned())).collect()
     }
 
+    fn at(names: &[&str]) -> Carried {
+        names.iter().map(|name| (table(name), table(name))).collect()
+    }
+
     #[test]
     fn what_carries_everything_is_left_alone() {
         let whole = publication(&[("a", "1"), ("b", "1")]);
-        assert_eq!(put_back(Some(&whole), &tables(&["a", "b"])), PutBack::Nothing);
+        assert_eq!(put_back(Some(&whole), &at(&["a", "b"])), PutBack::Nothing);
     }
 
     #[test]
     fn whatever_somebody_did_is_put_back() {
-        let wanted = tables(&["a", "b"]);
         let whole = || publication(&[("a", "1"), ("b", "1")]);
-        let put_back = |found: Publication| put_back(Some(&found), &wanted);
-        assert_eq!(super::put_back(None, &wanted), PutBack::Create);
+        let put_back = |found: Publication| put_back(Some(&found), &at(&["a", "b"]));
+        assert_eq!(super::put_back(None, &at(&["a", "b"])), PutBack::Create);
         assert_eq!(put_back(Publication { for_all_tables: true, ..whole() }), PutBack::Replace);
         assert_eq!(put_back(Publication { options_fit: false, ..whole() }), PutBack::Replace);
         assert_eq!(put_back(publication(&[("a", "1")])), PutBack::Tables);
@@ -139,13 +172,17 @@ mod tests {
     #[test]
     fn only_tables_that_somebody_touched_were_passed_over_even_if_they_are_back() {
         let known = marks(&[("a", "1"), ("b", "1")]);
-        assert_eq!(passed_over(&known, &publication(&[("a", "1"), ("b", "1")])), tables(&[]));
-        assert_eq!(passed_over(&known, &publication(&[("a", "1"), ("b", "2")])), tables(&["b"]));
+        let touched = |now: &[(&str, &str)]| {
+            let names: Vec<&str> = now.iter().map(|(name, _)| *name).collect();
+            passed_over(&known, &publication(now), &at(&names))
+        };
+        assert_eq!(touched(&[("a", "1"), ("b", "1")]), tables(&[]));
+        assert_eq!(touched(&[("a", "1"), ("b", "2")]), tables(&["b"]));
         // The configuration names another one.
-        let more = publication(&[("a", "1"), ("b", "1"), ("c", "2")]);
-        assert_eq!(passed_over(&known, &more), tables(&[]));
+        assert_eq!(touched(&[("a", "1"), ("b", "1"), ("c", "2")]), tables(&[]));
         // A first start.
-        assert_eq!(passed_over(&Marks::new(), &more), tables(&[]));
+        let first = passed_over(&Marks::new(), &publication(&[("a", "1")]), &at(&["a"]));
+        assert_eq!(first, tables(&[]));
     }
 
     #[test]
@@ -153,20 +190,43 @@ mod tests {
         let wanted = tables(&["a", "b"]);
         let known = marks(&[("a", "1"), ("b", "1")]);
         let gone = publication(&[("a", "1")]);
-        assert_eq!(passed_over(&known, &gone), tables(&[]));
-        let known = remember(&known, &gone, &wanted);
+        assert_eq!(carried(&known, Some(&gone), &wanted, &tables(&["a"])), at(&["a"]));
+        assert_eq!(passed_over(&known, &gone, &at(&["a"])), tables(&[]));
+        let known = remember(&known, &gone, &wanted, &at(&["a"]));
         let back = publication(&[("a", "1"), ("b", "2")]);
-        assert_eq!(passed_over(&known, &back), tables(&["b"]));
-        assert_eq!(remember(&known, &back, &wanted), marks(&[("a", "1"), ("b", "2")]));
+        assert_eq!(passed_over(&known, &back, &at(&["a", "b"])), tables(&["b"]));
+        let remembered = remember(&known, &back, &wanted, &at(&["a", "b"]));
+        assert_eq!(remembered, marks(&[("a", "1"), ("b", "2")]));
         // One that was not there yet is the same.
-        let never = remember(&Marks::new(), &gone, &wanted);
-        assert_eq!(passed_over(&never, &back), tables(&["b"]));
+        let never = remember(&Marks::new(), &gone, &wanted, &at(&["a"]));
+        assert_eq!(passed_over(&never, &back, &at(&["a", "b"])), tables(&["b"]));
+    }
+
+    #[test]
+    fn a_table_that_was_renamed_is_carried_until_the_configuration_names_it() {
+        let wanted = tables(&["a", "b"]);
+        let known = marks(&[("a", "1"), ("b", "2")]);
+        let renamed = publication(&[("a", "1"), ("c", "2")]);
+        let place = carried(&known, Some(&renamed), &wanted, &tables(&["a"]));
+        assert_eq!(place.get(&table("b")), Some(&table("c")));
+        assert_eq!(put_back(Some(&renamed), &place), PutBack::Nothing);
+        assert_eq!(passed_over(&known, &renamed, &place), tables(&[]));
+        assert_eq!(remember(&known, &renamed, &wanted, &place), known);
+        let touched = publication(&[("a", "1"), ("c", "3")]);
+        assert_eq!(passed_over(&known, &touched, &place), tables(&["b"]));
+        // Another one of its name takes its place.
+        let place = carried(&known, Some(&renamed), &wanted, &tables(&["a", "b"]));
+        assert_eq!(place, at(&["a", "b"]));
+        assert_eq!(put_back(Some(&renamed), &place), PutBack::Tables);
+        // One that the configuration has left out is not carried.
+        let place = carried(&known, Some(&renamed), &tables(&["a"]), &tables(&["a"]));
+        assert_eq!(place, at(&["a"]));
     }
 
     #[test]
     fn what_is_not_wanted_any_more_is_forgotten() {
         let known = marks(&[("a", "1"), ("b", "1")]);
         let now = publication(&[("a", "1")]);
-        assert_eq!(remember(&known, &now, &tables(&["a"])), marks(&[("a", "1")]));
+        assert_eq!(remember(&known, &now, &tables(&["a"]), &at(&["a"])), marks(&[("a", "1")]));
     }
 }

@@ -39,6 +39,7 @@ use crate::notices::Notices;
 use crate::observe::{Observer, Sources};
 use crate::operate::Operator;
 use crate::origins::{self, Origins};
+use crate::passed_over::Comparer;
 use crate::peer::client::Follower;
 use crate::peer::intake::Intake;
 use crate::peer::server::Desk;
@@ -374,9 +375,7 @@ impl Parts {
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), captured));
         tasks.spawn(self.continuity.clone().run(shutdown.clone()));
         tasks.spawn(tenure.run(shutdown.clone()));
-        let (postgres, config) = (self.here.postgres.clone(), self.config.clone());
-        let guards = guards::keep(postgres, config, tenure_state.subscribe(), shutdown.clone());
-        tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), guards));
+        self.start_guards(&tenure_state.subscribe(), shutdown, tasks);
         let keeper = Keeper {
             config: self.config.clone(),
             postgres: self.here.postgres.clone(),
@@ -395,6 +394,33 @@ impl Parts {
         tasks.spawn(reporter.run(shutdown.clone()));
         tasks.spawn(self.operator(observer).run(shutdown.clone()));
         Ok(())
+    }
+
+    /// What keeps everything in its place, and what is in question where it was not.
+    fn start_guards(
+        &self,
+        tenure: &watch::Receiver<TenureState>,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let noted = watch::Sender::new(Vec::new());
+        let comparer = Comparer {
+            config: self.config.clone(),
+            postgres: self.here.postgres.clone(),
+            ownership: self.ownership.clone(),
+            notices: self.notices.clone(),
+            noted: noted.subscribe(),
+        };
+        let guards = guards::keep(
+            self.here.postgres.clone(),
+            self.config.clone(),
+            tenure.clone(),
+            self.notices.clone(),
+            noted,
+            shutdown.clone(),
+        );
+        tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), guards));
+        tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), comparer.run(shutdown.clone())));
     }
 
     fn capture(&self, lease: watch::Receiver<TenureState>) -> Capture {

@@ -24,6 +24,7 @@ pub mod notices;
 pub mod observe;
 pub mod operate;
 pub mod origins;
+pub mod passed_over;
 pub mod peer;
 pub mod pieces;
 pub mod positions;

@@ -153,7 +153,7 @@ impl Tenure {
     }
 
     async fn open(&self) -> anyhow::Result<Guard> {
-        let client = session::connect(&self.postgres, "domicile agent").await?;
+        let mut client = session::connect(&self.postgres, "domicile agent").await?;
         let version: i32 = client
             .query_one("SELECT current_setting('server_version_num')::integer", &[])
             .await?
@@ -167,7 +167,7 @@ impl Tenure {
             self.continuity.check()?;
         }
         guard::install(&client, &self.config, &self.region).await?;
-        setup::publish(&client, &self.config).await?;
+        setup::publish(&mut client, &self.config).await?;
         if verdict == Verdict::New {
             self.continuity.begin(&client).await?;
         }

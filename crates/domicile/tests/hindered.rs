@@ -82,6 +82,7 @@ async fn an_agent_goes_on_whatever_is_in_its_way_and_says_what_it_is() {
     apply_that_waits_names_who_holds_it_up(&regions).await;
     a_deadlock_costs_one_side_a_retry_and_nobody_a_row(&regions).await;
     ddl_of_two_regions_waits_for_each_other(&regions).await;
+    a_publication_of_another_role_is_told(&regions).await;
     limits_of_its_role_are_not_its_own(&mut regions).await;
     assert_alike(&regions, &["part", "hits"]).await;
     for region in regions.names() {
@@ -89,6 +90,35 @@ async fn an_agent_goes_on_whatever_is_in_its_way_and_says_what_it_is() {
         let lost = client.query("SELECT FROM domicile.journal", &[]).await.unwrap();
         assert!(lost.is_empty(), "{region} journals");
     }
+}
+
+async fn a_publication_of_another_role_is_told(regions: &Regions) {
+    let eu = regions.connect("eu").await.unwrap();
+    let superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = 'keeper'";
+    if eu.query_one(superuser, &[]).await.unwrap().get(0) {
+        return;
+    }
+    let told = async || {
+        let status = regions.status("eu").await.map_err(|e| e.to_string())?;
+        let said = status.conditions.into_iter().filter(|said| said.name == "changes_passed_over");
+        Ok::<_, String>(said.map(|said| said.detail).collect::<Vec<_>>().join("; "))
+    };
+    eu.batch_execute("ALTER PUBLICATION domicile OWNER TO postgres").await.unwrap();
+    eu.batch_execute("ALTER PUBLICATION domicile DROP TABLE part").await.unwrap();
+    eventually("PostgreSQL's refusal is told", async || {
+        let told = told().await?;
+        if told.contains("must be owner of publication domicile") { Ok(()) } else { Err(told) }
+    })
+    .await;
+    eu.batch_execute("ALTER PUBLICATION domicile OWNER TO keeper").await.unwrap();
+    eventually("the publication is put back and every region is alike", async || {
+        let sql = "SELECT count(*), (SELECT count(*) FROM domicile.passed_over)
+                   FROM pg_publication_tables WHERE tablename = 'part'";
+        let row = eu.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        let found: (i64, i64, String) = (row.get(0), row.get(1), told().await?);
+        if found == (1, 0, String::new()) { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
 }
 
 /// Copying a region, comparing and moving need the most sessions and the longest waits.

@@ -7,7 +7,7 @@
 //! writes: PostgreSQL leaves the origin out of a streamed transaction that begins with a change of
 //! the catalogue, as TRUNCATE does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use domicile_core::change::{Column, Identity, Relation, Stamp, Transaction};
@@ -20,6 +20,7 @@ use domicile_pg::pgoutput::{self, Decoded, Message, Old, ReplicaIdentity, Tuple}
 use super::body::{Body, Place};
 use crate::log::{Log, LogError};
 use crate::postgres::guard::{BARRIER_PREFIX, STAMP_PREFIX, progress_table};
+use crate::postgres::setup;
 
 /// Replication origins of our own applier start with this.
 pub const ORIGIN_PREFIX: &str = "domicile_";
@@ -63,6 +64,8 @@ pub struct Assembler {
     relations: BTreeMap<u32, Arc<Relation>>,
     /// Where apply keeps its checkpoints, once it was described.
     progress: Option<u32>,
+    /// Relations of which nothing is captured.
+    private: BTreeSet<u32>,
     /// Between Begin and Commit.
     open: Option<Open>,
     /// By transaction id: those that are streamed and have not ended.
@@ -74,7 +77,8 @@ pub struct Assembler {
 impl Assembler {
     pub fn new(log: Log) -> Self {
         let (relations, streamed) = (BTreeMap::new(), BTreeMap::new());
-        Self { log, relations, progress: None, open: None, streamed, block: None }
+        let (progress, private) = (None, BTreeSet::new());
+        Self { log, relations, progress, private, open: None, streamed, block: None }
     }
 
     /// Has a transaction committed of which some messages are still to come?
@@ -177,6 +181,9 @@ impl Assembler {
         if relation.table == progress_table() {
             self.progress = Some(id);
         }
+        if setup::is_private(&relation.table) {
+            self.private.insert(id);
+        }
         if self.block.is_some() {
             let (open, _) = self.current("relation")?;
             open.redescribed(id, &relation);
@@ -195,12 +202,10 @@ impl Assembler {
         stream_xid: Option<u32>,
         message: Message,
     ) -> Result<(), AssembleError> {
-        let progress = self.progress;
+        let (progress, message) = (self.progress, self.without_private(message));
         let (open, relations) = self.current("change")?;
         open.changes += 1;
-        if open.applied {
-            return Ok(());
-        }
+        let Some(message) = message.filter(|_| !open.applied) else { return Ok(()) };
         open.mark(stream_xid);
         if let Message::Insert { relation, .. } | Message::Update { relation, .. } = &message
             && Some(*relation) == progress
@@ -237,6 +242,24 @@ impl Assembler {
             self.current("change")?.0.body.spill(&log).await?;
         }
         Ok(())
+    }
+
+    fn without_private(&self, message: Message) -> Option<Message> {
+        match message {
+            Message::Insert { relation, .. }
+            | Message::Update { relation, .. }
+            | Message::Delete { relation, .. }
+                if self.private.contains(&relation) =>
+            {
+                None
+            }
+            Message::Truncate { mut relations, restart_identity, cascade } => {
+                relations.retain(|relation| !self.private.contains(relation));
+                let some = !relations.is_empty();
+                some.then_some(Message::Truncate { relations, restart_identity, cascade })
+            }
+            other => Some(other),
+        }
     }
 
     /// Keeps what many open transactions hold in memory within its bound.

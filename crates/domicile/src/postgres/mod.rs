@@ -7,6 +7,7 @@ pub mod drain;
 pub mod guard;
 pub mod journal;
 pub mod migration;
+pub mod passed_over;
 pub mod rows;
 pub mod sequences;
 pub mod session;

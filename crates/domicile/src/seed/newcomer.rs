@@ -204,7 +204,7 @@ impl Newcomer {
     /// Opens the session that directs all, with everything that is Domicile's in the database.
     async fn open(&self) -> anyhow::Result<Client> {
         let Self { config, region, postgres, tenure, .. } = self;
-        let client = session::connect(postgres, "domicile seed").await?;
+        let mut client = session::connect(postgres, "domicile seed").await?;
         guard::be_alone(&client).await?;
         for table in self.user_tables() {
             let sql = "SELECT to_regclass($1) IS NULL";
@@ -223,7 +223,7 @@ impl Newcomer {
             (state.postgres_reachable, state.postgres_version) = (true, version);
         });
         guard::install(&client, config, region).await?;
-        setup::publish(&client, config).await?;
+        setup::publish(&mut client, config).await?;
         // One from an earlier life would keep the WAL of all that is copied.
         slot::remove(&client, &slot::slot_name(config)).await?;
         become_applier(&client, &origin_name(0)).await?;

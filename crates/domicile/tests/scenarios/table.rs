@@ -267,6 +267,13 @@ const TRIED: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "L118",
+        "whatever somebody does to the publication is put back, and what it passed over is told until \
+         every region has it",
+        "tests/publication.rs",
+        "what_a_publication_passed_over_is_told_until_every_region_has_it",
+    ),
+    (
+        "L118",
         "what a local failover lost is applied again from the region's own log",
         "tests/continuity.rs",
         "what_a_local_failover_lost_is_applied_again",

@@ -30,6 +30,25 @@ CREATE TABLE IF NOT EXISTS domicile.slot (
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- What the publication was when it was last known to carry everything, and where the WAL was then.
+CREATE TABLE IF NOT EXISTS domicile.publication (
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    -- Schema, table and the mark of each.
+    marks jsonb NOT NULL,
+    looked_at pg_lsn NOT NULL
+);
+
+-- Tables of which the publication may have passed over changes, until all regions were compared.
+CREATE TABLE IF NOT EXISTS domicile.passed_over (
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    since pg_lsn NOT NULL,
+    -- Absent while a transaction is open that began before the publication was put back.
+    until pg_lsn,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (schema_name, table_name)
+);
+
 -- One row per guarded transaction, so that a check is queued for its commit; the agent sweeps them
 -- out later. Every guarded transaction holds a lock on it until it has ended, durably; to drain
 -- them, it is locked in EXCLUSIVE mode. A relation of ours cannot be locked by anybody else.
