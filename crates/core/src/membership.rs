@@ -307,6 +307,7 @@ mod tests {
             durable: Frontier::default(),
             ownership_read: 1,
             left_behind: false,
+            passed_over: false,
             ownership_seen: 1,
             exposure: Millis(0),
             staleness: BTreeMap::new(),

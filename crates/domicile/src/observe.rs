@@ -13,6 +13,7 @@ use domicile_core::lease::Seen;
 use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::ownership::Ownership;
+use domicile_core::publication::PASSED_OVER;
 use domicile_core::retention::LeftBehind;
 use domicile_core::runbook::{Facts, RegionFacts};
 use domicile_core::time::{Millis, Time};
@@ -214,6 +215,7 @@ impl Observer {
                 // What is applied here goes by what is read here.
                 ownership_read: 0,
                 left_behind: self.is_left_behind(region),
+                passed_over: own.says(PASSED_OVER),
                 ownership_seen: own.ownership_seen,
                 exposure: own.exposure(),
                 staleness: own.staleness(),
@@ -232,6 +234,7 @@ impl Observer {
             durable: told.map(|s| lift_frontier(&s.durable)).unwrap_or_default(),
             ownership_read: told.map_or(0, |s| s.ownership_read),
             left_behind: self.is_left_behind(region),
+            passed_over: told.is_some_and(|s| s.says(PASSED_OVER)),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             // It may have acknowledged more since it was last heard.
             exposure: status.map(|(at, s)| s.exposure() + now.since(*at)).unwrap_or_default(),

@@ -128,6 +128,11 @@ pub struct PeerStatus {
 }
 
 impl RegionStatus {
+    /// Does the state of this name hold?
+    pub fn says(&self, state: &str) -> bool {
+        self.conditions.iter().any(|condition| condition.name == state)
+    }
+
     /// What losing this region would cost: the age of its oldest commit that no peer has flushed.
     pub fn exposure(&self) -> Millis {
         Millis(self.peers.iter().map(|p| p.exposure_ms).min().unwrap_or(0))

@@ -97,6 +97,8 @@ pub struct RegionFacts {
     pub ownership_read: u64,
     /// Records that it lacks may be gone: it has to be seeded again, and takes nothing over.
     pub left_behind: bool,
+    /// Others may lack what it has written: nothing of it stands in any log.
+    pub passed_over: bool,
     /// The revision of `ownership` that its gateway and guard go by.
     pub ownership_seen: u64,
     /// The age of its oldest commit that no other region has flushed, by its own clock.

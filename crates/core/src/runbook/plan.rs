@@ -3,6 +3,7 @@
 use super::{Blocker, Facts, Intent, Step, failover, switchover};
 use crate::id::{RegionId, RunId};
 use crate::outage::Outage;
+use crate::publication::PASSED_OVER;
 use crate::time::Millis;
 
 /// The most that the target of a planned hand-over may be behind the owner: nobody writes until it
@@ -111,6 +112,9 @@ fn check_switchover(
             Some(owner) if facts.lease_over(owner) => {
                 reasons.push(Refusal::OwnerSilent(owner.clone()));
             }
+            Some(owner) if facts.regions.get(owner).is_some_and(|seen| seen.passed_over) => {
+                reasons.push(Refusal::PassedOver(owner.clone()));
+            }
             Some(owner) => {
                 let staleness = facts.regions.get(owner).and_then(|seen| seen.staleness.get(to));
                 let staleness = staleness.copied().unwrap_or_default();
@@ -168,6 +172,11 @@ pub enum Refusal {
          caught up: wait until domicile status shows less than {STALENESS_MAX}"
     )]
     TooFarBehind { to: RegionId, owner: RegionId, staleness: Millis },
+    #[error(
+        "other regions may lack rows of the owner, region \"{0}\", and its word would not count for them \
+         any more: wait until it does not say {PASSED_OVER}; where rows differ, domicile verify --repair"
+    )]
+    PassedOver(RegionId),
     #[error("{0}")]
     Blocked(Blocker),
 }

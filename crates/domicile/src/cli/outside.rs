@@ -9,6 +9,7 @@ use domicile_core::id::RegionId;
 use domicile_core::lsn::Frontier;
 use domicile_core::outage::{Sighting, judge};
 use domicile_core::ownership::Ownership;
+use domicile_core::publication::PASSED_OVER;
 use domicile_core::runbook::{Facts, RegionFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::time::timeout;
@@ -97,6 +98,7 @@ impl Outside {
             durable: told.map(|s| frontier(&s.durable)).unwrap_or_default(),
             ownership_read: told.map_or(0, |s| s.ownership_read),
             left_behind: self.left_behind.contains(region),
+            passed_over: told.is_some_and(|s| s.says(PASSED_OVER)),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             exposure: told.map(RegionStatus::exposure).unwrap_or_default(),
             staleness: told.map(RegionStatus::staleness).unwrap_or_default(),

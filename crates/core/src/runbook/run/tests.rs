@@ -371,6 +371,18 @@ fn a_planned_hand_over_waits_for_no_target_that_is_far_behind() {
 }
 
 #[test]
+fn a_region_whose_rows_others_may_lack_hands_nothing_over_and_can_still_be_replaced() {
+    let mut facts = facts(Rpo::None);
+    facts.regions.get_mut(&region("eu")).unwrap().passed_over = true;
+    let intent = Intent::Switchover { range: PartitionRange::new(3, 3), to: region("us") };
+    let refusal = crate::runbook::plan::Refusal::PassedOver(region("eu"));
+    assert_eq!(plan(&run(), &intent, &facts).err(), Some(vec![refusal]));
+    lose_eu(&mut facts);
+    let intent = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
+    assert!(plan(&run(), &intent, &facts).is_ok());
+}
+
+#[test]
 fn a_switchover_goes_on_with_what_no_failover_took_from_it() {
     let mut facts = facts(Rpo::None);
     let range = PartitionRange::new(2, 3);
