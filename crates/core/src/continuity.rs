@@ -20,8 +20,11 @@ use crate::lsn::Lsn;
 /// The output plugin that every slot of ours has.
 pub const PLUGIN: &str = "pgoutput";
 
+/// PostgreSQL ends the stream at a change that it cannot send, again and again.
+pub const CAPTURE_FAILS: &str = "capture_fails";
+
 /// The states after which another incarnation of the log may begin in the same system.
-pub const RESEEDABLE: [&str; 3] = ["slot_lost", "slot_skipped", "timeline_behind"];
+pub const RESEEDABLE: [&str; 4] = ["slot_lost", "slot_skipped", "timeline_behind", CAPTURE_FAILS];
 
 /// What we remember of the slot that we read.
 #[derive(Clone, Debug, PartialEq, Eq)]

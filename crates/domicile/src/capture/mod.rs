@@ -19,7 +19,7 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use domicile_core::change::Transaction;
 use domicile_core::config::Config;
-use domicile_core::continuity::Verdict;
+use domicile_core::continuity::{CAPTURE_FAILS, Verdict};
 use domicile_core::history::{Admission, Reason, admit};
 use domicile_core::id::{Origin, RunId};
 use domicile_core::lsn::{Cut, Lsn};
@@ -53,8 +53,7 @@ use body::Complete;
 /// As PostgreSQL's `synchronous_standby_names` knows the capture.
 pub const APPLICATION_NAME: &str = "domicile";
 pub const PUBLICATION: &str = "domicile";
-/// The state that `domicile status` shows, and who says so.
-const CONDITION: &str = "capture_fails";
+/// Under which the notice stands.
 const PART: &str = "capture";
 
 /// What PostgreSQL decodes of transactions that have not ended before it lets others through: some
@@ -138,7 +137,7 @@ impl Capture {
                         "PostgreSQL cannot send what was committed behind {at}: {error:#}. Nothing of \
                          this region is shipped from there on"
                     );
-                    self.config.notices.post(PART, CONDITION, detail);
+                    self.config.notices.post(PART, CAPTURE_FAILS, detail);
                 }
                 refused_at = at;
             }

@@ -21,7 +21,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "For a region that says slot_lost, slot_skipped or timeline_behind; refused for any other.
+    after_help = "For a region that says slot_lost, slot_skipped, timeline_behind or capture_fails; refused for any
+other.
 
 The region's log begins another incarnation with a slot of its own, as in eu-2. What its PostgreSQL
 lost of its own log is applied again from there. Then every table is compared between all regions,
@@ -69,9 +70,9 @@ impl Reseed {
                 Ok(status) => match status.origin.parse::<Origin>() {
                     Ok(now) if now <= *before => format!("it still writes {before}"),
                     Err(_) => "its agent starts".to_owned(),
+                    Ok(_) if status.lease_live && broken(&status).is_none() => return Ok(()),
                     Ok(_) => match status.conditions.first() {
                         Some(condition) => format!("{}: {}", condition.name, condition.detail),
-                        None if status.lease_live => return Ok(()),
                         None => "it has no lease yet".to_owned(),
                     },
                 },
