@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::pair::{Backlog, System};
+use crate::group::{Backlog, System};
 use crate::report::Figures;
 
 const WIDTH: u32 = 760;

@@ -12,12 +12,13 @@ use clap::{Parser, ValueEnum};
 
 mod catch_up;
 mod chart;
+mod group;
 mod load;
-mod pair;
+mod marker;
 mod report;
 mod workload;
 
-use pair::{Backlog, System};
+use group::{Backlog, System};
 use report::Report;
 use workload::Workload;
 

@@ -11,7 +11,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use domicile::lab::cluster::PgBin;
 use serde::Serialize;
 
-use crate::pair::{Backlog, SETTINGS, System};
+use crate::group::{Backlog, SETTINGS, System};
 use crate::workload::Workload;
 
 #[derive(Serialize)]

@@ -1,4 +1,4 @@
-//! Two clusters of which one follows the other: how is each system set up, stopped and started?
+//! A cluster that others follow: how is each system set up, stopped and started?
 //!
 //! One file per system, with the same functions in each.
 
@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use tokio::time::Instant;
 use tokio_postgres::Client;
 
+use crate::Arguments;
 use crate::workload::Workload;
 
 mod native;
@@ -21,7 +23,7 @@ use native::Native;
 use ours::Ours;
 use pglogical::Pglogical;
 
-/// What both clusters of every pair say in `postgresql.conf`, beyond the lab's own settings.
+/// What every cluster of every group says in `postgresql.conf`, beyond the lab's own settings.
 pub const SETTINGS: [(&str, &str); 8] = [
     ("shared_buffers", "256MB"),
     ("max_wal_size", "8GB"),
@@ -63,9 +65,9 @@ impl System {
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Backlog {
-    /// The other region; the source's agent was up. For the other systems: the subscription
+    /// The other regions; the source's agent was up. For the other systems: the subscription
     PeerDown,
-    /// Both agents. For the other systems: the subscription
+    /// All agents. For the other systems: the subscription
     AgentDown,
 }
 
@@ -78,50 +80,70 @@ impl Backlog {
     }
 }
 
-/// A source and a target.
-pub enum Pair {
-    Ours(Ours),
+/// A source and the targets that follow it.
+pub enum Group {
+    Ours(Box<Ours>),
     Native(Native),
     Pglogical(Pglogical),
 }
 
-impl Pair {
-    /// Makes and fills both clusters and lets one follow the other; nothing when the system is
-    /// not installed here.
+impl Group {
+    /// Makes and fills all clusters and lets the targets follow; nothing when the system is not
+    /// installed here.
     pub async fn create(
         system: System,
         workload: Workload,
+        targets: usize,
         binary: &Path,
     ) -> anyhow::Result<Option<Self>> {
         Ok(match system {
-            System::Ours => Some(Self::Ours(Ours::create(workload, binary).await?)),
-            System::Native => Some(Self::Native(Native::create(workload).await?)),
-            System::Pglogical => Pglogical::create(workload).await?.map(Self::Pglogical),
+            System::Ours => {
+                Some(Self::Ours(Box::new(Ours::create(workload, targets, binary).await?)))
+            }
+            System::Native => Some(Self::Native(Native::create(workload, targets).await?)),
+            System::Pglogical => Pglogical::create(workload, targets).await?.map(Self::Pglogical),
         })
     }
 
-    /// How to reach the two servers.
+    /// Makes one for each of the systems that are installed.
+    pub async fn of_each(
+        arguments: &Arguments,
+        workload: Workload,
+        targets: usize,
+    ) -> anyhow::Result<Vec<(System, Self)>> {
+        let made = arguments.systems().into_iter().map(async |system| {
+            let group = Self::create(system, workload, targets, &arguments.binary).await;
+            let group = group.with_context(|| format!("set up {}", system.name()))?;
+            if group.is_none() {
+                eprintln!("{} is not installed", system.name());
+            }
+            anyhow::Ok(group.map(|group| (system, group)))
+        });
+        Ok(try_join_all(made).await?.into_iter().flatten().collect())
+    }
+
+    /// How to reach a server.
     pub fn postgres(&self, end: End) -> String {
         match self {
-            Self::Ours(pair) => pair.postgres(end),
-            Self::Native(pair) => pair.postgres(end),
-            Self::Pglogical(pair) => pair.postgres(end),
+            Self::Ours(group) => group.postgres(end),
+            Self::Native(group) => group.postgres(end),
+            Self::Pglogical(group) => group.postgres(end),
         }
     }
 
     /// Takes down what is to be down while a backlog is built, and returns when it is.
     pub async fn stop(&mut self, backlog: Backlog) -> anyhow::Result<()> {
         match self {
-            Self::Ours(pair) => pair.stop(backlog).await,
-            Self::Native(pair) => pair.stop().await,
-            Self::Pglogical(pair) => pair.stop().await,
+            Self::Ours(group) => group.stop(backlog).await,
+            Self::Native(group) => group.stop().await,
+            Self::Pglogical(group) => group.stop().await,
         }
     }
 
     /// Waits until what was not stopped has done its part for everything before `lsn`.
     pub async fn rest(&mut self, backlog: Backlog, lsn: u64) -> anyhow::Result<()> {
         match (self, backlog) {
-            (Self::Ours(pair), Backlog::PeerDown) => pair.wait_until_logged(lsn).await,
+            (Self::Ours(group), Backlog::PeerDown) => group.wait_until_logged(lsn).await,
             (Self::Ours(_), Backlog::AgentDown) | (Self::Native(_) | Self::Pglogical(_), _) => {
                 Ok(())
             }
@@ -131,27 +153,29 @@ impl Pair {
     /// Says that it may go on; returns at once.
     pub async fn start(&mut self) -> anyhow::Result<()> {
         match self {
-            Self::Ours(pair) => pair.start(),
-            Self::Native(pair) => pair.start().await,
-            Self::Pglogical(pair) => pair.start().await,
+            Self::Ours(group) => group.start(),
+            Self::Native(group) => group.start().await,
+            Self::Pglogical(group) => group.start().await,
         }
     }
 }
 
-/// One of the two clusters.
+/// One of the clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Source,
-    Target,
+    /// The targets are numbered from 0.
+    Target(usize),
 }
 
 impl End {
-    pub const BOTH: [Self; 2] = [Self::Source, Self::Target];
+    /// The only target of most groups.
+    pub const TARGET: Self = Self::Target(0);
 
-    pub fn name(self) -> &'static str {
+    pub fn name(self) -> String {
         match self {
-            Self::Source => "source",
-            Self::Target => "target",
+            Self::Source => "source".to_owned(),
+            Self::Target(number) => format!("target-{number}"),
         }
     }
 }
@@ -181,6 +205,6 @@ async fn wait_until_alone(source: &Client) -> anyhow::Result<()> {
     wait_for(source, "no slot is in use", sql).await
 }
 
-fn settings() -> Vec<(&'static str, &'static str)> {
+pub fn settings() -> Vec<(&'static str, &'static str)> {
     SETTINGS.to_vec()
 }

@@ -1,9 +1,10 @@
-//! pglogical, as it is by default: a node at each end, and a subscription.
+//! pglogical, as it is by default: a node at each end, and subscriptions.
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, temporary_cluster};
+use futures_util::future::try_join_all;
 use tokio::process::Command;
 use tokio::try_join;
 
@@ -12,43 +13,46 @@ use crate::workload::Workload;
 
 pub struct Pglogical {
     source: (Cluster, Arc<TemporaryFolder>),
-    target: (Cluster, Arc<TemporaryFolder>),
+    targets: Vec<(Cluster, Arc<TemporaryFolder>)>,
 }
 
 impl Pglogical {
     /// Returns nothing when the server has no such extension.
-    pub async fn create(workload: Workload) -> anyhow::Result<Option<Self>> {
+    pub async fn create(workload: Workload, targets: usize) -> anyhow::Result<Option<Self>> {
         if !is_installed().await? {
             return Ok(None);
         }
         let mut settings = settings();
         settings.push(("shared_preload_libraries", "pglogical"));
-        let (source, target) = try_join!(
+        let (source, targets) = try_join!(
             temporary_cluster("pglogical-source", &settings),
-            temporary_cluster("pglogical-target", &settings)
+            try_join_all((0..targets).map(|_| temporary_cluster("pglogical-target", &settings)))
         )?;
-        let pair = Self { source, target };
-        let (from, to) = (pair.postgres(End::Source), pair.postgres(End::Target));
-        try_join!(workload.fill(&from), workload.fill(&to))?;
-        pair.node(End::Source).await?;
-        pair.node(End::Target).await?;
+        let group = Self { source, targets };
+        let (from, to) = (group.postgres(End::Source), group.targets());
+        try_join!(workload.fill(&from), try_join_all(to.iter().map(|to| workload.fill(to))))?;
+        group.node(End::Source).await?;
         let source = connect(&from).await?;
         for (table, has_key) in workload.tables().iter().chain(&[("marker", true)]) {
             let set = if *has_key { "default" } else { "default_insert_only" };
             let sql = "SELECT pglogical.replication_set_add_table($1, $2::text::regclass)";
             source.execute(sql, &[&set, table]).await.context("publish a table")?;
         }
-        let target = connect(&to).await?;
-        let subscribe = format!(
-            "SELECT pglogical.create_subscription(
-                 subscription_name := 'bench', provider_dsn := '{from}',
-                 synchronize_structure := false, synchronize_data := false)"
-        );
-        target.batch_execute(&subscribe).await.context("subscribe")?;
-        let ready =
-            "SELECT bool_and(status = 'replicating') FROM pglogical.show_subscription_status()";
-        wait_for(&target, "pglogical replicates", ready).await?;
-        Ok(Some(pair))
+        for (number, to) in to.iter().enumerate() {
+            group.node(End::Target(number)).await?;
+            let target = connect(to).await?;
+            let subscribe = format!(
+                "SELECT pglogical.create_subscription(
+                     subscription_name := '{}', provider_dsn := '{from}',
+                     synchronize_structure := false, synchronize_data := false)",
+                subscription(number)
+            );
+            target.batch_execute(&subscribe).await.context("subscribe")?;
+            let ready =
+                "SELECT bool_and(status = 'replicating') FROM pglogical.show_subscription_status()";
+            wait_for(&target, "pglogical replicates", ready).await?;
+        }
+        Ok(Some(group))
     }
 
     async fn node(&self, end: End) -> anyhow::Result<()> {
@@ -63,8 +67,12 @@ impl Pglogical {
     pub fn postgres(&self, end: End) -> String {
         match end {
             End::Source => self.source.0.connection_string(),
-            End::Target => self.target.0.connection_string(),
+            End::Target(number) => self.targets[number].0.connection_string(),
         }
+    }
+
+    fn targets(&self) -> Vec<String> {
+        self.targets.iter().map(|(cluster, _)| cluster.connection_string()).collect()
     }
 
     pub async fn stop(&mut self) -> anyhow::Result<()> {
@@ -77,10 +85,19 @@ impl Pglogical {
     }
 
     async fn alter(&self, how: &str) -> anyhow::Result<()> {
-        let sql = format!("SELECT pglogical.alter_subscription_{how}('bench', true)");
-        let target = connect(&self.postgres(End::Target)).await?;
-        target.batch_execute(&sql).await.with_context(|| format!("{how} the subscription"))
+        for (number, target) in self.targets().iter().enumerate() {
+            let name = subscription(number);
+            let sql = format!("SELECT pglogical.alter_subscription_{how}('{name}', true)");
+            let target = connect(target).await?;
+            target.batch_execute(&sql).await.with_context(|| format!("{how} the subscription"))?;
+        }
+        Ok(())
     }
+}
+
+/// The slot at the source is named after it, so each target has another.
+fn subscription(number: usize) -> String {
+    format!("bench_{number}")
 }
 
 async fn is_installed() -> anyhow::Result<bool> {

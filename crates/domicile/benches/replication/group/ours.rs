@@ -1,4 +1,4 @@
-//! Domicile: two regions, one of them owns everything; commits wait for nobody (`rpo = "none"`).
+//! Domicile: one region owns everything, the others follow; commits wait for nobody (`rpo = "none"`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::Context;
 use domicile::lab::cluster::PgBin;
 use domicile::lab::regions::{Regions, RegionsConfig};
 use domicile_core::lsn::Lsn;
-use tokio::try_join;
+use futures_util::future::try_join_all;
 
 use super::{Backlog, End, LOOK_AGAIN, PATIENCE, connect, settings, wait_until_alone};
 use crate::workload::Workload;
@@ -18,9 +18,10 @@ const LEASE: Duration = Duration::from_secs(600);
 pub struct Ours(Regions);
 
 impl Ours {
-    pub async fn create(workload: Workload, binary: &Path) -> anyhow::Result<Self> {
+    pub async fn create(workload: Workload, targets: usize, binary: &Path) -> anyhow::Result<Self> {
         let mut config = RegionsConfig::three(binary.to_owned(), PgBin::find(None)?, "", 1);
-        config.names = End::BOTH.map(|end| end.name().to_owned()).to_vec();
+        let ends = [End::Source].into_iter().chain((0..targets).map(End::Target));
+        config.names = ends.map(End::name).collect();
         config.partition = "whole".to_owned();
         config.rpo = "none".to_owned();
         config.links = false;
@@ -30,25 +31,27 @@ impl Ours {
         let tables = workload.tables().iter().chain(&[("marker", true)]);
         config.tables = tables.map(|(name, _)| format!("[[table]]\nname = \"{name}\"\n")).collect();
         let mut regions = Regions::create(config).await?;
-        let (from, to) =
-            (regions.postgres(End::Source.name()), regions.postgres(End::Target.name()));
-        try_join!(workload.fill(&from), workload.fill(&to))?;
+        let postgres: Vec<_> = regions.names().iter().map(|name| regions.postgres(name)).collect();
+        try_join_all(postgres.iter().map(|postgres| workload.fill(postgres))).await?;
         regions.start_all().await?;
         Ok(Self(regions))
     }
 
     pub fn postgres(&self, end: End) -> String {
-        self.0.postgres(end.name())
+        self.0.postgres(&end.name())
     }
 
     /// Kills agents with SIGKILL, when all is well.
     pub async fn stop(&mut self, backlog: Backlog) -> anyhow::Result<()> {
         self.0.wait_until_ready().await?;
-        self.0.kill_agent(End::Target.name());
+        let source = End::Source.name();
+        for region in self.0.names().to_vec().iter().filter(|name| **name != source) {
+            self.0.kill_agent(region);
+        }
         match backlog {
             Backlog::PeerDown => Ok(()),
             Backlog::AgentDown => {
-                self.0.kill_agent(End::Source.name());
+                self.0.kill_agent(&source);
                 wait_until_alone(&connect(&self.postgres(End::Source)).await?).await
             }
         }
@@ -58,7 +61,7 @@ impl Ours {
     pub async fn wait_until_logged(&mut self, lsn: u64) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let end = self.0.status(End::Source.name()).await?.log_end;
+            let end = self.0.status(&End::Source.name()).await?.log_end;
             let end: Lsn = end.parse().context("read where the log ends")?;
             if end.0 > lsn {
                 return Ok(());
@@ -73,7 +76,9 @@ impl Ours {
 
     /// Starts the agents that do not run.
     pub fn start(&mut self) -> anyhow::Result<()> {
-        self.0.start_agent(End::Source.name())?;
-        Ok(self.0.start_agent(End::Target.name())?)
+        for region in self.0.names().to_vec() {
+            self.0.start_agent(&region)?;
+        }
+        Ok(())
     }
 }
