@@ -1,12 +1,13 @@
-//! How is pgbench run so that it makes a backlog quickly, and ends with us?
+//! How is pgbench run, to make a backlog quickly or to go on steadily, so that it ends with us?
 
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 use domicile::lab::cluster::PgBin;
 use tokio::process::Command;
 
-const CLIENTS: u32 = 8;
+pub const CLIENTS: u32 = 8;
 
 /// A number of transactions to be made at one server.
 pub struct Pgbench<'a> {
@@ -22,9 +23,8 @@ impl Pgbench<'_> {
     }
 
     pub async fn script(&self, text: &str) -> anyhow::Result<()> {
-        let script = tempfile::NamedTempFile::new().context("make a script")?;
-        std::fs::write(script.path(), text).context("write a script")?;
-        self.run(&["--file", &script.path().display().to_string()]).await
+        let script = script(text)?;
+        self.run(&["--file", &path(script.path())]).await
     }
 
     async fn run(&self, what: &[&str]) -> anyhow::Result<()> {
@@ -33,20 +33,54 @@ impl Pgbench<'_> {
         let (clients, seed) = (CLIENTS.to_string(), self.seed.to_string());
         arguments.extend(["--client", &clients, "--random-seed", &seed]);
         arguments.extend(what);
-        pgbench(self.postgres, &arguments).await
+        pgbench(self.postgres, "off", &arguments).await.map(drop)
+    }
+}
+
+/// Clients that go on for a while; their commits are durable.
+pub struct Steady<'a> {
+    pub postgres: &'a str,
+    pub seconds: u32,
+    /// Transactions a second; as many as they can without one.
+    pub rate: Option<u32>,
+    pub seed: u32,
+}
+
+impl Steady<'_> {
+    /// Returns how many transactions a second there really were.
+    pub async fn script(&self, text: &str) -> anyhow::Result<f64> {
+        let script = script(text)?;
+        let (clients, seconds) = (CLIENTS.to_string(), self.seconds.to_string());
+        let (seed, file) = (self.seed.to_string(), path(script.path()));
+        let mut arguments = vec!["--no-vacuum", "--protocol", "prepared", "--time", &seconds];
+        arguments.extend(["--client", &clients, "--random-seed", &seed, "--file", &file]);
+        let rate = self.rate.map(|rate| rate.to_string());
+        if let Some(rate) = &rate {
+            arguments.extend(["--rate", rate]);
+        }
+        let said = pgbench(self.postgres, "on", &arguments).await?;
+        let tps = said.lines().find_map(|line| line.strip_prefix("tps = "));
+        let tps = tps.and_then(|rest| rest.split_whitespace().next());
+        tps.context("pgbench names no throughput")?.parse().context("read the throughput")
     }
 }
 
 /// Makes pgbench's tables with their rows.
 pub async fn initialize(postgres: &str, scale: u32) -> anyhow::Result<()> {
-    pgbench(postgres, &["--initialize", "--quiet", "--scale", &scale.to_string()]).await
+    let arguments = ["--initialize", "--quiet", "--scale", &scale.to_string()];
+    pgbench(postgres, "off", &arguments).await.map(drop)
 }
 
-async fn pgbench(postgres: &str, arguments: &[&str]) -> anyhow::Result<()> {
+/// Returns what it printed.
+async fn pgbench(
+    postgres: &str,
+    synchronous_commit: &str,
+    arguments: &[&str],
+) -> anyhow::Result<String> {
     let output = Command::new(PgBin::find(None)?.program("pgbench"))
         .args(arguments)
         .arg(postgres)
-        .env("PGOPTIONS", "-c synchronous_commit=off")
+        .env("PGOPTIONS", format!("-c synchronous_commit={synchronous_commit}"))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()
@@ -54,5 +88,15 @@ async fn pgbench(postgres: &str, arguments: &[&str]) -> anyhow::Result<()> {
         .context("run pgbench")?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "pgbench failed: {said}");
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn script(text: &str) -> anyhow::Result<tempfile::NamedTempFile> {
+    let script = tempfile::NamedTempFile::new().context("make a script")?;
+    std::fs::write(script.path(), text).context("write a script")?;
+    Ok(script)
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
 }

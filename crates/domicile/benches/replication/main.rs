@@ -13,25 +13,28 @@ use clap::{Parser, ValueEnum};
 mod catch_up;
 mod chart;
 mod group;
+mod lag;
 mod load;
 mod marker;
+mod question;
 mod report;
+mod statistics;
 mod workload;
 
 use group::{Backlog, System};
+use question::Question;
 use report::Report;
-use workload::Workload;
 
 /// Measures replication: ours, PostgreSQL's own, and pglogical, on this machine
 #[derive(Parser)]
 pub struct Arguments {
-    /// Workloads; all of them when none is named
+    /// What is measured; all of it when nothing is named
     #[arg(value_enum)]
-    workloads: Vec<Workload>,
+    questions: Vec<Question>,
     /// How often each system is measured, by turns; the median counts
     #[arg(long, default_value_t = 3)]
     pub runs: u32,
-    /// Only with the backlog that was built while this was down
+    /// Catch-up only with the backlog that was built while this was down
     #[arg(long, value_enum)]
     backlog: Option<Backlog>,
     /// Only these systems
@@ -52,8 +55,8 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    pub fn workloads(&self) -> Vec<Workload> {
-        chosen(&self.workloads)
+    fn questions(&self) -> Vec<Question> {
+        chosen(&self.questions)
     }
 
     pub fn systems(&self) -> Vec<System> {
@@ -90,15 +93,20 @@ async fn main() -> ExitCode {
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let mut report = Report::new()?;
-    for workload in arguments.workloads() {
-        report.workloads.extend(catch_up::measure(workload, arguments).await?);
+    for question in arguments.questions() {
+        match question {
+            Question::CatchUp(workload) => {
+                report.workloads.extend(catch_up::measure(workload, arguments).await?);
+            }
+            Question::Lag => report.lag.extend(lag::measure(arguments).await?),
+        }
         report.write(&arguments.json)?;
     }
     if let Some(file) = &arguments.svg {
         std::fs::write(file, chart::svg(&report.workloads, &report.about()))
             .context("write the chart")?;
     }
-    println!("{}", report.table());
+    println!("{}", report.words());
     println!("The figures are in {}.", arguments.json.display());
     Ok(())
 }

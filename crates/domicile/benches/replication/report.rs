@@ -12,6 +12,8 @@ use domicile::lab::cluster::PgBin;
 use serde::Serialize;
 
 use crate::group::{Backlog, SETTINGS, System};
+use crate::lag;
+use crate::statistics::median;
 use crate::workload::Workload;
 
 #[derive(Serialize)]
@@ -21,7 +23,10 @@ pub struct Report {
     /// Of every cluster.
     settings: BTreeMap<&'static str, &'static str>,
     conditions: &'static [&'static str],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub workloads: Vec<Figures>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lag: Vec<lag::Figures>,
 }
 
 #[derive(Serialize)]
@@ -77,6 +82,7 @@ impl Report {
             settings: SETTINGS.into_iter().chain([("wal_level", "logical")]).collect(),
             conditions: CONDITIONS,
             workloads: Vec::new(),
+            lag: Vec::new(),
         })
     }
 
@@ -93,32 +99,47 @@ impl Report {
         format!("PostgreSQL {version}, both ends on one machine with {} cores", self.machine.cores)
     }
 
-    pub fn table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(presets::ASCII_MARKDOWN).set_header([
-            "workload",
-            "backlog",
-            "ours s",
-            "native s",
-            "pglogical s",
-            "native / ours",
-        ]);
+    /// All of it, for a person.
+    pub fn words(&self) -> String {
+        let mut words = Vec::new();
+        if !self.workloads.is_empty() {
+            words.push(self.catch_up().to_string());
+        }
+        if !self.lag.is_empty() {
+            words.push(lag::show(&self.lag).to_string());
+            words.extend(lag::bar(&self.lag));
+        }
+        words.join("\n\n")
+    }
+
+    fn catch_up(&self) -> Table {
+        let mut table =
+            table(["workload", "backlog", "ours s", "native s", "pglogical s", "native / ours"]);
         for figures in &self.workloads {
-            let number = |value: Option<f64>| {
-                let text = value.map_or("-".to_owned(), |value| format!("{value:.2}"));
-                Cell::new(text).set_alignment(CellAlignment::Right)
-            };
             table.add_row([
                 Cell::new(figures.name),
                 Cell::new(figures.backlog.words()),
-                number(figures.ours_s),
-                number(figures.native_s),
-                number(figures.pglogical_s),
-                number(figures.ratio),
+                number(figures.ours_s, 2),
+                number(figures.native_s, 2),
+                number(figures.pglogical_s, 2),
+                number(figures.ratio, 2),
             ]);
         }
         table
     }
+}
+
+/// An empty table that can be put into a page.
+pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_header(header);
+    table
+}
+
+/// A cell with a figure of so many decimals, or with none.
+pub fn number(value: Option<f64>, decimals: usize) -> Cell {
+    let text = value.map_or("-".to_owned(), |value| format!("{value:.decimals$}"));
+    Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
 impl Figures {
@@ -145,16 +166,5 @@ impl Figures {
             System::Native => self.native_s,
             System::Pglogical => self.pglogical_s,
         }
-    }
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        even if even % 2 == 0 => Some((sorted[middle - 1] + sorted[middle]) / 2.0),
-        _ => Some(sorted[middle]),
     }
 }

@@ -108,14 +108,7 @@ impl Workload {
     pub async fn write(self, postgres: &str, client: &Client, round: u32) -> anyhow::Result<()> {
         let pgbench = Pgbench { postgres, transactions: self.transactions(), seed: round };
         match self {
-            Self::Updates => {
-                pgbench
-                    .script(&format!(
-                        "\\set aid random(1, {ACCOUNTS})\n\\set delta random(-5000, 5000)\n\
-                         UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;\n"
-                    ))
-                    .await
-            }
+            Self::Updates => pgbench.script(&updates()).await,
             Self::Tpcb => pgbench.tpcb().await,
             Self::Inserts => {
                 for part in 0..self.transactions() {
@@ -152,4 +145,12 @@ impl Workload {
             }
         }
     }
+}
+
+/// A transaction that updates one row at random, for pgbench.
+pub fn updates() -> String {
+    format!(
+        "\\set aid random(1, {ACCOUNTS})\n\\set delta random(-5000, 5000)\n\
+         UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;\n"
+    )
 }

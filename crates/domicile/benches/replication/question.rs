@@ -1,0 +1,38 @@
+//! What can be asked, and under which name?
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+
+use crate::workload::Workload;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    CatchUp(Workload),
+    Lag,
+}
+
+impl ValueEnum for Question {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::CatchUp(Workload::Updates),
+            Self::CatchUp(Workload::Tpcb),
+            Self::CatchUp(Workload::Inserts),
+            Self::CatchUp(Workload::Toast),
+            Self::CatchUp(Workload::Hot),
+            Self::Lag,
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            Self::CatchUp(workload) => workload.to_possible_value(),
+            Self::Lag => {
+                named("lag", "How long after its commit a write is shown, under a steady load")
+            }
+        }
+    }
+}
+
+fn named(name: &'static str, help: &'static str) -> Option<PossibleValue> {
+    Some(PossibleValue::new(name).help(help))
+}
