@@ -95,7 +95,7 @@ async fn once(group: &Group, rate: u32, round: u32) -> anyhow::Result<Lag> {
     let load = Steady { postgres: &from, seconds: SECONDS, rate: rest, seed: round };
     let first = i64::from(round) * IDS;
     let begin = Instant::now();
-    let (load_tps, commits, sightings) = try_join!(
+    let (served, commits, sightings) = try_join!(
         async { load.script(&updates()).await },
         probe(&source, first, begin + Duration::from_secs(SECONDS.into())),
         look(&target, first, first + IDS - 1)
@@ -103,7 +103,7 @@ async fn once(group: &Group, rate: u32, round: u32) -> anyhow::Result<Lag> {
     let lags_ms = lags_ms(&commits, &sightings, begin + WARM_UP);
     let of = |per_cent| percentile(&lags_ms, per_cent).context("no probe was shown");
     let probes_tps = commits.len() as f64 / f64::from(SECONDS);
-    let tps = load_tps + probes_tps;
+    let tps = served.tps + probes_tps;
     Ok(Lag { p50_ms: of(50)?, p99_ms: of(99)?, max_ms: of(100)?, tps })
 }
 

@@ -46,14 +46,24 @@ pub struct Steady<'a> {
     pub seed: u32,
 }
 
+/// What steady clients were given.
+pub struct Served {
+    /// Transactions a second.
+    pub tps: f64,
+    /// Of each transaction, from when it was due.
+    pub latencies_ms: Vec<f64>,
+}
+
 impl Steady<'_> {
-    /// Returns how many transactions a second there really were.
-    pub async fn script(&self, text: &str) -> anyhow::Result<f64> {
+    pub async fn script(&self, text: &str) -> anyhow::Result<Served> {
         let script = script(text)?;
+        let logs = tempfile::tempdir().context("make a folder for pgbench")?;
         let (clients, seconds) = (CLIENTS.to_string(), self.seconds.to_string());
         let (seed, file) = (self.seed.to_string(), path(script.path()));
+        let log = path(&logs.path().join("log"));
         let mut arguments = vec!["--no-vacuum", "--protocol", "prepared", "--time", &seconds];
         arguments.extend(["--client", &clients, "--random-seed", &seed, "--file", &file]);
+        arguments.extend(["--log", "--log-prefix", &log]);
         let rate = self.rate.map(|rate| rate.to_string());
         if let Some(rate) = &rate {
             arguments.extend(["--rate", rate]);
@@ -61,8 +71,22 @@ impl Steady<'_> {
         let said = pgbench(self.postgres, "on", &arguments).await?;
         let tps = said.lines().find_map(|line| line.strip_prefix("tps = "));
         let tps = tps.and_then(|rest| rest.split_whitespace().next());
-        tps.context("pgbench names no throughput")?.parse().context("read the throughput")
+        let tps = tps.context("pgbench names no throughput")?.parse()?;
+        Ok(Served { tps, latencies_ms: latencies_ms(logs.path())? })
     }
+}
+
+/// Reads `client transaction microseconds ...`, a line for each transaction.
+fn latencies_ms(folder: &Path) -> anyhow::Result<Vec<f64>> {
+    let mut latencies = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        for line in std::fs::read_to_string(entry?.path())?.lines() {
+            let field = line.split_whitespace().nth(2).context("a line of pgbench's log")?;
+            let microseconds: f64 = field.parse().context("a transaction's time")?;
+            latencies.push(microseconds / 1000.0);
+        }
+    }
+    Ok(latencies)
 }
 
 /// Makes pgbench's tables with their rows.

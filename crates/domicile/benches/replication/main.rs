@@ -18,6 +18,7 @@ mod load;
 mod marker;
 mod question;
 mod report;
+mod slow_down;
 mod statistics;
 mod workload;
 
@@ -99,6 +100,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
                 report.workloads.extend(catch_up::measure(workload, arguments).await?);
             }
             Question::Lag => report.lag.extend(lag::measure(arguments).await?),
+            Question::SlowDown => report.slow_down.extend(slow_down::measure(arguments).await?),
         }
         report.write(&arguments.json)?;
     }

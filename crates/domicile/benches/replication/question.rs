@@ -9,6 +9,7 @@ use crate::workload::Workload;
 pub enum Question {
     CatchUp(Workload),
     Lag,
+    SlowDown,
 }
 
 impl ValueEnum for Question {
@@ -20,6 +21,7 @@ impl ValueEnum for Question {
             Self::CatchUp(Workload::Toast),
             Self::CatchUp(Workload::Hot),
             Self::Lag,
+            Self::SlowDown,
         ]
     }
 
@@ -29,6 +31,7 @@ impl ValueEnum for Question {
             Self::Lag => {
                 named("lag", "How long after its commit a write is shown, under a steady load")
             }
+            Self::SlowDown => named("slow-down", "What those who write at the source are given"),
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::group::{Backlog, SETTINGS, System};
 use crate::lag;
+use crate::slow_down;
 use crate::statistics::median;
 use crate::workload::Workload;
 
@@ -27,6 +28,8 @@ pub struct Report {
     pub workloads: Vec<Figures>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lag: Vec<lag::Figures>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slow_down: Vec<slow_down::Figures>,
 }
 
 #[derive(Serialize)]
@@ -83,6 +86,7 @@ impl Report {
             conditions: CONDITIONS,
             workloads: Vec::new(),
             lag: Vec::new(),
+            slow_down: Vec::new(),
         })
     }
 
@@ -108,6 +112,9 @@ impl Report {
         if !self.lag.is_empty() {
             words.push(lag::show(&self.lag).to_string());
             words.extend(lag::bar(&self.lag));
+        }
+        if !self.slow_down.is_empty() {
+            words.push(slow_down::show(&self.slow_down).to_string());
         }
         words.join("\n\n")
     }
