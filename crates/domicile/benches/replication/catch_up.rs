@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use futures_util::future::try_join_all;
 use tokio::time::Instant;
 use tokio::try_join;
 use tokio_postgres::Client;
@@ -57,9 +58,31 @@ async fn once(
     backlog: Backlog,
     round: u32,
 ) -> anyhow::Result<(Duration, Duration)> {
-    let (from, to) = (group.postgres(End::Source), group.postgres(End::TARGET));
-    let (source, target) = (connect(&from).await?, connect(&to).await?);
-    try_join!(prepare(&source, workload), prepare(&target, workload))?;
+    let built = build(group, workload, backlog, round).await?;
+    let source = connect(&group.postgres(End::Source)).await?;
+    let target = connect(&group.postgres(End::TARGET)).await?;
+    let begin = Instant::now();
+    group.start().await.context("start")?;
+    marker::wait(&target, round.into(), POLL_EVERY).await?;
+    let took = begin.elapsed();
+    compare(&source, &target, workload).await?;
+    Ok((built, took))
+}
+
+/// Stops what is to be down and builds a backlog, the marker at its end; returns how long the
+/// building took.
+pub async fn build(
+    group: &mut Group,
+    workload: Workload,
+    backlog: Backlog,
+    round: u32,
+) -> anyhow::Result<Duration> {
+    let from = group.postgres(End::Source);
+    let source = connect(&from).await?;
+    let targets = group.targets().map(|end| group.postgres(end));
+    let targets = try_join_all(targets.map(async |to| connect(&to).await)).await?;
+    let everywhere = || [&source].into_iter().chain(&targets);
+    try_join_all(everywhere().map(|client| prepare(client, workload))).await?;
     group.stop(backlog).await.context("stop")?;
 
     // What is made here only has to be there: the disk is asked for once, at the end.
@@ -71,14 +94,8 @@ async fn once(
     let built = begin.elapsed();
     group.rest(backlog, lsn).await?;
     durable(&source, true).await?;
-    try_join!(checkpoint(&source), checkpoint(&target))?;
-
-    let begin = Instant::now();
-    group.start().await.context("start")?;
-    marker::wait(&target, round.into(), POLL_EVERY).await?;
-    let took = begin.elapsed();
-    compare(&source, &target, workload).await?;
-    Ok((built, took))
+    try_join_all(everywhere().map(checkpoint)).await?;
+    Ok(built)
 }
 
 /// Every run begins with tables that are as clean as they get.

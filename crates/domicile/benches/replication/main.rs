@@ -12,10 +12,12 @@ use clap::{Parser, ValueEnum};
 
 mod catch_up;
 mod chart;
+mod cpu;
 mod group;
 mod lag;
 mod load;
 mod marker;
+mod processor;
 mod question;
 mod report;
 mod slow_down;
@@ -41,6 +43,9 @@ pub struct Arguments {
     /// Only these systems
     #[arg(long, value_enum)]
     system: Vec<System>,
+    /// How many targets there are, one number after the other, where processor time is measured
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4])]
+    pub targets: Vec<usize>,
     /// Where the figures go, for a machine
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench/replication.json"))]
     json: PathBuf,
@@ -101,6 +106,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
             }
             Question::Lag => report.lag.extend(lag::measure(arguments).await?),
             Question::SlowDown => report.slow_down.extend(slow_down::measure(arguments).await?),
+            Question::Cpu => report.cpu.extend(cpu::measure(arguments).await?),
         }
         report.write(&arguments.json)?;
     }

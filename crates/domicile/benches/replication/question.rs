@@ -10,6 +10,7 @@ pub enum Question {
     CatchUp(Workload),
     Lag,
     SlowDown,
+    Cpu,
 }
 
 impl ValueEnum for Question {
@@ -22,6 +23,7 @@ impl ValueEnum for Question {
             Self::CatchUp(Workload::Hot),
             Self::Lag,
             Self::SlowDown,
+            Self::Cpu,
         ]
     }
 
@@ -32,6 +34,9 @@ impl ValueEnum for Question {
                 named("lag", "How long after its commit a write is shown, under a steady load")
             }
             Self::SlowDown => named("slow-down", "What those who write at the source are given"),
+            Self::Cpu => {
+                named("cpu", "What a row costs in processor time, with 1, 2 and 4 targets")
+            }
         }
     }
 }

@@ -12,10 +12,9 @@ use domicile::lab::cluster::PgBin;
 use serde::Serialize;
 
 use crate::group::{Backlog, SETTINGS, System};
-use crate::lag;
-use crate::slow_down;
 use crate::statistics::median;
 use crate::workload::Workload;
+use crate::{cpu, lag, slow_down};
 
 #[derive(Serialize)]
 pub struct Report {
@@ -30,6 +29,8 @@ pub struct Report {
     pub lag: Vec<lag::Figures>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slow_down: Vec<slow_down::Figures>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cpu: Vec<cpu::Figures>,
 }
 
 #[derive(Serialize)]
@@ -87,6 +88,7 @@ impl Report {
             workloads: Vec::new(),
             lag: Vec::new(),
             slow_down: Vec::new(),
+            cpu: Vec::new(),
         })
     }
 
@@ -115,6 +117,9 @@ impl Report {
         }
         if !self.slow_down.is_empty() {
             words.push(slow_down::show(&self.slow_down).to_string());
+        }
+        if !self.cpu.is_empty() {
+            words.push(cpu::show(&self.cpu).to_string());
         }
         words.join("\n\n")
     }

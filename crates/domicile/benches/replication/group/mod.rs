@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::Arguments;
+use crate::processor;
 use crate::workload::Workload;
 
 mod native;
@@ -131,6 +132,25 @@ impl Group {
         }
     }
 
+    pub fn targets(&self) -> impl Iterator<Item = End> + use<> {
+        let targets = match self {
+            Self::Ours(group) => group.targets(),
+            Self::Native(group) => group.targets().len(),
+            Self::Pglogical(group) => group.targets().len(),
+        };
+        (0..targets).map(End::Target)
+    }
+
+    /// Seconds of a processor that a server, and an agent beside it, have used so far.
+    pub async fn used_s(&self, end: End) -> anyhow::Result<f64> {
+        let server = server_s(&self.postgres(end)).await?;
+        let agent = match self {
+            Self::Ours(group) => group.agent_pid(end).map(processor::process_s).transpose()?,
+            Self::Native(_) | Self::Pglogical(_) => None,
+        };
+        Ok(server + agent.unwrap_or_default())
+    }
+
     /// Takes down what is to be down while a backlog is built, and returns when it is.
     pub async fn stop(&mut self, backlog: Backlog) -> anyhow::Result<()> {
         match self {
@@ -185,6 +205,13 @@ pub async fn connect(postgres: &str) -> anyhow::Result<Client> {
     let (client, driver) = tokio_postgres::connect(postgres, tokio_postgres::NoTls).await?;
     tokio::spawn(driver);
     Ok(client)
+}
+
+/// Seconds of a processor that a server has used so far.
+pub async fn server_s(postgres: &str) -> anyhow::Result<f64> {
+    let sql = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::bigint";
+    let postmaster: i64 = connect(postgres).await?.query_one(sql, &[]).await?.get(0);
+    processor::server_s(u32::try_from(postmaster)?)
 }
 
 /// Asks the server until the first column of the answer is true.

@@ -46,7 +46,7 @@ impl Native {
         }
     }
 
-    fn targets(&self) -> Vec<String> {
+    pub fn targets(&self) -> Vec<String> {
         self.targets.iter().map(|(cluster, _)| cluster.connection_string()).collect()
     }
 

@@ -41,6 +41,15 @@ impl Ours {
         self.0.postgres(&end.name())
     }
 
+    pub fn targets(&self) -> usize {
+        self.0.names().len() - 1
+    }
+
+    /// Of an agent that runs.
+    pub fn agent_pid(&self, end: End) -> Option<u32> {
+        self.0.agent_pid(&end.name())
+    }
+
     /// Kills agents with SIGKILL, when all is well.
     pub async fn stop(&mut self, backlog: Backlog) -> anyhow::Result<()> {
         self.0.wait_until_ready().await?;

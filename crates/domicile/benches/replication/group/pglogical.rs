@@ -71,7 +71,7 @@ impl Pglogical {
         }
     }
 
-    fn targets(&self) -> Vec<String> {
+    pub fn targets(&self) -> Vec<String> {
         self.targets.iter().map(|(cluster, _)| cluster.connection_string()).collect()
     }
 
