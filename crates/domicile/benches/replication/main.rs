@@ -20,6 +20,7 @@ mod marker;
 mod processor;
 mod question;
 mod report;
+mod retained;
 mod slow_down;
 mod statistics;
 mod workload;
@@ -107,6 +108,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
             Question::Lag => report.lag.extend(lag::measure(arguments).await?),
             Question::SlowDown => report.slow_down.extend(slow_down::measure(arguments).await?),
             Question::Cpu => report.cpu.extend(cpu::measure(arguments).await?),
+            Question::Retained => report.retained = Some(retained::measure(arguments).await?),
         }
         report.write(&arguments.json)?;
     }

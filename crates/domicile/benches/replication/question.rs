@@ -11,6 +11,7 @@ pub enum Question {
     Lag,
     SlowDown,
     Cpu,
+    Retained,
 }
 
 impl ValueEnum for Question {
@@ -24,6 +25,7 @@ impl ValueEnum for Question {
             Self::Lag,
             Self::SlowDown,
             Self::Cpu,
+            Self::Retained,
         ]
     }
 
@@ -37,6 +39,7 @@ impl ValueEnum for Question {
             Self::Cpu => {
                 named("cpu", "What a row costs in processor time, with 1, 2 and 4 targets")
             }
+            Self::Retained => named("retained", "What the source keeps while its peer is down"),
         }
     }
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::group::{Backlog, SETTINGS, System};
 use crate::statistics::median;
 use crate::workload::Workload;
-use crate::{cpu, lag, slow_down};
+use crate::{cpu, lag, retained, slow_down};
 
 #[derive(Serialize)]
 pub struct Report {
@@ -31,6 +31,8 @@ pub struct Report {
     pub slow_down: Vec<slow_down::Figures>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cpu: Vec<cpu::Figures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained: Option<retained::Figures>,
 }
 
 #[derive(Serialize)]
@@ -89,6 +91,7 @@ impl Report {
             lag: Vec::new(),
             slow_down: Vec::new(),
             cpu: Vec::new(),
+            retained: None,
         })
     }
 
@@ -121,6 +124,7 @@ impl Report {
         if !self.cpu.is_empty() {
             words.push(cpu::show(&self.cpu).to_string());
         }
+        words.extend(self.retained.as_ref().map(|figures| retained::show(figures).to_string()));
         words.join("\n\n")
     }
 

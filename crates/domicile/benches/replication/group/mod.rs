@@ -151,6 +151,14 @@ impl Group {
         Ok(server + agent.unwrap_or_default())
     }
 
+    /// Bytes on the source's disk of a log that is not PostgreSQL's, if it has one.
+    pub async fn log_bytes(&self) -> anyhow::Result<Option<u64>> {
+        match self {
+            Self::Ours(group) => Ok(Some(group.log_bytes().await?)),
+            Self::Native(_) | Self::Pglogical(_) => Ok(None),
+        }
+    }
+
     /// Takes down what is to be down while a backlog is built, and returns when it is.
     pub async fn stop(&mut self, backlog: Backlog) -> anyhow::Result<()> {
         match self {

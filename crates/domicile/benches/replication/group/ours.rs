@@ -50,6 +50,10 @@ impl Ours {
         self.0.agent_pid(&end.name())
     }
 
+    pub async fn log_bytes(&self) -> anyhow::Result<u64> {
+        Ok(self.0.status(&End::Source.name()).await?.log_bytes)
+    }
+
     /// Kills agents with SIGKILL, when all is well.
     pub async fn stop(&mut self, backlog: Backlog) -> anyhow::Result<()> {
         self.0.wait_until_ready().await?;
