@@ -30,7 +30,7 @@ bench-failover: build ## how long writes pause: ROUNDS switchovers and failovers
 bench-memory: setup ## the agents' peak memory: 10 million rows to a new region, a transaction of 1 GiB (ARGS="--rows 1000000")
 	cargo bench --locked --package domicile --bench memory -- $(ARGS)
 
-bench-replication: setup ## replication against native and pglogical, about 15 minutes (ARGS="updates --runs 1")
+bench-replication: setup ## replication against native and pglogical, about 25 minutes (ARGS="lag --runs 1")
 	@scripts/bench-replication $(ARGS)
 
 sim: ## simulate SEEDS worlds (default 1000) and check the invariants in each

@@ -32,7 +32,7 @@ use report::Report;
 /// Measures replication: ours, PostgreSQL's own, and pglogical, on this machine
 #[derive(Parser)]
 pub struct Arguments {
-    /// What is measured; all of it when nothing is named
+    /// What is measured; without any, all but `cpu` and `retained`
     #[arg(value_enum)]
     questions: Vec<Question>,
     /// How often each system is measured, by turns; the median counts
@@ -63,7 +63,7 @@ pub struct Arguments {
 
 impl Arguments {
     fn questions(&self) -> Vec<Question> {
-        chosen(&self.questions)
+        if self.questions.is_empty() { Question::by_default() } else { self.questions.clone() }
     }
 
     pub fn systems(&self) -> Vec<System> {

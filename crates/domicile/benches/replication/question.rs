@@ -14,6 +14,14 @@ pub enum Question {
     Retained,
 }
 
+impl Question {
+    /// What takes not more than half an hour together.
+    pub fn by_default() -> Vec<Self> {
+        let is_rare = |question: &&Self| matches!(question, Self::Cpu | Self::Retained);
+        Self::value_variants().iter().filter(|question| !is_rare(question)).copied().collect()
+    }
+}
+
 impl ValueEnum for Question {
     fn value_variants<'a>() -> &'a [Self] {
         &[

@@ -66,7 +66,12 @@ const CONDITIONS: &[&str] = &[
     "after every run the rows of all tables are compared by checksum",
     "peer_down: the target's agent was down, the source's agent was up; agent_down: both agents were down",
     "native and pglogical: the subscription was disabled, in both cases; otherwise their defaults",
-    "ours: rpo = \"none\", partition = \"whole\", two regions, no link or relay between them",
+    "ours: rpo = \"none\", partition = \"whole\", no link or relay between the regions",
+    "lag: from when the answer to a probe's COMMIT is here until an answer of the target shows it, by one clock; the target is asked every millisecond; a probe every 5 ms, inserted beside pgbench's updates",
+    "lag, slow_down, cpu: single-row updates at random by 8 clients, synchronous_commit = on, fsync = on, a CHECKPOINT before",
+    "slow_down: latency is pgbench's, from when the transaction was due; both ends run on the machine, so the target's work takes its share",
+    "cpu: of a server and its agent, children that ended included; the directory's is not; with the backlog only draining counts, at a steady rate the writing, too",
+    "retained: single-row updates while the peer is down, ten CHECKPOINTs afterwards",
 ];
 
 impl Report {
