@@ -12,6 +12,7 @@ use domicile_core::id::Origin;
 use domicile_core::lsn::Lsn;
 use futures_util::SinkExt as _;
 use futures_util::future::try_join_all;
+use tokio::join;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
@@ -54,14 +55,37 @@ impl Executor {
     /// Makes `plan` and moves the checkpoint to `last`, in one transaction. When this fails
     /// nothing is applied, except where the connection broke at its end.
     pub async fn apply(&self, origin: &Origin, plan: &Plan, last: Lsn) -> anyhow::Result<()> {
-        self.begin().await?;
         let made = async {
             self.execute(&plan.early).await?;
-            self.execute(&plan.late).await?;
-            save_checkpoint(&*self.client, origin, last).await
+            self.execute(&plan.late).await
         };
-        let made = made.await;
-        self.end(made).await
+        // Where BEGIN fails the rest may be written all the same, but without the checkpoint: it is
+        // met again.
+        let (begun, made) = join!(self.begin(), made);
+        match begun.and(made) {
+            Ok(()) => self.commit(origin, last).await,
+            Err(error) => self.end(Err(error)).await,
+        }
+    }
+
+    /// Moves the checkpoint to `last` and commits, in one go: where the one fails, PostgreSQL rolls
+    /// back at the other.
+    pub async fn commit(&self, origin: &Origin, last: Lsn) -> anyhow::Result<()> {
+        let committed = async {
+            let prepared = self.prepare(SAVE_CHECKPOINT).await?;
+            let (origin, last) = (origin.to_string(), last.to_string());
+            let parameters: [&(dyn ToSql + Sync); 2] = [&origin, &last];
+            let save = self.client.execute(&prepared, &parameters);
+            let (saved, committed) = join!(save, self.client.batch_execute("COMMIT"));
+            saved?;
+            Ok(committed?)
+        };
+        let committed: anyhow::Result<()> = committed.await;
+        if committed.is_err() {
+            // The transaction is still open where there was nothing to save it with.
+            self.client.batch_execute("ROLLBACK").await?;
+        }
+        committed
     }
 
     /// Ends the open transaction: commits it when all of it was made, else nothing of it stays.
@@ -145,20 +169,17 @@ async fn copy_in(client: &Client, sql: &str, data: &[Bytes]) -> anyhow::Result<(
     Ok(())
 }
 
+const SAVE_CHECKPOINT: &str = "
+    INSERT INTO domicile.progress AS progress (origin, applied)
+    VALUES ($1, $2::text::pg_lsn)
+    ON CONFLICT (origin) DO UPDATE SET applied = greatest(progress.applied, excluded.applied)";
+
 /// Moves the apply checkpoint, in the open transaction.
 pub(super) async fn save_checkpoint(
     client: &impl tokio_postgres::GenericClient,
     origin: &Origin,
     applied: Lsn,
 ) -> anyhow::Result<()> {
-    client
-        .execute(
-            "INSERT INTO domicile.progress AS progress (origin, applied)
-             VALUES ($1, $2::text::pg_lsn)
-             ON CONFLICT (origin) DO UPDATE
-             SET applied = greatest(progress.applied, excluded.applied)",
-            &[&origin.to_string(), &applied.to_string()],
-        )
-        .await?;
+    client.execute(SAVE_CHECKPOINT, &[&origin.to_string(), &applied.to_string()]).await?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ahead::Batch;
-use super::executor::{Executor, save_checkpoint};
+use super::executor::Executor;
 use super::plan::Plan;
 use super::writer::Writer;
 use super::{Applier, is_transient};
@@ -166,11 +166,10 @@ async fn apply_behind(
             return Ok(false);
         }
         executor.execute(&plan.late).await?;
-        save_checkpoint(&*executor.client, origin, last).await?;
         Ok(true)
     };
     match made.await {
-        Ok(true) => executor.end(Ok(())).await,
+        Ok(true) => executor.commit(origin, last).await,
         // It may be for us that the one ahead waits, and PostgreSQL does not know that we wait for
         // it.
         Ok(false) => {
