@@ -74,7 +74,7 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
         gauge(
             "journal_entries",
             "Entries of the conflict journal, by the kind of conflict and by what became of them. \
-             Those that are `open` wait for a person.",
+             Those that are `open` or `parked` wait for a person.",
         )
         .by(&["conflict", "status"], journal.collect()),
         gauge("repairs_pending", "Rows that wait to be repaired from a peer.")

@@ -55,14 +55,14 @@ impl Executor {
     /// Makes `plan` and moves the checkpoint to `last`, in one transaction. When this fails
     /// nothing is applied, except where the connection broke at its end.
     pub async fn apply(&self, origin: &Origin, plan: &Plan, last: Lsn) -> anyhow::Result<()> {
+        // Not in one go with the rest: were BEGIN cancelled, each statement would commit by itself, and
+        // a row without a key would come twice.
+        self.begin().await?;
         let made = async {
             self.execute(&plan.early).await?;
             self.execute(&plan.late).await
         };
-        // Where BEGIN fails the rest may be written all the same, but without the checkpoint: it is
-        // met again.
-        let (begun, made) = join!(self.begin(), made);
-        match begun.and(made) {
+        match made.await {
             Ok(()) => self.commit(origin, last).await,
             Err(error) => self.end(Err(error)).await,
         }
