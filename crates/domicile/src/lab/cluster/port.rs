@@ -1,6 +1,8 @@
 //! Which TCP port is free, and stays so until it is used?
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::net::TcpSocket;
 
@@ -10,7 +12,8 @@ const PORT_MIN: u16 = 10_000;
 /// between our look and our use.
 const PORT_END: u16 = 32_768;
 
-/// Returns a port of 127.0.0.1 that nothing listens on.
+/// Returns a port of 127.0.0.1 that nothing listens on and that this process has not given out
+/// in its last 20,000 calls: a caller uses it only later, and another may ask meanwhile.
 ///
 /// Starts at a random place, so that processes that ask at the same time get different ones.
 ///
@@ -18,12 +21,13 @@ const PORT_END: u16 = 32_768;
 ///
 /// When all of the more than 20,000 ports are taken.
 pub fn free_port() -> u16 {
-    let span = PORT_END - PORT_MIN;
     // The low bits of such an id are random.
-    let random = uuid::Uuid::now_v7().as_u128();
-    let start = (random % u128::from(span)) as u16;
+    static NEXT: LazyLock<AtomicU64> =
+        LazyLock::new(|| AtomicU64::new(uuid::Uuid::now_v7().as_u128() as u64));
+    let span = PORT_END - PORT_MIN;
     (0..span)
-        .map(|step| PORT_MIN + (start + step) % span)
+        .map(|_| NEXT.fetch_add(1, Ordering::Relaxed))
+        .map(|next| PORT_MIN + (next % u64::from(span)) as u16)
         .find(|port| is_free(*port))
         .expect("a machine has a free port")
 }
@@ -40,6 +44,7 @@ fn is_free(port: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::net::TcpListener;
 
     use super::*;
@@ -53,5 +58,11 @@ mod tests {
             let port = socket.local_addr().unwrap().port();
             (PORT_MIN..PORT_END).contains(&port)
         }));
+    }
+
+    #[test]
+    fn a_port_that_was_given_out_and_is_not_used_yet_is_not_given_out_again() {
+        let ports: BTreeSet<u16> = (0..1000).map(|_| free_port()).collect();
+        assert_eq!(ports.len(), 1000);
     }
 }
