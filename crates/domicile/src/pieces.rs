@@ -7,7 +7,7 @@ use anyhow::Context;
 use domicile_core::change::Transaction;
 use domicile_core::record;
 
-use crate::log::{PartReader, Reader};
+use crate::log::{AtHand, PartReader, Reader, Record};
 
 /// A transaction, or the next part of a large one.
 #[derive(Debug)]
@@ -51,26 +51,52 @@ impl Pieces {
             if let Some(piece) = self.next_part().await? {
                 return Ok(Some(vec![piece]));
             }
-            let Some(frames) = self.reader.next_batch(bytes_max).await? else { return Ok(None) };
-            let mut pieces = Vec::with_capacity(frames.len());
-            for frame in &frames {
-                match self.reader.parts(frame)? {
-                    None => {
-                        let transaction =
-                            self.decoder.decode(&frame.payload).context("read a record")?;
-                        pieces.push(Piece::whole(transaction));
-                    }
-                    Some(parts) => {
-                        let head = self.decoder.decode_large(&frame.payload);
-                        let head = head.context("read a record")?;
-                        self.large = Some(LargePieces::new(head, parts));
-                    }
-                }
-            }
+            let Some(records) = self.reader.next_batch(bytes_max).await? else { return Ok(None) };
+            let pieces = self.decode(&records)?;
             if !pieces.is_empty() {
                 return Ok(Some(pieces));
             }
         }
+    }
+
+    /// Returns the next whole transactions, where that takes no waiting.
+    pub fn next_at_hand(&mut self, bytes_max: usize) -> anyhow::Result<AtHand<Vec<Piece>>> {
+        if self.large.is_some() {
+            return Ok(AtHand::OnDisk);
+        }
+        Ok(match self.reader.next_at_hand(bytes_max)? {
+            AtHand::Some(records) => match self.decode(&records)? {
+                pieces if pieces.is_empty() => AtHand::OnDisk,
+                pieces => AtHand::Some(pieces),
+            },
+            AtHand::End => AtHand::End,
+            AtHand::OnDisk => AtHand::OnDisk,
+        })
+    }
+
+    /// Would [`Pieces::next_at_hand`] tell?
+    pub fn is_at_hand(&self) -> bool {
+        self.large.is_none() && self.reader.is_at_hand()
+    }
+
+    /// Returns the whole transactions among these; a large one, the last of them, is next.
+    fn decode(&mut self, records: &[Record]) -> anyhow::Result<Vec<Piece>> {
+        let mut pieces = Vec::with_capacity(records.len());
+        for record in records {
+            match self.reader.parts(record)? {
+                None => {
+                    let transaction =
+                        self.decoder.decode(&record.payload).context("read a record")?;
+                    pieces.push(Piece::whole(transaction));
+                }
+                Some(parts) => {
+                    let head = self.decoder.decode_large(&record.payload);
+                    let head = head.context("read a record")?;
+                    self.large = Some(LargePieces::new(head, parts));
+                }
+            }
+        }
+        Ok(pieces)
     }
 
     /// Returns the next piece of the large transaction that is being read; `None` outside of one.

@@ -21,7 +21,8 @@ fn folder() -> TempDir {
 }
 
 fn open(folder: &Path) -> (Log, Opened) {
-    let config = LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::new(folder) };
+    let config =
+        LogConfig { segment_bytes: SEGMENT_BYTES, recent_bytes: 0, ..LogConfig::new(folder) };
     Log::open(config).unwrap()
 }
 
@@ -571,8 +572,9 @@ async fn logs_that_share_a_room_stop_when_it_is_used_up() {
 
 fn open_packing(folder: &Path) -> (Log, Opened) {
     let compression = Compression::Lz4;
-    Log::open(LogConfig { segment_bytes: SEGMENT_BYTES, compression, ..LogConfig::new(folder) })
-        .unwrap()
+    let config =
+        LogConfig { segment_bytes: SEGMENT_BYTES, recent_bytes: 0, ..LogConfig::new(folder) };
+    Log::open(LogConfig { compression, ..config }).unwrap()
 }
 
 /// The records 10 to 240: each segment is one frame, of eight records.

@@ -1,6 +1,7 @@
 //! What comes next, read and planned while PostgreSQL is busy with what is being applied.
 //!
-//! One batch ahead and no more: memory holds two.
+//! One batch ahead and no more: memory holds two. What is at hand anyway is not read ahead: to
+//! have another task do so would cost more than it takes.
 
 use anyhow::Context;
 use domicile_core::change::Transaction;
@@ -11,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::plan::{Plan, plan};
 use super::target::Targets;
-use crate::log::Log;
+use crate::log::{AtHand, Log};
 use crate::pieces::{Piece, Pieces};
 
 /// A log, and the batch of it that comes next.
@@ -67,8 +68,15 @@ impl Ahead {
         Self { end: log.watch_end(), bytes_max, state }
     }
 
-    /// Begins to read what comes next. Nothing happens when that is under way.
+    /// Begins to read what comes next, where that takes a while. Nothing happens when that is under
+    /// way.
     pub fn start(&mut self, targets: &Targets) {
+        if matches!(&self.state, State::Idle(place) if !place.pieces.is_at_hand()) {
+            self.read(targets);
+        }
+    }
+
+    fn read(&mut self, targets: &Targets) {
         self.state = match std::mem::replace(&mut self.state, State::Gone) {
             State::Idle(place) => {
                 self.end.mark_unchanged();
@@ -83,7 +91,14 @@ impl Ahead {
     ///
     /// Dropping the future loses nothing.
     pub async fn next(&mut self, targets: &Targets) -> anyhow::Result<Option<Next>> {
-        self.start(targets);
+        if let State::Idle(place) = &mut self.state {
+            self.end.mark_unchanged();
+            match place.at_hand(self.bytes_max, targets)? {
+                AtHand::Some(next) => return Ok(Some(next)),
+                AtHand::End => return Ok(None),
+                AtHand::OnDisk => self.read(targets),
+            }
+        }
         let State::Reading(task) = &mut self.state else { anyhow::bail!("the log is gone") };
         let (place, next) = task.await.context("read ahead")?;
         self.state = State::Idle(place);
@@ -104,6 +119,23 @@ impl Ahead {
     }
 }
 
+impl Place {
+    /// Returns what comes next, planned, where that takes no waiting.
+    fn at_hand(&mut self, bytes_max: usize, targets: &Targets) -> anyhow::Result<AtHand<Next>> {
+        Ok(match self.pieces.next_at_hand(self.bytes)? {
+            AtHand::Some(batch) => {
+                self.bytes = (self.bytes * 2).min(bytes_max);
+                let ahead = std::mem::replace(&mut self.touched, Touched::Everything);
+                let (touched, next) = prepare(batch, &ahead, targets);
+                self.touched = touched;
+                AtHand::Some(next)
+            }
+            AtHand::End => AtHand::End,
+            AtHand::OnDisk => AtHand::OnDisk,
+        })
+    }
+}
+
 async fn read(
     mut place: Place,
     bytes_max: usize,
@@ -112,14 +144,14 @@ async fn read(
     let bytes = place.bytes;
     place.bytes = (bytes * 2).min(bytes_max);
     let next = match place.pieces.next_batch(bytes).await {
-        Ok(Some(batch)) => prepare(batch, &mut place.touched, targets).await.map(Some),
+        Ok(Some(batch)) => prepare_beside(batch, &mut place.touched, targets).await.map(Some),
         Ok(None) => Ok(None),
         Err(error) => Err(error),
     };
     (place, next)
 }
 
-async fn prepare(
+async fn prepare_beside(
     mut batch: Vec<Piece>,
     touched: &mut Touched,
     targets: Targets,
@@ -128,14 +160,16 @@ async fn prepare(
     if !batch[0].is_whole() {
         return Ok(Next::Large(batch.swap_remove(0)));
     }
-    let prepare = move || {
-        let transactions: Vec<Transaction> =
-            batch.into_iter().map(|piece| piece.transaction).collect();
-        let (touched, plan) = plan(&transactions, &ahead, &targets);
-        (touched, Next::Batch(Batch { transactions, plan: plan.ok() }))
-    };
+    let prepare = move || prepare(batch, &ahead, &targets);
     let (now_touched, next) =
         tokio::task::spawn_blocking(prepare).await.context("plan what comes next")?;
     *touched = now_touched;
     Ok(next)
+}
+
+/// Plans whole transactions, which follow on what has touched `ahead`.
+fn prepare(batch: Vec<Piece>, ahead: &Touched, targets: &Targets) -> (Touched, Next) {
+    let transactions: Vec<Transaction> = batch.into_iter().map(|piece| piece.transaction).collect();
+    let (touched, plan) = plan(&transactions, ahead, targets);
+    (touched, Next::Batch(Batch { transactions, plan: plan.ok() }))
 }

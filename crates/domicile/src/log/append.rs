@@ -92,6 +92,7 @@ impl Writer {
         let bytes = self.buffer.len() as u64;
         self.shared.publish(|extents| {
             if let Some(extent) = extents.list.last_mut() {
+                extents.recent.push(&self.buffer, extent.base, extent.bytes, run.last);
                 extent.add(run, bytes, parts);
             }
         });

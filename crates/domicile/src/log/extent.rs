@@ -9,6 +9,7 @@ use domicile_core::frame::Parts;
 use domicile_core::lsn::Lsn;
 use tokio::sync::watch;
 
+use super::recent::Recent;
 use super::room::Room;
 use super::spool::Spools;
 use super::standing::Standing;
@@ -60,12 +61,14 @@ impl Extent {
 }
 
 /// The segments in order, without a hole between them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Extents {
     pub list: Vec<Extent>,
     /// Counts how often flushed bytes were taken back. A reader that sees it change between
     /// looking here and having read its file must not trust what it read.
     pub rewrites: u64,
+    /// The last frames.
+    pub recent: Recent,
 }
 
 impl Extents {
@@ -94,8 +97,15 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub fn new(folder: PathBuf, list: Vec<Extent>, room: Room, spools: Spools) -> Self {
-        let extents = Extents { list, rewrites: 0 };
+    pub fn new(
+        folder: PathBuf,
+        list: Vec<Extent>,
+        room: Room,
+        spools: Spools,
+        recent_bytes: usize,
+    ) -> Self {
+        let end = list.last().map_or(Lsn::ZERO, |extent| extent.last);
+        let extents = Extents { list, rewrites: 0, recent: Recent::new(end, recent_bytes) };
         let end = watch::Sender::new(extents.end());
         room.changed(0, extents.bytes());
         let standing = watch::Sender::default();
@@ -110,10 +120,14 @@ impl Shared {
     pub fn publish(&self, change: impl FnOnce(&mut Extents)) {
         let end = {
             let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = extents.bytes();
+            let (before, rewrites) = (extents.bytes(), extents.rewrites);
             change(&mut extents);
             self.room.changed(before, extents.bytes());
-            extents.end()
+            let end = extents.end();
+            if extents.rewrites != rewrites || extents.recent.end() != end {
+                extents.recent.forget(end);
+            }
+            end
         };
         self.end.send_if_modified(|known| std::mem::replace(known, end) != end);
     }

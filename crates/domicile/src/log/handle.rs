@@ -28,6 +28,9 @@ use super::writer::{Command, Reply, Writer};
 /// The usual size of a segment: small enough to trim in useful steps, large enough to be few.
 pub const LOG_SEGMENT_BYTES: u64 = 64 << 20;
 
+/// Usually kept in memory: some hundred small transactions.
+pub const LOG_RECENT_BYTES: usize = 256 << 10;
+
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// Holds this one log and nothing else; made when it does not exist.
@@ -39,6 +42,8 @@ pub struct LogConfig {
     pub room: Room,
     /// How records are packed that are appended here; frames of others stay as they are.
     pub compression: Compression,
+    /// So many bytes of the newest frames stay in memory, for those who follow the log at its end.
+    pub recent_bytes: usize,
 }
 
 impl LogConfig {
@@ -48,6 +53,7 @@ impl LogConfig {
             segment_bytes: LOG_SEGMENT_BYTES,
             room: Room::unlimited(),
             compression: Compression::None,
+            recent_bytes: LOG_RECENT_BYTES,
         }
     }
 }

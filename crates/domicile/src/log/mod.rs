@@ -24,6 +24,7 @@ mod judge;
 mod mark;
 mod parts;
 mod reader;
+mod recent;
 mod room;
 mod segment;
 mod shorten;
@@ -43,7 +44,7 @@ pub use error::LogError;
 pub use frame::{Frame, Record};
 pub use handle::{LOG_SEGMENT_BYTES, Log, LogConfig, LogState, Opened};
 pub use parts::PartReader;
-pub use reader::Reader;
+pub use reader::{AtHand, Reader};
 pub use room::Room;
 pub use spool::{Spool, Spooled};
 pub use standing::Standing;
@@ -93,7 +94,8 @@ impl Logs {
                 continue;
             };
             let (folder, room) = (entry.path(), room.clone());
-            let (log, opened) = Log::open(LogConfig { folder, segment_bytes, room, compression })?;
+            let config = LogConfig { segment_bytes, room, compression, ..LogConfig::new(folder) };
+            let (log, opened) = Log::open(config)?;
             logs.insert(origin.clone(), log);
             found.push((origin, opened));
         }
@@ -117,7 +119,8 @@ impl Logs {
         let folder = self.shared.folder.join(origin.to_string());
         let (segment_bytes, room) = (self.shared.segment_bytes, self.shared.room.clone());
         let compression = self.shared.compression;
-        let (log, _) = Log::open(LogConfig { folder, segment_bytes, room, compression })?;
+        let config = LogConfig { segment_bytes, room, compression, ..LogConfig::new(folder) };
+        let (log, _) = Log::open(config)?;
         logs.insert(origin.clone(), log.clone());
         Ok(log)
     }

@@ -4,8 +4,10 @@
 //! stood. It takes the lock only to look up what is flushed; meanwhile the log may be appended to,
 //! trimmed or truncated, and the reader finds its place again by LSN.
 //!
-//! **Invariant:** each record is checked against its checksum and its order on every read, so a
-//! disk that changes its mind gives an error and never a wrong record.
+//! The newest frames are at hand in memory, see `recent`; everything else is read from the disk.
+//!
+//! **Invariant:** each record that is read is checked against its checksum and its order every
+//! time, so a disk that changes its mind gives an error and never a wrong record.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -20,6 +22,7 @@ use super::error::{LogError, io};
 use super::extent::{Extent, Extents, Shared};
 use super::frame::{Frame, NoFrame, Record};
 use super::parts::{self, PartReader};
+use super::recent::Found;
 use super::segment::{self, Scan, Step};
 use super::standing::Standing;
 
@@ -33,7 +36,8 @@ pub struct Reader {
 /// Where the record after `Reader::after` begins, if nothing was taken back since.
 #[derive(Clone)]
 struct Place {
-    file: Arc<File>,
+    /// `None` until something of it is read from the disk.
+    file: Option<Arc<File>>,
     base: Lsn,
     offset: u64,
     rewrites: u64,
@@ -73,11 +77,30 @@ impl Reader {
     /// is now. The bytes of a batch are kept in memory while any of
     /// its records is. Dropping the future loses nothing.
     pub async fn next_batch(&mut self, bytes_max: usize) -> Result<Option<Vec<Record>>, LogError> {
-        let Some((frames, place)) = self.read(bytes_max, Frame::plain_bytes).await? else {
+        let Some((frames, place)) = self.read(Limit::plain(bytes_max)).await? else {
             return Ok(None);
         };
-        let (mut records, mut offset) = (Vec::new(), place.offset - length(&frames));
-        for frame in &frames {
+        self.records(&frames, place).map(Some)
+    }
+
+    /// Returns the next records as [`Reader::next_batch`] does, where that takes no waiting.
+    pub fn next_at_hand(&mut self, bytes_max: usize) -> Result<AtHand<Vec<Record>>, LogError> {
+        Ok(match self.at_hand(Limit::plain(bytes_max))? {
+            AtHand::Some((frames, place)) => AtHand::Some(self.records(&frames, place)?),
+            AtHand::End => AtHand::End,
+            AtHand::OnDisk => AtHand::OnDisk,
+        })
+    }
+
+    /// Would [`Reader::next_at_hand`] tell?
+    pub fn is_at_hand(&self) -> bool {
+        let smallest = Limit { bytes_max: 0, weigh: |_| 1 };
+        !matches!(self.at_hand(smallest), Ok(AtHand::OnDisk))
+    }
+
+    fn records(&mut self, frames: &[Frame], place: Place) -> Result<Vec<Record>, LogError> {
+        let (mut records, mut offset) = (Vec::new(), place.offset - length(frames));
+        for frame in frames {
             let Ok(of_frame) = frame.records() else {
                 let segment = segment::path(&self.shared.folder, place.base);
                 let error = LogError::Corrupt { segment, offset };
@@ -87,14 +110,15 @@ impl Reader {
             records.extend(of_frame.into_iter().filter(|record| record.lsn > self.after));
             offset += frame.bytes.len() as u64;
         }
-        self.go_on(&frames, place);
-        Ok(Some(records))
+        self.go_on(frames, place);
+        Ok(records)
     }
 
     /// Returns the next frames as they stand in the log, to be passed on. The first may also hold
     /// records that are not after where this reader began.
     pub async fn next_frames(&mut self, bytes_max: usize) -> Result<Option<Vec<Frame>>, LogError> {
-        let Some((frames, place)) = self.read(bytes_max, |frame| frame.bytes.len()).await? else {
+        let limit = Limit { bytes_max, weigh: |frame| frame.bytes.len() };
+        let Some((frames, place)) = self.read(limit).await? else {
             return Ok(None);
         };
         self.go_on(&frames, place);
@@ -123,18 +147,39 @@ impl Reader {
         }
     }
 
-    async fn read(
-        &self,
-        bytes_max: usize,
-        weigh: fn(&Frame) -> usize,
-    ) -> Result<Option<(Vec<Frame>, Place)>, LogError> {
-        if self.after >= self.shared.end() {
-            return Ok(None);
+    async fn read(&self, limit: Limit) -> Result<Option<(Vec<Frame>, Place)>, LogError> {
+        match self.at_hand(limit)? {
+            AtHand::Some(found) => return Ok(Some(found)),
+            AtHand::End => return Ok(None),
+            AtHand::OnDisk => {}
         }
         let (shared, after, place) = (self.shared.clone(), self.after, self.place.clone());
-        let limit = Limit { bytes_max, weigh };
         let read = tokio::task::spawn_blocking(move || read(&shared, after, place, limit));
         read.await.map_err(|_| LogError::Stopped)?
+    }
+
+    /// What is known without a look at the disk.
+    fn at_hand(&self, limit: Limit) -> Result<AtHand<(Vec<Frame>, Place)>, LogError> {
+        self.shared.look(|extents| {
+            let (after, trimmed) = (self.after, extents.trimmed());
+            if after >= extents.end() {
+                return Ok(AtHand::End);
+            }
+            if after < trimmed {
+                return Err(LogError::Trimmed { after, trimmed });
+            }
+            let mut weight = 0;
+            let found = extents.recent.behind(after, |frame| {
+                // As of a read of so many bytes, which has no more.
+                weight += (limit.weigh)(frame).max(frame.bytes.len());
+                weight <= limit.bytes_max
+            });
+            let Some(Found { frames, base, offset }) = found else { return Ok(AtHand::OnDisk) };
+            let rewrites = extents.rewrites;
+            let same = |place: &&Place| place.base == base && place.rewrites == rewrites;
+            let file = self.place.as_ref().filter(same).and_then(|place| place.file.clone());
+            Ok(AtHand::Some((frames, Place { file, base, offset, rewrites })))
+        })
     }
 
     fn go_on(&mut self, frames: &[Frame], place: Place) {
@@ -143,12 +188,28 @@ impl Reader {
     }
 }
 
+/// What can be told at once.
+pub enum AtHand<T> {
+    Some(T),
+    /// There is no more, as it is now.
+    End,
+    /// The disk has to be asked.
+    OnDisk,
+}
+
 /// How much is given out at once.
 #[derive(Clone, Copy)]
 struct Limit {
     bytes_max: usize,
     /// What a frame counts for.
     weigh: fn(&Frame) -> usize,
+}
+
+impl Limit {
+    /// Of so many bytes in memory.
+    fn plain(bytes_max: usize) -> Self {
+        Self { bytes_max, weigh: Frame::plain_bytes }
+    }
 }
 
 fn length(frames: &[Frame]) -> u64 {
@@ -214,14 +275,19 @@ fn read_segment(
     let base = extent.base;
     let mut place = match seek {
         Seek::Here(place) => place,
-        Seek::First => Place { file: open()?, base, offset: 0, rewrites },
+        Seek::First => Place { file: None, base, offset: 0, rewrites },
         Seek::Inside => {
             let file = open()?;
             let offset = offset_after(&file, extent, after, &path)?;
-            Place { file, base, offset, rewrites }
+            Place { file: Some(file), base, offset, rewrites }
         }
     };
-    let frames = frames(&place, extent.bytes, after, limit, path)?;
+    let file = match &place.file {
+        Some(file) => file,
+        None => place.file.insert(open()?),
+    };
+    let left = extent.bytes.saturating_sub(place.offset);
+    let frames = frames(file, place.offset, left, after, limit, path)?;
     place.offset += length(&frames);
     Ok((frames, place))
 }
@@ -241,22 +307,23 @@ fn offset_after(file: &File, extent: &Extent, after: Lsn, path: &Path) -> Result
     }
 }
 
-/// Returns the frames at `place`; the segment is flushed up to byte `upto`.
+/// Returns the frames at `offset` of the segment in `file`; so many bytes `left` are flushed there.
 fn frames(
-    place: &Place,
-    upto: u64,
+    file: &File,
+    offset: u64,
+    left: u64,
     after: Lsn,
     limit: Limit,
     path: PathBuf,
 ) -> Result<Vec<Frame>, LogError> {
-    let left = usize::try_from(upto.saturating_sub(place.offset)).unwrap_or(usize::MAX);
+    let left = usize::try_from(left).unwrap_or(usize::MAX);
     let mut want = limit.bytes_max.max(FRAME_OVERHEAD_BYTES).min(left);
     loop {
         let mut bytes = vec![0; want];
-        if let Err(source) = place.file.read_exact_at(&mut bytes, place.offset) {
+        if let Err(source) = file.read_exact_at(&mut bytes, offset) {
             // Shorter than what was flushed: the file system lost some of it.
             return Err(if source.kind() == std::io::ErrorKind::UnexpectedEof {
-                LogError::Corrupt { segment: path, offset: place.offset }
+                LogError::Corrupt { segment: path, offset }
             } else {
                 io("read segment", &path)(source)
             });
@@ -267,7 +334,7 @@ fn frames(
             _ if !frames.is_empty() => return Ok(frames),
             // The frame is longer than the caller's batch: it is given whole, by itself.
             Some(NoFrame::Partial { needed }) if want < needed && needed <= left => want = needed,
-            _ => return Err(LogError::Corrupt { segment: path, offset: place.offset }),
+            _ => return Err(LogError::Corrupt { segment: path, offset }),
         }
     }
 }

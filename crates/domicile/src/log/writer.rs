@@ -89,7 +89,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub fn open(config: LogConfig) -> Result<(Self, Opened), LogError> {
-        let LogConfig { folder, segment_bytes, room, compression } = config;
+        let LogConfig { folder, segment_bytes, room, compression, recent_bytes } = config;
         fs::create_dir_all(&folder).map_err(io("create folder", &folder))?;
         if let Some(parent) = folder.parent().filter(|parent| *parent != Path::new("")) {
             segment::sync_folder(parent)?;
@@ -106,7 +106,8 @@ impl Writer {
         let tail =
             judged.extents.last().map(|last| segment::open(&folder, last.base)).transpose()?;
         let spools = Spools::open(&folder, compression)?;
-        let shared = Arc::new(Shared::new(folder.clone(), judged.extents, room, spools));
+        let shared =
+            Arc::new(Shared::new(folder.clone(), judged.extents, room, spools, recent_bytes));
         let end = shared.end();
         if damage.is_none() {
             // What is whole may never have been flushed before the process died: it is read from
