@@ -14,6 +14,7 @@ use futures_util::SinkExt as _;
 use futures_util::future::try_join_all;
 use tokio::join;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::plan::{Parameter, Plan, Planned};
@@ -55,6 +56,9 @@ impl Executor {
     /// Makes `plan` and moves the checkpoint to `last`, in one transaction. When this fails
     /// nothing is applied, except where the connection broke at its end.
     pub async fn apply(&self, origin: &Origin, plan: &Plan, last: Lsn) -> anyhow::Result<()> {
+        if let Some(Planned::Set { sql, parameters, finds }) = plan.only() {
+            return self.apply_set(origin, (sql, parameters, *finds), last).await;
+        }
         // Not in one go with the rest: were BEGIN cancelled, each statement would commit by itself, and
         // a row without a key would come twice.
         self.begin().await?;
@@ -65,6 +69,38 @@ impl Executor {
         match made.await {
             Ok(()) => self.commit(origin, last).await,
             Err(error) => self.end(Err(error)).await,
+        }
+    }
+
+    /// Does so with one statement, which PostgreSQL makes whole or not at all: one round trip where
+    /// a transaction block takes three.
+    async fn apply_set(
+        &self,
+        origin: &Origin,
+        (sql, parameters, finds): (&str, &[Parameter], u64),
+        last: Lsn,
+    ) -> anyhow::Result<()> {
+        let own = parameters.len();
+        // The only way to have a statement of SQL fail where a count is not as it should be.
+        let sql = format!(
+            "WITH made AS ({sql} RETURNING 1)
+             INSERT INTO domicile.progress AS progress (origin, applied)
+             SELECT ${}::text, ${}::text::pg_lsn
+             FROM (SELECT 1 / (count(*) = ${}::bigint)::integer AS one FROM made) counted
+             WHERE one = 1 {ADVANCE}",
+            own + 1,
+            own + 2,
+            own + 3
+        );
+        let prepared = self.prepare(&sql).await?;
+        let (origin, last, finds) = (origin.to_string(), last.to_string(), finds as i64);
+        let mut all = borrowed(parameters);
+        all.extend([&origin as &(dyn ToSql + Sync), &last, &finds]);
+        match self.client.execute(&prepared, &all).await {
+            Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => {
+                Err(RowDiffers.into())
+            }
+            made => Ok(made.map(drop)?),
         }
     }
 
@@ -103,6 +139,10 @@ impl Executor {
                 Planned::Statement { sql, parameters, finds } => {
                     let prepared = self.prepare(sql).await?;
                     work.push(Work { prepared, parameters, finds: *finds });
+                }
+                Planned::Set { sql, parameters, finds } => {
+                    let prepared = self.prepare(sql).await?;
+                    work.push(Work { prepared, parameters, finds: Some(*finds) });
                 }
                 Planned::Copy { sql, data } => {
                     run(&self.client, std::mem::take(&mut work)).await?;
@@ -147,9 +187,7 @@ struct Work<'a> {
 
 async fn run(client: &Client, work: Vec<Work<'_>>) -> anyhow::Result<()> {
     let each = work.iter().map(|Work { prepared, parameters, finds }| async move {
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            parameters.iter().map(|parameter| parameter as &(dyn ToSql + Sync)).collect();
-        let rows = client.execute(prepared, &parameters).await?;
+        let rows = client.execute(prepared, &borrowed(parameters)).await?;
         if finds.is_some_and(|finds| finds != rows) {
             return Err(anyhow::Error::new(RowDiffers));
         }
@@ -157,6 +195,10 @@ async fn run(client: &Client, work: Vec<Work<'_>>) -> anyhow::Result<()> {
     });
     try_join_all(each).await?;
     Ok(())
+}
+
+fn borrowed(parameters: &[Parameter]) -> Vec<&(dyn ToSql + Sync)> {
+    parameters.iter().map(|parameter| parameter as &(dyn ToSql + Sync)).collect()
 }
 
 async fn copy_in(client: &Client, sql: &str, data: &[Bytes]) -> anyhow::Result<()> {
@@ -169,6 +211,9 @@ async fn copy_in(client: &Client, sql: &str, data: &[Bytes]) -> anyhow::Result<(
     Ok(())
 }
 
+/// Of a checkpoint that is there already.
+const ADVANCE: &str =
+    "ON CONFLICT (origin) DO UPDATE SET applied = greatest(progress.applied, excluded.applied)";
 const SAVE_CHECKPOINT: &str = "
     INSERT INTO domicile.progress AS progress (origin, applied)
     VALUES ($1, $2::text::pg_lsn)
@@ -182,4 +227,45 @@ pub(super) async fn save_checkpoint(
 ) -> anyhow::Result<()> {
     client.execute(SAVE_CHECKPOINT, &[&origin.to_string(), &applied.to_string()]).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::cluster::temporary_cluster;
+    use crate::postgres::session;
+
+    const TABLES: &str = "
+        CREATE TABLE public.item (id integer PRIMARY KEY, slot integer);
+        INSERT INTO public.item VALUES (1, 10), (2, 20);
+        CREATE SCHEMA domicile;
+        CREATE TABLE domicile.progress (origin text PRIMARY KEY, applied pg_lsn)";
+
+    fn update_of(finds: u64) -> Plan {
+        let sql = "UPDATE public.item SET slot = slot + 1".to_owned();
+        let set = Planned::Set { sql, parameters: Vec::new(), finds };
+        Plan { early: Vec::new(), late: vec![set] }
+    }
+
+    #[tokio::test]
+    async fn one_statement_brings_its_rows_and_the_checkpoint_or_nothing() {
+        let (cluster, _folder) = temporary_cluster("executor", &[]).await.unwrap();
+        let client = session::connect(&cluster.connection_string(), "apply").await.unwrap();
+        client.batch_execute(TABLES).await.unwrap();
+        let executor = Executor::new(client).await.unwrap();
+        let origin: Origin = "eu-1".parse().unwrap();
+        let shown = async || {
+            let sql = "SELECT (SELECT array_agg(slot ORDER BY id) FROM public.item),
+                              (SELECT applied::text FROM domicile.progress)";
+            let row = executor.client.query_one(sql, &[]).await.unwrap();
+            (row.get::<_, Vec<i32>>(0), row.get::<_, Option<String>>(1))
+        };
+        for lsn in [Lsn(10), Lsn(20)] {
+            executor.apply(&origin, &update_of(2), lsn).await.unwrap();
+        }
+        assert_eq!(shown().await, (vec![12, 22], Some(Lsn(20).to_string())));
+        let differs = executor.apply(&origin, &update_of(3), Lsn(30)).await.unwrap_err();
+        assert!(differs.is::<RowDiffers>(), "{differs:#}");
+        assert_eq!(shown().await, (vec![12, 22], Some(Lsn(20).to_string())));
+    }
 }

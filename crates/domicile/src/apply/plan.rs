@@ -22,6 +22,12 @@ pub enum Planned {
         parameters: Vec<Parameter>,
         finds: Option<u64>,
     },
+    /// The same of one that changes rows and may be part of another: `RETURNING` can follow it.
+    Set {
+        sql: String,
+        parameters: Vec<Parameter>,
+        finds: u64,
+    },
     Copy {
         sql: String,
         data: Vec<Bytes>,
@@ -80,6 +86,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Returns its only request, if it has no other.
+    pub fn only(&self) -> Option<&Planned> {
+        match (self.early.as_slice(), self.late.as_slice()) {
+            ([only], []) | ([], [only]) => Some(only),
+            _ => None,
+        }
+    }
+
     /// Has it more than `bytes` of values?
     pub fn is_larger_than(&self, bytes: usize) -> bool {
         let mut sum = 0;
@@ -93,7 +107,9 @@ impl Plan {
 impl Planned {
     fn bytes(&self) -> usize {
         match self {
-            Self::Statement { parameters, .. } => parameters.iter().map(Parameter::bytes).sum(),
+            Self::Statement { parameters, .. } | Self::Set { parameters, .. } => {
+                parameters.iter().map(Parameter::bytes).sum()
+            }
             Self::Copy { data, .. } => data.iter().map(Bytes::len).sum(),
         }
     }

@@ -12,7 +12,7 @@ use domicile_core::change::{Relation, Row, Value};
 use domicile_core::fold::Deed;
 
 use super::array::Element;
-use super::plan::Planned;
+use super::plan::{Parameter, Planned};
 use super::target::{Column, Target};
 use crate::postgres::session::quote_name;
 
@@ -61,7 +61,11 @@ pub fn set(
             let same = given.same_row(relation);
             let sql = match given.sets(relation).as_str() {
                 // A row that is all key is right if it is there; this counts it.
-                "" => format!("SELECT FROM {named} row_, {given_rows} WHERE {same}"),
+                "" => {
+                    let sql = format!("SELECT FROM {named} row_, {given_rows} WHERE {same}");
+                    let (parameters, finds) = (given.parameters(rows)?, Some(rows.len() as u64));
+                    return Ok(Planned::Statement { sql, parameters, finds });
+                }
                 sets => format!("UPDATE {named} row_ SET {sets} FROM {given_rows} WHERE {same}"),
             };
             given.request(sql, rows)?
@@ -149,11 +153,14 @@ impl<'a> Given<'a> {
 
     /// Each parameter is an array with a value for each row, and each row must be found.
     fn request(&self, sql: String, rows: &[Cow<'_, Row>]) -> anyhow::Result<Planned> {
+        Ok(Planned::Set { sql, parameters: self.parameters(rows)?, finds: rows.len() as u64 })
+    }
+
+    fn parameters(&self, rows: &[Cow<'_, Row>]) -> anyhow::Result<Vec<Parameter>> {
         let each = self.columns.iter().zip(&self.types).map(|(column, Column { element, .. })| {
             element.array(rows.iter().map(|row| &row[*column]))
         });
-        let parameters = each.collect::<anyhow::Result<_>>()?;
-        Ok(Planned::Statement { sql, parameters, finds: Some(rows.len() as u64) })
+        each.collect()
     }
 }
 
@@ -230,7 +237,7 @@ mod tests {
         let (relation, target) = relation();
         let row: Row = vec![Value::text("1"), Value::text("{\"a\\\\b\"}")];
         let deed = Deed::Update { columns: vec![0, 1] };
-        let Planned::Statement { sql, parameters, finds } =
+        let Planned::Set { sql, parameters, finds } =
             set(&relation, &target, &deed, &[Cow::Borrowed(&row)]).unwrap()
         else {
             panic!("one row is not copied")
@@ -241,7 +248,7 @@ mod tests {
              FROM (SELECT unnest($1::integer[]) v0, unnest($2::text[]) v1) given \
              WHERE row_.\"id\" = given.v0"
         );
-        assert_eq!(finds, Some(1));
+        assert_eq!(finds, 1);
         let values = [Value::text("{\"a\\\\b\"}")];
         assert_eq!(parameters[1], Element::AsText.array(values.iter()).unwrap());
     }
