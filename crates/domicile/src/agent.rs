@@ -20,6 +20,7 @@ use domicile_core::config::{Config, Region};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::partition::Scheme;
+use domicile_core::progress::Rpo;
 use domicile_core::route::router::Router;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, RwLock, watch};
@@ -316,7 +317,7 @@ impl Parts {
         let (cluster, region) = (self.config.cluster.clone(), self.here.id.clone());
         let (peers, intake) = (self.peers.clone(), self.intake.clone());
         let (positions, directory) = (self.positions.clone(), self.directory.clone());
-        let notices = self.notices.clone();
+        let (notices, is_waited_for) = (self.notices.clone(), self.config.rpo != Rpo::None);
         move |origin, log| {
             let mut sources: Vec<(RegionId, peer::Client)> =
                 peers.iter().map(|(region, client)| (region.clone(), client.clone())).collect();
@@ -332,6 +333,7 @@ impl Parts {
                 directory: directory.clone(),
                 notices: notices.clone(),
                 begins_anywhere,
+                is_waited_for,
             }
         }
     }

@@ -29,7 +29,7 @@ use domicile_core::time::{Millis, PgTime};
 use domicile_pg::feedback::Event;
 use domicile_pg::pgoutput::Decoder;
 use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +72,9 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 const BULK_CHANGES_MIN: usize = 100;
 const OLD_AFTER: Millis = Millis(1000);
 const LULL: Duration = Duration::from_millis(1);
+/// Where no commit waits for it, what is durable is confirmed so much later, with what comes
+/// meanwhile: each confirmation wakes PostgreSQL.
+const CONFIRM_AFTER: Duration = Duration::from_millis(10);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 #[derive(Clone)]
@@ -195,6 +198,7 @@ impl Capture {
             batch_barriers: Vec::new(),
             received: Lsn::ZERO,
             confirmed: Lsn::ZERO,
+            confirm_at: None,
         }
         .run()
         .await
@@ -219,6 +223,8 @@ struct Session<'a> {
     /// The newest position that the server has told.
     received: Lsn,
     confirmed: Lsn,
+    /// There is something to confirm that nobody waits for.
+    confirm_at: Option<Instant>,
 }
 
 impl Session<'_> {
@@ -241,6 +247,9 @@ impl Session<'_> {
                     }
                 }
                 _ = changed.changed() => self.confirm(false).await?,
+                () = sleep_until(self.confirm_at.unwrap_or(lull)), if self.confirm_at.is_some() => {
+                    self.confirm(true).await?;
+                }
                 _ = lease.changed() => self.confirm(false).await?,
                 _ = remembered.changed() => self.confirm(false).await?,
                 _ = ownership.changed() => {
@@ -270,8 +279,8 @@ impl Session<'_> {
         self.confirm(keepalive).await
     }
 
-    /// Returns whether the server should be answered whatever has changed: every keepalive is, or
-    /// commits that carry nothing for us would wait for seconds.
+    /// Returns whether the server should be answered whatever has changed: where commits wait for
+    /// us every keepalive is, or those that carry nothing for us would wait for seconds.
     async fn take(&mut self, event: Event) -> anyhow::Result<bool> {
         match event {
             Event::Keepalive(keepalive) => {
@@ -279,7 +288,7 @@ impl Session<'_> {
                 if !self.assembler.is_open() && self.undecided.is_empty() {
                     self.capture.positions.seen(Lsn(keepalive.end));
                 }
-                Ok(true)
+                Ok(keepalive.reply_requested || self.is_waited_for())
             }
             Event::XLogData(data) => {
                 let sent_at = PgTime(data.time);
@@ -413,13 +422,21 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Do commits wait for what is confirmed?
+    fn is_waited_for(&self) -> bool {
+        self.capture.config.rpo != Rpo::None
+    }
+
     async fn confirm(&mut self, always: bool) -> anyhow::Result<()> {
         let CaptureConfig { rpo, clock, lease, continuity, .. } = &self.capture.config;
         let lease_until = lease.borrow().lease_until;
         // The time last: what is confirmed goes out at once.
         let lsn = self.capture.positions.confirmable(*rpo, clock.now(), lease_until);
         let lsn = continuity.confirmable(lsn);
-        if always || lsn > self.confirmed {
+        if !always && lsn > self.confirmed && !self.is_waited_for() {
+            self.confirm_at.get_or_insert(Instant::now() + CONFIRM_AFTER);
+        } else if always || lsn > self.confirmed {
+            self.confirm_at = None;
             self.confirmed = self.confirmed.max(lsn);
             self.capture.positions.confirmed(self.confirmed);
             // A standby that has not even received what was sent is pinged without a pause.
@@ -444,7 +461,7 @@ fn refused(error: StreamError) -> anyhow::Error {
 
 async fn next_after(lull: Instant, stream: &mut Stream) -> Result<Event, StreamError> {
     if lull > Instant::now() {
-        tokio::time::sleep_until(lull).await;
+        sleep_until(lull).await;
     }
     stream.next().await
 }

@@ -14,7 +14,7 @@ use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::retention::{Gap, LeftBehind, over_gap};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,8 @@ use crate::proto::{Records, SubscribeRequest};
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How long another region than the home is followed before the home is tried again.
 const AWAY_FROM_HOME_MAX: Duration = Duration::from_secs(1);
+/// What nobody waits to hear is told so much later, with what comes meanwhile.
+const REPORT_AFTER: Duration = Duration::from_millis(5);
 /// How long a sealed epoch's records are left alone until the cut may be known.
 const SEALED_RETRY_AFTER: Duration = Duration::from_millis(50);
 
@@ -51,6 +53,8 @@ pub struct Follower {
     pub notices: Notices,
     /// Nothing is applied here yet: our copy begins wherever it can.
     pub begins_anywhere: bool,
+    /// Commits at the origin wait to hear that they are durable here.
+    pub is_waited_for: bool,
 }
 
 /// The one asked no longer has what comes after our end.
@@ -154,6 +158,7 @@ impl Follower {
         let mut stream = self.subscribe(client).await?;
         let started = Instant::now();
         let mut changed = self.positions.subscribe();
+        let mut report_at = None;
         if home {
             tracing::info!(origin = %self.origin, "following");
         }
@@ -162,12 +167,23 @@ impl Follower {
                 records = stream.next() => {
                     let records = records?;
                     self.take(&records, &mut stream).await?;
+                    if self.is_waited_for {
+                        self.report(&mut stream);
+                    } else {
+                        report_at = report_at.or_else(|| Some(Instant::now() + REPORT_AFTER));
+                    }
                     let caught_up = caught_up(self.log.end(), &records);
                     if !home && caught_up && started.elapsed() > AWAY_FROM_HOME_MAX {
                         return Ok(());
                     }
                 }
-                _ = changed.changed() => self.report(&mut stream),
+                _ = changed.changed(), if report_at.is_none() => {
+                    report_at = Some(Instant::now() + REPORT_AFTER);
+                }
+                () = sleep_until(report_at.unwrap_or(started)), if report_at.is_some() => {
+                    report_at = None;
+                    self.report(&mut stream);
+                }
             }
         }
     }
@@ -186,10 +202,7 @@ impl Follower {
         }
         let taken = self.intake.append(&self.origin, &mut stream.arrival, &records.frames);
         match taken.await? {
-            Outcome::Taken => {
-                self.report(stream);
-                Ok(())
-            }
+            Outcome::Taken => Ok(()),
             Outcome::Sealed => {
                 tokio::time::sleep(SEALED_RETRY_AFTER).await;
                 anyhow::bail!("the rest of the log is sealed here")
