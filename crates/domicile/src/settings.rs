@@ -31,7 +31,7 @@ mod tests;
 pub use mistake::Mistake;
 use mistake::Mistakes;
 pub use partition::Partition;
-pub(crate) use units::duration;
+pub(crate) use units::{duration, rpo};
 
 /// The file that every command reads unless told otherwise.
 pub const FILE_DEFAULT: &str = "domicile.toml";

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use super::{Context, Exit};
 use crate::demo::{self, DemoConfig, Display, Outcome, Pattern, Rpo};
 use crate::lab::cluster::PgBin;
-use crate::settings::duration;
+use crate::settings::{duration, rpo};
 
 #[derive(Debug, Args)]
 #[command(
@@ -80,9 +80,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 fn parse_rpo(text: &str) -> Result<Rpo, String> {
     match text {
-        "0" => Ok(Rpo::Zero),
         "none" => Ok(Rpo::None),
-        bound => duration(bound).map(Rpo::Within),
+        bound => rpo(bound).map(|age| if age.0 == 0 { Rpo::Zero } else { Rpo::Within(age) }),
     }
 }
 
@@ -132,5 +131,22 @@ impl Demo {
             bin: PgBin::find(self.pg_bin.as_deref())?,
             binary: std::env::current_exe().context("find our own program")?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_core::time::Millis;
+
+    use super::*;
+
+    #[test]
+    fn the_demo_takes_the_bounds_that_a_configuration_takes() {
+        assert_eq!(parse_rpo("0"), Ok(Rpo::Zero));
+        assert_eq!(parse_rpo("0ms"), Ok(Rpo::Zero));
+        assert_eq!(parse_rpo("none"), Ok(Rpo::None));
+        assert_eq!(parse_rpo("250ms"), Ok(Rpo::Within(Millis(250))));
+        assert_eq!(parse_rpo("5ms").unwrap_err(), "is too short: below 10ms it is \"0\"");
+        assert!(parse_rpo("soon").is_err());
     }
 }

@@ -24,8 +24,6 @@ const LEASE_TTL_MAX: Millis = Millis(600_000);
 const DRIFT_PPM_MAX: i64 = 100_000;
 const JOURNAL_KEEP: Millis = Millis(720 * 3_600_000);
 const TOMBSTONES_KEEP: Millis = Millis(24 * 3_600_000);
-/// The clock that ages are measured by counts milliseconds.
-const RPO_MIN: Millis = Millis(10);
 const OBSERVERS_DEFAULT: usize = 2;
 const SEGMENT_DEFAULT: u64 = 64 << 20;
 /// Smaller ones are more files than records.
@@ -138,27 +136,18 @@ fn rpo(written: &Written, mistakes: &mut Mistakes) -> Option<Rpo> {
     }
     match &written.rpo {
         None | Some(WrittenRpo::Number(0)) => Some(Rpo::Zero { copies: fits? }),
-        Some(WrittenRpo::Text(text)) if text == "0" => Some(Rpo::Zero { copies: fits? }),
         Some(WrittenRpo::Text(text)) if text == "none" => Some(Rpo::None),
-        Some(other) => {
-            let (age, found) = match other {
-                WrittenRpo::Number(number) => (None, number.to_string()),
-                WrittenRpo::Text(text) => (units::duration(text).ok(), format!("\"{text}\"")),
-            };
-            match age {
-                Some(Millis(0)) => Some(Rpo::Zero { copies: fits? }),
-                Some(age) if age >= RPO_MIN => Some(Rpo::Within { copies: fits?, age }),
-                Some(_) => {
-                    let text = format!("{found} is too short: below {}ms it is \"0\"", RPO_MIN.0);
-                    mistakes.add("rpo", text);
-                    None
-                }
-                None => {
-                    let text = "is neither \"0\", nor \"none\", nor a duration, as in \"250ms\"";
-                    mistakes.add("rpo", format!("{found} {text}"));
-                    None
-                }
+        Some(WrittenRpo::Text(text)) => match units::rpo(text) {
+            Ok(Millis(0)) => Some(Rpo::Zero { copies: fits? }),
+            Ok(age) => Some(Rpo::Within { copies: fits?, age }),
+            Err(why) => {
+                mistakes.add("rpo", format!("\"{text}\" {why}"));
+                None
             }
+        },
+        Some(WrittenRpo::Number(number)) => {
+            mistakes.add("rpo", format!("{number} {}", units::NO_RPO));
+            None
         }
     }
 }

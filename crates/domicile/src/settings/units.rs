@@ -25,6 +25,21 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     })
 }
 
+/// The shortest bound of an RPO: the clock that ages are measured by counts milliseconds.
+const RPO_MIN: Millis = Millis(10);
+
+/// What is said of a text that is no RPO.
+pub(super) const NO_RPO: &str = "is neither \"0\", nor \"none\", nor a duration, as in \"250ms\"";
+
+/// Reads the bound of an RPO, 0 or no shorter than can be kept; or says what is wrong with it.
+pub(crate) fn rpo(text: &str) -> Result<Millis, String> {
+    match duration(text).ok().or_else(|| (text == "0").then_some(Millis(0))) {
+        Some(age) if age == Millis(0) || age >= RPO_MIN => Ok(age),
+        Some(_) => Err(format!("is too short: below {}ms it is \"0\"", RPO_MIN.0)),
+        None => Err(NO_RPO.to_owned()),
+    }
+}
+
 fn measure(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
