@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
+use domicile_core::config;
 
 use super::lifetime::Lifetime;
 use super::{Context, Exit};
@@ -25,9 +26,15 @@ pub struct Directory {
 
 impl Directory {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
-        let directory = context.config()?.directory;
-        let listen = resolve(self.listen.as_deref().unwrap_or(&directory.address)).await?;
-        let config = DirectoryConfig { listen, data: directory.data.into() };
+        let (address, data) = match context.config()?.directory {
+            config::Directory::Embedded { address, data } => (address, data),
+            config::Directory::Etcd(etcd) => bail!(
+                "directory.endpoints names etcd at {}: there is no embedded directory to run",
+                etcd.endpoints.join(", ")
+            ),
+        };
+        let listen = resolve(self.listen.as_deref().unwrap_or(&address)).await?;
+        let config = DirectoryConfig { listen, data: data.into() };
         let listener = config.bind().await?;
         let shutdown = self.lifetime.token()?;
         server::serve(config, listener, shutdown).await.map(|()| Exit::Done)
