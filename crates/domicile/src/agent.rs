@@ -198,7 +198,8 @@ impl Parts {
         }
         let own_log = logs.get_or_create(&origin)?;
         let directory = directory::Client::open(&config)?;
-        let ownership = view::follow(&directory, &config.cluster, shutdown.clone());
+        let remembered = Examined::open(&data, &config.cluster).subscribe().borrow().clone();
+        let ownership = view::follow(&directory, &config.cluster, remembered, shutdown.clone());
         let leases = directory.follow(LEASE_PREFIX, shutdown.clone());
         let runs = directory.follow(RUN_PREFIX, shutdown.clone());
         let reseeds = directory.follow(RESEED_PREFIX, shutdown.clone());
