@@ -8,9 +8,9 @@ use domicile::directory::{
     Client, DirectoryError, KEY_BYTES_MAX, READ_BYTES_MAX, VALUE_BYTES_MAX, Written,
 };
 use domicile::lab::relay::Relay;
-use domicile_core::id::{PartitionRange, RegionId, RunId};
+use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::{Cut, Lsn};
-use domicile_core::ownership::{Ownership, OwnershipChange};
+use domicile_core::ownership::{Entry, Ownership, OwnershipChange, State};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -116,7 +116,7 @@ fn moved(total: u32, step: usize) -> Ownership {
     for partition in (0..third).step_by(step) {
         let (range, run) =
             (PartitionRange::new(partition, partition), RunId(partition.to_string()));
-        let origin = domicile_core::id::Origin::new(owner.clone(), 1);
+        let origin = Origin::new(owner.clone(), 1);
         let barrier = Cut { origin, lsn: Lsn(u64::from(partition) << 20) };
         for change in [
             OwnershipChange::HandOver { range, to: to.clone(), run: run.clone() },
@@ -140,7 +140,7 @@ async fn ownership_of_many_partitions_is_small_and_one_that_is_too_large_is_refu
     let found = client.get(OWNERSHIP_KEY).await.expect("get").expect("there");
     assert_eq!(lift_ownership("lab", &found.value).expect("lift"), many);
 
-    // 10,000 ranges are more than one document holds: that is told, and what stood stands.
+    // So many ranges are more than one document holds: that is told, and what stood stands.
     let scattered = scattered(30_000);
     let value = lower_ownership("lab", &scattered);
     assert!(value.len() > VALUE_BYTES_MAX, "{} bytes", value.len());
@@ -153,9 +153,15 @@ async fn ownership_of_many_partitions_is_small_and_one_that_is_too_large_is_refu
 
 /// No two neighbours have the same owner.
 fn scattered(total: u32) -> Ownership {
-    let regions: Vec<RegionId> = ["eu", "us"].iter().map(|r| r.parse().expect("region")).collect();
-    let first = Ownership::initial(1, &regions[..1]).with_members(regions.clone());
-    (1..total).fold(first, |ownership, i| ownership.with_last(regions[i as usize % 2].clone()))
+    let regions = ["eu", "us"].map(|name| name.parse::<RegionId>().expect("region"));
+    let entry = |i: u32| Entry {
+        range: PartitionRange::new(i, i),
+        epoch: Epoch(1),
+        state: State::Owned { by: regions[i as usize % 2].clone() },
+        closed: Vec::new(),
+    };
+    let entries = (0..total).map(entry).collect();
+    Ownership::from_entries(regions.iter().cloned().collect(), entries).expect("no gaps")
 }
 
 async fn increment(client: &Client, key: &str) {

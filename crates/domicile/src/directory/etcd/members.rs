@@ -25,7 +25,8 @@ use crate::directory::client::DirectoryError;
 use crate::proto::etcd::AuthenticateRequest;
 use crate::proto::etcd::auth_client::AuthClient;
 
-/// How long one of several members may take to answer. A leader far away is reached in less.
+/// How long one of several members may take to answer what can be asked of another. A leader far away
+/// is reached in less.
 const MEMBER_DEADLINE: Duration = Duration::from_millis(700);
 
 const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
@@ -118,8 +119,10 @@ impl Members {
                 }
             };
             let remaining = deadline.saturating_duration_since(Instant::now());
-            let at_most =
-                if self.members.len() == 1 { remaining } else { remaining.min(MEMBER_DEADLINE) };
+            let at_most = match repeat {
+                Repeat::Always if self.members.len() > 1 => remaining.min(MEMBER_DEADLINE),
+                Repeat::Always | Repeat::IfNeverSent => remaining,
+            };
             let mut used = None;
             let answer = call::within(at_most, async {
                 let mut metadata = MetadataMap::new();
