@@ -140,3 +140,62 @@ async fn without_a_majority_nothing_moves_and_owners_write_until_their_leases_en
     settle(&regions, "end").await;
     assert_alike(&regions, &["account"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_go_over_from_the_embedded_directory_to_etcd() {
+    const NAMES: [&str; 2] = ["eu", "us"];
+    let etcd = Etcd::start(3, EtcdConfig::default()).await.unwrap();
+    let mut config = config(&NAMES, "home(branch)", 2);
+    config.seed_sql = SEED.replace(", (3, 'ap', 0)", "");
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let mut switchover = Command::new(regions.binary());
+    switchover.args(["switchover", "--partitions", "0", "--to", "us", "--config"]);
+    let done = switchover.arg(regions.config_file("us")).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let before = partitions(&regions).unwrap();
+
+    let file = regions.config_file("us").to_owned();
+    let old = std::fs::read_to_string(&file).unwrap();
+    let (head, rest) = old.split_once("[directory]").unwrap();
+    let (_, tail) = rest.split_once("[lease]").unwrap();
+    let endpoints = etcd.endpoints().join("\", \"");
+    let next = regions.folder().join("next.toml");
+    let text = format!("{head}[directory]\nendpoints = [\"{endpoints}\"]\n\n[lease]{tail}");
+    std::fs::write(&next, text).unwrap();
+    let migrate = || {
+        let mut command = Command::new(regions.binary());
+        command.args(["directory", "migrate", "--to"]).arg(&next).arg("--config").arg(&file);
+        command.output().unwrap()
+    };
+    let refused = migrate();
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(said.contains("agents still run: stop those of eu, us"), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(3));
+    for region in NAMES {
+        regions.kill_agent(region);
+    }
+    let migrate = || {
+        let mut command = Command::new(regions.binary());
+        command.args(["directory", "migrate", "--to"]).arg(&next).arg("--config").arg(&file);
+        command.output().unwrap()
+    };
+    let moved = migrate();
+    assert!(moved.status.success(), "{moved:?}");
+
+    regions.go_over_to_etcd(etcd.endpoints()).unwrap();
+    for region in NAMES {
+        regions.start_agent(region).unwrap();
+    }
+    regions.wait_until_ready().await.unwrap();
+    assert_eq!(partitions(&regions).unwrap(), before, "owners and epochs are what they were");
+    let client = regions.connect("us").await.unwrap();
+    for branch in NAMES {
+        let sql = format!("UPDATE account SET balance = 7 WHERE branch = '{branch}'");
+        eventually("us writes what it owns", async || {
+            client.execute(&sql, &[]).await.map_err(|e| e.to_string())
+        })
+        .await;
+    }
+}

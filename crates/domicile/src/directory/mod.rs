@@ -20,6 +20,7 @@ mod events;
 mod follow;
 mod limits;
 pub mod places;
+pub mod relocate;
 pub mod server;
 mod store;
 pub mod view;

@@ -230,9 +230,10 @@ fn lower_error(error: &StoreError) -> Status {
             Status::resource_exhausted(text)
         }
         StoreError::OutOfLimits(_) => Status::invalid_argument(text),
-        StoreError::InUse { .. } | StoreError::Format { .. } | StoreError::Folder { .. } => {
-            Status::failed_precondition(text)
-        }
+        StoreError::Moved
+        | StoreError::InUse { .. }
+        | StoreError::Format { .. }
+        | StoreError::Folder { .. } => Status::failed_precondition(text),
         StoreError::Disk(_) => Status::internal(text),
     }
 }

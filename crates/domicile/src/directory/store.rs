@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::events::{Event, Events};
 use super::limits::{OutOfLimits, check_prefix, check_write};
+use super::relocate::MOVED_KEY;
 use super::{Document, READ_BYTES_MAX, Snapshot, Written};
 
 const FILE_NAME: &str = "directory.redb";
@@ -30,6 +31,8 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 pub(super) enum StoreError {
     #[error(transparent)]
     OutOfLimits(OutOfLimits),
+    #[error("the directory has moved: nothing is written here any more")]
+    Moved,
     #[error("directory in {folder} is in use by another process")]
     InUse { folder: String },
     #[error("directory file has format {found}, expected {FORMAT}")]
@@ -116,6 +119,9 @@ impl Store {
         let transaction = self.database.begin_write()?;
         let revision = {
             let mut documents = transaction.open_table(DOCUMENTS)?;
+            if key != MOVED_KEY && documents.get(MOVED_KEY)?.is_some() {
+                return Err(StoreError::Moved);
+            }
             let current = documents.get(key)?.map_or(0, |stored| stored.value().0);
             if current != expected {
                 return Ok(Written::Conflict(current));

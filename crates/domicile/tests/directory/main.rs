@@ -4,5 +4,6 @@
 
 mod embedded;
 mod etcd;
+mod relocate;
 mod suite;
 mod world;

@@ -277,6 +277,14 @@ impl Regions {
         self.directory.iter_mut().try_for_each(Program::start)
     }
 
+    /// Writes all files anew for an etcd that is the directory from now on; who reads them must be
+    /// started anew.
+    pub fn go_over_to_etcd(&mut self, endpoints: Vec<String>) -> Result<(), RegionsError> {
+        self.directory = None;
+        self.config.etcd = endpoints;
+        self.write_files()
+    }
+
     pub async fn status(&self, region: &str) -> Result<RegionStatus, RegionsError> {
         self.observer.status(region).await
     }
