@@ -54,8 +54,8 @@ fn etcd(
     let path = "directory.endpoints";
     let listed = endpoints.list();
     if listed.is_empty() || listed.len() > ENDPOINTS_MAX {
-        mistakes
-            .add(path, format!("has {} members, 1 to {ENDPOINTS_MAX} are possible", listed.len()));
+        let text = format!("has {} members, 1 to {ENDPOINTS_MAX} are possible", listed.len());
+        mistakes.add(path, text);
     }
     let mut seen: Vec<String> = Vec::new();
     for endpoint in &listed {
@@ -65,28 +65,34 @@ fn etcd(
         }
         seen.push(address);
     }
-    let pair =
-        |given: (&str, &Option<String>), with: (&str, &Option<String>), mistakes: &mut Mistakes| {
-            let file = |(key, value): (&str, &Option<String>), mistakes: &mut Mistakes| {
-                required(&format!("directory.{key}"), value.as_deref(), mistakes).map(str::to_owned)
-            };
-            let any = given.1.is_some() || with.1.is_some();
-            any.then(|| Some((file(given, mistakes)?, file(with, mistakes)?)))
-        };
-    let (certificate, key) = (("certificate", &written.certificate), ("key", &written.key));
-    let identity = pair(certificate, key, mistakes);
-    let (user, password) = (("user", &written.user), ("password_file", &written.password_file));
-    let login = pair(user, password, mistakes);
+    let shown = ("certificate", &written.certificate);
+    let identity = both(shown, ("key", &written.key), mistakes);
+    let login = both(("user", &written.user), ("password_file", &written.password_file), mistakes);
     let ca = match &written.ca {
-        None if identity.is_some() => {
+        None if written.certificate.is_some() || written.key.is_some() => {
             mistakes.add("directory.ca", "is missing: a certificate is shown by TLS only");
             None
         }
         None => None,
         Some(text) => required("directory.ca", Some(text), mistakes).map(str::to_owned),
     };
-    let identity = identity.flatten().map(|(certificate, key)| Identity { certificate, key });
-    let login = login.flatten().map(|(user, password_file)| Login { user, password_file });
+    let identity = identity.map(|(certificate, key)| Identity { certificate, key });
+    let login = login.map(|(user, password_file)| Login { user, password_file });
     let tls = ca.map(|ca| Tls { ca, identity });
     Some(Directory::Etcd(Etcd { endpoints: seen, tls, login }))
+}
+
+/// Returns two texts of which neither goes without the other; `None` where neither is there.
+fn both(
+    one: (&str, &Option<String>),
+    other: (&str, &Option<String>),
+    mistakes: &mut Mistakes,
+) -> Option<(String, String)> {
+    if one.1.is_none() && other.1.is_none() {
+        return None;
+    }
+    let [one, other] = [one, other].map(|(key, text)| {
+        required(&format!("directory.{key}"), text.as_deref(), mistakes).map(str::to_owned)
+    });
+    Some((one?, other?))
 }

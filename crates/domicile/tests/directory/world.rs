@@ -70,10 +70,11 @@ impl World {
 
     pub async fn stop(&mut self) {
         match &mut self.kind {
-            Kind::Embedded { running, .. } => match running.take() {
-                Some(running) => running.stop().await,
-                None => {}
-            },
+            Kind::Embedded { running, .. } => {
+                if let Some(running) = running.take() {
+                    running.stop().await;
+                }
+            }
             Kind::Etcd(etcd) => etcd.kill_member(0),
         }
     }

@@ -112,12 +112,6 @@ impl Members {
         let (mut left, mut may_log_in) = (self.members.len(), self.login.is_some());
         loop {
             let member = &self.members[self.current.load(Ordering::Relaxed)];
-            let token = async {
-                match &self.login {
-                    None => Ok(None),
-                    Some(login) => login.token(member).await.map(Some),
-                }
-            };
             let remaining = deadline.saturating_duration_since(Instant::now());
             let at_most = match repeat {
                 Repeat::Always if self.members.len() > 1 => remaining.min(MEMBER_DEADLINE),
@@ -126,7 +120,8 @@ impl Members {
             let mut used = None;
             let answer = call::within(at_most, async {
                 let mut metadata = MetadataMap::new();
-                if let Some(token) = token.await? {
+                if let Some(login) = &self.login {
+                    let token = login.token(member).await?;
                     metadata.insert("token", token.clone());
                     used = Some(token);
                 }
