@@ -45,7 +45,7 @@ check: ## what `make test` checks, without looking for missing packages first
 fix: ## format, and apply what the lints suggest; writes to the tree
 	@scripts/fix
 
-setup: ## install what is missing (PostgreSQL's programs, a C linker); quiet when nothing is
+setup: ## install what is missing (PostgreSQL's programs, a C linker, etcd); quiet when nothing is
 	@scripts/setup
 
 clean: ## remove everything that was built

@@ -52,12 +52,47 @@ pub struct FailoverPolicy {
     pub suspect_after: Millis,
 }
 
+/// Where the owners of all partitions are agreed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Directory {
-    /// `host:port` at which agents reach the directory, and at which the embedded one listens.
-    pub address: String,
-    /// Folder of the embedded directory's data.
-    pub data: String,
+pub enum Directory {
+    /// A process of ours, on one machine.
+    Embedded {
+        /// `host:port` at which agents reach the directory, and at which it listens.
+        address: String,
+        /// Folder of its data.
+        data: String,
+    },
+    Etcd(Etcd),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Etcd {
+    /// `host:port` of its members, the one that is asked first in front; at least one.
+    pub endpoints: Vec<String>,
+    pub tls: Option<Tls>,
+    pub login: Option<Login>,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Who signs the members' certificates.
+    pub ca: String,
+    pub identity: Option<Identity>,
+}
+
+/// What we show the members of ourselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub certificate: String,
+    pub key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    /// A file that holds nothing else.
+    pub password_file: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,6 +16,8 @@
 //! a cut therefore needs. Both in one value, and no member comes or goes while a cut is decided: so
 //! nothing was ever counted on that a cut did not ask.
 
+mod forgets;
+
 use std::collections::BTreeSet;
 use std::fmt;
 

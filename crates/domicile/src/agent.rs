@@ -198,8 +198,9 @@ impl Parts {
             must_reach = must_reach.max(mend(&logs, &of, &opened, &origin).await?);
         }
         let own_log = logs.get_or_create(&origin)?;
-        let directory = directory::Client::new(&config.directory.address)?;
-        let ownership = view::follow(&directory, &config.cluster, shutdown.clone());
+        let directory = directory::Client::open(&config)?;
+        let remembered = Examined::open(&data, &config.cluster).subscribe().borrow().clone();
+        let ownership = view::follow(&directory, &config.cluster, remembered, shutdown.clone());
         let leases = directory.follow(LEASE_PREFIX, shutdown.clone());
         let runs = directory.follow(RUN_PREFIX, shutdown.clone());
         let reseeds = directory.follow(RESEED_PREFIX, shutdown.clone());

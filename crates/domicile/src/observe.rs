@@ -162,6 +162,9 @@ impl Observer {
     /// What a run needs to know, gathered now. `None` until the directory was read.
     pub fn facts(&self) -> Option<Facts> {
         let view = self.shared.sources.ownership.borrow().clone();
+        if view.regressed {
+            return None;
+        }
         Some(self.facts_at(view.ownership.clone()?, view.revision))
     }
 

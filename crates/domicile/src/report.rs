@@ -212,7 +212,9 @@ impl Reporter {
             add("directory_unreachable", "writes stop when the lease runs out");
         }
         if view.regressed {
-            add("directory_regressed", "the directory is older than what was seen before");
+            let detail = "the directory is older than what was seen before, nothing of it is believed: give \
+                          it a newer copy, see docs/operating/etcd.md";
+            add("directory_regressed", detail);
         }
         for member in view.ownership.iter().flat_map(|known| known.members()) {
             if self.config.region(member).is_none() {

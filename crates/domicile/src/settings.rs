@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use domicile_core::config::Config;
 
+mod directory;
 pub mod keys;
 pub mod mistake;
 mod outline;

@@ -50,7 +50,7 @@ pub struct Tails {
 }
 
 /// The ownership whose cuts every log was held against: what they leave may be trimmed. On disk, so
-/// that nothing is read again after a restart.
+/// that nothing is read again after a restart, and that no directory is believed then that is older.
 pub struct Examined {
     path: PathBuf,
     cluster: String,
@@ -116,17 +116,16 @@ impl Tails {
         let before = self.examined.known();
         let mut logs: Vec<(Origin, Log)> = self.logs.all().into_iter().collect();
         logs.sort_by_key(|(origin, _)| *origin != self.origin);
-        let mut new = false;
         for (origin, log) in logs {
             if let Some(cut) = ownership.first_new_cut(before.as_deref(), &origin) {
                 self.divert_after(ownership, &origin, &log, cut).await?;
-                new = true;
             }
             if origin == self.origin {
                 self.positions.examined(revision, ownership.members());
             }
         }
-        if new {
+        // Also where no cut is new: by this a directory is known to be older than what was seen.
+        if before.as_deref() != Some(ownership) {
             self.examined.replace(ownership)?;
         }
         Ok(())

@@ -48,6 +48,9 @@ const ADVANCE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Attempts at a compare-and-set before the facts are gathered anew.
 const CAS_ATTEMPTS: usize = 8;
 
+const REGRESSED: &str =
+    "the directory is older than what was seen before: nothing of it is believed";
+
 /// What the loop has reached, for everyone else.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TenureState {
@@ -184,7 +187,11 @@ impl Tenure {
 
     /// Writes the first ownership when this is a new cluster.
     async fn found_cluster(&self) -> anyhow::Result<()> {
+        let seen = self.ownership.borrow().clone();
         if self.directory.get(OWNERSHIP_KEY).await?.is_none() {
+            if seen.contradicts(None) {
+                bail!("{REGRESSED}");
+            }
             let initial = self.config.initial_ownership();
             let value = lower_ownership(&self.config.cluster, &initial);
             self.directory.write(OWNERSHIP_KEY, 0, Some(value)).await?;
@@ -234,12 +241,8 @@ impl Tenure {
         let held = Held { sent_at: self.clock.now() };
         let granted_at = guard::read_clock(&guard.client).await?;
         self.renew_lease().await?;
-        let document = self.directory.get(OWNERSHIP_KEY).await?.context("there is no ownership")?;
-        if self.ownership.borrow().regressed {
-            bail!("the directory is older than what was seen before: nothing of it is believed");
-        }
-        let ownership = lift_ownership(&self.config.cluster, &document.value)?;
-        self.follow(guard, &ownership, document.revision).await?;
+        let (ownership, revision) = self.read_ownership().await?;
+        self.follow(guard, &ownership, revision).await?;
         let terms = &self.config.lease;
         let lasts = i64::try_from((terms.ttl - terms.margin).0).unwrap_or(i64::MAX) * 1000;
         guard::set_lease(&guard.client, granted_at, granted_at + lasts).await?;
@@ -247,6 +250,18 @@ impl Tenure {
         let until = held.deadline(terms);
         self.state.send_modify(|state| state.lease_until = Some(until));
         Ok(())
+    }
+
+    async fn read_ownership(&self) -> anyhow::Result<(Ownership, u64)> {
+        // Before it is read: then it must be as new as this.
+        let seen = self.ownership.borrow().clone();
+        let document = self.directory.get(OWNERSHIP_KEY).await?.context("there is no ownership")?;
+        let ownership = lift_ownership(&self.config.cluster, &document.value)?;
+        let older = document.revision < seen.revision || seen.contradicts(Some(&ownership));
+        if older || self.ownership.borrow().regressed {
+            bail!("{REGRESSED}");
+        }
+        Ok((ownership, document.revision))
     }
 
     /// What our tables lost of our own history is applied before anything rests on them.

@@ -80,7 +80,7 @@ impl Migrate {
             Ok(script) => script,
             Err(refused) => return refuse(context, &refused),
         };
-        let directory = directory::Client::new(&config.directory.address)?;
+        let directory = directory::Client::open(&config)?;
         let ownership = read_ownership(&config).await?;
         let region = self.region(&config, Some(&ownership))?;
         let wait = Duration::from_secs(self.wait);

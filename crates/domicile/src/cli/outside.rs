@@ -35,7 +35,7 @@ pub struct Outside {
 
 impl Outside {
     pub async fn look(config: &Config) -> anyhow::Result<Self> {
-        let directory = directory::Client::new(&config.directory.address)?;
+        let directory = directory::Client::open(config)?;
         let document = directory
             .get(OWNERSHIP_KEY)
             .await?
@@ -123,7 +123,7 @@ impl Outside {
 
 /// The directory's word alone.
 pub async fn read_ownership(config: &Config) -> anyhow::Result<Ownership> {
-    let directory = directory::Client::new(&config.directory.address)?;
+    let directory = directory::Client::open(config)?;
     let document = directory.get(OWNERSHIP_KEY).await?;
     let document = document.context("the directory has no ownership yet: no agent has started")?;
     lift_ownership(&config.cluster, &document.value)

@@ -57,7 +57,7 @@ impl Reseed {
             }
             return Ok(Exit::Refused);
         }
-        let directory = directory::Client::new(&config.directory.address)?;
+        let directory = directory::Client::open(&config)?;
         begin_incarnation(&directory, &before.region, before.incarnation).await?;
         self.wait_until_begun(&region.peer, &before).await?;
         Verify::all().run(context).await

@@ -99,7 +99,7 @@ impl<'a> Story<'a> {
         tasks.spawn(poller.run(scene));
         narrator.say(Tone::Plain, "three PostgreSQL clusters are up; starting the agents");
         regions.start_all().await?;
-        let directory = directory::Client::new(&regions.directory().to_string())?;
+        let directory = directory::Client::embedded(&regions.directory().to_string())?;
         tasks.spawn(runs::narrate(directory.clone(), narrator.clone()));
         let mut story = Self {
             config,

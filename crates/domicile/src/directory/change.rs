@@ -44,6 +44,9 @@ pub async fn change_ownership(
         }
         let document = directory.get(OWNERSHIP_KEY).await?.context("there is no ownership")?;
         (ownership, revision) = (lift_ownership(cluster, &document.value)?, document.revision);
+        if let Some(range) = ownership.forgets(known.0) {
+            bail!("the directory is older than what was seen before: see partition {range}");
+        }
         read = true;
     }
     bail!("ownership keeps changing under our hands")

@@ -1,46 +1,33 @@
-//! How does a region ask the directory? Calls with a deadline, over one connection that mends
-//! itself.
+//! How does a region ask the directory, whichever it is?
 //!
-//! **Invariant:** no call waits longer than its deadline, and none is repeated here. A write
-//! that got no answer may have happened: only the caller knows what to do then, and a
-//! compare-and-set makes asking again safe.
+//! One handle on either directory, the embedded one or etcd: the same documents, the same promises,
+//! and one suite of tests that holds both to them.
+//!
+//! **Invariant:** no call waits longer than its deadline, and no write that somebody may have heard
+//! of is sent again here. A write that got no answer may have happened: only the caller knows what
+//! to do then, and a compare-and-set makes asking again safe.
 
-use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
+use domicile_core::config;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status, Streaming};
 
+use super::events::Event;
 use super::follow::{self, View};
-use super::{Document, MESSAGE_BYTES_MAX, Snapshot, Written};
-use crate::proto;
-use crate::proto::directory_client::DirectoryClient;
-
-/// Longest wait for the answer to one call.
-pub const CALL_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often the directory is asked for a sign of life.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long that sign may take before the connection counts as lost.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Most bytes in flight towards us, on one call and on all: a large read takes few round trips.
-const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+use super::limits::{self, OutOfLimits};
+use super::{Document, Snapshot, Written, embedded, etcd};
 
 #[derive(Debug, Error)]
 pub enum DirectoryError {
     /// No connection can ever be made to this.
     #[error("directory address {address:?} is not host:port")]
     Address { address: String },
+    /// What a key of the configuration names cannot be used.
+    #[error("{key}: {reason}")]
+    Setting { key: &'static str, reason: String },
     /// There was no usable answer. A write may have happened nevertheless.
     #[error("directory at {address} did not answer: {reason}")]
     Unreachable { address: String, reason: String },
@@ -49,44 +36,56 @@ pub enum DirectoryError {
     Refused { address: String, reason: String },
 }
 
-/// A handle on the directory; clones share one connection.
+/// Why a watch ended.
+pub(super) enum End {
+    /// The directory no longer keeps the events that come next.
+    Compacted,
+    Lost(DirectoryError),
+}
+
+/// A handle on the directory; clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    address: Arc<str>,
-    calls: DirectoryClient<Channel>,
+    backend: Backend,
+}
+
+#[derive(Clone, Debug)]
+enum Backend {
+    Embedded(embedded::Client),
+    Etcd(etcd::Client),
 }
 
 impl Client {
-    /// Returns a client of the directory at `address`, a `host:port`.
+    /// Returns a client of the directory that the configuration names.
     ///
     /// Connects at the first call, and again whenever the connection was lost. Must be called
     /// within a tokio runtime.
-    pub fn new(address: &str) -> Result<Self, DirectoryError> {
-        let wrong = || DirectoryError::Address { address: address.to_owned() };
-        let uri: tonic::transport::Uri =
-            format!("http://{address}").parse().map_err(|_| wrong())?;
-        let whole = uri.authority().is_some_and(|authority| authority.as_str() == address);
-        if !whole || uri.port_u16().is_none() {
-            return Err(wrong());
+    pub fn open(config: &config::Config) -> Result<Self, DirectoryError> {
+        match &config.directory {
+            config::Directory::Embedded { address, .. } => Self::embedded(address),
+            config::Directory::Etcd(etcd) => Self::etcd(etcd, &config.cluster),
         }
-        let channel = Endpoint::from(uri)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .connect_lazy();
-        let calls = DirectoryClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        Ok(Self { address: address.into(), calls })
+    }
+
+    /// Returns a client of the embedded directory at `address`, a `host:port`.
+    pub fn embedded(address: &str) -> Result<Self, DirectoryError> {
+        Ok(Self { backend: Backend::Embedded(embedded::Client::new(address)?) })
+    }
+
+    /// Returns a client of what `cluster` keeps in etcd.
+    pub fn etcd(config: &config::Etcd, cluster: &str) -> Result<Self, DirectoryError> {
+        Ok(Self { backend: Backend::Etcd(etcd::Client::new(config, cluster)?) })
     }
 
     /// Returns every document whose key starts with `prefix`, all read at the same instant.
     pub async fn read(&self, prefix: &str) -> Result<Snapshot, DirectoryError> {
-        let mut calls = self.calls.clone();
-        let request = proto::ReadRequest { prefix: prefix.to_owned() };
-        Ok(lift_snapshot(self.answer(calls.read(request)).await?))
+        limits::check_prefix(prefix).map_err(|error| self.refuse(&error))?;
+        let snapshot = match &self.backend {
+            Backend::Embedded(client) => client.read(prefix).await,
+            Backend::Etcd(client) => client.read(prefix).await,
+        }?;
+        limits::check_read(prefix, &snapshot.documents).map_err(|error| self.refuse(&error))?;
+        Ok(snapshot)
     }
 
     /// Returns the document at exactly `key`.
@@ -105,14 +104,11 @@ impl Client {
         expected: u64,
         value: Option<Bytes>,
     ) -> Result<Written, DirectoryError> {
-        let mut calls = self.calls.clone();
-        let request =
-            proto::WriteRequest { key: key.to_owned(), expected_revision: expected, value };
-        let answer = self.answer(calls.write(request)).await?;
-        Ok(match answer.written {
-            true => Written::At(answer.revision),
-            false => Written::Conflict(answer.revision),
-        })
+        limits::check_write(key, expected, value.as_ref()).map_err(|error| self.refuse(&error))?;
+        match &self.backend {
+            Backend::Embedded(client) => client.write(key, expected, value).await,
+            Backend::Etcd(client) => client.write(key, expected, value).await,
+        }
     }
 
     /// Keeps a view of every document under `prefix` until `shutdown`, or until nobody holds
@@ -123,86 +119,40 @@ impl Client {
         follow::start(self.clone(), prefix.to_owned(), shutdown)
     }
 
+    /// Where the directory is, for a person.
     pub(super) fn address(&self) -> &str {
-        &self.address
+        match &self.backend {
+            Backend::Embedded(client) => client.address(),
+            Backend::Etcd(client) => client.address(),
+        }
     }
 
     /// Opens the stream of events after revision `seen`.
-    pub(super) async fn watch(
-        &self,
-        prefix: &str,
-        seen: u64,
-    ) -> Result<Streaming<proto::WatchResponse>, Status> {
-        let mut calls = self.calls.clone();
-        let request = proto::WatchRequest { prefix: prefix.to_owned(), from_revision: seen };
-        let opened = within_deadline(calls.watch(request)).await?;
-        Ok(opened.into_inner())
+    pub(super) async fn watch(&self, prefix: &str, seen: u64) -> Result<Changes, End> {
+        Ok(match &self.backend {
+            Backend::Embedded(client) => Changes::Embedded(client.watch(prefix, seen).await?),
+            Backend::Etcd(client) => Changes::Etcd(client.watch(prefix, seen).await?),
+        })
     }
 
-    async fn answer<T>(
-        &self,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, DirectoryError> {
-        let answer = within_deadline(call).await;
-        answer.map(Response::into_inner).map_err(|status| self.lift_error(&status))
-    }
-
-    pub(super) fn lift_error(&self, status: &Status) -> DirectoryError {
-        let address = self.address.to_string();
-        let reason = reason(status);
-        match status.code() {
-            Code::InvalidArgument
-            | Code::FailedPrecondition
-            | Code::OutOfRange
-            | Code::ResourceExhausted
-            | Code::Unimplemented
-            | Code::Unauthenticated
-            | Code::PermissionDenied => DirectoryError::Refused { address, reason },
-            _ => DirectoryError::Unreachable { address, reason },
-        }
+    fn refuse(&self, error: &OutOfLimits) -> DirectoryError {
+        let (address, reason) = (self.address().to_owned(), error.to_string());
+        DirectoryError::Refused { address, reason }
     }
 }
 
-async fn within_deadline<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-    tokio::time::timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| {
-        Err(Status::deadline_exceeded(format!("no answer within {CALL_DEADLINE:?}")))
-    })
+/// What changes under one prefix, in order and without a gap.
+pub(super) enum Changes {
+    Embedded(embedded::Changes),
+    Etcd(etcd::Changes),
 }
 
-/// The whole story: "transport error" alone helps nobody.
-fn reason(status: &Status) -> String {
-    let mut reason = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        let text = error.to_string();
-        if !reason.contains(&text) {
-            reason = format!("{reason}: {text}");
-        }
-        source = error.source();
-    }
-    reason
-}
-
-fn lift_snapshot(answer: proto::ReadResponse) -> Snapshot {
-    let lift = |proto::Document { key, value, revision }| Document { key, value, revision };
-    Snapshot {
-        documents: answer.documents.into_iter().map(lift).collect(),
-        revision: answer.revision,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn an_address_is_host_and_port_and_nothing_else() {
-        for address in ["", "host", "host:", "host:99999", "a:1/path", "user@a:1/", "a b:1"] {
-            let error = Client::new(address).err();
-            assert!(matches!(error, Some(DirectoryError::Address { .. })), "{address:?}");
-        }
-        for address in ["127.0.0.1:7000", "directory.internal:7000", "[::1]:7000"] {
-            assert!(Client::new(address).is_ok(), "{address:?}");
+impl Changes {
+    /// Waits for the next events. Those of one revision come together.
+    pub(super) async fn next(&mut self) -> Result<Vec<Event>, End> {
+        match self {
+            Self::Embedded(changes) => changes.next().await,
+            Self::Etcd(changes) => changes.next().await,
         }
     }
 }

@@ -15,12 +15,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 use tracing::{debug, error, info, warn};
 
 use super::Snapshot;
-use super::client::{Client, DirectoryError};
-use crate::proto::watch_response::Event;
+use super::client::{Client, DirectoryError, End};
+use super::events::Event;
 
 /// First and longest pause before reading again; each failure doubles it.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -33,6 +32,8 @@ pub struct View {
     pub documents: BTreeMap<String, (Bytes, u64)>,
     /// Everything under the prefix up to this revision of the store is in `documents`.
     pub revision: u64,
+    /// See [`Snapshot::store`].
+    pub store: u64,
     /// Whether changes are arriving; when not, the documents are the last ones heard.
     pub connected: bool,
     /// The store once showed an older or another past than it had shown before. Stays set.
@@ -45,41 +46,41 @@ impl View {
         let regressed = self.regressed || self.contradicts(&snapshot);
         let lift = |document: super::Document| (document.key, (document.value, document.revision));
         let documents = snapshot.documents.into_iter().map(lift).collect();
-        Self { documents, revision: snapshot.revision, connected: true, regressed }
+        let Snapshot { revision, store, .. } = snapshot;
+        Self { documents, revision, store, connected: true, regressed }
     }
 
     /// Returns whether `snapshot` cannot be a later state of the store this view was read from.
     ///
     /// A restored store may have been written to since, and be past our revision again. But a
-    /// document that is as old as our view must then have been in it.
+    /// document that is as old as our view must then have been in it. One that was restored under
+    /// another name is another store in any case.
     fn contradicts(&self, snapshot: &Snapshot) -> bool {
         let unseen = |document: &super::Document| {
             let seen = self.documents.get(&document.key);
             seen.is_none_or(|(value, at)| *at != document.revision || *value != document.value)
         };
         let mut documents = snapshot.documents.iter();
-        snapshot.revision < self.revision
+        let was_read = self.revision > 0;
+        (was_read && snapshot.store != self.store)
+            || snapshot.revision < self.revision
             || documents.any(|document| document.revision <= self.revision && unseen(document))
     }
 
-    /// Takes one change; one that is already in the view changes nothing.
-    fn apply(&mut self, event: Event) {
-        if event.revision <= self.revision {
-            return;
-        }
-        self.revision = event.revision;
-        match event.value {
-            Some(value) => _ = self.documents.insert(event.key, (value, event.revision)),
-            None => _ = self.documents.remove(&event.key),
+    /// Takes the changes of whole revisions; those that are already in the view change nothing.
+    fn apply(&mut self, events: Vec<Event>) {
+        let seen = self.revision;
+        for Event { key, value, revision } in events {
+            if revision <= seen {
+                continue;
+            }
+            self.revision = revision;
+            match value {
+                Some(value) => _ = self.documents.insert(key, (value, revision)),
+                None => _ = self.documents.remove(&key),
+            }
         }
     }
-}
-
-/// Why a watch ended.
-enum End {
-    /// The directory no longer keeps the events that come next.
-    Compacted,
-    Lost(DirectoryError),
 }
 
 pub(super) fn start(
@@ -128,28 +129,17 @@ impl Follower {
             Err(error) => return End::Lost(error),
         };
         let seen = snapshot.revision;
-        let opened = self.client.watch(&self.prefix, seen).await;
-        let mut stream = match opened {
-            Ok(stream) => stream,
-            Err(status) => return self.end(&status),
+        let mut changes = match self.client.watch(&self.prefix, seen).await {
+            Ok(changes) => changes,
+            Err(end) => return end,
         };
         self.note_read(snapshot);
         loop {
-            match stream.message().await {
-                Ok(Some(message)) => self.views.send_modify(|view| {
-                    let view = Arc::make_mut(view);
-                    message.events.into_iter().for_each(|event| view.apply(event));
-                }),
-                Ok(None) => return self.end(&tonic::Status::unavailable("watch ended")),
-                Err(status) => return self.end(&status),
+            match changes.next().await {
+                Ok(events) if events.is_empty() => {}
+                Ok(events) => self.views.send_modify(|view| Arc::make_mut(view).apply(events)),
+                Err(end) => return end,
             }
-        }
-    }
-
-    fn end(&self, status: &tonic::Status) -> End {
-        match status.code() {
-            Code::OutOfRange => End::Compacted,
-            _ => End::Lost(self.client.lift_error(status)),
         }
     }
 
@@ -198,7 +188,7 @@ mod tests {
             value: Bytes::from_static(value.as_bytes()),
             revision,
         };
-        Snapshot { documents: documents.iter().map(document).collect(), revision }
+        Snapshot { documents: documents.iter().map(document).collect(), revision, store: 7 }
     }
 
     fn view() -> View {
@@ -235,16 +225,30 @@ mod tests {
     #[test]
     fn an_event_that_was_already_read_changes_nothing() {
         let mut after = view();
-        after.apply(event("a", Some("older"), 10));
+        after.apply(vec![event("a", Some("older"), 10)]);
         assert_eq!(after, view());
     }
 
     #[test]
     fn events_set_and_delete_documents() {
         let mut view = view();
-        view.apply(event("a", None, 11));
-        view.apply(event("c", Some("new"), 12));
+        view.apply(vec![event("a", None, 11)]);
+        view.apply(vec![event("c", Some("new"), 12)]);
         let keys: Vec<_> = view.documents.keys().map(String::as_str).collect();
         assert_eq!((keys, view.revision), (vec!["b", "c"], 12));
+    }
+
+    #[test]
+    fn all_changes_of_one_revision_are_taken() {
+        let mut view = view();
+        view.apply(vec![event("c", Some("new"), 11), event("d", Some("new"), 11)]);
+        assert_eq!((view.documents.len(), view.revision), (4, 11));
+    }
+
+    #[test]
+    fn another_store_is_a_regression_even_where_it_says_the_same() {
+        let same = [("a", "one", 4), ("b", "two", 9)];
+        assert!(!view().reread(snapshot(10, &same)).regressed);
+        assert!(view().reread(Snapshot { store: 8, ..snapshot(10, &same) }).regressed);
     }
 }

@@ -1,4 +1,4 @@
-//! Where the owners of all partitions are agreed on: the embedded directory and its client.
+//! Where the owners of all partitions are agreed on: in the embedded directory or in etcd.
 //!
 //! Documents with revisions, in the manner of etcd: one counter for the whole store, every
 //! successful write takes the next value, and a document's revision is that of its last write.
@@ -8,14 +8,19 @@
 //! elsewhere; this module never looks inside.
 //!
 //! The embedded store is one process on one machine: it survives a crash of that process, not
-//! the loss of that machine.
+//! the loss of that machine. etcd survives the loss of a minority of its members.
 
+mod call;
 pub mod change;
 pub mod client;
 pub mod documents;
+mod embedded;
+mod etcd;
 mod events;
 mod follow;
+mod limits;
 pub mod places;
+pub mod relocate;
 pub mod server;
 mod store;
 pub mod view;
@@ -53,6 +58,8 @@ pub struct Snapshot {
     pub documents: Vec<Document>,
     /// The revision of the whole store at that instant, 0 before its first write.
     pub revision: u64,
+    /// Which store that is: the cluster ID of etcd, 0 for the embedded one, which has no name.
+    pub store: u64,
 }
 
 /// What became of a compare-and-set.

@@ -22,7 +22,8 @@ use tonic::{Request, Response, Status};
 use tracing::{error, info, warn};
 
 use super::events::{Compacted, Event};
-use super::store::{Store, StoreError, check_prefix};
+use super::limits::{OutOfLimits, check_prefix};
+use super::store::{Store, StoreError};
 use super::{Document, MESSAGE_BYTES_MAX, Snapshot, Written};
 use crate::proto;
 use crate::proto::directory_server::{Directory, DirectoryServer};
@@ -164,7 +165,7 @@ impl Directory for Service {
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<EventStream>, Status> {
         let proto::WatchRequest { prefix, from_revision: seen } = request.into_inner();
-        check_prefix(&prefix).map_err(|error| lower_error(&error))?;
+        check_prefix(&prefix).map_err(|error| lower_error(&StoreError::OutOfLimits(error)))?;
         // A revision that was never given out comes from a store with another past.
         let revision = self.blocking(|store| store.revision()).await?;
         if seen > revision {
@@ -225,15 +226,14 @@ fn compacted(_: Compacted) -> Status {
 fn lower_error(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
-        StoreError::KeyEmpty
-        | StoreError::KeyTooLong { .. }
-        | StoreError::KeyControl
-        | StoreError::ValueTooLong { .. }
-        | StoreError::DeleteOfNothing => Status::invalid_argument(text),
-        StoreError::ReadTooLong { .. } => Status::resource_exhausted(text),
-        StoreError::InUse { .. } | StoreError::Format { .. } | StoreError::Folder { .. } => {
-            Status::failed_precondition(text)
+        StoreError::OutOfLimits(OutOfLimits::ReadTooLong { .. }) => {
+            Status::resource_exhausted(text)
         }
+        StoreError::OutOfLimits(_) => Status::invalid_argument(text),
+        StoreError::Moved
+        | StoreError::InUse { .. }
+        | StoreError::Format { .. }
+        | StoreError::Folder { .. } => Status::failed_precondition(text),
         StoreError::Disk(_) => Status::internal(text),
     }
 }

@@ -12,7 +12,9 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use thiserror::Error;
 
 use super::events::{Event, Events};
-use super::{Document, KEY_BYTES_MAX, READ_BYTES_MAX, Snapshot, VALUE_BYTES_MAX, Written};
+use super::limits::{OutOfLimits, check_prefix, check_write};
+use super::relocate::MOVED_KEY;
+use super::{Document, READ_BYTES_MAX, Snapshot, Written};
 
 const FILE_NAME: &str = "directory.redb";
 
@@ -27,18 +29,10 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 #[derive(Debug, Error)]
 pub(super) enum StoreError {
-    #[error("key is empty")]
-    KeyEmpty,
-    #[error("key has {len} bytes, more than {KEY_BYTES_MAX}")]
-    KeyTooLong { len: usize },
-    #[error("key has a control character")]
-    KeyControl,
-    #[error("value has {len} bytes, more than {VALUE_BYTES_MAX}")]
-    ValueTooLong { len: usize },
-    #[error("a delete must name the revision of the document it deletes")]
-    DeleteOfNothing,
-    #[error("documents under prefix {prefix:?} are more than {READ_BYTES_MAX} bytes")]
-    ReadTooLong { prefix: String },
+    #[error(transparent)]
+    OutOfLimits(OutOfLimits),
+    #[error("the directory has moved: nothing is written here any more")]
+    Moved,
     #[error("directory in {folder} is in use by another process")]
     InUse { folder: String },
     #[error("directory file has format {found}, expected {FORMAT}")]
@@ -90,7 +84,7 @@ impl Store {
 
     /// Returns every document whose key starts with `prefix`; the empty prefix means all.
     pub(super) fn read(&self, prefix: &str) -> Result<Snapshot, StoreError> {
-        check_prefix(prefix)?;
+        check_prefix(prefix).map_err(StoreError::OutOfLimits)?;
         let transaction = self.database.begin_read()?;
         let revision = revision_in(&transaction.open_table(META)?)?;
         let mut documents = Vec::new();
@@ -103,12 +97,13 @@ impl Store {
             let (revision, value) = stored.value();
             bytes += key.value().len() + value.len();
             if bytes > READ_BYTES_MAX {
-                return Err(StoreError::ReadTooLong { prefix: prefix.to_owned() });
+                let prefix = prefix.to_owned();
+                return Err(StoreError::OutOfLimits(OutOfLimits::ReadTooLong { prefix }));
             }
             let (key, value) = (key.value().to_owned(), Bytes::copy_from_slice(value));
             documents.push(Document { key, value, revision });
         }
-        Ok(Snapshot { documents, revision })
+        Ok(Snapshot { documents, revision, store: 0 })
     }
 
     /// Sets or deletes one document if its revision is still `expected`; 0 means there is none.
@@ -118,12 +113,15 @@ impl Store {
         expected: u64,
         value: Option<Bytes>,
     ) -> Result<Written, StoreError> {
-        check_write(key, expected, value.as_ref())?;
+        check_write(key, expected, value.as_ref()).map_err(StoreError::OutOfLimits)?;
         // Guards no data of its own: a writer that panicked left an aborted transaction.
         let _one_writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let transaction = self.database.begin_write()?;
         let revision = {
             let mut documents = transaction.open_table(DOCUMENTS)?;
+            if key != MOVED_KEY && documents.get(MOVED_KEY)?.is_some() {
+                return Err(StoreError::Moved);
+            }
             let current = documents.get(key)?.map_or(0, |stored| stored.value().0);
             if current != expected {
                 return Ok(Written::Conflict(current));
@@ -166,34 +164,10 @@ fn revision_in(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, redb
     Ok(meta.get("revision")?.map_or(0, |revision| revision.value()))
 }
 
-fn check_write(key: &str, expected: u64, value: Option<&Bytes>) -> Result<(), StoreError> {
-    if key.is_empty() {
-        return Err(StoreError::KeyEmpty);
-    }
-    check_prefix(key)?;
-    match value {
-        None if expected == 0 => Err(StoreError::DeleteOfNothing),
-        Some(value) if value.len() > VALUE_BYTES_MAX => {
-            Err(StoreError::ValueTooLong { len: value.len() })
-        }
-        None | Some(_) => Ok(()),
-    }
-}
-
-/// Refuses a prefix that no key could have.
-pub(super) fn check_prefix(prefix: &str) -> Result<(), StoreError> {
-    if prefix.len() > KEY_BYTES_MAX {
-        return Err(StoreError::KeyTooLong { len: prefix.len() });
-    }
-    if prefix.chars().any(char::is_control) {
-        return Err(StoreError::KeyControl);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::directory::VALUE_BYTES_MAX;
 
     fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().expect("temporary folder");
@@ -228,7 +202,10 @@ mod tests {
         let (_folder, store) = store();
         set(&store, "a", 0);
         assert_eq!(store.write("a", 1, None).expect("delete"), Written::At(2));
-        assert_eq!(store.read("").expect("read"), Snapshot { documents: vec![], revision: 2 });
+        assert_eq!(
+            store.read("").expect("read"),
+            Snapshot { documents: vec![], revision: 2, store: 0 }
+        );
         assert_eq!(set(&store, "a", 1), Written::Conflict(0));
     }
 
@@ -302,7 +279,8 @@ mod tests {
         for i in 0..=READ_BYTES_MAX / VALUE_BYTES_MAX {
             store.write(&format!("a/{i}"), 0, Some(value.clone())).expect("write");
         }
-        assert!(matches!(store.read(""), Err(StoreError::ReadTooLong { .. })));
+        let error = store.read("").expect_err("refused");
+        assert!(matches!(error, StoreError::OutOfLimits(OutOfLimits::ReadTooLong { .. })));
         assert_eq!(store.read("a/1/").expect("read").documents, []);
     }
 }

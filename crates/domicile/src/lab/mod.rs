@@ -2,5 +2,6 @@
 
 pub mod cluster;
 pub mod dice;
+pub mod etcd;
 pub mod regions;
 pub mod relay;

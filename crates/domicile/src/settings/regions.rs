@@ -121,10 +121,18 @@ pub(super) fn check_addresses(
     mistakes: &mut Mistakes,
 ) {
     let mut taken = Taken { by: BTreeMap::new(), mistakes };
-    if let Some(directory) = directory {
-        let host = host_of(&directory.address);
-        taken.claim(format!("address {}", directory.address), "directory.address".into());
-        taken.claim(format!("folder {} {host}", folder(&directory.data)), "directory.data".into());
+    match directory {
+        None => {}
+        Some(Directory::Embedded { address, data }) => {
+            let host = host_of(address);
+            taken.claim(format!("address {address}"), "directory.address".into());
+            taken.claim(format!("folder {} {host}", folder(data)), "directory.data".into());
+        }
+        Some(Directory::Etcd(etcd)) => {
+            for endpoint in &etcd.endpoints {
+                taken.claim(format!("address {endpoint}"), "directory.endpoints".into());
+            }
+        }
     }
     for (i, region) in regions.iter().enumerate() {
         let path = |key: &str| format!("region[{}].{key}", i + 1);

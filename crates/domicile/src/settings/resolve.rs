@@ -1,6 +1,6 @@
 //! What do the written values come to, with defaults filled in and relations checked?
 
-use domicile_core::config::{Config, Directory, FailoverPolicy, REGIONS_MAX, Sequences, TableKind};
+use domicile_core::config::{Config, FailoverPolicy, REGIONS_MAX, Sequences, TableKind};
 use domicile_core::frame::Compression;
 use domicile_core::id::RegionId;
 use domicile_core::lease::LeaseTerms;
@@ -11,10 +11,8 @@ use domicile_core::time::{DriftPpm, Millis};
 
 use super::mistake::Mistakes;
 use super::partition::Partition;
-use super::written::{
-    Written, WrittenDirectory, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo,
-};
-use super::{regions, tables, units};
+use super::written::{Written, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo};
+use super::{directory, regions, tables, units};
 
 const CLUSTER_NAME_BYTES_MAX: usize = 32;
 /// Shorter leases end whenever a machine is busy for a moment.
@@ -52,7 +50,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     );
     let log = written.log.as_ref();
     let log = log_terms(log.unwrap_or(&WrittenLog::default()), written.region.len(), mistakes);
-    let directory = directory(written, mistakes);
+    let directory = directory::resolve(written.directory.as_ref(), mistakes);
     let ids: Vec<RegionId> = regions.iter().flatten().map(|r| r.id.clone()).collect();
     let tables = tables::resolve(&written.table, partition.as_ref(), &ids, mistakes);
     let keep = written.journal.as_ref().and_then(|journal| journal.keep.as_deref());
@@ -280,14 +278,6 @@ fn log_terms(written: &WrittenLog, regions: usize, mistakes: &mut Mistakes) -> L
     let drop_after =
         duration("log.drop_after", written.drop_after.as_deref(), Millis(60_000), mistakes);
     LogTerms { keep, size_max, segment_bytes: segment, on_full, drop_after, compression }
-}
-
-fn directory(written: &Written, mistakes: &mut Mistakes) -> Option<Directory> {
-    let none = WrittenDirectory::default();
-    let written = written.directory.as_ref().unwrap_or(&none);
-    let address = regions::address("directory.address", written.address.as_deref(), mistakes);
-    let data = required("directory.data", written.data.as_deref(), mistakes);
-    Some(Directory { address: address?, data: data?.to_owned() })
 }
 
 /// Returns a text that must be there and not be empty.

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use domicile_core::config::{KeySource, TableKind};
+use domicile_core::config::{Directory, Etcd, KeySource, TableKind};
 use domicile_core::conflict::policy::{ColumnPolicy, Deletes, Policy};
 use domicile_core::frame::Compression;
 use domicile_core::partition::Scheme;
@@ -46,6 +46,76 @@ fn sound_with(more: &str) -> Config {
 fn mistakes_with(more: &str) -> Vec<String> {
     let mistakes = parse(&format!("{SOUND}{more}")).unwrap_err();
     mistakes.iter().map(|m| format!("{}: {}", m.path, m.text)).collect()
+}
+
+/// A sound file whose directory is what `section` says.
+fn with_directory(section: &str) -> Result<Config, Vec<String>> {
+    let (before, rest) = SOUND.split_once("[directory]").unwrap();
+    let (_, after) = rest.split_once("[[region]]").unwrap();
+    let text = format!("{before}[directory]\n{section}\n[[region]]{after}");
+    parse(&text)
+        .map_err(|mistakes| mistakes.iter().map(|m| format!("{}: {}", m.path, m.text)).collect())
+}
+
+#[test]
+fn endpoints_make_etcd_the_directory() {
+    let config = with_directory(r#"endpoints = "etcd.internal:2379""#).unwrap();
+    let endpoints = vec!["etcd.internal:2379".to_owned()];
+    let plain = Etcd { endpoints, tls: None, login: None };
+    assert_eq!(config.directory, Directory::Etcd(plain));
+    let config = with_directory(
+        r#"
+        endpoints = ["a:2379", "b:2379", "c:2379"]
+        ca = "/etc/ca.pem"
+        certificate = "/etc/eu.pem"
+        key = "/etc/eu.key"
+        user = "domicile"
+        password_file = "/etc/password"
+        "#,
+    );
+    let Directory::Etcd(etcd) = config.unwrap().directory else { panic!("not etcd") };
+    assert_eq!(etcd.endpoints, ["a:2379", "b:2379", "c:2379"]);
+    let tls = etcd.tls.unwrap();
+    let identity = tls.identity.unwrap();
+    let files = (tls.ca.as_str(), identity.certificate.as_str(), identity.key.as_str());
+    assert_eq!(files, ("/etc/ca.pem", "/etc/eu.pem", "/etc/eu.key"));
+    let login = etcd.login.unwrap();
+    assert_eq!((login.user.as_str(), login.password_file.as_str()), ("domicile", "/etc/password"));
+}
+
+#[test]
+fn half_an_etcd_and_a_mixed_directory_are_mistakes() {
+    let mistakes = |section| with_directory(section).unwrap_err();
+    assert_eq!(
+        mistakes(
+            r#"
+            address = "127.0.0.1:7400"
+            endpoints = ["a:2379", "b", "a:2379", "127.0.0.1:7401"]
+            certificate = "/etc/eu.pem"
+            password_file = "/etc/password"
+            "#
+        ),
+        [
+            "directory.key: is missing",
+            "directory.user: is missing",
+            "directory.ca: is missing: a certificate is shown by TLS only",
+            "directory.address: is of the embedded directory, and endpoints say that it is etcd",
+            "directory.endpoints: \"b\" is not an address: expected host:port",
+            "region[1].peer: is the same as directory.endpoints",
+        ]
+    );
+    assert_eq!(
+        mistakes("address = \"a:1\"\ndata = \"/d\"\nca = \"/etc/ca.pem\""),
+        ["directory.ca: goes with endpoints, of etcd"]
+    );
+    assert_eq!(
+        mistakes("endpoints = []"),
+        ["directory.endpoints: has 0 members, 1 to 9 are possible"]
+    );
+    assert_eq!(
+        mistakes(r#"endpoints = ["a:2379", "a:2379"]"#),
+        ["directory.endpoints: names \"a:2379\" twice"]
+    );
 }
 
 fn table<'a>(config: &'a Config, name: &str) -> &'a TableKind {

@@ -36,6 +36,12 @@ pub(super) enum WrittenRpo {
 pub(super) struct WrittenDirectory {
     pub address: Option<String>,
     pub data: Option<String>,
+    pub endpoints: Option<Names>,
+    pub ca: Option<String>,
+    pub certificate: Option<String>,
+    pub key: Option<String>,
+    pub user: Option<String>,
+    pub password_file: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -10,6 +10,8 @@ pub enum LabError {
         /// One line for each place, with what was wrong there.
         looked_at: Vec<String>,
     },
+    #[error("no etcd found; looked at {looked_at}\n{INSTALL_ETCD}")]
+    NoEtcd { looked_at: String },
     #[error("{what} {}: {source}", path.display())]
     File { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("start {}: {source}", program.display())]
@@ -44,9 +46,12 @@ pub enum LabError {
 const INSTALL: &str = "install it (Debian, Ubuntu: apt install postgresql; Fedora: dnf install postgresql-server; \
 macOS: brew install postgresql@17) or name the folder of its programs in DOMICILE_PG_BIN";
 
+const INSTALL_ETCD: &str = "install it (Debian, Ubuntu: apt install etcd-server; \
+macOS: brew install etcd) or name the program in DOMICILE_ETCD";
+
 impl LabError {
     /// Returns a closure for `map_err` that says what was done to which path.
-    pub(super) fn file(
+    pub(in crate::lab) fn file(
         what: &'static str,
         path: &Path,
     ) -> impl FnOnce(std::io::Error) -> Self + use<> {

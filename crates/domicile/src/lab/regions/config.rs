@@ -30,6 +30,9 @@ pub struct RegionsConfig {
     /// The size of a disk for each server's WAL and of one for each agent's logs, which can be
     /// filled; absent, they are in the folder.
     pub disk_bytes: Option<u64>,
+    /// Members of an etcd that is the directory; without any there is an embedded one. Each region asks
+    /// another one first.
+    pub etcd: Vec<String>,
     /// Kept afterwards; a temporary one that goes when it is absent.
     pub keep: Option<PathBuf>,
     /// Runs in every region before its agent starts, so it must do the same everywhere.
@@ -58,6 +61,7 @@ impl RegionsConfig {
             other_bins: BTreeMap::new(),
             postgres: Vec::new(),
             disk_bytes: None,
+            etcd: Vec::new(),
             keep: None,
             seed_sql: String::new(),
             more: String::new(),

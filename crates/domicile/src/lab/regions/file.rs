@@ -36,20 +36,36 @@ pub(super) struct Seen {
     pub(super) metrics: SocketAddr,
 }
 
+/// The directory as one process reaches it.
+#[derive(Clone, Debug)]
+pub(super) enum Directory {
+    Embedded(SocketAddr),
+    Etcd(Vec<String>),
+}
+
 /// Writes one configuration; `folder` is where the data of directory and agents goes.
 pub(super) fn text(
     common: &Common,
-    directory: SocketAddr,
+    directory: &Directory,
     regions: &[Seen],
     folder: &Path,
 ) -> String {
     let folder = folder.display().to_string();
+    let directory = match directory {
+        Directory::Embedded(address) => {
+            let data = quote(&format!("{folder}/directory"));
+            format!("address = \"{address}\"\ndata = {data}")
+        }
+        Directory::Etcd(endpoints) => {
+            let endpoints: Vec<String> = endpoints.iter().map(|endpoint| quote(endpoint)).collect();
+            format!("endpoints = [{}]", endpoints.join(", "))
+        }
+    };
     let mut text = format!(
-        "cluster = {}\npartition = {}\nrpo = {}\n\n[directory]\naddress = \"{directory}\"\ndata = {}\n\n",
+        "cluster = {}\npartition = {}\nrpo = {}\n\n[directory]\n{directory}\n\n",
         quote(&common.cluster),
         quote(&common.partition),
         quote(&common.rpo),
-        quote(&format!("{folder}/directory")),
     );
     let _ = write!(
         text,
@@ -104,7 +120,8 @@ mod tests {
             gateway_listen: address,
             metrics: address,
         };
-        let text = text(&common, address, &[seen("eu"), seen("us")], Path::new("/tmp/lab"));
+        let directory = Directory::Embedded(address);
+        let text = text(&common, &directory, &[seen("eu"), seen("us")], Path::new("/tmp/lab"));
         let parsed: toml::Table = text.parse().unwrap();
         assert_eq!(parsed["region"].as_array().unwrap().len(), 2);
         assert_eq!(parsed["region"][1]["data"].as_str(), Some("/tmp/lab/us/agent"));

@@ -30,7 +30,7 @@ mod watch;
 pub use config::RegionsConfig;
 pub use error::RegionsError;
 use error::log_tail;
-use file::{Common, Seen};
+use file::{Common, Directory, Seen};
 pub use links::{Links, Purpose};
 use program::Program;
 pub use watch::{Observer, Statuses, partitions_of, unready};
@@ -60,7 +60,8 @@ struct Place {
 pub struct Regions {
     config: RegionsConfig,
     places: BTreeMap<String, Place>,
-    directory: Program,
+    /// Ours, unless it is somebody else's etcd.
+    directory: Option<Program>,
     directory_address: SocketAddr,
     links: Links,
     observer: Observer,
@@ -79,7 +80,7 @@ impl Regions {
 
     /// Starts directory and agents and returns once every region is ready for clients.
     pub async fn start_all(&mut self) -> Result<(), RegionsError> {
-        self.directory.start()?;
+        self.start_directory()?;
         for place in self.places.values_mut() {
             place.agent.start()?;
         }
@@ -133,9 +134,9 @@ impl Regions {
             folder.join("directory.log"),
         );
         let regions = Self {
+            directory: config.etcd.is_empty().then_some(program),
             config,
             places,
-            directory: program,
             directory_address: directory,
             links,
             observer,
@@ -159,7 +160,7 @@ impl Regions {
         &self.observer
     }
 
-    /// Returns where the directory is, without a link in between.
+    /// Returns where the embedded directory is, without a link in between.
     pub fn directory(&self) -> SocketAddr {
         self.directory_address
     }
@@ -266,12 +267,22 @@ impl Regions {
         self.place_mut(region).log_disk.as_mut().expect("a disk of its own")
     }
 
+    /// Kills the embedded directory.
     pub fn kill_directory(&mut self) {
-        self.directory.kill();
+        self.directory.iter_mut().for_each(Program::kill);
     }
 
+    /// Starts the embedded directory, if there is one.
     pub fn start_directory(&mut self) -> Result<(), RegionsError> {
-        self.directory.start()
+        self.directory.iter_mut().try_for_each(Program::start)
+    }
+
+    /// Writes all files anew for an etcd that is the directory from now on; who reads them must be
+    /// started anew.
+    pub fn go_over_to_etcd(&mut self, endpoints: Vec<String>) -> Result<(), RegionsError> {
+        self.directory = None;
+        self.config.etcd = endpoints;
+        self.write_files()
     }
 
     pub async fn status(&self, region: &str) -> Result<RegionStatus, RegionsError> {
@@ -295,7 +306,7 @@ impl Regions {
     ) -> Result<(), RegionsError> {
         let deadline = Instant::now() + at_most;
         loop {
-            self.directory.check()?;
+            self.directory.iter_mut().try_for_each(Program::check)?;
             for place in self.places.values_mut() {
                 place.agent.check()?;
             }
@@ -326,7 +337,7 @@ impl Regions {
     }
 
     fn write_files(&self) -> Result<(), RegionsError> {
-        let (config, directory) = (&self.config, self.directory_address);
+        let config = &self.config;
         let common = Common {
             cluster: "lab".to_owned(),
             partition: config.partition.clone(),
@@ -337,14 +348,27 @@ impl Regions {
             tables: config.tables.clone(),
         };
         let direct: Vec<Seen> = config.names.iter().map(|name| self.seen(name, name)).collect();
-        let text = file::text(&common, directory, &direct, &self.folder);
+        let directory = Directory::Embedded(self.directory_address);
+        let text = file::text(&common, &directory, &direct, &self.folder);
         write(&self.folder.join("directory.toml"), &text)?;
-        for (viewer, place) in &self.places {
+        for (i, (viewer, place)) in self.places.iter().enumerate() {
             let seen: Vec<Seen> = config.names.iter().map(|name| self.seen(viewer, name)).collect();
-            let directory = self.links.address(viewer, "", Purpose::Directory).unwrap_or(directory);
-            write(&place.config_file, &file::text(&common, directory, &seen, &self.folder))?;
+            let directory = self.directory_from(viewer, i);
+            write(&place.config_file, &file::text(&common, &directory, &seen, &self.folder))?;
         }
         Ok(())
+    }
+
+    /// Returns the directory as the `i`th region reaches it.
+    fn directory_from(&self, viewer: &str, i: usize) -> Directory {
+        let mut members = self.config.etcd.clone();
+        if members.is_empty() {
+            let link = self.links.address(viewer, "", Purpose::Directory);
+            return Directory::Embedded(link.unwrap_or(self.directory_address));
+        }
+        let first = i % members.len();
+        members.rotate_left(first);
+        Directory::Etcd(members)
     }
 
     /// Returns one region as it is reached from `viewer`.

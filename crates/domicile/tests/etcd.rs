@@ -1,0 +1,201 @@
+//! Do whole regions live on an etcd of three members, and what becomes of them when it breaks?
+
+use std::process::Command;
+use std::time::Duration;
+
+use domicile::lab::etcd::{Etcd, EtcdConfig};
+use domicile::lab::regions::Regions;
+use serde_json::Value as Json;
+use tokio::time::Instant;
+
+// Not all of it is of use here.
+#[allow(dead_code)]
+mod regions;
+use regions::{PATIENCE, assert_alike, config, eventually, settle, start};
+
+const SEED: &str = "
+    CREATE TABLE account (id int PRIMARY KEY, branch text NOT NULL, balance int);
+    INSERT INTO account VALUES (1, 'eu', 0), (2, 'us', 0), (3, 'ap', 0);";
+
+const TABLES: &str = "
+[[table]]
+name = \"account\"
+key = \"branch\"
+";
+
+async fn regions_on_etcd() -> (Etcd, Regions) {
+    let etcd = Etcd::start(3, EtcdConfig::default()).await.unwrap();
+    let mut config = config(&["eu", "us", "ap"], "home(branch)", 3);
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    config.automatic_failover = true;
+    config.etcd = etcd.endpoints();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    settle(&regions, "start").await;
+    (etcd, regions)
+}
+
+/// As `domicile partition list` has them.
+fn partitions(regions: &Regions) -> Result<Json, String> {
+    let mut command = Command::new(regions.binary());
+    command.args(["partition", "list", "--json", "--config"]).arg(regions.config_file("us"));
+    let output = command.output().map_err(|e| e.to_string())?;
+    serde_json::from_slice(&output.stdout).map_err(|e| format!("{e}: {output:?}"))
+}
+
+fn owners(partitions: &Json) -> Vec<&str> {
+    let listed = partitions.as_array().unwrap().iter();
+    listed.map(|partition| partition["owner"].as_str().unwrap_or_default()).collect()
+}
+
+/// Writes one row of the region's own, past its gateway.
+async fn write(regions: &Regions, region: &str) -> Result<(), String> {
+    let client = regions.connect(region).await.map_err(|e| e.to_string())?;
+    let sql = format!("UPDATE account SET balance = balance + 1 WHERE branch = '{region}'");
+    let written = tokio::time::timeout(PATIENCE, client.execute(&sql, &[])).await;
+    let written = written.map_err(|_| "a write hangs".to_owned())?;
+    match written {
+        Ok(1) => Ok(()),
+        Ok(n) => Err(format!("{n} rows")),
+        Err(error) => Err(error.as_db_error().map_or(error.to_string(), |e| e.to_string())),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_move_and_fail_over_on_etcd_and_outlive_its_leader() {
+    let (mut etcd, mut regions) = regions_on_etcd().await;
+    assert_eq!(owners(&partitions(&regions).unwrap()), ["eu", "us", "ap"]);
+
+    let mut switchover = Command::new(regions.binary());
+    switchover.args(["switchover", "--partitions", "1", "--to", "ap", "--config"]);
+    let done = switchover.arg(regions.config_file("ap")).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let moved = partitions(&regions).unwrap();
+    assert_eq!(owners(&moved), ["eu", "ap", "ap"]);
+
+    let leader = etcd.leader().await.unwrap();
+    etcd.kill_member(leader);
+    let killed = Instant::now();
+    let mut longest = Duration::ZERO;
+    let mut last = killed;
+    // Long enough for an election, and for a lease that was not renewed to be over.
+    while killed.elapsed() < Duration::from_secs(8) {
+        if write(&regions, "eu").await.is_ok() {
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+    }
+    println!("longest pause of a writer while a leader was elected: {longest:?}");
+    assert!(last.elapsed() < Duration::from_secs(2), "eu does not write again");
+    assert_eq!(partitions(&regions).unwrap(), moved, "nothing moved");
+    etcd.start_member(leader).unwrap();
+
+    regions.kill_region("eu");
+    eventually("eu's partition has another owner", async || {
+        let listed = partitions(&regions)?;
+        let new = owners(&listed)[0];
+        if new == "us" || new == "ap" { Ok(()) } else { Err(format!("{listed}")) }
+    })
+    .await;
+    regions.start_region("eu").await.unwrap();
+    eventually("eu shows what its successor wrote", async || {
+        let new = owners(&partitions(&regions)?)[0].to_owned();
+        let client = regions.connect(&new).await.map_err(|e| e.to_string())?;
+        let sql = "UPDATE account SET balance = -1 WHERE branch = 'eu'";
+        client.execute(sql, &[]).await.map_err(|e| e.to_string())?;
+        let client = regions.connect("eu").await.map_err(|e| e.to_string())?;
+        let sql = "SELECT balance FROM account WHERE branch = 'eu'";
+        let found: i32 = client.query_one(sql, &[]).await.map_err(|e| e.to_string())?.get(0);
+        if found == -1 { Ok(()) } else { Err(found.to_string()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_nothing_moves_and_owners_write_until_their_leases_end() {
+    let (mut etcd, regions) = regions_on_etcd().await;
+    let before = partitions(&regions).unwrap();
+    etcd.kill_member(0);
+    etcd.kill_member(1);
+    write(&regions, "eu").await.expect("the lease lives");
+    for region in ["eu", "us", "ap"] {
+        eventually("a region stops writing", async || match write(&regions, region).await {
+            Ok(()) => Err("it still writes".to_owned()),
+            Err(refusal) if refusal.contains("lease") => Ok(()),
+            Err(other) => Err(other),
+        })
+        .await;
+    }
+    // Reads go on, and so does everything that was on its way.
+    let client = regions.connect("ap").await.unwrap();
+    client.query_one("SELECT sum(balance) FROM account", &[]).await.unwrap();
+
+    etcd.start_member(0).unwrap();
+    etcd.start_member(1).unwrap();
+    for region in ["eu", "us", "ap"] {
+        eventually("a region writes again", async || write(&regions, region).await).await;
+    }
+    assert_eq!(partitions(&regions).unwrap(), before, "owners and epochs are what they were");
+    settle(&regions, "end").await;
+    assert_alike(&regions, &["account"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_go_over_from_the_embedded_directory_to_etcd() {
+    const NAMES: [&str; 2] = ["eu", "us"];
+    let etcd = Etcd::start(3, EtcdConfig::default()).await.unwrap();
+    let mut config = config(&NAMES, "home(branch)", 2);
+    config.seed_sql = SEED.replace(", (3, 'ap', 0)", "");
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let mut switchover = Command::new(regions.binary());
+    switchover.args(["switchover", "--partitions", "0", "--to", "us", "--config"]);
+    let done = switchover.arg(regions.config_file("us")).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let before = partitions(&regions).unwrap();
+
+    let file = regions.config_file("us").to_owned();
+    let old = std::fs::read_to_string(&file).unwrap();
+    let (head, rest) = old.split_once("[directory]").unwrap();
+    let (_, tail) = rest.split_once("[lease]").unwrap();
+    let endpoints = etcd.endpoints().join("\", \"");
+    let next = regions.folder().join("next.toml");
+    let text = format!("{head}[directory]\nendpoints = [\"{endpoints}\"]\n\n[lease]{tail}");
+    std::fs::write(&next, text).unwrap();
+    let migrate = || {
+        let mut command = Command::new(regions.binary());
+        command.args(["directory", "migrate", "--to"]).arg(&next).arg("--config").arg(&file);
+        command.output().unwrap()
+    };
+    let refused = migrate();
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(said.contains("agents still run: stop those of eu, us"), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(3));
+    for region in NAMES {
+        regions.kill_agent(region);
+    }
+    let migrate = || {
+        let mut command = Command::new(regions.binary());
+        command.args(["directory", "migrate", "--to"]).arg(&next).arg("--config").arg(&file);
+        command.output().unwrap()
+    };
+    let moved = migrate();
+    assert!(moved.status.success(), "{moved:?}");
+
+    regions.go_over_to_etcd(etcd.endpoints()).unwrap();
+    for region in NAMES {
+        regions.start_agent(region).unwrap();
+    }
+    regions.wait_until_ready().await.unwrap();
+    assert_eq!(partitions(&regions).unwrap(), before, "owners and epochs are what they were");
+    let client = regions.connect("us").await.unwrap();
+    for branch in NAMES {
+        let sql = format!("UPDATE account SET balance = 7 WHERE branch = '{branch}'");
+        eventually("us writes what it owns", async || {
+            client.execute(&sql, &[]).await.map_err(|e| e.to_string())
+        })
+        .await;
+    }
+}
