@@ -10,17 +10,16 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::time::{Instant, timeout};
 use tonic::transport::Endpoint;
 
 use super::cluster::{LabError, TemporaryFolder, free_port};
+use super::guarded::Guarded;
 use crate::proto::etcd as proto;
 use proto::maintenance_client::MaintenanceClient;
 
@@ -29,9 +28,6 @@ const START_WAIT_MAX: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(1);
 const LOG_LINES_SHOWN: usize = 15;
-
-/// Kills a member when the other end of its standard input is gone, and with it we.
-const GUARDIAN: &str = r#"while read -r _; do :; done; kill -KILL "$1""#;
 
 /// What etcd should be.
 #[derive(Clone, Debug, Default)]
@@ -60,23 +56,7 @@ struct Member {
     client: u16,
     arguments: Vec<String>,
     log: PathBuf,
-    running: Option<Running>,
-}
-
-/// The guardian goes before the process whose number it knows.
-#[derive(Debug)]
-struct Running {
-    guardian: Child,
-    process: Child,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        for child in [&mut self.guardian, &mut self.process] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+    running: Option<Guarded>,
 }
 
 impl Etcd {
@@ -160,8 +140,7 @@ impl Etcd {
 
     fn signal(&self, i: usize, signal: Signal) {
         if let Some(running) = &self.members[i].running {
-            let pid = i32::try_from(running.process.id()).expect("process ids fit pid_t");
-            let _ = kill(Pid::from_raw(pid), signal);
+            running.signal(signal);
         }
     }
 
@@ -210,45 +189,24 @@ impl Member {
         format!("127.0.0.1:{}", self.client)
     }
 
-    fn start(&self, program: &Path) -> Result<Running, LabError> {
+    fn start(&self, program: &Path) -> Result<Guarded, LabError> {
         let own = self.log.parent().expect("a file is in a folder");
         std::fs::create_dir_all(own).map_err(LabError::file("make folder", own))?;
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.map_err(LabError::file("open log", &self.log))?;
-        let spawn = |program: &Path, command: &mut Command| {
-            // A group of its own: Ctrl-C is for us, we stop our processes in our own order.
-            command
-                .current_dir("/")
-                .process_group(0)
-                .spawn()
-                .map_err(|source| LabError::Spawn { program: program.to_owned(), source })
-        };
         let mut command = Command::new(program);
         for (key, _) in std::env::vars_os() {
             if key.as_encoded_bytes().starts_with(b"ETCD") {
                 command.env_remove(key);
             }
         }
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut process = spawn(program, &mut command)?;
-        let shell = Path::new("/bin/sh");
-        let mut command = Command::new(shell);
-        command.args(["-c", GUARDIAN, "guardian", &process.id().to_string()]);
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        match spawn(shell, &mut command) {
-            Ok(guardian) => Ok(Running { guardian, process }),
-            Err(error) => {
-                let _ = process.kill();
-                let _ = process.wait();
-                Err(error)
-            }
-        }
+        Guarded::spawn(command.args(&self.arguments).stdout(Stdio::null()).stderr(log))
     }
 
     /// Refuses a member that ended by itself, with the end of its log.
     fn check(&mut self) -> Result<(), LabError> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        let Ok(Some(status)) = running.process.try_wait() else { return Ok(()) };
+        let Some(status) = running.ended() else { return Ok(()) };
         let (name, status, log) = (self.name.clone(), status.to_string(), self.log_tail());
         Err(LabError::EndedAtStart { name, status, log })
     }

@@ -3,5 +3,6 @@
 pub mod cluster;
 pub mod dice;
 pub mod etcd;
+pub mod guarded;
 pub mod regions;
 pub mod relay;

@@ -14,7 +14,7 @@ use super::LabError;
 
 /// The user that PostgreSQL's programs run as.
 #[derive(Clone, Debug)]
-pub(super) enum Account {
+pub enum Account {
     /// Whoever we are.
     Ours,
     /// We are root, so somebody else.
@@ -23,7 +23,7 @@ pub(super) enum Account {
 
 impl Account {
     /// Chooses `DOMICILE_PG_USER`, `postgres` or `nobody`, in this order, when we are root.
-    pub(super) fn choose() -> Result<Self, LabError> {
+    pub fn choose() -> Result<Self, LabError> {
         if !Uid::effective().is_root() {
             return Ok(Self::Ours);
         }
@@ -37,7 +37,7 @@ impl Account {
     }
 
     /// Makes the command run as this user.
-    pub(super) fn apply(&self, command: &mut Command) {
+    pub fn apply(&self, command: &mut Command) {
         if let Self::Other(user) = self {
             // The standard library also drops root's supplementary groups when the user changes.
             command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
@@ -45,7 +45,7 @@ impl Account {
     }
 
     /// Gives one file or folder to this user.
-    pub(super) fn own(&self, path: &Path) -> Result<(), LabError> {
+    pub fn own(&self, path: &Path) -> Result<(), LabError> {
         match self {
             Self::Ours => Ok(()),
             Self::Other(user) => chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))

@@ -14,10 +14,11 @@ const SCRIPT: &str =
 
 /// Watches over one running cluster until it is dropped.
 #[derive(Debug)]
-pub(super) struct Guardian(pub(super) Child);
+pub struct Guardian(pub(super) Child);
 
 impl Guardian {
-    pub(super) fn watch(data: &Path) -> std::io::Result<Self> {
+    /// Of a server whose data is there.
+    pub fn watch(data: &Path) -> std::io::Result<Self> {
         Command::new("/bin/sh")
             .args(["-c", SCRIPT, "guardian"])
             .arg(data)

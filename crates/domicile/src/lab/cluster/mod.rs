@@ -30,12 +30,13 @@ mod temporary;
 #[cfg(test)]
 mod tests;
 
-use account::Account;
+pub use account::Account;
 pub use disk::Disk;
 pub use error::LabError;
-use guardian::Guardian;
+pub use guardian::Guardian;
 pub use pg_bin::PgBin;
 pub use port::free_port;
+pub use process::kill_server;
 pub use temporary::{TemporaryFolder, temporary_cluster};
 
 /// A start may include crash recovery on a busy machine.

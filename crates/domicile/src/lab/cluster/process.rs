@@ -6,6 +6,7 @@
 //! then neither fork nor reap, so no process id can change its meaning), kill what descends from
 //! it, kill it, and return only when all of them are gone.
 
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -47,24 +48,40 @@ pub(super) fn kill_tree(child: &mut Child) {
     if let Ok(Some(_)) = child.try_wait() {
         return;
     }
-    let root = pid_of(child);
-    signal(child, Signal::SIGSTOP);
+    let killed = kill_from(pid_of(child));
+    let _ = child.wait();
+    wait_until_gone(&killed);
+}
+
+/// Does so with the server whose data is in this folder, which somebody else has started.
+pub fn kill_server(data: &Path) {
+    let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    let Some(Ok(postmaster)) = file.lines().next().map(str::parse::<i32>) else { return };
+    wait_until_gone(&kill_from(Pid::from_raw(postmaster)));
+}
+
+/// Kills the process and everything that descends from it, and returns which these were.
+fn kill_from(root: Pid) -> Vec<i32> {
+    let _ = kill(root, Signal::SIGSTOP);
     wait_until(STILL_WAIT_MAX, || {
         let state = process_table().iter().find(|process| process.pid == root.as_raw()).copied();
         state.is_none_or(|process| matches!(process.state, 'T' | 'Z'))
     });
-    let below = descendants(&process_table(), root.as_raw());
-    for pid in &below {
+    let mut all = descendants(&process_table(), root.as_raw());
+    all.push(root.as_raw());
+    for pid in &all {
         let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
     }
-    signal(child, Signal::SIGKILL);
-    let _ = child.wait();
+    all
+}
+
+fn wait_until_gone(killed: &[i32]) {
     let gone = wait_until(GONE_WAIT_MAX, || {
         // One that ended but is not collected (a container without an init) holds nothing.
-        !process_table().iter().any(|process| below.contains(&process.pid) && process.state != 'Z')
+        !process_table().iter().any(|process| killed.contains(&process.pid) && process.state != 'Z')
     });
     if !gone {
-        tracing::warn!(postmaster = root.as_raw(), "killed processes are still there");
+        tracing::warn!(postmaster = killed.last(), "killed processes are still there");
     }
 }
 

@@ -22,6 +22,8 @@ pub struct RegionsConfig {
     pub links: bool,
     pub lease: Duration,
     pub automatic_failover: bool,
+    /// How long a region is silent before another one calls it so.
+    pub suspect_after: Duration,
     pub bin: PgBin,
     /// Regions whose PostgreSQL is another than `bin`.
     pub other_bins: BTreeMap<String, PgBin>,
@@ -57,6 +59,7 @@ impl RegionsConfig {
             links: true,
             lease: Duration::from_secs(3),
             automatic_failover: true,
+            suspect_after: Duration::from_secs(2),
             bin,
             other_bins: BTreeMap::new(),
             postgres: Vec::new(),

@@ -18,6 +18,7 @@ pub(super) struct Common {
     pub(super) rpo: String,
     pub(super) lease: Duration,
     pub(super) automatic_failover: bool,
+    pub(super) suspect_after: Duration,
     /// More sections, as in `[log]`.
     pub(super) more: String,
     /// The `[[table]]` part.
@@ -69,9 +70,10 @@ pub(super) fn text(
     );
     let _ = write!(
         text,
-        "[lease]\nttl = \"{}ms\"\n\n[failover]\nautomatic = {}\n\n",
+        "[lease]\nttl = \"{}ms\"\n\n[failover]\nautomatic = {}\nsuspect_after = \"{}ms\"\n\n",
         common.lease.as_millis(),
-        common.automatic_failover
+        common.automatic_failover,
+        common.suspect_after.as_millis()
     );
     let _ = writeln!(text, "{}", common.more);
     for region in regions {
@@ -107,6 +109,7 @@ mod tests {
             rpo: "0".to_owned(),
             lease: Duration::from_secs(3),
             automatic_failover: true,
+            suspect_after: Duration::from_secs(2),
             more: "[log]\nkeep = \"1s\"\n".to_owned(),
             tables: "[[table]]\nname = \"kept\"\nkind = \"owned\"\n".to_owned(),
         };

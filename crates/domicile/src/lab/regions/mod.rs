@@ -344,6 +344,7 @@ impl Regions {
             rpo: config.rpo.clone(),
             lease: config.lease,
             automatic_failover: config.automatic_failover,
+            suspect_after: config.suspect_after,
             more: config.more.clone(),
             tables: config.tables.clone(),
         };
