@@ -24,8 +24,8 @@ test: setup ## install what is missing, then format, lints, docs and all tests, 
 chaos: setup ## kill, cut, pause, move and fill regions under writers for MINUTES (default 30), then compare everything
 	CHAOS_MINUTES=$(or $(MINUTES),30) cargo test --release --locked --package domicile --test chaos -- --nocapture
 
-bench-failover: build ## how long writes pause: ROUNDS switchovers and failovers (default 20)
-	@scripts/bench-failover $(or $(ROUNDS),20)
+bench-failover: setup ## how long writes pause, ours against Patroni, about 70 minutes (ARGS="--runs 3")
+	@scripts/bench-failover $(ARGS)
 
 bench-memory: setup ## the agents' peak memory: 10 million rows to a new region, a transaction of 1 GiB (ARGS="--rows 1000000")
 	cargo bench --locked --package domicile --bench memory -- $(ARGS)

@@ -1,0 +1,149 @@
+//! What do those see who write?
+//!
+//! Each client sends one row, waits for the answer, and goes on some milliseconds later with
+//! another, over one connection that it opens anew after an error. A row whose answer did not come
+//! is never sent again: its outcome stays unknown.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::NoTls;
+use tokio_util::sync::CancellationToken;
+
+const CLIENTS: i64 = 16;
+const PAUSE: Duration = Duration::from_millis(5);
+/// After an error, as a pool of connections does.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+/// A driver gives a server up after this.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Ids of one client.
+const IDS: i64 = 1_000_000;
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+pub struct Clients {
+    noted: Arc<Mutex<History>>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+#[derive(Clone, Default)]
+pub struct History {
+    /// In the order in which the answers came.
+    pub acknowledged: Vec<(i64, Instant)>,
+    /// Answers that were errors, connections that were lost or refused.
+    pub errors: usize,
+    pub first: i64,
+    pub last: i64,
+}
+
+impl Clients {
+    /// Lets clients write to where `postgres` leads; ids begin at `first`.
+    pub fn start(postgres: &str, first: i64) -> Self {
+        let last = first + CLIENTS * IDS - 1;
+        let noted = Arc::new(Mutex::new(History { first, last, ..History::default() }));
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        for client in 0..CLIENTS {
+            let ids = first + client * IDS..first + (client + 1) * IDS;
+            tasks.spawn(write(postgres.to_owned(), ids, noted.clone(), stop.clone()));
+        }
+        Self { noted, stop, tasks }
+    }
+
+    /// Returns now, after making sure that writes are taken and nothing went wrong yet.
+    pub fn mark(&self) -> anyhow::Result<Instant> {
+        let noted = lock(&self.noted);
+        ensure!(!noted.acknowledged.is_empty(), "nothing was written before it began");
+        ensure!(noted.errors == 0, "{} errors before it began", noted.errors);
+        Ok(Instant::now())
+    }
+
+    /// Waits until something was acknowledged that was sent after an outage that began at `begin`.
+    pub async fn wait_for_writes_after(
+        &self,
+        begin: Instant,
+        at_most: Duration,
+    ) -> anyhow::Result<()> {
+        let clients = CLIENTS as usize;
+        // More than may have been on their way when it began.
+        while lock(&self.noted).after(begin).count() <= 2 * clients {
+            if begin.elapsed() > at_most {
+                bail!("no writes are taken {} s after it began", at_most.as_secs());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Lets every client get its last answer.
+    pub async fn stop(mut self) -> anyhow::Result<History> {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.context("a client")?;
+        }
+        Ok(lock(&self.noted).clone())
+    }
+}
+
+impl History {
+    fn after(&self, begin: Instant) -> impl Iterator<Item = Instant> {
+        self.acknowledged.iter().map(|(_, at)| *at).filter(move |at| *at > begin)
+    }
+
+    /// The longest time without an acknowledgement that ended after `begin`.
+    pub fn longest_gap_after(&self, begin: Instant) -> Duration {
+        let pairs = self.acknowledged.iter().zip(self.acknowledged.iter().skip(1));
+        let ended = pairs.filter(|(_, (_, next))| *next > begin);
+        ended.map(|((_, one), (_, next))| *next - *one).max().unwrap_or_default()
+    }
+}
+
+async fn write(
+    postgres: String,
+    ids: Range<i64>,
+    noted: Arc<Mutex<History>>,
+    stop: CancellationToken,
+) {
+    let (mut session, mut pause) = (None, PAUSE);
+    for id in ids {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(std::mem::replace(&mut pause, PAUSE_AFTER_ERROR)) => {}
+        }
+        let client = match session.take() {
+            Some(client) => client,
+            None => match timeout(CONNECT_WAIT_MAX, connect(&postgres)).await {
+                Ok(Ok(client)) => client,
+                Ok(Err(_)) | Err(_) => {
+                    lock(&noted).errors += 1;
+                    continue;
+                }
+            },
+        };
+        let sql = format!("INSERT INTO entry (id) VALUES ({id})");
+        match timeout(ANSWER_WAIT_MAX, client.batch_execute(&sql)).await {
+            Ok(Ok(())) => {
+                // Under the lock, so that the order is that of the times.
+                let mut noted = lock(&noted);
+                noted.acknowledged.push((id, Instant::now()));
+                (session, pause) = (Some(client), PAUSE);
+            }
+            Ok(Err(_)) | Err(_) => lock(&noted).errors += 1,
+        }
+    }
+}
+
+/// Opens a session; it ends when the client is dropped.
+pub async fn connect(postgres: &str) -> anyhow::Result<tokio_postgres::Client> {
+    let (client, driver) = tokio_postgres::connect(postgres, NoTls).await?;
+    tokio::spawn(driver);
+    Ok(client)
+}
+
+fn lock(noted: &Mutex<History>) -> MutexGuard<'_, History> {
+    noted.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,83 @@
+//! Domicile: three regions, of which one owns everything; clients come in by another one's gateway.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use domicile::lab::cluster::PgBin;
+use domicile::lab::regions::{Regions, RegionsConfig, partitions_of};
+use tokio::process::Command;
+
+pub struct Ours(Regions);
+
+/// What an operator chooses.
+pub struct Profile {
+    pub rpo: &'static str,
+    pub lease: Duration,
+    pub suspect_after: Duration,
+}
+
+impl Ours {
+    pub async fn start(
+        profile: Profile,
+        round_trip: Duration,
+        binary: &Path,
+    ) -> anyhow::Result<Self> {
+        let mut config = RegionsConfig::three(binary.to_owned(), PgBin::find(None)?, "", 1);
+        config.partition = "whole".to_owned();
+        config.rpo = profile.rpo.to_owned();
+        config.lease = profile.lease;
+        config.suspect_after = profile.suspect_after;
+        config.round_trip = round_trip;
+        config.seed_sql = super::TABLE.to_owned();
+        config.tables = "[[table]]\nname = \"entry\"\n".to_owned();
+        Ok(Self(Regions::start(config).await?))
+    }
+
+    pub fn postgres(&self, region: &str) -> String {
+        self.0.postgres(region)
+    }
+
+    pub async fn leader(&self) -> anyhow::Result<String> {
+        let statuses = self.0.observer().all().await;
+        let owner = statuses.into_iter().find(|(_, status)| {
+            status.as_ref().is_ok_and(|status| partitions_of(status).next().is_some())
+        });
+        Ok(owner.context("no region owns anything")?.0)
+    }
+
+    fn another(&self, than: &str) -> &str {
+        let others = self.0.names().iter().filter(|name| *name != than);
+        others.map(String::as_str).next().expect("there are three")
+    }
+
+    pub fn entry(&self, leader: &str) -> String {
+        let gateway = self.0.gateway(self.another(leader));
+        let (host, port) = (gateway.ip(), gateway.port());
+        format!("host={host} port={port} user=postgres dbname=postgres")
+    }
+
+    pub fn kill(&mut self, region: &str) {
+        self.0.kill_region(region);
+    }
+
+    pub async fn hand_over(&self, from: &str) -> anyhow::Result<()> {
+        let to = self.another(from);
+        let output = Command::new(self.0.binary())
+            .arg("--config")
+            .arg(self.0.config_file(to))
+            .args(["switchover", "--from", from, "--to", to])
+            .output()
+            .await?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "the switchover ended with {}: {told}", output.status);
+        Ok(())
+    }
+
+    pub async fn heal(&mut self) -> anyhow::Result<()> {
+        for region in self.0.names().to_vec() {
+            self.0.start_region(&region).await?;
+        }
+        Ok(self.0.wait_until_ready().await?)
+    }
+}

@@ -1,0 +1,157 @@
+//! What did it come to, in words and for a machine?
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use crate::Deed;
+use crate::contender::Name;
+
+/// One failover or switchover, as the clients saw it.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// From the last acknowledgement before to the first one after.
+    pub gap: Duration,
+    pub acknowledged: usize,
+    /// Acknowledged, and not there afterwards.
+    pub lost: usize,
+    pub errors: usize,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gap, acknowledged, lost, errors } = self;
+        let gap = gap.as_millis();
+        write!(f, "{gap} ms, {errors} errors, {lost} of {acknowledged} acknowledged writes lost")
+    }
+}
+
+#[derive(Serialize)]
+pub struct Report {
+    runs: usize,
+    round_trip_ms: u128,
+    ours: BTreeMap<&'static str, Figures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patroni_default: Option<Figures>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patroni_fastest: Option<Figures>,
+    #[serde(skip)]
+    events: BTreeMap<Name, Events>,
+}
+
+#[derive(Default)]
+struct Events {
+    failovers: Vec<Event>,
+    switchovers: Vec<Event>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+pub struct Figures {
+    pub rto_p50_ms: u128,
+    pub rto_p99_ms: u128,
+    /// Of all failovers together.
+    pub lost_acknowledged: usize,
+    pub failover_errors: usize,
+    pub switchover_p50_ms: u128,
+    pub switchover_p99_ms: u128,
+    pub switchover_lost_acknowledged: usize,
+    pub switchover_errors: usize,
+}
+
+impl Report {
+    pub fn new(runs: usize, round_trip: Duration) -> Self {
+        Self {
+            runs,
+            round_trip_ms: round_trip.as_millis(),
+            ours: BTreeMap::new(),
+            patroni_default: None,
+            patroni_fastest: None,
+            events: BTreeMap::new(),
+        }
+    }
+
+    pub fn add(&mut self, name: Name, deed: Deed, event: Event) {
+        let events = self.events.entry(name).or_default();
+        match deed {
+            Deed::Kill => events.failovers.push(event),
+            Deed::HandOver => events.switchovers.push(event),
+        }
+        let Some(figures) = events.figures() else { return };
+        match name {
+            Name::OursDefault => drop(self.ours.insert("default", figures)),
+            Name::OursFast => drop(self.ours.insert("fast", figures)),
+            Name::OursSealed => drop(self.ours.insert("sealed", figures)),
+            Name::PatroniDefault => self.patroni_default = Some(figures),
+            Name::PatroniFastest => self.patroni_fastest = Some(figures),
+        }
+    }
+
+    /// Those of which there are any, in order.
+    pub fn figures(&self) -> impl Iterator<Item = (Name, Figures)> {
+        self.events.iter().filter_map(|(name, events)| Some((*name, events.figures()?)))
+    }
+
+    pub fn write(&self, json: &Path) -> anyhow::Result<()> {
+        if let Some(folder) = json.parent() {
+            std::fs::create_dir_all(folder).context("make the folder of the figures")?;
+        }
+        let text = serde_json::to_vec_pretty(self).context("print the figures")?;
+        std::fs::write(json, text).with_context(|| format!("write {}", json.display()))
+    }
+
+    pub fn words(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::ASCII_MARKDOWN).set_header([
+            "",
+            "failover p50 ms",
+            "p99 ms",
+            "acknowledged and lost",
+            "errors",
+            "switchover p50 ms",
+            "p99 ms",
+            "errors",
+        ]);
+        for (name, figures) in self.figures() {
+            table.add_row([
+                name.words().to_owned(),
+                figures.rto_p50_ms.to_string(),
+                figures.rto_p99_ms.to_string(),
+                figures.lost_acknowledged.to_string(),
+                figures.failover_errors.to_string(),
+                figures.switchover_p50_ms.to_string(),
+                figures.switchover_p99_ms.to_string(),
+                figures.switchover_errors.to_string(),
+            ]);
+        }
+        table.to_string()
+    }
+}
+
+impl Events {
+    /// `None` before there is one of each kind.
+    fn figures(&self) -> Option<Figures> {
+        let (failovers, switchovers) = (&self.failovers, &self.switchovers);
+        Some(Figures {
+            rto_p50_ms: percentile(failovers, 50)?,
+            rto_p99_ms: percentile(failovers, 99)?,
+            lost_acknowledged: failovers.iter().map(|event| event.lost).sum(),
+            failover_errors: failovers.iter().map(|event| event.errors).sum(),
+            switchover_p50_ms: percentile(switchovers, 50)?,
+            switchover_p99_ms: percentile(switchovers, 99)?,
+            switchover_lost_acknowledged: switchovers.iter().map(|event| event.lost).sum(),
+            switchover_errors: switchovers.iter().map(|event| event.errors).sum(),
+        })
+    }
+}
+
+/// The smallest gap that so many per cent of them do not pass.
+fn percentile(events: &[Event], per_cent: usize) -> Option<u128> {
+    let mut gaps: Vec<u128> = events.iter().map(|event| event.gap.as_millis()).collect();
+    gaps.sort_unstable();
+    gaps.get((gaps.len() * per_cent).div_ceil(100).saturating_sub(1)).copied()
+}
