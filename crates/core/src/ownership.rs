@@ -28,14 +28,19 @@ use crate::lsn::{Cut, Lsn};
 /// Older epochs remembered per partition. One is added by each grant.
 pub const CLOSED_EPOCHS_MAX: usize = 64;
 
+/// Runs remembered to have had partitions in their hands. One is added by each.
+pub const RUNS_MAX: usize = 512;
+
 /// All partitions, each with its owner. Entries are sorted, without gaps, and merged where equal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ownership {
     members: BTreeSet<RegionId>,
     entries: Vec<Entry>,
+    /// The latest last.
+    runs: Vec<RunId>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     pub range: PartitionRange,
     pub epoch: Epoch,
@@ -45,7 +50,7 @@ pub struct Entry {
 }
 
 /// Who may write now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     Owned {
         by: RegionId,
@@ -67,7 +72,7 @@ pub enum State {
 }
 
 /// An epoch that is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Closed {
     pub epoch: Epoch,
     pub by: RegionId,
@@ -110,6 +115,8 @@ pub enum OwnershipRefusal {
     OwnsNothing(RegionId),
     #[error("run {0} has no partition in this state")]
     NothingToDo(RunId),
+    #[error("run {0} had partitions in its hands before")]
+    HadItsTurn(RunId),
     #[error("partition {0} has no cut yet")]
     NoCut(PartitionRange),
     #[error("region \"{0}\" is a member already")]
@@ -179,12 +186,28 @@ impl Ownership {
         let starts = entries.first().is_some_and(|e| e.range.first == 0);
         let joined =
             entries.windows(2).all(|w| w[0].range.last.checked_add(1) == Some(w[1].range.first));
-        (starts && joined).then(|| Self { members, entries }.merged())
+        (starts && joined).then(|| Self { members, entries, runs: Vec::new() }.merged())
+    }
+
+    /// Remembers these runs, the latest last.
+    pub fn with_runs(mut self, runs: Vec<RunId>) -> Self {
+        self.runs = runs;
+        self
     }
 
     /// The regions whose copies count and whose seals are needed.
     pub fn members(&self) -> &BTreeSet<RegionId> {
         &self.members
+    }
+
+    /// The runs that have, or had, partitions in their hands, the latest last.
+    pub fn runs(&self) -> &[RunId] {
+        &self.runs
+    }
+
+    /// Did `run` ever get partitions into its hands, as far as is known here?
+    pub fn had_its_turn(&self, run: &RunId) -> bool {
+        self.runs.contains(run)
     }
 
     pub fn entries(&self) -> &[Entry] {
@@ -345,6 +368,7 @@ impl Ownership {
             return Err(OwnershipRefusal::NoSuchPartition(range));
         }
         self.check_member(to)?;
+        self.check_turn(run)?;
         let (mut entries, mut moves) = (Vec::new(), false);
         for entry in &self.entries {
             let Some(part) = entry.range.overlap(&range) else {
@@ -373,7 +397,7 @@ impl Ownership {
         if !moves {
             return Err(OwnershipRefusal::AlreadyOwner { range, to: to.clone() });
         }
-        Ok(self.with_entries(entries))
+        Ok(self.with_entries(entries).remembering(run))
     }
 
     fn set_barrier(&self, run: &RunId, barrier: &Cut) -> Result<Self, OwnershipRefusal> {
@@ -389,6 +413,7 @@ impl Ownership {
     }
 
     fn fence(&self, from: &RegionId, run: &RunId) -> Result<Self, OwnershipRefusal> {
+        self.check_turn(run)?;
         self.change_where(run, |entry| match &entry.state {
             State::Owned { by } | State::HandingOver { by, .. } if by == from => {
                 entry.epoch = entry.epoch.next();
@@ -397,6 +422,7 @@ impl Ownership {
             }
             _ => false,
         })
+        .map(|fenced| fenced.remembering(run))
         .map_err(|_| OwnershipRefusal::OwnsNothing(from.clone()))
     }
 
@@ -479,8 +505,23 @@ impl Ownership {
         member.then_some(()).ok_or_else(|| OwnershipRefusal::NotMember(region.clone()))
     }
 
+    /// A run takes all of its partitions at once, and once only. Whoever decided on that before, and
+    /// comes late, would give it others: the barriers and seals it has do not speak of those.
+    fn check_turn(&self, run: &RunId) -> Result<(), OwnershipRefusal> {
+        let again = self.had_its_turn(run);
+        (!again).then_some(()).ok_or_else(|| OwnershipRefusal::HadItsTurn(run.clone()))
+    }
+
+    fn remembering(mut self, run: &RunId) -> Self {
+        if self.runs.len() >= RUNS_MAX {
+            self.runs.remove(0);
+        }
+        self.runs.push(run.clone());
+        self
+    }
+
     fn with_entries(&self, entries: Vec<Entry>) -> Self {
-        Self { members: self.members.clone(), entries }.merged()
+        Self { entries, ..self.clone() }.merged()
     }
 
     fn change_where(
