@@ -85,7 +85,7 @@ pub fn covered(
 }
 
 /// A peer's promise to accept nothing more of some epochs. Durable and irrevocable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seal {
     /// The region whose epochs are sealed.
     pub region: RegionId,
@@ -105,8 +105,8 @@ pub enum Refused {
 
 /// Decides whether a peer may append a record of `origin` to its copy of that log.
 ///
-/// What lies within a cut that is known is admitted even under a seal: survivors that held less
-/// fetch it from the one that held most.
+/// What lies within a cut that is known for good is admitted even under a seal: survivors that held
+/// less fetch it from the one that held most.
 pub fn accept(
     seals: &[Seal],
     ownership: &Ownership,
@@ -118,7 +118,7 @@ pub fn accept(
         match ownership.verdict(origin, lsn, *stamp) {
             Verdict::BeyondCut(cut) => return Err(Refused::Outside(Reason::BeyondCut(cut))),
             Verdict::NeverGranted => return Err(Refused::Outside(Reason::NeverGranted(*stamp))),
-            Verdict::InHistory if ownership.is_closed(*stamp) => continue,
+            Verdict::InHistory if ownership.is_cut(*stamp) => continue,
             Verdict::InHistory | Verdict::Undecided => {}
         }
         if seals.iter().any(|seal| seal.forbids(origin, lsn, *stamp)) {
@@ -245,6 +245,22 @@ mod tests {
         assert!(covered(&needs, &applied, &us, Some(&granted)));
         assert!(!covered(&needs, &applied, &us, None));
         assert!(covered(&needs, &applied, &region("eu"), None), "one's own history is there");
+    }
+
+    #[test]
+    fn a_barrier_that_a_fence_may_overrule_opens_no_seal() {
+        let (r, range) = (RunId("1".into()), PartitionRange::new(0, 0));
+        let barrier = Cut { origin: eu(), lsn: Lsn(9) };
+        let drained = two()
+            .apply(&OwnershipChange::HandOver { range, to: region("us"), run: r.clone() })
+            .and_then(|o| o.apply(&OwnershipChange::Barrier { run: r.clone(), barrier }))
+            .unwrap();
+        let stamps = [stamp(0, 1)];
+        let sealed = Err(Refused::Sealed { stamp: stamp(0, 1) });
+        assert_eq!(accept(&[seal(3)], &drained, &eu(), Lsn(4), &stamps), sealed);
+        assert_eq!(accept(&[], &drained, &eu(), Lsn(4), &stamps), Ok(()));
+        let granted = drained.apply(&OwnershipChange::Grant { run: r, to: region("us") }).unwrap();
+        assert_eq!(accept(&[seal(3)], &granted, &eu(), Lsn(4), &stamps), Ok(()));
     }
 
     #[test]

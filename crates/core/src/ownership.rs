@@ -330,6 +330,16 @@ impl Ownership {
         }
     }
 
+    /// Is it known for good where the epoch of `stamp` ends? A barrier is not for good: a fence
+    /// overrules it, and then the seals decide.
+    pub fn is_cut(&self, stamp: Stamp) -> bool {
+        self.entry(stamp.partition).is_some_and(|entry| {
+            let fenced = matches!(&entry.state, State::Fenced { cut: Some(_), .. })
+                && stamp.epoch.next() == entry.epoch;
+            fenced || entry.closed.iter().any(|c| c.epoch == stamp.epoch)
+        })
+    }
+
     /// Is the epoch of `stamp` over, with a cut that is known?
     pub fn is_closed(&self, stamp: Stamp) -> bool {
         self.entry(stamp.partition).is_some_and(|entry| {
