@@ -128,6 +128,16 @@ pub fn accept(
     Ok(())
 }
 
+/// May a copy of a log go on where another copy goes on, whose keeper goes by the ownership at
+/// revision `theirs`?
+///
+/// That copy leaves out what its keeper knew to lie beyond a cut, and a position is told with the
+/// ownership by which it was reached. Who goes on there by an older one would tell that it holds what
+/// it never saw. The origin's own log is no such copy: whose commit it leaves out, it has told.
+pub fn may_go_on_from(theirs: u64, ours: u64) -> bool {
+    ours >= theirs
+}
+
 impl Seal {
     fn forbids(&self, origin: &Origin, lsn: Lsn, stamp: Stamp) -> bool {
         let meant = self.region == origin.region
@@ -261,6 +271,13 @@ mod tests {
         assert_eq!(accept(&[], &drained, &eu(), Lsn(4), &stamps), Ok(()));
         let granted = drained.apply(&OwnershipChange::Grant { run: r, to: region("us") }).unwrap();
         assert_eq!(accept(&[seal(3)], &granted, &eu(), Lsn(4), &stamps), Ok(()));
+    }
+
+    #[test]
+    fn a_copy_goes_on_from_another_once_as_much_is_known_here() {
+        assert!(may_go_on_from(7, 7));
+        assert!(may_go_on_from(0, 7), "the origin's own log");
+        assert!(!may_go_on_from(8, 7), "what is missing there lies beyond a cut");
     }
 
     #[test]
