@@ -35,8 +35,6 @@ pub enum Sabotage {
     CountEarly,
     /// The copies of a region count that is not a member yet.
     CountStrangers,
-    /// A copy goes on from another one whose keeper knows a newer ownership.
-    RelayBlindly,
     /// What no peer holds is confirmed however old it is.
     ForgetAge,
     /// A repair takes a peer's rows without asking how far the peer is.

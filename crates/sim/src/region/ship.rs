@@ -134,8 +134,7 @@ impl Agent {
             return;
         }
         let (theirs, ours) = (batch.revision, known.ownership_revision);
-        let relayed = from != batch.origin && !cx.setup.breaks(Sabotage::RelayBlindly);
-        if relayed && !may_go_on_from(theirs, ours) {
+        if from != batch.origin && !may_go_on_from(theirs, ours) {
             return;
         }
         let mut refused = false;
