@@ -85,7 +85,7 @@ pub fn covered(
 }
 
 /// A peer's promise to accept nothing more of some epochs. Durable and irrevocable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seal {
     /// The region whose epochs are sealed.
     pub region: RegionId,
@@ -105,8 +105,8 @@ pub enum Refused {
 
 /// Decides whether a peer may append a record of `origin` to its copy of that log.
 ///
-/// What lies within a cut that is known is admitted even under a seal: survivors that held less
-/// fetch it from the one that held most.
+/// What lies within a cut that is known for good is admitted even under a seal: survivors that held
+/// less fetch it from the one that held most.
 pub fn accept(
     seals: &[Seal],
     ownership: &Ownership,
@@ -118,7 +118,7 @@ pub fn accept(
         match ownership.verdict(origin, lsn, *stamp) {
             Verdict::BeyondCut(cut) => return Err(Refused::Outside(Reason::BeyondCut(cut))),
             Verdict::NeverGranted => return Err(Refused::Outside(Reason::NeverGranted(*stamp))),
-            Verdict::InHistory if ownership.is_closed(*stamp) => continue,
+            Verdict::InHistory if ownership.is_cut(*stamp) => continue,
             Verdict::InHistory | Verdict::Undecided => {}
         }
         if seals.iter().any(|seal| seal.forbids(origin, lsn, *stamp)) {
@@ -126,6 +126,16 @@ pub fn accept(
         }
     }
     Ok(())
+}
+
+/// May a copy of a log go on where another copy goes on, whose keeper goes by the ownership at
+/// revision `theirs`?
+///
+/// That copy leaves out what its keeper knew to lie beyond a cut, and a position is told with the
+/// ownership by which it was reached. Who goes on there by an older one would tell that it holds what
+/// it never saw. The origin's own log is no such copy: whose commit it leaves out, it has told.
+pub fn may_go_on_from(theirs: u64, ours: u64) -> bool {
+    ours >= theirs
 }
 
 impl Seal {
@@ -245,6 +255,29 @@ mod tests {
         assert!(covered(&needs, &applied, &us, Some(&granted)));
         assert!(!covered(&needs, &applied, &us, None));
         assert!(covered(&needs, &applied, &region("eu"), None), "one's own history is there");
+    }
+
+    #[test]
+    fn a_barrier_that_a_fence_may_overrule_opens_no_seal() {
+        let (r, range) = (RunId("1".into()), PartitionRange::new(0, 0));
+        let barrier = Cut { origin: eu(), lsn: Lsn(9) };
+        let drained = two()
+            .apply(&OwnershipChange::HandOver { range, to: region("us"), run: r.clone() })
+            .and_then(|o| o.apply(&OwnershipChange::Barrier { run: r.clone(), barrier }))
+            .unwrap();
+        let stamps = [stamp(0, 1)];
+        let sealed = Err(Refused::Sealed { stamp: stamp(0, 1) });
+        assert_eq!(accept(&[seal(3)], &drained, &eu(), Lsn(4), &stamps), sealed);
+        assert_eq!(accept(&[], &drained, &eu(), Lsn(4), &stamps), Ok(()));
+        let granted = drained.apply(&OwnershipChange::Grant { run: r, to: region("us") }).unwrap();
+        assert_eq!(accept(&[seal(3)], &granted, &eu(), Lsn(4), &stamps), Ok(()));
+    }
+
+    #[test]
+    fn a_copy_goes_on_from_another_once_as_much_is_known_here() {
+        assert!(may_go_on_from(7, 7));
+        assert!(may_go_on_from(0, 7), "the origin's own log");
+        assert!(!may_go_on_from(8, 7), "what is missing there lies beyond a cut");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct LeaseTerms {
 }
 
 /// The holder's side of one renewal that the directory accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Held {
     /// When the renewal was *sent*.
     pub sent_at: Time,
@@ -52,7 +52,7 @@ impl Held {
 }
 
 /// An observer's side: the lease's latest revision and when it was first seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
     pub revision: u64,
     pub at: Time,

@@ -56,7 +56,7 @@ impl FromStr for Lsn {
 }
 
 /// The last of an old owner's history that is accepted: everything of `origin` up to `lsn`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cut {
     pub origin: Origin,
     pub lsn: Lsn,

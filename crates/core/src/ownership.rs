@@ -30,14 +30,19 @@ use crate::lsn::{Cut, Lsn};
 /// Older epochs remembered per partition. One is added by each grant.
 pub const CLOSED_EPOCHS_MAX: usize = 64;
 
+/// Runs remembered to have had partitions in their hands. One is added by each.
+pub const RUNS_MAX: usize = 512;
+
 /// All partitions, each with its owner. Entries are sorted, without gaps, and merged where equal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ownership {
     members: BTreeSet<RegionId>,
     entries: Vec<Entry>,
+    /// The latest last.
+    runs: Vec<RunId>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     pub range: PartitionRange,
     pub epoch: Epoch,
@@ -47,7 +52,7 @@ pub struct Entry {
 }
 
 /// Who may write now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     Owned {
         by: RegionId,
@@ -69,7 +74,7 @@ pub enum State {
 }
 
 /// An epoch that is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Closed {
     pub epoch: Epoch,
     pub by: RegionId,
@@ -112,6 +117,8 @@ pub enum OwnershipRefusal {
     OwnsNothing(RegionId),
     #[error("run {0} has no partition in this state")]
     NothingToDo(RunId),
+    #[error("run {0} had partitions in its hands before")]
+    HadItsTurn(RunId),
     #[error("partition {0} has no cut yet")]
     NoCut(PartitionRange),
     #[error("region \"{0}\" is a member already")]
@@ -181,12 +188,28 @@ impl Ownership {
         let starts = entries.first().is_some_and(|e| e.range.first == 0);
         let joined =
             entries.windows(2).all(|w| w[0].range.last.checked_add(1) == Some(w[1].range.first));
-        (starts && joined).then(|| Self { members, entries }.merged())
+        (starts && joined).then(|| Self { members, entries, runs: Vec::new() }.merged())
+    }
+
+    /// Remembers these runs, the latest last.
+    pub fn with_runs(mut self, runs: Vec<RunId>) -> Self {
+        self.runs = runs;
+        self
     }
 
     /// The regions whose copies count and whose seals are needed.
     pub fn members(&self) -> &BTreeSet<RegionId> {
         &self.members
+    }
+
+    /// The runs that have, or had, partitions in their hands, the latest last.
+    pub fn runs(&self) -> &[RunId] {
+        &self.runs
+    }
+
+    /// Did `run` ever get partitions into its hands, as far as is known here?
+    pub fn had_its_turn(&self, run: &RunId) -> bool {
+        self.runs.contains(run) || self.ranges_of(run).next().is_some()
     }
 
     pub fn entries(&self) -> &[Entry] {
@@ -309,6 +332,16 @@ impl Ownership {
         }
     }
 
+    /// Is it known for good where the epoch of `stamp` ends? A barrier is not for good: a fence
+    /// overrules it, and then the seals decide.
+    pub fn is_cut(&self, stamp: Stamp) -> bool {
+        self.entry(stamp.partition).is_some_and(|entry| {
+            let fenced = matches!(&entry.state, State::Fenced { cut: Some(_), .. })
+                && stamp.epoch.next() == entry.epoch;
+            fenced || entry.closed.iter().any(|c| c.epoch == stamp.epoch)
+        })
+    }
+
     /// Is the epoch of `stamp` over, with a cut that is known?
     pub fn is_closed(&self, stamp: Stamp) -> bool {
         self.entry(stamp.partition).is_some_and(|entry| {
@@ -347,6 +380,7 @@ impl Ownership {
             return Err(OwnershipRefusal::NoSuchPartition(range));
         }
         self.check_member(to)?;
+        self.check_turn(run)?;
         let (mut entries, mut moves) = (Vec::new(), false);
         for entry in &self.entries {
             let Some(part) = entry.range.overlap(&range) else {
@@ -375,7 +409,7 @@ impl Ownership {
         if !moves {
             return Err(OwnershipRefusal::AlreadyOwner { range, to: to.clone() });
         }
-        Ok(self.with_entries(entries))
+        Ok(self.with_entries(entries).remembering(run))
     }
 
     fn set_barrier(&self, run: &RunId, barrier: &Cut) -> Result<Self, OwnershipRefusal> {
@@ -391,6 +425,7 @@ impl Ownership {
     }
 
     fn fence(&self, from: &RegionId, run: &RunId) -> Result<Self, OwnershipRefusal> {
+        self.check_turn(run)?;
         self.change_where(run, |entry| match &entry.state {
             State::Owned { by } | State::HandingOver { by, .. } if by == from => {
                 entry.epoch = entry.epoch.next();
@@ -399,6 +434,7 @@ impl Ownership {
             }
             _ => false,
         })
+        .map(|fenced| fenced.remembering(run))
         .map_err(|_| OwnershipRefusal::OwnsNothing(from.clone()))
     }
 
@@ -481,8 +517,23 @@ impl Ownership {
         member.then_some(()).ok_or_else(|| OwnershipRefusal::NotMember(region.clone()))
     }
 
+    /// A run takes all of its partitions at once, and once only. Whoever decided on that before, and
+    /// comes late, would give it others: the barriers and seals it has do not speak of those.
+    fn check_turn(&self, run: &RunId) -> Result<(), OwnershipRefusal> {
+        let again = self.had_its_turn(run);
+        (!again).then_some(()).ok_or_else(|| OwnershipRefusal::HadItsTurn(run.clone()))
+    }
+
+    fn remembering(mut self, run: &RunId) -> Self {
+        if self.runs.len() >= RUNS_MAX {
+            self.runs.remove(0);
+        }
+        self.runs.push(run.clone());
+        self
+    }
+
     fn with_entries(&self, entries: Vec<Entry>) -> Self {
-        Self { members: self.members.clone(), entries }.merged()
+        Self { entries, ..self.clone() }.merged()
     }
 
     fn change_where(

@@ -70,7 +70,7 @@ impl fmt::Display for Rpo {
 }
 
 /// One region's position in one origin's history.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Progress {
     pub received: Lsn,
     pub flushed: Lsn,
@@ -87,7 +87,7 @@ impl Progress {
 }
 
 /// The origin's view: what it has captured, and how far the others are.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OriginProgress {
     /// End of our own log, flushed.
     flushed: Lsn,
@@ -107,7 +107,7 @@ pub struct OriginProgress {
 }
 
 /// What one peer has told.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Reported {
     counts: Progress,
     /// Told under an ownership that our log was not held against yet.

@@ -169,6 +169,8 @@ impl Operator {
             let in_hands = facts.ownership.ranges_of(&run.plan.run).next().is_some();
             if in_hands && !run.document.started {
                 run.document.started = true;
+                // Whoever saw it end did not know of this.
+                run.document.state = RunState::Running;
                 self.save(run).await?;
             }
             let (step, effect) = match next(&run.plan, run.document.started, &facts) {

@@ -44,8 +44,10 @@ pub enum Message {
         progress: Progress,
         revision: u64,
     },
-    /// The records between `after` and `upto`: all there are in the origin's history.
+    /// The records between `after` and `upto`: all there are in the origin's history, as the sender
+    /// knows it by the ownership at `revision`.
     Records {
+        revision: u64,
         origin: usize,
         after: Lsn,
         upto: Lsn,

@@ -192,6 +192,30 @@ fn repeating_a_grant_changes_nothing() {
 }
 
 #[test]
+fn a_run_takes_partitions_once_only() {
+    let ownership = fenced_and_granted();
+    let range = PartitionRange::new(6, 8);
+    let had_its_turn = Err(OwnershipRefusal::HadItsTurn(run("1")));
+    let again = OwnershipChange::HandOver { range, to: region("eu"), run: run("1") };
+    assert_eq!(ownership.apply(&again), had_its_turn);
+    let again = OwnershipChange::Fence { from: region("us"), run: run("1") };
+    assert_eq!(ownership.apply(&again), had_its_turn, "whoever decided on that was late");
+    let mut ownership = ownership;
+    for i in 2..=RUNS_MAX + 2 {
+        assert!(ownership.had_its_turn(&run("1")) == (i < RUNS_MAX + 2));
+        let (r, range) = (run(&i.to_string()), PartitionRange::new(4, 4));
+        let to = if owner(&ownership, 4) == Some("us".into()) { "eu" } else { "us" };
+        let barrier = cut(if to == "us" { "eu" } else { "us" }, i as u64);
+        ownership = ownership
+            .apply(&OwnershipChange::HandOver { range, to: region(to), run: r.clone() })
+            .and_then(|o| o.apply(&OwnershipChange::Barrier { run: r.clone(), barrier }))
+            .and_then(|o| o.apply(&OwnershipChange::Grant { run: r, to: region(to) }))
+            .unwrap();
+    }
+    assert_eq!(ownership.runs().len(), RUNS_MAX);
+}
+
+#[test]
 fn each_grant_raises_the_epoch_by_one() {
     let mut ownership = three();
     for (i, to) in ["us", "ap", "eu", "us"].iter().enumerate() {

@@ -14,7 +14,7 @@ pub enum Next {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Succeeded,
     /// The target was lost before the grant, or the lost region came back before the fence: the
@@ -28,8 +28,14 @@ pub enum Outcome {
 
 /// Returns what to do about `plan`, given what is true now.
 ///
-/// `started` says whether the run ever had partitions in its hands: its journal knows.
+/// `started` says whether the run ever had partitions in its hands, as far as its journal knows. The
+/// ownership knows it too: whichever is older here is not believed.
 pub fn next(plan: &Plan, started: bool, facts: &Facts) -> Next {
+    let had_its_turn = facts.ownership.had_its_turn(&plan.run);
+    if started && !had_its_turn {
+        return Next::Wait { step: 0, blocker: Blocker::Settling };
+    }
+    let started = had_its_turn;
     if let Some(next) = call_off(plan, facts) {
         return next;
     }

@@ -118,6 +118,8 @@ struct OwnershipDocument {
     cluster: String,
     members: Vec<String>,
     partitions: Vec<EntryDocument>,
+    #[serde(default)]
+    runs: Vec<String>,
 }
 
 const OWNERSHIP_VERSION: u32 = 2;
@@ -159,6 +161,7 @@ pub fn lower_ownership(cluster: &str, ownership: &Ownership) -> Bytes {
         cluster: cluster.to_owned(),
         members: ownership.members().iter().map(RegionId::to_string).collect(),
         partitions: ownership.entries().iter().map(lower_entry).collect(),
+        runs: ownership.runs().iter().map(|RunId(run)| run.clone()).collect(),
     })
 }
 
@@ -175,7 +178,9 @@ pub fn lift_ownership(cluster: &str, value: &[u8]) -> anyhow::Result<Ownership> 
     let members = document.members.iter().map(|member| Ok(member.parse()?));
     let members = members.collect::<anyhow::Result<_>>()?;
     let entries = document.partitions.iter().map(lift_entry).collect::<anyhow::Result<Vec<_>>>()?;
-    Ownership::from_entries(members, entries).context("ownership document has gaps or overlaps")
+    let ownership = Ownership::from_entries(members, entries);
+    let ownership = ownership.context("ownership document has gaps or overlaps")?;
+    Ok(ownership.with_runs(document.runs.into_iter().map(RunId).collect()))
 }
 
 fn lower_entry(entry: &Entry) -> EntryDocument {
@@ -363,7 +368,11 @@ mod tests {
             .unwrap();
         let range = PartitionRange::new(4, 4);
         let moving = granted
-            .apply(&OwnershipChange::HandOver { range, to: regions[0].clone(), run })
+            .apply(&OwnershipChange::HandOver {
+                range,
+                to: regions[0].clone(),
+                run: RunId("2".into()),
+            })
             .unwrap();
         let joined =
             granted.apply(&OwnershipChange::Join { region: "sa".parse().unwrap() }).unwrap();

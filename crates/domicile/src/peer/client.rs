@@ -200,6 +200,9 @@ impl Follower {
             }
             return Ok(());
         }
+        let theirs = records.ownership_revision;
+        let aware = timeout(SILENCE_MAX, self.intake.catch_up_with(theirs)).await;
+        aware.context("the source goes by an ownership that is not known here")??;
         let taken = self.intake.append(&self.origin, &mut stream.arrival, &records.frames);
         match taken.await? {
             Outcome::Taken => Ok(()),

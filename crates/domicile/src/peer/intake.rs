@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
-use domicile_core::history::{Refused, Seal, accept};
+use domicile_core::history::{Refused, Seal, accept, may_go_on_from};
 use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::Ownership;
@@ -130,6 +130,17 @@ impl Intake {
     pub fn revision(&self) -> Option<u64> {
         let view = self.ownership.borrow();
         view.ownership.as_ref().map(|_| view.revision)
+    }
+
+    /// Waits until a copy whose keeper goes by the ownership at `revision` may be gone on from here.
+    pub async fn catch_up_with(&self, revision: u64) -> anyhow::Result<()> {
+        let mut ownership = self.ownership.clone();
+        let known = |view: &Arc<OwnershipView>| {
+            let ours = view.ownership.as_ref().map_or(0, |_| view.revision);
+            may_go_on_from(revision, ours)
+        };
+        ownership.wait_for(known).await.context("the directory is closed")?;
+        Ok(())
     }
 
     /// Waits until everything that was judged by an older ownership than the one known now is in

@@ -107,8 +107,10 @@ impl Peer for Service {
         let (sender, receiver) = mpsc::channel(8);
         let ours = subscription.origin == self.desk.origin;
         let log = subscription.log.clone();
+        let judged = (!ours).then(|| self.desk.intake.clone());
+        let outgoing = Outgoing { log, judged, sender: sender.clone() };
         tokio::spawn(async move {
-            if let Err(status) = send_log(&log, subscription.after, &sender).await {
+            if let Err(status) = outgoing.send_after(subscription.after).await {
                 let _ = sender.send(Err(status)).await;
             }
         });
@@ -351,81 +353,92 @@ impl Service {
     }
 }
 
-/// Sends everything after `after`, then whatever comes, with heartbeats in between.
-async fn send_log(
-    log: &Log,
-    after: Lsn,
-    sender: &mpsc::Sender<Result<Records, Status>>,
-) -> Result<(), Status> {
-    let mut reader = log.read(after);
-    let mut end = log.watch_end();
-    // Said at once, so that the subscriber knows that the stream stands.
-    let mut heartbeat = true;
-    loop {
-        end.mark_unchanged();
-        let frames = match reader.next_frames(SEND_BYTES_MAX).await {
-            Err(LogError::Trimmed { trimmed, .. }) => {
-                let trimmed_lsn = Some(trimmed.0);
-                let records = Records { end_lsn: log.end().0, trimmed_lsn, ..Records::default() };
-                let _ = sender.send(Ok(records)).await;
-                return Ok(());
-            }
-            other => other.map_err(internal)?,
-        };
-        let quiet = frames.is_none();
-        if !quiet || heartbeat {
-            let frames = frames.unwrap_or_default();
-            let parts = frames.last().map(|last| reader.parts_of(last)).transpose();
-            let parts = parts.map_err(internal)?.flatten();
-            if !send(log, sender, &frames).await {
-                return Ok(());
-            }
-            if let Some(parts) = parts
-                && !send_parts(log, parts, sender).await?
-            {
-                return Ok(());
-            }
-        }
-        heartbeat = false;
-        if quiet {
-            tokio::select! {
-                changed = end.changed() => {
-                    changed.map_err(|_| Status::unavailable("the log is closed"))?;
+/// One log on its way to one subscriber.
+struct Outgoing {
+    log: Log,
+    /// Who has left out of it what does not belong to the history, if it is a copy.
+    judged: Option<Arc<Intake>>,
+    sender: mpsc::Sender<Result<Records, Status>>,
+}
+
+impl Outgoing {
+    /// Sends everything after `after`, then whatever comes, with heartbeats in between.
+    async fn send_after(&self, after: Lsn) -> Result<(), Status> {
+        let mut reader = self.log.read(after);
+        let mut end = self.log.watch_end();
+        // Said at once, so that the subscriber knows that the stream stands.
+        let mut heartbeat = true;
+        loop {
+            end.mark_unchanged();
+            let frames = match reader.next_frames(SEND_BYTES_MAX).await {
+                Err(LogError::Trimmed { trimmed, .. }) => {
+                    let trimmed_lsn = Some(trimmed.0);
+                    let end_lsn = self.log.end().0;
+                    let records = Records { end_lsn, trimmed_lsn, ..Records::default() };
+                    let _ = self.sender.send(Ok(records)).await;
+                    return Ok(());
                 }
-                () = tokio::time::sleep(HEARTBEAT_EVERY) => heartbeat = true,
-                () = sender.closed() => return Ok(()),
+                other => other.map_err(internal)?,
+            };
+            let quiet = frames.is_none();
+            if !quiet || heartbeat {
+                let frames = frames.unwrap_or_default();
+                let parts = frames.last().map(|last| reader.parts_of(last)).transpose();
+                let parts = parts.map_err(internal)?.flatten();
+                if !self.send(&frames).await {
+                    return Ok(());
+                }
+                if let Some(parts) = parts
+                    && !self.send_parts(parts).await?
+                {
+                    return Ok(());
+                }
+            }
+            heartbeat = false;
+            if quiet {
+                tokio::select! {
+                    changed = end.changed() => {
+                        changed.map_err(|_| Status::unavailable("the log is closed"))?;
+                    }
+                    () = tokio::time::sleep(HEARTBEAT_EVERY) => heartbeat = true,
+                    () = self.sender.closed() => return Ok(()),
+                }
             }
         }
     }
-}
 
-/// Sends what belongs to the large record that was just sent. Returns whether anybody listens.
-async fn send_parts(
-    log: &Log,
-    mut parts: PartReader,
-    sender: &mpsc::Sender<Result<Records, Status>>,
-) -> Result<bool, Status> {
-    while let Some(part) = parts.next_frame().await.map_err(internal)? {
-        if !send(log, sender, &[part]).await {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-async fn send(log: &Log, sender: &mpsc::Sender<Result<Records, Status>>, frames: &[Frame]) -> bool {
-    let bytes = match frames {
-        [one] => one.bytes.clone(),
-        frames => {
-            let mut bytes = BytesMut::new();
-            for frame in frames {
-                bytes.extend_from_slice(&frame.bytes);
+    /// Sends what belongs to the large record that was just sent. Returns whether anybody listens.
+    async fn send_parts(&self, mut parts: PartReader) -> Result<bool, Status> {
+        while let Some(part) = parts.next_frame().await.map_err(internal)? {
+            if !self.send(&[part]).await {
+                return Ok(false);
             }
-            Bytes::from(bytes)
         }
-    };
-    let records = Records { frames: bytes, end_lsn: log.end().0, ..Records::default() };
-    sender.send(Ok(records)).await.is_ok()
+        Ok(true)
+    }
+
+    async fn send(&self, frames: &[Frame]) -> bool {
+        let bytes = match frames {
+            [one] => one.bytes.clone(),
+            frames => {
+                let mut bytes = BytesMut::new();
+                for frame in frames {
+                    bytes.extend_from_slice(&frame.bytes);
+                }
+                Bytes::from(bytes)
+            }
+        };
+        let end_lsn = self.log.end().0;
+        // Read after the frames: what is missing in them was left out by this ownership or before.
+        let revision = match &self.judged {
+            None => 0,
+            // By which one it was left out in an earlier life nobody knows yet: nobody goes on here.
+            Some(intake) => intake.revision().unwrap_or(u64::MAX),
+        };
+        let ownership_revision = revision;
+        let records = Records { frames: bytes, end_lsn, ownership_revision, ..Records::default() };
+        self.sender.send(Ok(records)).await.is_ok()
+    }
 }
 
 fn lift_progress(progress: crate::proto::subscribe_request::Progress) -> Progress {

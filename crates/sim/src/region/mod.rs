@@ -243,8 +243,9 @@ impl Agent {
             Message::Fetch { origin, after, progress, revision } => {
                 self.serve(host, cx, from, origin, after, (progress, revision));
             }
-            Message::Records { origin, after, upto, records } => {
-                self.take_records(host, cx, from, ship::Batch { origin, after, upto, records });
+            Message::Records { revision, origin, after, upto, records } => {
+                let batch = ship::Batch { revision, origin, after, upto, records };
+                self.take_records(host, cx, from, batch);
             }
             Message::Report(report) => self.hear(host, cx, from, report),
             Message::SealThese { run, seals } => self.seal(host, cx, from, run, seals),

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use domicile_core::history::{Refused, Seal, accept};
+use domicile_core::history::{Refused, Seal, accept, may_go_on_from};
 use domicile_core::id::RunId;
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::progress::Progress;
@@ -38,6 +38,7 @@ pub struct Asker {
 }
 
 pub struct Batch {
+    pub revision: u64,
     pub origin: usize,
     pub after: Lsn,
     pub upto: Lsn,
@@ -95,19 +96,21 @@ impl Agent {
 
     /// Answers everyone for whom there is something now.
     pub(super) fn answer_askers(&mut self, host: &Host, cx: &mut Context<'_>) {
+        let revision = self.ownership_revision();
         self.askers.retain(|asker| {
             let more = host.disk.logs[asker.origin].flushed > asker.after;
             if more {
-                answer(host, cx, asker);
+                answer(host, cx, asker, revision);
             }
             !more
         });
     }
 
     fn expire_askers(&mut self, host: &Host, cx: &mut Context<'_>, now: Time) {
+        let revision = self.ownership_revision();
         self.askers.retain(|asker| {
             if now >= asker.until {
-                answer(host, cx, asker);
+                answer(host, cx, asker, revision);
             }
             now < asker.until
         });
@@ -120,7 +123,8 @@ impl Agent {
         from: usize,
         batch: Batch,
     ) {
-        let Some(ownership) = self.ownership().cloned() else { return };
+        let Some(known) = self.state.clone() else { return };
+        let ownership = &known.ownership;
         let origin = &cx.setup.origins[batch.origin];
         let seals = &host.disk.seals;
         let log = &mut host.disk.logs[batch.origin];
@@ -129,10 +133,14 @@ impl Agent {
         if batch.after != log.received {
             return;
         }
+        let (theirs, ours) = (batch.revision, known.ownership_revision);
+        if from != batch.origin && !may_go_on_from(theirs, ours) {
+            return;
+        }
         let mut refused = false;
         for record in batch.records {
             let (lsn, stamps) = (record.transaction.lsn, &record.transaction.stamps);
-            let accepted = accept(seals, &ownership, origin, lsn, stamps);
+            let accepted = accept(seals, ownership, origin, lsn, stamps);
             if let Err(why) = &accepted {
                 let id = &host.id;
                 cx.trace.line(cx.now, format_args!("{id} refuses {origin}@{lsn}: {why:?}"));
@@ -204,7 +212,7 @@ pub(super) fn progress_of(host: &Host, origin: usize) -> Progress {
     Progress { received: log.received, flushed: log.flushed, applied }
 }
 
-fn answer(host: &Host, cx: &mut Context<'_>, asker: &Asker) {
+fn answer(host: &Host, cx: &mut Context<'_>, asker: &Asker, revision: u64) {
     let log = &host.disk.logs[asker.origin];
     let records: Vec<_> = log.after(asker.after).take(BATCH_RECORDS_MAX).cloned().collect();
     let upto = match records.last() {
@@ -212,5 +220,5 @@ fn answer(host: &Host, cx: &mut Context<'_>, asker: &Asker) {
         _ => log.flushed.max(asker.after),
     };
     let (origin, after) = (asker.origin, asker.after);
-    send(cx, asker.peer, Message::Records { origin, after, upto, records });
+    send(cx, asker.peer, Message::Records { revision, origin, after, upto, records });
 }

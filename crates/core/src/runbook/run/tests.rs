@@ -400,6 +400,33 @@ fn a_switchover_goes_on_with_what_no_failover_took_from_it() {
 }
 
 #[test]
+fn a_switchover_that_went_back_is_not_begun_again_by_who_missed_it() {
+    let before = facts(Rpo::Zero { copies: 1 });
+    let plan = switchover(&before);
+    let Next::Do { effect: Effect::Change(late), .. } = next(&plan, false, &before) else {
+        panic!("it hands over");
+    };
+    let mut facts = before.clone();
+    change(&mut facts, late.clone());
+    let barrier = Cut { origin: eu(), lsn: Lsn(90) };
+    change(&mut facts, OwnershipChange::Barrier { run: run(), barrier });
+    change(&mut facts, OwnershipChange::HandBack { run: run() });
+    assert!(
+        facts.ownership.apply(&late).is_err(),
+        "its barrier lies before what was written since"
+    );
+    let back = Outcome::CalledOff { back_to: region("eu") };
+    assert_eq!(next(&plan, true, &facts), Next::Finished(back.clone()));
+    assert_eq!(
+        next(&plan, false, &facts),
+        Next::Finished(back),
+        "by a journal that was read before"
+    );
+    let settling = Next::Wait { step: 0, blocker: Blocker::Settling };
+    assert_eq!(next(&plan, true, &before), settling, "by an ownership that was read before");
+}
+
+#[test]
 fn a_run_with_partitions_in_its_hands_has_not_ended() {
     let mut facts = facts(Rpo::Zero { copies: 1 });
     lose_eu(&mut facts);

@@ -1,0 +1,307 @@
+//! Who may do what next? All of it, by anybody, at any time.
+
+use std::collections::BTreeMap;
+
+use domicile_core::history::Seal;
+use domicile_core::id::{Epoch, RegionId};
+use domicile_core::lsn::{Frontier, Lsn};
+use domicile_core::outage::Outage;
+use domicile_core::ownership::OwnershipChange;
+use domicile_core::runbook::{Effect, Facts, Intent, Next, Outcome, RegionFacts, ended, next};
+use domicile_core::time::Millis;
+
+use crate::world::{AP, Log, NAMES, PARTITION, RunDocument, TERMS, World, id, origin};
+use crate::{Fault, Protocol};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Write {
+        region: usize,
+    },
+    Capture {
+        region: usize,
+    },
+    Copy {
+        to: usize,
+        from: usize,
+        of: usize,
+    },
+    Tell {
+        peer: usize,
+        to: usize,
+    },
+    /// A region reads the directory as it was at this revision.
+    Learn {
+        region: usize,
+        revision: u64,
+    },
+    Announce {
+        region: usize,
+    },
+    /// An agent takes a run a step further, by what it believes.
+    Step {
+        by: usize,
+        run: usize,
+        belief: Belief,
+    },
+    Restart {
+        region: usize,
+    },
+    Join,
+    Renew {
+        region: usize,
+    },
+    Tick,
+}
+
+/// What an executor takes for true without being able to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Belief {
+    /// Who answers.
+    answers: Option<usize>,
+    /// The target's lease is over.
+    target_lost: bool,
+    /// The region that is failed over is well.
+    well: bool,
+    /// The run's document is the one that was written at its beginning.
+    outdated: bool,
+}
+
+impl Protocol {
+    pub fn actions_in(&self, world: &World, actions: &mut Vec<Action>) {
+        for region in (0..3).filter(|region| self.joins || self.members.contains(region)) {
+            self.actions_of(world, region, actions);
+        }
+        let joins = self.joins && !world.truth().members().contains(&id(AP));
+        if joins {
+            actions.push(Action::Join);
+        }
+        if self.has_leases() && world.now.0 < self.bounds.ticks {
+            actions.push(Action::Tick);
+        }
+    }
+
+    fn actions_of(&self, world: &World, index: usize, actions: &mut Vec<Action>) {
+        let region = &world.regions[index];
+        if region.guard.open.is_some() && world.writes.len() < self.bounds.writes {
+            actions.push(Action::Write { region: index });
+        }
+        if world.restarts < self.bounds.restarts {
+            actions.push(Action::Restart { region: index });
+        }
+        let latest = world.directory.latest().revision;
+        let Some(read) = &region.read else {
+            // The first reading is of the present.
+            actions.push(Action::Learn { region: index, revision: latest });
+            return;
+        };
+        if region.captured < region.wal.len() {
+            actions.push(Action::Capture { region: index });
+        }
+        for of in (0..3).filter(|of| *of != index) {
+            let end = region.logs[of].end;
+            for from in (0..3).filter(|from| *from != index) {
+                if world.regions[from].logs[of].end > end {
+                    actions.push(Action::Copy { to: index, from, of });
+                }
+            }
+            if end.0 > 0 && world.regions[of].read.is_some() {
+                actions.push(Action::Tell { peer: index, to: of });
+            }
+        }
+        for snapshot in &world.directory.snapshots {
+            if snapshot.revision > read.revision {
+                let revision = snapshot.revision;
+                actions.push(Action::Learn { region: index, revision });
+            }
+        }
+        if !region.barriers.is_empty() {
+            actions.push(Action::Announce { region: index });
+        }
+        if self.has_leases() && latest < self.bounds.revisions && region.guard.open.is_some() {
+            actions.push(Action::Renew { region: index });
+        }
+        if self.executors.contains(&index) {
+            self.steps(world, index, actions);
+        }
+    }
+
+    fn steps(&self, world: &World, by: usize, actions: &mut Vec<Action>) {
+        let Some(known) = &world.regions[by].read else { return };
+        for (run, plan) in self.runs.iter().enumerate() {
+            // What is believed of others matters only while the run has something in its hands.
+            let in_hands = known.ownership.ranges_of(&plan.run).next();
+            let noted = &world.directory.runs[run];
+            let outdated: &[bool] = match noted.started || noted.outcome.is_some() {
+                true => &[false, true],
+                false => &[false],
+            };
+            for outdated in outdated.iter().copied() {
+                let belief = Belief { outdated, ..Belief::default() };
+                let mut step = |belief| actions.push(Action::Step { by, run, belief });
+                match (&plan.intent, in_hands) {
+                    (Intent::Switchover { .. }, Some(_)) => {
+                        step(Belief { target_lost: true, ..belief.clone() });
+                    }
+                    (Intent::Failover { from, .. }, Some(entry)) if entry.state.cut().is_none() => {
+                        for peer in (0..3).filter(|peer| NAMES[*peer] != from.as_str()) {
+                            step(Belief { answers: Some(peer), ..belief.clone() });
+                        }
+                    }
+                    (Intent::Failover { attested: false, .. }, None) => {
+                        step(Belief { well: true, ..belief.clone() });
+                    }
+                    _ => {}
+                }
+                step(belief);
+            }
+        }
+    }
+
+    pub fn perform(&self, world: &mut World, action: &Action) -> Option<()> {
+        match action {
+            Action::Write { region } => self.write(world, *region),
+            Action::Capture { region } => self.capture(world, *region),
+            Action::Copy { to, from, of } => self.copy(world, *to, *from, *of),
+            Action::Tell { peer, to } => self.tell(world, *peer, *to),
+            Action::Announce { region } => self.announce(world, *region),
+            Action::Renew { region } => self.renew(world, *region),
+            Action::Learn { region, revision } => {
+                let mut snapshots = world.directory.snapshots.iter();
+                let snapshot = snapshots.find(|s| s.revision == *revision)?.clone();
+                self.learn(world, *region, snapshot);
+                Some(())
+            }
+            Action::Step { by, run, belief } => self.step(world, *by, *run, belief),
+            Action::Restart { region } => {
+                self.restart(world, *region);
+                Some(())
+            }
+            Action::Join => self.change(world, &OwnershipChange::Join { region: id(AP) }),
+            Action::Tick => {
+                world.now = world.now + Millis(1);
+                Some(())
+            }
+        }
+    }
+
+    fn step(&self, world: &mut World, by: usize, run: usize, belief: &Belief) -> Option<()> {
+        let plan = &self.runs[run];
+        let known = world.regions[by].read.clone()?;
+        let noted = match belief.outdated {
+            true => RunDocument::default(),
+            false => world.directory.runs[run].clone(),
+        };
+        if ended(plan, noted.outcome.as_ref(), &known.ownership) {
+            world.region(by).sealed[run].clear();
+            return Some(());
+        }
+        let facts = self.facts(world, by, run, belief)?;
+        let in_hands = facts.ownership.ranges_of(&plan.run).next().is_some();
+        if in_hands && !noted.started {
+            if belief.outdated {
+                // Somebody else has written to the run's document.
+                return None;
+            }
+            world.directory.runs[run] = RunDocument { started: true, outcome: None };
+        }
+        match next(plan, noted.started || in_hands, &facts) {
+            Next::Wait { .. } => None,
+            Next::Finished(outcome) => {
+                if belief.outdated {
+                    return None;
+                }
+                world.region(by).sealed[run].clear();
+                world.directory.runs[run].outcome = Some(outcome);
+                Some(())
+            }
+            Next::Do { effect: Effect::WriteCanary { .. }, .. } => None,
+            Next::Do { effect: Effect::Change(change), .. } => {
+                let done = self.change(world, &change);
+                let holds = world.truth().ranges_of(&plan.run).next().is_some();
+                world.directory.runs[run].started |= holds && !belief.outdated;
+                done
+            }
+            Next::Do { effect: Effect::Seal { regions, from }, .. } => {
+                let of = index(&from);
+                let promise = facts.ownership.ranges_of(&plan.run).map(|entry| Seal {
+                    region: from.clone(),
+                    range: entry.range,
+                    epoch: Epoch(entry.epoch.0.saturating_sub(1)),
+                    held: Vec::new(),
+                });
+                let promise: Vec<_> = promise.collect();
+                for peer in regions.iter().map(index) {
+                    let held = self.seal(world, peer, of, &promise);
+                    let sealed = &mut world.region(by).sealed[run];
+                    sealed.retain(|(other, _)| *other != peer);
+                    sealed.push((peer, held));
+                    sealed.sort();
+                }
+                Some(())
+            }
+        }
+    }
+
+    fn facts(&self, world: &World, by: usize, run: usize, belief: &Belief) -> Option<Facts> {
+        let (region, plan) = (&world.regions[by], &self.runs[run]);
+        let known = region.read.as_ref()?;
+        let from = match &plan.intent {
+            Intent::Failover { from, .. } => Some(index(from)),
+            Intent::Switchover { .. } => None,
+        };
+        let seen = |other: usize| {
+            let there = &world.regions[other];
+            let outage = match belief.well {
+                true => Outage::None,
+                false => Outage::Confirmed { by: vec![id(by)] },
+            };
+            let logs = || (0..3).map(|of| (origin(of), &there.logs[of]));
+            let applied = |(of, log): (_, &Log)| match self.breaks(Fault::GrantEarly) {
+                true => (of, Lsn(u64::MAX)),
+                false => (of, log.applied),
+            };
+            let lost = belief.target_lost && id(other) == *plan.intent.to();
+            let lease_over_at = match region.seen[other] {
+                _ if lost => world.now,
+                Some(_) if self.breaks(Fault::CutEarly) => world.now,
+                Some(seen) if Some(other) == from => seen.over_at(&TERMS),
+                _ => world.now + Millis(1),
+            };
+            RegionFacts {
+                reachable: belief.answers == Some(other) || from == Some(other),
+                lease_over_at: Some(lease_over_at),
+                outage: Some(outage),
+                flushed: logs().map(|(of, log)| (of, log.end)).collect::<Frontier>(),
+                applied: logs().map(applied).collect::<Frontier>(),
+                ownership_seen: there.guard.revision,
+                ..RegionFacts::default()
+            }
+        };
+        let seals = region.sealed[run].iter();
+        let owner = world.regions[index(plan.intent.to())].guard.open;
+        Some(Facts {
+            now: world.now,
+            rpo: self.rpo,
+            ownership: known.ownership.clone(),
+            ownership_revision: known.ownership_revision,
+            regions: (0..3).map(|other| (id(other), seen(other))).collect::<BTreeMap<_, _>>(),
+            seals: seals.map(|(peer, held)| (id(*peer), held.clone())).collect(),
+            canary_written: owner.is_some(),
+        })
+    }
+}
+
+/// How a run's document says that it ended.
+pub fn noted(world: &World, run: usize, outcome: &Outcome) -> bool {
+    world.directory.runs[run].outcome.as_ref() == Some(outcome)
+}
+
+fn index(region: &RegionId) -> usize {
+    NAMES.iter().position(|name| *name == region.as_str()).expect("these are all regions")
+}
+
+/// The epoch of the partition now.
+pub fn epoch(world: &World) -> Epoch {
+    world.truth().entry(PARTITION).map_or(Epoch(0), |entry| entry.epoch)
+}
