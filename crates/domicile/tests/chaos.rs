@@ -398,8 +398,7 @@ async fn fill_log_disk(
     dice: &mut Dice,
 ) {
     let third = NAMES.into_iter().find(|name| ![region, other].contains(name)).unwrap();
-    regions.log_disk(region).fill().unwrap();
-    says_full(regions, region).await;
+    becomes_full(regions, region).await;
     match dice.below(3) {
         0 => {
             println!("         others write on");
@@ -414,7 +413,7 @@ async fn fill_log_disk(
             println!("         its agent is killed and started");
             regions.kill_agent(region);
             regions.start_agent(region).unwrap();
-            says_full(regions, region).await;
+            becomes_full(regions, region).await;
             regions.log_disk(region).free().unwrap();
         }
         _ => {
@@ -435,13 +434,20 @@ async fn fill_log_disk(
     }
 }
 
-async fn says_full(regions: &Regions, region: &str) {
-    eventually(&format!("{region} says that its disk is full"), async || {
-        let status = regions.status(region).await.map_err(|e| e.to_string())?;
-        let full = status.conditions.iter().any(|condition| condition.name == "log_full");
-        if full { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
-    })
-    .await;
+/// Leaves the logs no room until that is said. What is trimmed meanwhile gives room again, so the disk
+/// is filled again and again.
+async fn becomes_full(regions: &mut Regions, region: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        regions.log_disk(region).fill().unwrap();
+        let status = regions.status(region).await;
+        let conditions = status.map(|status| status.conditions).map_err(|e| e.to_string());
+        if conditions.iter().flatten().any(|condition| condition.name == "log_full") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{region} does not say that it is full: {conditions:?}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// PostgreSQL ends all sessions, recovers, and gives up when it has no room for that either.
