@@ -122,14 +122,15 @@ impl Operator {
         let view = self.runs.borrow().clone();
         for (key, (value, revision)) in &view.documents {
             let Some(document) = lift_run(value) else { continue };
-            let Ok(intent) = lift_intent(&document.intent) else { continue };
-            let plan = Plan::resumed(&RunId(document.run.clone()), &intent);
-            if ended(&plan, outcome(&document).as_ref(), &facts.ownership) {
+            let id = RunId(document.run.clone());
+            if ended(&id, outcome(&document).as_ref(), &facts.ownership) {
                 performing.remove(key);
                 continue;
             }
             let known = performing.get(key).is_some_and(|p| p.revision >= *revision);
             if !known {
+                let Ok(intent) = lift_intent(&document.intent) else { continue };
+                let plan = Plan::ready(&id, &intent);
                 let kept = performing.remove(key);
                 let (seals, canary_written, last) = match kept {
                     Some(kept) => (kept.seals, kept.canary_written, kept.last),

@@ -39,7 +39,7 @@ pub struct Snapshot {
 impl Snapshot {
     pub fn open_runs(&self) -> impl Iterator<Item = &Rc<RunDocument>> {
         let open =
-            |run: &&Rc<RunDocument>| !ended(&run.plan, run.outcome.as_ref(), &self.ownership);
+            |run: &&Rc<RunDocument>| !ended(&run.plan.run, run.outcome.as_ref(), &self.ownership);
         self.runs.values().filter(open)
     }
 }

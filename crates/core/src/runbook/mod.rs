@@ -10,7 +10,9 @@
 //! | `plan.rs` | may this be started, and what will it cost? |
 //! | `run.rs` | which step is it at? |
 //! | `step/*.rs` | one step each, the same four functions |
-//! | `failover.rs`, `switchover.rs` | the lists, as an operator reads them |
+//! | `file/` | what does a runbook's file say? |
+//! | `ready/*.toml` | the lists of steps, as an operator reads them |
+//! | `failover.rs` | which failover does nobody have to ask for? |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,10 +25,11 @@ use crate::progress::Rpo;
 use crate::time::{Millis, Time};
 
 pub mod failover;
+pub mod file;
 pub mod plan;
+pub mod ready;
 pub mod run;
 pub mod step;
-pub mod switchover;
 
 pub use plan::{Estimate, Plan, plan};
 pub use run::{Next, Outcome, ended, executor, next};

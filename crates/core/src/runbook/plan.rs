@@ -1,6 +1,6 @@
 //! May this be started, and what will it cost?
 
-use super::{Blocker, Facts, Intent, Step, failover, switchover};
+use super::{Blocker, Facts, Intent, Step, ready};
 use crate::id::{RegionId, RunId};
 use crate::outage::Outage;
 use crate::publication::PASSED_OVER;
@@ -20,14 +20,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Returns the plan that an intent was approved as. Its steps follow from the intent alone, so
-    /// that any agent can continue a run from its record.
-    pub fn resumed(run: &RunId, intent: &Intent) -> Self {
-        let steps = match intent {
-            Intent::Failover { from, to, attested } => failover::steps(run, from, to, *attested),
-            Intent::Switchover { range, to } => switchover::steps(run, *range, to),
-        };
-        Self { run: run.clone(), intent: intent.clone(), steps, estimate: Estimate::default() }
+    pub(super) fn new(run: &RunId, intent: Intent, steps: Vec<Step>) -> Self {
+        Self { run: run.clone(), intent, steps, estimate: Estimate::default() }
+    }
+
+    /// Returns what the ready-made runbook for an intent does.
+    pub fn ready(run: &RunId, intent: &Intent) -> Self {
+        let (name, arguments) = ready::of(intent);
+        let plan = ready::parsed(name).plan(run, &arguments);
+        plan.expect("a ready-made runbook takes what its intent tells")
     }
 }
 
@@ -40,8 +41,14 @@ pub struct Estimate {
     pub lease_wait: Millis,
 }
 
-/// Returns the plan for `intent`, or every reason why it must not be started.
+/// Returns the plan of the ready-made runbook for `intent`, or every reason why it must not be started.
 pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
+    check(Plan::ready(run, intent), facts)
+}
+
+/// Returns the plan with what it is expected to cost, or every reason why it must not be started.
+pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
+    let intent = &plan.intent;
     let mut reasons = Vec::new();
     let to = intent.to();
     match facts.regions.get(to) {
@@ -63,7 +70,7 @@ pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Ref
     if !reasons.is_empty() {
         return Err(reasons);
     }
-    Ok(Plan { estimate: estimate(intent, facts), ..Plan::resumed(run, intent) })
+    Ok(Plan { estimate: estimate(intent, facts), ..plan })
 }
 
 fn check_failover(

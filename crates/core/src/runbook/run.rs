@@ -1,7 +1,7 @@
 //! Which step is a run at?
 
 use super::{Blocker, Effect, Facts, Intent, Plan, Step};
-use crate::id::RegionId;
+use crate::id::{RegionId, RunId};
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange, State};
 
@@ -68,8 +68,8 @@ pub fn executor(plan: &Plan, facts: &Facts) -> Option<RegionId> {
 ///
 /// One that has partitions in its hands has not, whatever was noted: an executor may have called
 /// it off while another was already changing the directory for it.
-pub fn ended(plan: &Plan, noted: Option<&Outcome>, ownership: &Ownership) -> bool {
-    noted.is_some() && ownership.ranges_of(&plan.run).next().is_none()
+pub fn ended(run: &RunId, noted: Option<&Outcome>, ownership: &Ownership) -> bool {
+    noted.is_some() && ownership.ranges_of(run).next().is_none()
 }
 
 /// A planned hand-over whose target is lost goes back to the old owners, at a new epoch.
@@ -144,4 +144,4 @@ fn taken_away(plan: &Plan, started: bool, facts: &Facts) -> Option<Outcome> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -17,7 +17,7 @@ fn eu() -> Origin {
     Origin::new(region("eu"), 1)
 }
 
-fn facts(rpo: Rpo) -> Facts {
+pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
     let names = ["ap", "eu", "us"];
     let regions: Vec<RegionId> = names.iter().map(|n| region(n)).collect();
     let alive = |r: &RegionId| {
@@ -39,7 +39,7 @@ fn facts(rpo: Rpo) -> Facts {
     }
 }
 
-fn lose_eu(facts: &mut Facts) {
+pub(in crate::runbook) fn lose_eu(facts: &mut Facts) {
     let eu = facts.regions.get_mut(&region("eu")).unwrap();
     eu.reachable = false;
     eu.outage = Some(Outage::Confirmed { by: vec![region("ap"), region("us")] });
@@ -83,7 +83,7 @@ fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
     }
 }
 
-fn play(plan: &Plan, facts: &mut Facts) -> (Vec<String>, Outcome) {
+pub(in crate::runbook) fn play(plan: &Plan, facts: &mut Facts) -> (Vec<String>, Outcome) {
     go_on(plan, false, facts)
 }
 
@@ -405,10 +405,10 @@ fn a_run_with_partitions_in_its_hands_has_not_ended() {
     lose_eu(&mut facts);
     let plan = failover(&facts);
     let noted = Outcome::Overruled;
-    assert!(ended(&plan, Some(&noted), &facts.ownership));
-    assert!(!ended(&plan, None, &facts.ownership));
+    assert!(ended(&plan.run, Some(&noted), &facts.ownership));
+    assert!(!ended(&plan.run, None, &facts.ownership));
     change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: run() });
-    assert!(!ended(&plan, Some(&noted), &facts.ownership));
+    assert!(!ended(&plan.run, Some(&noted), &facts.ownership));
 }
 
 #[test]

@@ -1,0 +1,53 @@
+//! May the steps follow one another as they do?
+//!
+//! What is refused here could lose a write, give an epoch to two, or leave nobody as the owner.
+
+use super::mistake::Mistakes;
+use super::steps::StepKind;
+
+/// A step where the file has it.
+pub(super) struct Placed {
+    pub kind: &'static StepKind,
+    pub path: String,
+    pub line: usize,
+}
+
+/// The steps that take partitions away from their owner.
+const TAKES: &[&str] = &["hand_over", "fence"];
+
+pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
+    for (i, step) in steps.iter().enumerate() {
+        let (before, after) = (&steps[..i], &steps[i + 1..]);
+        let name = step.kind.name;
+        let mut refuse = |why: String| mistakes.add(&step.path, step.line, why);
+        if let Some(first) = before.iter().find(|other| other.kind.name == name) {
+            refuse(format!("{name} stands in {} already", first.path));
+            continue;
+        }
+        if TAKES.contains(&name) {
+            if let Some(first) = before.iter().find(|other| TAKES.contains(&other.kind.name)) {
+                let (path, other) = (&first.path, first.kind.name);
+                refuse(format!("{path} is a {other}: a runbook moves something once"));
+                continue;
+            }
+            if !has(after, &["grant"]) {
+                refuse(format!("no grant comes after {name}: nobody could write any more"));
+            }
+        }
+        if name == "confirm_outage" && !has(steps, &["fence"]) {
+            refuse("nothing comes of it: a runbook with confirm_outage has a fence".to_owned());
+        }
+        for needs in step.kind.after.iter().filter(|needs| !has(before, needs.one_of)) {
+            let names = needs.one_of.join(" or ");
+            refuse(format!("no {names} comes before {name}: {}", needs.because));
+        }
+    }
+    if !has(steps, TAKES) {
+        let line = steps.first().map_or(1, |step| step.line);
+        mistakes.add("step", line, "nothing moves: a runbook has a hand_over or a fence");
+    }
+}
+
+fn has(steps: &[Placed], names: &[&str]) -> bool {
+    steps.iter().any(|step| names.contains(&step.kind.name))
+}

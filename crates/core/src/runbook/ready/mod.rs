@@ -1,0 +1,43 @@
+//! Which runbooks come with Domicile?
+//!
+//! They are files like anybody else's, part of the program: the only place where their steps stand.
+
+use super::Intent;
+use super::file::{Arguments, Runbook};
+
+/// Name and text of each, in the order in which they are listed.
+pub const READY: &[(&str, &str)] =
+    &[("failover", include_str!("failover.toml")), ("switchover", include_str!("switchover.toml"))];
+
+/// Returns the text of the ready-made runbook of this name.
+pub fn text(name: &str) -> Option<&'static str> {
+    READY.iter().find(|(of, _)| *of == name).map(|(_, text)| *text)
+}
+
+/// Returns the ready-made runbook for an intent, and what it is to be called with.
+pub fn of(intent: &Intent) -> (&'static str, Arguments) {
+    let arguments = |list: &[(&str, String)]| -> Arguments {
+        list.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    };
+    match intent {
+        Intent::Failover { from, to, attested } => (
+            "failover",
+            arguments(&[
+                ("from", from.to_string()),
+                ("to", to.to_string()),
+                ("attest", attested.to_string()),
+            ]),
+        ),
+        Intent::Switchover { range, to } => {
+            ("switchover", arguments(&[("partitions", range.to_string()), ("to", to.to_string())]))
+        }
+    }
+}
+
+/// Returns a ready-made runbook.
+///
+/// Panics when there is none of this name, or it is wrong: a test reads them all.
+pub fn parsed(name: &str) -> Runbook {
+    let text = text(name).expect("a runbook of this name comes with Domicile");
+    Runbook::parse(text).expect("a runbook that comes with Domicile is sound")
+}
