@@ -13,9 +13,12 @@ use domicile_core::config::Config;
 use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::Ownership;
+use domicile_core::runbook::file::{Call, CallError, Runbook};
+use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
-    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, ended, executor, failover, next, plan,
+    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, ended, executor, failover, next,
 };
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use crate::complain::Complaint;
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
-    RUN_PREFIX, RunDocument, RunEntry, RunState, json, lift_intent, run_key,
+    RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_intent, lift_plan,
+    run_key,
 };
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
@@ -39,6 +43,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A wait that lasts this long is written into the run's journal.
 const WAIT_WORTH_TELLING: Duration = Duration::from_millis(250);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Enough that no two plans that a person compares have the same name.
+const PLAN_ID_BYTES: usize = 6;
 /// Pause after an effect that failed, so that a broken one is not hammered.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -99,9 +105,11 @@ impl Operator {
         if *intent.to() != self.region || self.is_running(&intent) {
             return Ok(());
         }
-        match start(&self.directory, &intent, facts).await {
+        let by = format!("the agent of {}", self.region);
+        match start(&self.directory, &Call::ready(&intent), None, facts, &by).await {
             Ok(run) => tracing::warn!(%run, "{intent} starts: the outage is confirmed"),
             Err(Start::Refused(reasons)) => tracing::debug!("{intent} not started: {reasons:?}"),
+            Err(Start::Changed(_)) => unreachable!("nobody has approved another plan"),
             Err(Start::Failed(error)) => return Err(error),
         }
         Ok(())
@@ -129,8 +137,13 @@ impl Operator {
             }
             let known = performing.get(key).is_some_and(|p| p.revision >= *revision);
             if !known {
-                let Ok(intent) = lift_intent(&document.intent) else { continue };
-                let plan = Plan::ready(&id, &intent);
+                let plan = match lift_plan(&document) {
+                    Ok(plan) => plan,
+                    Err(error) => {
+                        tracing::error!("no step is taken: {error:#}");
+                        continue;
+                    }
+                };
                 let kept = performing.remove(key);
                 let (seals, canary_written, last) = match kept {
                     Some(kept) => (kept.seals, kept.canary_written, kept.last),
@@ -350,20 +363,46 @@ impl Operator {
 #[derive(Debug)]
 pub enum Start {
     Refused(Vec<plan::Refusal>),
+    /// It would do something else than what was approved: the plan of this id.
+    Changed(String),
     Failed(anyhow::Error),
 }
 
-/// Plans `intent` and writes the run into the directory, where an agent takes it up.
-pub async fn start(directory: &Directory, intent: &Intent, facts: &Facts) -> Result<RunId, Start> {
+/// Plans a call and writes the run into the directory, where an agent takes it up.
+///
+/// `approved` is the id of the plan that somebody has seen, if anybody did.
+pub async fn start(
+    directory: &Directory,
+    call: &Call,
+    approved: Option<&str>,
+    facts: &Facts,
+    by: &str,
+) -> Result<RunId, Start> {
     let run = RunId(uuid::Uuid::now_v7().to_string());
-    let plan = plan(&run, intent, facts).map_err(Start::Refused)?;
-    let document = RunDocument::new(&plan);
+    let failed = |error: anyhow::Error| Start::Failed(error);
+    let runbook = Runbook::parse(&call.text).map_err(CallError::Runbook);
+    let runbook = runbook.map_err(|error| failed(error.into()))?;
+    let plan = call.plan(&run).map_err(|error| failed(error.into()))?;
+    let plan = check(plan, facts).map_err(Start::Refused)?;
+    let id = plan_id(&plan, facts);
+    if approved.is_some_and(|approved| approved != id) {
+        return Err(Start::Changed(id));
+    }
+    let Call { text, arguments } = call.clone();
+    let runbook = RunbookDocument { name: runbook.name, text, arguments, plan: id };
+    let document = RunDocument::new(&plan, runbook, by);
     let written = directory.write(&run_key(&run), 0, Some(json(&document))).await;
     match written {
         Ok(Written::At(_)) => Ok(run),
         Ok(Written::Conflict(_)) => Err(Start::Failed(anyhow::anyhow!("run {run} exists"))),
         Err(error) => Err(Start::Failed(error.into())),
     }
+}
+
+/// Returns the name of what a plan decides, as things stand: the same while it would do the same.
+pub fn plan_id(plan: &Plan, facts: &Facts) -> String {
+    let digest = Sha256::digest(plan.decided(&facts.ownership));
+    digest.iter().take(PLAN_ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn lift_run(value: &[u8]) -> Option<RunDocument> {

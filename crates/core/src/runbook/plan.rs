@@ -1,8 +1,12 @@
 //! May this be started, and what will it cost?
 
-use super::{Blocker, Facts, Intent, Step, ready};
-use crate::id::{RegionId, RunId};
+use std::fmt::Write;
+
+use super::file::Call;
+use super::{Blocker, Facts, Intent, Step};
+use crate::id::{Epoch, PartitionRange, RegionId, RunId};
 use crate::outage::Outage;
+use crate::ownership::{Ownership, State};
 use crate::publication::PASSED_OVER;
 use crate::time::Millis;
 
@@ -26,10 +30,49 @@ impl Plan {
 
     /// Returns what the ready-made runbook for an intent does.
     pub fn ready(run: &RunId, intent: &Intent) -> Self {
-        let (name, arguments) = ready::of(intent);
-        let plan = ready::parsed(name).plan(run, &arguments);
-        plan.expect("a ready-made runbook takes what its intent tells")
+        let plan = Call::ready(intent).plan(run);
+        plan.expect("a ready-made runbook is sound, and takes what its intent tells")
     }
+
+    /// Returns what would change its owner, as things stand.
+    pub fn moves(&self, ownership: &Ownership) -> Vec<Move> {
+        let moves = ownership.entries().iter().filter_map(|entry| {
+            let from = match &entry.state {
+                State::Owned { by } | State::HandingOver { by, .. } => by.clone(),
+                State::Fenced { .. } => return None,
+            };
+            let range = match &self.intent {
+                Intent::Failover { from: lost, .. } => (from == *lost).then_some(entry.range),
+                Intent::Switchover { range, to } => {
+                    entry.range.overlap(range).filter(|_| from != *to)
+                }
+            }?;
+            Some(Move { range, epoch: entry.epoch, from, to: self.intent.to().clone() })
+        });
+        moves.collect()
+    }
+
+    /// Returns what is decided, in words: while this stays the same, the run does what was planned.
+    pub fn decided(&self, ownership: &Ownership) -> String {
+        let mut text = format!("{}\n", self.intent);
+        for step in &self.steps {
+            let _ = writeln!(text, "{}: {}", step.name(), step.explain());
+        }
+        for Move { range, epoch, from, to } in self.moves(ownership) {
+            let _ = writeln!(text, "partition {range}: epoch {epoch}, from {from} to {to}");
+        }
+        text
+    }
+}
+
+/// Partitions that would change their owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub range: PartitionRange,
+    /// The present one.
+    pub epoch: Epoch,
+    pub from: RegionId,
+    pub to: RegionId,
 }
 
 /// What the plan is expected to cost, from the facts it was made of.
@@ -99,7 +142,7 @@ fn check_failover(
 }
 
 fn check_switchover(
-    range: crate::id::PartitionRange,
+    range: PartitionRange,
     to: &RegionId,
     facts: &Facts,
     reasons: &mut Vec<Refusal>,
@@ -167,11 +210,11 @@ pub enum Refusal {
     #[error("region \"{0}\" owns nothing that could be taken over")]
     OwnsNothing(RegionId),
     #[error("there is no partition {0}")]
-    NoSuchPartition(crate::id::PartitionRange),
+    NoSuchPartition(PartitionRange),
     #[error("partition {0} has no owner now: another run has it in its hands")]
-    NoOwner(crate::id::PartitionRange),
+    NoOwner(PartitionRange),
     #[error("partition {range} already belongs to region \"{to}\"")]
-    AlreadyOwner { range: crate::id::PartitionRange, to: RegionId },
+    AlreadyOwner { range: PartitionRange, to: RegionId },
     #[error("the owner, region \"{0}\", is silent: a planned hand-over needs it; use failover")]
     OwnerSilent(RegionId),
     #[error(

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use crate::id::{PartitionRange, RegionId};
 
+mod call;
 mod compile;
 mod mistake;
 mod order;
@@ -21,6 +22,7 @@ mod read;
 pub mod steps;
 mod value;
 
+pub use call::{Call, CallError};
 pub use compile::ArgumentError;
 pub use mistake::Mistake;
 pub use value::{Argument, Kind, Value};
@@ -72,6 +74,36 @@ impl Runbook {
     /// Reads a file's text, or returns every mistake in it, in file order.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
         read::read(text)
+    }
+}
+
+impl Action {
+    /// After `do =` in the file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ConfirmOutage { .. } => "confirm_outage",
+            Self::HandOver { .. } => "hand_over",
+            Self::Fence { .. } => "fence",
+            Self::Seal => "seal",
+            Self::Cut => "cut",
+            Self::CatchUp => "catch_up",
+            Self::Grant => "grant",
+            Self::Reroute => "reroute",
+            Self::Verify => "verify",
+        }
+    }
+
+    /// Key -> what it is told: a value, or a parameter in braces.
+    pub fn told(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::ConfirmOutage { attest } => vec![("attest", attest.to_string())],
+            Self::HandOver { partitions, to } => {
+                vec![("partitions", partitions.to_string()), ("to", to.to_string())]
+            }
+            Self::Fence { from, to } => vec![("from", from.to_string()), ("to", to.to_string())],
+            Self::Seal | Self::Cut | Self::CatchUp => Vec::new(),
+            Self::Grant | Self::Reroute | Self::Verify => Vec::new(),
+        }
     }
 }
 

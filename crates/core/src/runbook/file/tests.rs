@@ -182,8 +182,22 @@ fn what_is_no_runbook_at_all_is_told_as_such() {
 }
 
 #[test]
+fn a_runbook_can_be_shown_as_it_was_written() {
+    for (_, text) in ready::READY {
+        for action in Runbook::parse(text).unwrap().actions {
+            let keys: Vec<&str> = action.told().iter().map(|(key, _)| *key).collect();
+            let listed = steps::step(action.name()).unwrap().keys.iter();
+            assert_eq!(keys, listed.map(|key| key.name).collect::<Vec<_>>());
+            for (key, told) in action.told() {
+                assert!(text.contains(&format!("{key} = \"{told}\"")), "{key} = {told}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_a_run_is_told_is_checked_as_a_whole() {
-    let failover = ready::parsed("failover");
+    let failover = Runbook::parse(ready::text("failover").unwrap()).unwrap();
     let told = arguments(&[("from", "EU"), ("attest", "perhaps"), ("force", "true")]);
     let errors = failover.plan(&run(), &told).unwrap_err();
     let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();

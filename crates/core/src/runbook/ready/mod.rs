@@ -3,7 +3,7 @@
 //! They are files like anybody else's, part of the program: the only place where their steps stand.
 
 use super::Intent;
-use super::file::{Arguments, Runbook};
+use super::file::Arguments;
 
 /// Name and text of each, in the order in which they are listed.
 pub const READY: &[(&str, &str)] =
@@ -32,12 +32,4 @@ pub fn of(intent: &Intent) -> (&'static str, Arguments) {
             ("switchover", arguments(&[("partitions", range.to_string()), ("to", to.to_string())]))
         }
     }
-}
-
-/// Returns a ready-made runbook.
-///
-/// Panics when there is none of this name, or it is wrong: a test reads them all.
-pub fn parsed(name: &str) -> Runbook {
-    let text = text(name).expect("a runbook of this name comes with Domicile");
-    Runbook::parse(text).expect("a runbook that comes with Domicile is sound")
 }

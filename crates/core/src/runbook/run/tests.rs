@@ -185,6 +185,26 @@ fn switchover(facts: &Facts) -> Plan {
 }
 
 #[test]
+fn a_plan_is_another_one_once_what_it_would_do_has_changed() {
+    let facts = facts(Rpo::None);
+    let planned = switchover(&facts);
+    let decided = planned.decided(&facts.ownership);
+    assert!(decided.ends_with("partition 3-5: epoch 1, from eu to us\n"), "{decided}");
+    let elsewhere = |range: PartitionRange| {
+        let mut facts = facts.clone();
+        let intent = Intent::Switchover { range, to: region("ap") };
+        let other = plan(&RunId("2".into()), &intent, &facts).unwrap();
+        play(&other, &mut facts);
+        planned.decided(&facts.ownership)
+    };
+    assert_eq!(elsewhere(PartitionRange::new(7, 8)), decided, "that is none of its business");
+    assert_ne!(elsewhere(PartitionRange::new(4, 4)), decided);
+    let to_ap = Intent::Switchover { range: PartitionRange::new(3, 5), to: region("ap") };
+    let to_ap = plan(&run(), &to_ap, &facts).unwrap();
+    assert_ne!(to_ap.decided(&facts.ownership), decided);
+}
+
+#[test]
 fn a_switchover_waits_for_the_drain_and_for_the_barrier_to_be_applied() {
     let mut facts = facts(Rpo::None);
     let (story, outcome) = play(&switchover(&facts), &mut facts);
