@@ -325,6 +325,8 @@ mod tests {
             ]),
             seals: BTreeMap::new(),
             canary_written: false,
+            approvals: Vec::new(),
+            run_known_for: Millis(0),
         }
     }
 

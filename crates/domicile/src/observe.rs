@@ -183,6 +183,8 @@ impl Observer {
             regions,
             seals: BTreeMap::new(),
             canary_written: false,
+            approvals: Vec::new(),
+            run_known_for: Millis(0),
         }
     }
 

@@ -16,8 +16,9 @@ use domicile_core::ownership::Ownership;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
-    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, ended, executor, failover, next,
+    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, Recorded, ended, executor, failover, next,
 };
+use domicile_core::time::Time;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::complain::Complaint;
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
-    RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_intent, lift_plan,
-    run_key,
+    RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_approvals,
+    lift_intent, lift_plan, lift_wish, run_key,
 };
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
@@ -66,12 +67,34 @@ struct Performing {
     document: RunDocument,
     revision: u64,
     plan: Plan,
+    /// When this agent has first seen it.
+    known_since: Time,
     seals: BTreeMap<RegionId, Vec<Cut>>,
     canary_written: bool,
     /// The last thing journaled, so that a wait is written down once.
     last: Option<(usize, String)>,
     /// What it waits for, and since when.
     waiting: Option<(usize, String, tokio::time::Instant)>,
+}
+
+impl Performing {
+    /// Keeps what was in memory of an earlier revision of the run's document.
+    fn after(self, kept: Option<Self>) -> Self {
+        let Some(kept) = kept else { return self };
+        let Self { document, revision, plan, .. } = self;
+        Self { document, revision, plan, waiting: None, ..kept }
+    }
+
+    /// What the journal says that the facts do not.
+    fn recorded(&self, facts: &Facts) -> Recorded {
+        let planned = self.document.runbook.as_ref().map(|called| &called.plan);
+        let changed = || planned.is_some_and(|planned| *planned != plan_id(&self.plan, facts));
+        Recorded {
+            started: self.document.started,
+            wish: self.document.wish.as_ref().map(lift_wish),
+            changed: !self.document.started && changed(),
+        }
+    }
 }
 
 impl Operator {
@@ -145,23 +168,17 @@ impl Operator {
                     }
                 };
                 let kept = performing.remove(key);
-                let (seals, canary_written, last) = match kept {
-                    Some(kept) => (kept.seals, kept.canary_written, kept.last),
-                    None => Default::default(),
+                let fresh = Performing {
+                    document,
+                    revision: *revision,
+                    plan,
+                    known_since: facts.now,
+                    seals: BTreeMap::new(),
+                    canary_written: false,
+                    last: None,
+                    waiting: None,
                 };
-                let revision = *revision;
-                performing.insert(
-                    key.clone(),
-                    Performing {
-                        document,
-                        revision,
-                        plan,
-                        seals,
-                        canary_written,
-                        last,
-                        waiting: None,
-                    },
-                );
+                performing.insert(key.clone(), fresh.after(kept));
             }
             let Some(run) = performing.get_mut(key) else { continue };
             if executor(&run.plan, facts).as_ref() != Some(&self.region) {
@@ -180,12 +197,14 @@ impl Operator {
         loop {
             facts.seals.clone_from(&run.seals);
             facts.canary_written = run.canary_written;
+            facts.approvals = lift_approvals(&run.document.approvals);
+            facts.run_known_for = facts.now.since(run.known_since);
             let in_hands = facts.ownership.ranges_of(&run.plan.run).next().is_some();
             if in_hands && !run.document.started {
                 run.document.started = true;
                 self.save(run).await?;
             }
-            let (step, effect) = match next(&run.plan, run.document.started, &facts) {
+            let (step, effect) = match next(&run.plan, &run.recorded(&facts), &facts) {
                 Next::Wait { step, blocker } => return self.wait(run, step, &blocker).await,
                 Next::Finished(outcome) => return self.finish(run, &outcome).await,
                 Next::Do { step, effect } => (step, effect),
@@ -335,6 +354,11 @@ impl Operator {
                 (RunState::CalledOff, format!("called off: region {back_to} stays the owner"))
             }
             Outcome::Overruled => (RunState::Overruled, "overruled by another run".to_owned()),
+            Outcome::Aborted => (RunState::Aborted, "aborted: nothing has moved".to_owned()),
+            Outcome::Unapproved => (
+                RunState::Unapproved,
+                "nobody has approved it in time: nothing was done".to_owned(),
+            ),
         };
         run.document.state = state;
         let last = run.plan.steps.len();
@@ -418,6 +442,8 @@ fn outcome(document: &RunDocument) -> Option<Outcome> {
         RunState::Succeeded => Some(Outcome::Succeeded),
         // Whom it went back to is in the journal; that it ended is what counts here.
         RunState::CalledOff | RunState::Overruled => Some(Outcome::Overruled),
+        RunState::Aborted => Some(Outcome::Aborted),
+        RunState::Unapproved => Some(Outcome::Unapproved),
     }
 }
 

@@ -9,16 +9,27 @@ use std::rc::Rc;
 
 use domicile_core::id::RunId;
 use domicile_core::ownership::Ownership;
-use domicile_core::runbook::{Outcome, Plan, ended};
+use domicile_core::runbook::{Approval, Outcome, Plan, Recorded, Wish, ended};
 
 /// `run/<id>`: a plan that is being carried out.
 #[derive(Clone, Debug)]
 pub struct RunDocument {
     pub revision: u64,
     pub plan: Rc<Plan>,
+    /// What the plan decided when it was made.
+    pub decided: Rc<str>,
     /// The run has, or had, partitions in its hands.
     pub started: bool,
+    pub wish: Option<Wish>,
+    pub approvals: Vec<Approval>,
     pub outcome: Option<Outcome>,
+}
+
+impl RunDocument {
+    pub fn recorded(&self, ownership: &Ownership) -> Recorded {
+        let changed = *self.plan.decided(ownership) != *self.decided;
+        Recorded { started: self.started, wish: self.wish.clone(), changed }
+    }
 }
 
 pub type Runs = BTreeMap<RunId, Rc<RunDocument>>;

@@ -32,7 +32,7 @@ pub mod run;
 pub mod step;
 
 pub use plan::{Estimate, Plan, plan};
-pub use run::{Next, Outcome, ended, executor, next};
+pub use run::{Next, Outcome, TooLate, ended, executor, next, too_late_to_abort};
 pub use step::Step;
 
 /// What somebody wants to happen.
@@ -80,6 +80,36 @@ pub struct Facts {
     pub seals: BTreeMap<RegionId, Vec<Cut>>,
     /// A write went through the guard of the new owner, for this run.
     pub canary_written: bool,
+    /// Who has approved this run.
+    pub approvals: Vec<Approval>,
+    /// How long the one who asks has known of this run, by its own clock.
+    pub run_known_for: Millis,
+}
+
+/// A person has approved a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    pub role: String,
+    pub by: String,
+}
+
+/// What a run's journal says that the world does not show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// The run has, or had, partitions in its hands.
+    pub started: bool,
+    pub wish: Option<Wish>,
+    /// Things are not any more as they were when it was planned.
+    pub changed: bool,
+}
+
+/// What a person wants of a run that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Stop where every partition has an owner, and wait.
+    Pause { by: String },
+    /// Give back what was taken, and end.
+    Abort { by: String },
 }
 
 /// What is known of one region.
@@ -146,6 +176,14 @@ pub enum Blocker {
     NotRerouted {
         regions: Vec<RegionId>,
     },
+    /// So many people have not approved yet.
+    Unapproved {
+        role: String,
+        missing: usize,
+    },
+    Paused {
+        by: String,
+    },
     /// What the step waits for has just become true; the next look will say so.
     Settling,
 }
@@ -171,6 +209,10 @@ impl fmt::Display for Blocker {
             Self::Behind { region, needs, has } => {
                 write!(f, "region {region} is at {has} and needs {needs}")
             }
+            Self::Unapproved { role, missing } => {
+                write!(f, "{missing} more of role {role} to approve")
+            }
+            Self::Paused { by } => write!(f, "paused by {by}"),
             Self::Settling => write!(f, "the facts are settling"),
             Self::NotRerouted { regions } => {
                 write!(f, "the gateways of {regions:?} do not know the new owner yet")

@@ -76,6 +76,8 @@ impl Outside {
             regions: regions.collect(),
             seals: BTreeMap::new(),
             canary_written: false,
+            approvals: Vec::new(),
+            run_known_for: Millis(0),
         }
     }
 

@@ -13,6 +13,7 @@ use domicile_core::runbook::file::Call;
 use super::outside::Outside;
 use super::planned::Planned;
 use super::{Context, Exit, UsageError};
+use crate::directory::Client as Directory;
 use crate::directory::documents::{RunDocument, RunState, run_key};
 use crate::operate::{Start, start};
 
@@ -178,7 +179,7 @@ pub async fn start_and_follow(
     }
     let mut documents = Vec::new();
     for run in &runs {
-        documents.push(follow(context, outside, run).await?);
+        documents.push(follow(context, &outside.directory, run).await?);
     }
     if context.output.is_json() {
         context.output.print_json(&documents)?;
@@ -194,11 +195,15 @@ pub fn person() -> String {
 }
 
 /// Prints a run's journal as it grows, on standard error, until the run has ended.
-async fn follow(context: &Context, outside: &Outside, run: &RunId) -> anyhow::Result<RunDocument> {
+pub async fn follow(
+    context: &Context,
+    directory: &Directory,
+    run: &RunId,
+) -> anyhow::Result<RunDocument> {
     let mut told = 0;
     let mut started = None;
     loop {
-        let document = outside.directory.get(&run_key(run)).await?;
+        let document = directory.get(&run_key(run)).await?;
         let document = document.with_context(|| format!("run {run} is gone"))?;
         let document: RunDocument = serde_json::from_slice(&document.value)?;
         for entry in &document.journal[told.min(document.journal.len())..] {

@@ -106,6 +106,8 @@ mod tests {
             state,
             executor: None,
             started: true,
+            wish: None,
+            approvals: Vec::new(),
             estimated_loss_ms: 0,
             steps: steps.to_vec(),
             journal: steps_done.iter().map(entry).collect(),

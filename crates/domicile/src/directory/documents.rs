@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 mod run;
 
 pub use run::{
-    IntentDocument, RunDocument, RunEntry, RunState, RunbookDocument, StepDocument, lift_intent,
-    lift_plan,
+    ApprovalDocument, IntentDocument, RunDocument, RunEntry, RunState, RunbookDocument,
+    StepDocument, WishDocument, lift_approvals, lift_intent, lift_plan, lift_wish,
 };
 
 /// The one document that says who owns what.

@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::{Action, Argument, Arguments, Kind, Runbook, Value};
 use crate::id::RunId;
 use crate::runbook::step::{
-    CatchUp, ConfirmOutage, Cut, Fence, Grant, HandOver, Reroute, Seal, Verify,
+    Approve, CatchUp, ConfirmOutage, Cut, Fence, Grant, HandOver, Reroute, Seal, Verify,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -28,7 +28,7 @@ impl Runbook {
     pub fn plan(&self, run: &RunId, given: &Arguments) -> Result<Plan, Vec<ArgumentError>> {
         let bound = Bound(self.bind(given)?);
         let intent = self.intent(&bound);
-        let steps = self.actions.iter().map(|action| step(action, run, &intent)).collect();
+        let steps = self.actions.iter().map(|action| step(action, run, &intent, &bound)).collect();
         Ok(Plan::new(run, intent, steps))
     }
 
@@ -89,9 +89,15 @@ impl Bound {
     }
 }
 
-fn step(action: &Action, run: &RunId, intent: &Intent) -> Step {
+fn step(action: &Action, run: &RunId, intent: &Intent, bound: &Bound) -> Step {
     let (run, to) = (run.clone(), intent.to().clone());
     match (action, intent) {
+        (Action::Approve { role, count, within }, _) => Step::Approve(Approve {
+            run,
+            role: bound.value(role),
+            count: bound.value(count),
+            within: bound.value(within),
+        }),
         (Action::CatchUp, _) => Step::CatchUp(CatchUp { run, to }),
         (Action::Grant, _) => Step::Grant(Grant { run, to }),
         (Action::Reroute, _) => Step::Reroute(Reroute { run }),

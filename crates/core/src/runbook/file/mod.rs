@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::{PartitionRange, RegionId};
+use crate::time::Millis;
 
 mod call;
 mod compile;
@@ -25,7 +26,7 @@ mod value;
 pub use call::{Call, CallError};
 pub use compile::ArgumentError;
 pub use mistake::Mistake;
-pub use value::{Argument, Kind, Value};
+pub use value::{Argument, Kind, Value, written};
 
 /// The longest text of a runbook: a run keeps it in the directory.
 pub const TEXT_BYTES_MAX: usize = 16 << 10;
@@ -59,6 +60,7 @@ pub type Arguments = BTreeMap<String, String>;
 /// A step as the file has it. What is told by one is not repeated by those after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    Approve { role: Value<String>, count: Value<u32>, within: Value<Millis> },
     ConfirmOutage { attest: Value<bool> },
     HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
     Fence { from: Value<RegionId>, to: Value<RegionId> },
@@ -81,6 +83,7 @@ impl Action {
     /// After `do =` in the file.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Approve { .. } => "approve",
             Self::ConfirmOutage { .. } => "confirm_outage",
             Self::HandOver { .. } => "hand_over",
             Self::Fence { .. } => "fence",
@@ -96,6 +99,17 @@ impl Action {
     /// Key -> what it is told: a value, or a parameter in braces.
     pub fn told(&self) -> Vec<(&'static str, String)> {
         match self {
+            Self::Approve { role, count, within } => vec![
+                ("role", role.to_string()),
+                ("count", count.to_string()),
+                (
+                    "within",
+                    match within {
+                        Value::Given(duration) => value::written(*duration),
+                        parameter => parameter.to_string(),
+                    },
+                ),
+            ],
             Self::ConfirmOutage { attest } => vec![("attest", attest.to_string())],
             Self::HandOver { partitions, to } => {
                 vec![("partitions", partitions.to_string()), ("to", to.to_string())]

@@ -20,6 +20,15 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
         let (before, after) = (&steps[..i], &steps[i + 1..]);
         let name = step.kind.name;
         let mut refuse = |why: String| mistakes.add(&step.path, step.line, why);
+        if name == "approve" {
+            if let Some(first) = before.iter().find(|other| TAKES.contains(&other.kind.name)) {
+                let taken = first.kind.name;
+                refuse(format!(
+                    "nobody could write while people are waited for: it comes before {taken}"
+                ));
+            }
+            continue;
+        }
         if let Some(first) = before.iter().find(|other| other.kind.name == name) {
             refuse(format!("{name} stands in {} already", first.path));
             continue;

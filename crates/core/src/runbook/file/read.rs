@@ -204,6 +204,12 @@ impl Reader {
             std::iter::once("do").chain(kind.keys.iter().map(|key| key.name)).collect();
         self.refuse_unknown(section, &known);
         Some(match kind.name {
+            "approve" => {
+                let role = self.value(section, kind, "role");
+                let count = self.value(section, kind, "count");
+                let within = self.value(section, kind, "within");
+                Action::Approve { role: role?, count: count?, within: within? }
+            }
             "confirm_outage" => {
                 Action::ConfirmOutage { attest: self.value(section, kind, "attest")? }
             }
@@ -285,7 +291,13 @@ impl Reader {
         let line = self.mistakes.line(value.span().start);
         let text = match (kind, value.get_ref()) {
             (Kind::Flag, DeValue::Boolean(flag)) => flag.to_string(),
-            (Kind::Region | Kind::Partitions, DeValue::String(text)) => text.to_string(),
+            (Kind::Number, DeValue::Integer(number)) if number.radix() == 10 => {
+                number.as_str().to_owned()
+            }
+            (
+                Kind::Region | Kind::Partitions | Kind::Duration | Kind::Name,
+                DeValue::String(text),
+            ) => text.to_string(),
             (_, other) => {
                 let what = format!("expected {}, found {}", kind.expected(), found(other));
                 self.mistakes.add(path, line, what);

@@ -42,6 +42,31 @@ const GRANTED: Needs = Needs { one_of: &["grant"], because: "there is no new own
 /// Every step, in the order in which they follow one another.
 pub const STEPS: &[StepKind] = &[
     StepKind {
+        name: "approve",
+        keys: &[
+            Key {
+                name: "role",
+                kind: Kind::Name,
+                default: None,
+                meaning: "Whose word counts. Domicile keeps no list of people: each says who he is and in which role, and the run's journal keeps it.",
+            },
+            Key {
+                name: "count",
+                kind: Kind::Number,
+                default: Some("1"),
+                meaning: "How many different people.",
+            },
+            Key {
+                name: "within",
+                kind: Kind::Duration,
+                default: Some("1h"),
+                meaning: "After the start of the run. When they have not come by then, the run ends as `unapproved` and nothing was done. Each agent goes by how long it has known of the run: one that was started anew begins to count again.",
+            },
+        ],
+        after: &[],
+        meaning: "Waits for people: `domicile runbook approve RUN --role dba`. Stands before `hand_over` or `fence`: nobody could write while people are waited for. When owners or epochs have changed meanwhile, the run ends as `overruled`, because it would not do any more what was approved. May stand several times, for several roles.",
+    },
+    StepKind {
         name: "confirm_outage",
         keys: &[Key {
             name: "attest",
@@ -185,10 +210,13 @@ A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
 | `region` | the name of a region, as in `\"eu\"` |
 | `partitions` | one or several, as in `\"4\"` or `\"4-7\"` |
 | `flag` | `true` or `false` |
+| `number` | 1 to 1000 |
+| `duration` | `\"500ms\"`, `\"30s\"`, `\"15m\"`, `\"2h\"`, at most 30 days |
+| `name` | lowercase letters, digits, hyphens and underscores, as in `\"dba\"` |
 
 ## Steps
 
-A runbook moves something once: it has one `hand_over` or one `fence`, and a `grant` after it. No step stands in it twice. A step is asked,
+A runbook moves something once: it has one `hand_over` or one `fence`, and a `grant` after it. No step but `approve` stands in it twice. A step is asked,
 never remembered: each looks at the facts and says whether it is done, what it waits for, or what to do. So any agent goes on with a run
 from wherever it is.
 ";

@@ -97,7 +97,7 @@ do = "grant"
             "line 1: name: \"My Runbook\" is not a runbook's name: use 1 to 64 lowercase letters, digits and hyphens",
             "line 1: about: missing",
             "line 2: steps: unknown key; known here: name, about, parameter, step",
-            "line 5: parameter.to.type: \"regoin\" is not a type: expected region, partitions, flag",
+            "line 5: parameter.to.type: \"regoin\" is not a type: expected region, partitions, flag, number, duration, name",
             "line 8: parameter.what.about: missing",
             "line 10: parameter.what.default: \"7-4\" is not a partition range: expected a number or two, as in 4 or 4-7",
             "line 12: parameter.spare: no step uses it",
@@ -116,6 +116,7 @@ fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
     let step = |name: &str| format!("[[step]]\ndo = \"{name}\"\n");
     let fence = "[[step]]\ndo = \"fence\"\nfrom = \"eu\"\nto = \"us\"\n".to_owned();
     let hand_over = HAND_OVER.to_owned();
+    let approve = || "[[step]]\ndo = \"approve\"\nrole = \"dba\"\n".to_owned();
     let cases = [
         (vec![step("grant")], "nothing says where the old owner's history ends"),
         (vec![hand_over.clone(), step("grant")], "no catch_up comes before grant"),
@@ -154,6 +155,10 @@ fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
         ),
         (vec![hand_over.clone(), step("catch_up"), step("grant"), fence], "step[1] is a hand_over"),
         (vec![step("reroute")], "nothing moves"),
+        (
+            vec![hand_over.clone(), approve(), step("catch_up"), step("grant")],
+            "nobody could write while people are waited for: it comes before hand_over",
+        ),
     ];
     for (steps, expected) in cases {
         let told = mistakes(&with_steps(&steps.concat()));
@@ -178,6 +183,39 @@ fn what_is_no_runbook_at_all_is_told_as_such() {
     ] {
         let told = mistakes(text);
         assert!(told.iter().any(|mistake| mistake.contains(expected)), "{expected}: {told:#?}");
+    }
+}
+
+#[test]
+fn people_are_asked_for_within_limits() {
+    let step = |told: &str| {
+        let text = format!("[[step]]\ndo = \"approve\"\nrole = \"dba\"\n{told}\n{HAND_OVER}{REST}");
+        Runbook::parse(&with_steps(&text))
+    };
+    for sound in ["", "count = 2", "within = \"500ms\"", "count = 1000\nwithin = \"720h\""] {
+        assert!(step(sound).is_ok(), "{sound}: {:?}", step(sound));
+    }
+    let runbook = step("count = 2\nwithin = \"90m\"").unwrap();
+    let plan = runbook.plan(&run(), &Arguments::new()).unwrap();
+    let explained = plan.steps[0].explain();
+    assert_eq!(explained, "wait for 2 people of role dba to approve, for 90m at most");
+    for wrong in [
+        "count = 0",
+        "count = -1",
+        "count = 0x2",
+        "count = 1001",
+        "count = 99999999999999999999",
+        "count = 1.5",
+        "count = \"2\"",
+        "within = 15",
+        "within = \"15\"",
+        "within = \"0s\"",
+        "within = \"721h\"",
+        "within = \"99999999999999999999h\"",
+        "within = \"15 minutes\"",
+        "role = \"DBA\"",
+    ] {
+        assert!(step(wrong).is_err(), "{wrong}");
     }
 }
 
@@ -220,6 +258,9 @@ fn every_step_that_is_listed_can_be_read() {
                 Kind::Region => "\"us\"",
                 Kind::Partitions => "\"4\"",
                 Kind::Flag => "true",
+                Kind::Number => "2",
+                Kind::Duration => "\"15m\"",
+                Kind::Name => "\"dba\"",
             };
             format!("{} = {value}\n", key.name)
         });
@@ -258,6 +299,7 @@ proptest! {
     fn an_order_that_is_accepted_ends_with_an_owner_for_everything(steps in any_steps()) {
         let text: String = steps.iter().map(|name| {
             let keys = match *name {
+                "approve" => "role = \"dba\"\n",
                 "hand_over" => "partitions = \"3-5\"\nto = \"us\"\n",
                 "fence" => "from = \"eu\"\nto = \"us\"\n",
                 _ => "",

@@ -6,7 +6,8 @@ use crate::lsn::{Cut, Lsn};
 use crate::outage::Outage;
 use crate::ownership::Ownership;
 use crate::progress::Rpo;
-use crate::runbook::{RegionFacts, plan};
+use crate::runbook::file::{Arguments, Runbook};
+use crate::runbook::{Approval, RegionFacts, plan};
 use crate::time::{Millis, Time};
 
 fn region(name: &str) -> RegionId {
@@ -36,6 +37,8 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         regions: regions.iter().map(alive).collect(),
         seals: Default::default(),
         canary_written: false,
+        approvals: Vec::new(),
+        run_known_for: Millis(0),
     }
 }
 
@@ -79,6 +82,10 @@ fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
             let change = OwnershipChange::Barrier { run: plan.run.clone(), barrier };
             facts.ownership = facts.ownership.apply(&change).unwrap();
         }
+        Blocker::Unapproved { role, missing } => {
+            let person = |i| Approval { role: role.clone(), by: format!("person {i}") };
+            facts.approvals.extend((0..*missing).map(person));
+        }
         other => panic!("nothing settles {other}"),
     }
 }
@@ -87,11 +94,20 @@ pub(in crate::runbook) fn play(plan: &Plan, facts: &mut Facts) -> (Vec<String>, 
     go_on(plan, false, facts)
 }
 
+fn recorded(started: bool) -> Recorded {
+    Recorded { started, ..Recorded::default() }
+}
+
 /// Goes on with a run of which the journal says whether it was `started`.
 fn go_on(plan: &Plan, started: bool, facts: &mut Facts) -> (Vec<String>, Outcome) {
+    go_on_with(plan, recorded(started), facts)
+}
+
+fn go_on_with(plan: &Plan, mut recorded: Recorded, facts: &mut Facts) -> (Vec<String>, Outcome) {
     let mut story = Vec::new();
     for _ in 0..40 {
-        match next(plan, started || !story.is_empty(), facts) {
+        recorded.started |= facts.ownership.ranges_of(&plan.run).next().is_some();
+        match next(plan, &recorded, facts) {
             Next::Do { step, effect } => {
                 story.push(format!("do {}", plan.steps[step].name()));
                 perform(facts, effect);
@@ -151,15 +167,15 @@ fn at_rpo_zero_a_missing_seal_blocks_however_long_it_takes() {
     lose_eu(&mut facts);
     let plan = failover(&facts);
     facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
-    let Next::Do { effect, .. } = next(&plan, false, &facts) else { panic!() };
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
     perform(&mut facts, effect);
-    let Next::Do { effect, .. } = next(&plan, true, &facts) else { panic!() };
+    let Next::Do { effect, .. } = next(&plan, &recorded(true), &facts) else { panic!() };
     assert_eq!(effect, Effect::Seal { regions: vec![region("us")], from: region("eu") });
     perform(&mut facts, effect);
     facts.now = Time(1_000_000);
     facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(2_000_000));
     let missing = Blocker::SealMissing { regions: vec![region("ap")] };
-    assert_eq!(next(&plan, true, &facts), Next::Wait { step: 2, blocker: missing });
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Wait { step: 2, blocker: missing });
 }
 
 #[test]
@@ -227,7 +243,7 @@ fn a_switchover_waits_for_the_drain_and_for_the_barrier_to_be_applied() {
 fn a_switchover_whose_target_dies_gives_the_partitions_back() {
     let mut facts = facts(Rpo::None);
     let plan = switchover(&facts);
-    let Next::Do { effect, .. } = next(&plan, false, &facts) else { panic!() };
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
     perform(&mut facts, effect);
     facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(0));
     let (story, outcome) = play(&plan, &mut facts);
@@ -247,7 +263,7 @@ fn a_run_that_another_agent_continues_at_any_point_ends_the_same() {
         let mut facts = facts(Rpo::Zero { copies: 1 });
         lose_eu(&mut facts);
         for i in 0..stop {
-            match next(&plan, i > 0, &facts) {
+            match next(&plan, &recorded(i > 0), &facts) {
                 Next::Do { effect, .. } => perform(&mut facts, effect),
                 Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
                 Next::Finished(_) => break,
@@ -328,7 +344,7 @@ fn a_failover_whose_target_has_lost_everything_again_ends() {
     play(&plan, &mut facts);
     facts.canary_written = false;
     change(&mut facts, OwnershipChange::Fence { from: region("us"), run: RunId("2".into()) });
-    assert_eq!(next(&plan, true, &facts), Next::Finished(Outcome::Overruled));
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Finished(Outcome::Overruled));
 }
 
 #[test]
@@ -337,7 +353,7 @@ fn of_two_failovers_of_one_region_the_slower_one_ends() {
     lose_eu(&mut facts);
     let slower = failover(&facts);
     change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: RunId("2".into()) });
-    assert_eq!(next(&slower, false, &facts), Next::Finished(Outcome::Overruled));
+    assert_eq!(next(&slower, &recorded(false), &facts), Next::Finished(Outcome::Overruled));
 }
 
 #[test]
@@ -347,7 +363,10 @@ fn a_failover_ends_when_the_region_comes_back_before_the_fence() {
     let plan = failover(&facts);
     facts.regions.get_mut(&region("eu")).unwrap().outage = Some(Outage::None);
     let back_to = region("eu");
-    assert_eq!(next(&plan, false, &facts), Next::Finished(Outcome::CalledOff { back_to }));
+    assert_eq!(
+        next(&plan, &recorded(false), &facts),
+        Next::Finished(Outcome::CalledOff { back_to })
+    );
 }
 
 #[test]
@@ -364,11 +383,14 @@ fn a_fenced_region_that_came_back_and_knows_the_fence_is_not_waited_for() {
     back.reachable = true;
     facts.seals.insert(region("eu"), Vec::new());
     assert!(matches!(
-        next(&plan, true, &facts),
+        next(&plan, &recorded(true), &facts),
         Next::Wait { blocker: Blocker::LeaseLive { .. }, .. }
     ));
     facts.regions.get_mut(&region("eu")).unwrap().ownership_seen = revision;
-    assert!(matches!(next(&plan, true, &facts), Next::Do { step: 3, .. }), "it goes on to the cut");
+    assert!(
+        matches!(next(&plan, &recorded(true), &facts), Next::Do { step: 3, .. }),
+        "it goes on to the cut"
+    );
 }
 
 #[test]
@@ -410,7 +432,7 @@ fn a_switchover_goes_on_with_what_no_failover_took_from_it() {
     change(&mut facts, OwnershipChange::HandOver { range, to: region("us"), run: run() });
     change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: RunId("2".into()) });
     let draining = Blocker::Draining { region: region("ap") };
-    assert_eq!(next(&plan, true, &facts), Next::Wait { step: 0, blocker: draining });
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Wait { step: 0, blocker: draining });
     let barrier = Cut { origin: Origin::new(region("ap"), 1), lsn: Lsn(5) };
     change(&mut facts, OwnershipChange::Barrier { run: run(), barrier });
     let (story, outcome) = go_on(&plan, true, &mut facts);
@@ -471,4 +493,153 @@ fn the_survivor_that_shows_most_takes_over_and_of_equals_the_one_that_holds_most
     assert_eq!(successor(&facts), Some(region("ap")));
     facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
     assert_eq!(successor(&facts), Some(region("us")));
+}
+
+/// A switchover of partitions 3 to 5 that two people of one role have to approve.
+fn with_approval() -> Plan {
+    let text = "name = \"mine\"\nabout = \"Mine.\"\n
+        [[step]]\ndo = \"approve\"\nrole = \"dba\"\ncount = 2\nwithin = \"15m\"\n
+        [[step]]\ndo = \"hand_over\"\npartitions = \"3-5\"\nto = \"us\"\n
+        [[step]]\ndo = \"catch_up\"\n[[step]]\ndo = \"grant\"";
+    Runbook::parse(text).unwrap().plan(&run(), &Arguments::new()).unwrap()
+}
+
+fn abort(started: bool) -> Recorded {
+    Recorded { wish: Some(Wish::Abort { by: "ada".into() }), ..recorded(started) }
+}
+
+fn pause(started: bool) -> Recorded {
+    Recorded { wish: Some(Wish::Pause { by: "ada".into() }), ..recorded(started) }
+}
+
+#[test]
+fn nothing_is_taken_before_enough_different_people_have_approved() {
+    let (mut facts, plan) = (facts(Rpo::None), with_approval());
+    let missing = |facts: &Facts| match next(&plan, &recorded(false), facts) {
+        Next::Wait { step: 0, blocker: Blocker::Unapproved { missing, .. } } => missing,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(missing(&facts), 2);
+    for (role, by, left) in
+        [("dba", "ada", 1), ("dba", "ada", 1), ("developer", "grace", 1), ("dba", "grace", 0)]
+    {
+        facts.approvals.push(Approval { role: role.into(), by: by.into() });
+        if left > 0 {
+            assert_eq!(missing(&facts), left, "{by} as {role}");
+        }
+    }
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!(story[0], "do hand_over");
+    assert_eq!(outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn a_run_that_nobody_approves_in_time_ends_without_having_done_anything() {
+    let (mut facts, plan) = (facts(Rpo::None), with_approval());
+    let before = facts.ownership.clone();
+    facts.run_known_for = Millis(15 * 60_000 - 1);
+    assert!(matches!(next(&plan, &recorded(false), &facts), Next::Wait { .. }));
+    facts.run_known_for = Millis(15 * 60_000);
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Finished(Outcome::Unapproved));
+    assert_eq!(facts.ownership, before);
+    // Whoever looks at a run that has begun may have known of it for long.
+    let effect = plan.steps[1].effect(&facts).unwrap();
+    perform(&mut facts, effect);
+    assert!(!matches!(next(&plan, &recorded(true), &facts), Next::Finished(_)));
+}
+
+#[test]
+fn what_was_approved_and_has_become_something_else_is_not_done() {
+    let (mut facts, plan) = (facts(Rpo::None), with_approval());
+    let changed = Recorded { changed: true, ..Recorded::default() };
+    assert_eq!(next(&plan, &changed, &facts), Next::Finished(Outcome::Overruled));
+    // It is the run itself that has changed it.
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!((story[0].as_str(), outcome), ("wait approve", Outcome::Succeeded));
+    let changed = Recorded { started: true, ..changed };
+    assert_eq!(next(&plan, &changed, &facts), Next::Finished(Outcome::Succeeded));
+}
+
+#[test]
+fn wherever_a_switchover_is_aborted_its_partitions_have_their_old_owner_or_the_new_one() {
+    for stop in 0..8 {
+        let mut facts = facts(Rpo::None);
+        let plan = switchover(&facts);
+        let mut journal = recorded(false);
+        for _ in 0..stop {
+            journal.started |= facts.ownership.ranges_of(&plan.run).next().is_some();
+            match next(&plan, &journal, &facts) {
+                Next::Do { effect, .. } => perform(&mut facts, effect),
+                Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+                Next::Finished(_) => break,
+            }
+        }
+        journal.started |= facts.ownership.ranges_of(&plan.run).next().is_some();
+        let late = too_late_to_abort(&plan, journal.started, &facts.ownership);
+        let epoch = facts.ownership.entry(crate::id::PartitionId(4)).unwrap().epoch;
+        facts.canary_written = false;
+        let (_, outcome) = go_on_with(&plan, abort(journal.started), &mut facts);
+        let entry = facts.ownership.entry(crate::id::PartitionId(4)).unwrap();
+        if late.is_some() {
+            assert_eq!((outcome, owner(&facts, 4).as_str()), (Outcome::Succeeded, "us"), "{stop}");
+        } else {
+            assert_eq!((outcome, owner(&facts, 4).as_str()), (Outcome::Aborted, "eu"), "{stop}");
+            let taken = u64::from(journal.started);
+            assert_eq!(entry.epoch.0, epoch.0 + taken, "given back at a new epoch");
+        }
+    }
+}
+
+#[test]
+fn a_failover_is_aborted_before_its_fence_or_not_at_all() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    assert_eq!(too_late_to_abort(&plan, false, &facts.ownership), None);
+    assert_eq!(next(&plan, &abort(false), &facts), Next::Finished(Outcome::Aborted));
+    change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: run() });
+    let late = too_late_to_abort(&plan, true, &facts.ownership);
+    assert_eq!(late, Some(TooLate::Fenced(region("eu"))));
+    let (_, outcome) = go_on_with(&plan, abort(true), &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded);
+    let late = too_late_to_abort(&plan, true, &facts.ownership);
+    assert_eq!(late, Some(TooLate::Granted));
+}
+
+#[test]
+fn a_pause_never_leaves_a_partition_without_an_owner() {
+    let mut facts = facts(Rpo::None);
+    let plan = switchover(&facts);
+    let paused = Blocker::Paused { by: "ada".into() };
+    let held = Next::Wait { step: 0, blocker: paused.clone() };
+    assert_eq!(next(&plan, &pause(false), &facts), held);
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    let mut story = Vec::new();
+    let held = loop {
+        match next(&plan, &pause(true), &facts) {
+            Next::Do { step, effect } => {
+                story.push(plan.steps[step].name());
+                perform(&mut facts, effect);
+            }
+            Next::Wait { step, blocker } if blocker == paused => break plan.steps[step].name(),
+            Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+            Next::Finished(outcome) => panic!("{outcome:?}"),
+        }
+    };
+    assert_eq!((story.as_slice(), held), (["grant"].as_slice(), "reroute"));
+    assert_eq!(owner(&facts, 4), "us");
+    let (_, outcome) = go_on(&plan, true, &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded, "and it goes on where it stopped");
+}
+
+#[test]
+fn a_paused_run_still_gives_back_what_its_lost_target_cannot_take() {
+    let mut facts = facts(Rpo::None);
+    let plan = switchover(&facts);
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(0));
+    let (_, outcome) = go_on_with(&plan, pause(true), &mut facts);
+    assert_eq!(outcome, Outcome::CalledOff { back_to: region("eu") });
 }

@@ -5,6 +5,7 @@
 
 use super::{Blocker, Effect, Facts};
 
+mod approve;
 mod catch_up;
 mod confirm_outage;
 mod cut;
@@ -15,6 +16,7 @@ mod reroute;
 mod seal;
 mod verify;
 
+pub use approve::Approve;
 pub use catch_up::CatchUp;
 pub use confirm_outage::ConfirmOutage;
 pub use cut::Cut;
@@ -27,6 +29,7 @@ pub use verify::Verify;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    Approve(Approve),
     ConfirmOutage(ConfirmOutage),
     HandOver(HandOver),
     Fence(Fence),
@@ -41,6 +44,7 @@ pub enum Step {
 macro_rules! each_step {
     ($self:ident, $step:ident => $answer:expr) => {
         match $self {
+            Step::Approve($step) => $answer,
             Step::ConfirmOutage($step) => $answer,
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
@@ -58,6 +62,7 @@ impl Step {
     /// The step's name in runbooks, journals and reports.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Approve(_) => "approve",
             Self::ConfirmOutage(_) => "confirm_outage",
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",

@@ -42,6 +42,7 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
             RunState::Succeeded => Color::Green,
             RunState::Running => Color::Reset,
             RunState::CalledOff | RunState::Overruled => Color::Yellow,
+            RunState::Aborted | RunState::Unapproved => Color::Yellow,
         };
         let plain = |text: &str| output.cell(text, Color::Reset);
         let id: String = story.run.chars().take(ID_PRINTED).collect();

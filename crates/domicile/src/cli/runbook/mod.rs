@@ -1,4 +1,4 @@
-//! Which runbooks are there, what would one do, and what became of its runs?
+//! Which runbooks are there, what would one do, what do people want of a run, and what became of it?
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Context, Exit};
 
+mod asking;
 mod files;
 mod history;
 mod listing;
@@ -43,6 +44,14 @@ enum Command {
     Plan(Call),
     /// Run a runbook as it was planned, and tell what happens
     Run(Run),
+    /// Say that a run may go on, which waits for people
+    Approve(Approve),
+    /// Stop a run as soon as every partition has an owner
+    Pause(Asked),
+    /// Let a paused run go on
+    Resume(Asked),
+    /// Have a run give back what it took, and end
+    Abort(Asked),
     /// List all runs, the newest first
     History,
     /// Tell the story of a run, with its timeline drawn
@@ -107,6 +116,41 @@ struct Run {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "RUN is a run's id, as far as no other begins like it, or last: the one that was started last.
+
+Pausing leaves no partition without an owner: what a run has in its hands it brings to its end first.
+Aborting hands partitions back to their owners at a new epoch. It is refused (3) once the fence of a
+failover stands or the new owner is named: then hand the partitions back by another run.
+
+Examples:
+  domicile runbook pause last
+  domicile runbook resume last
+  domicile runbook abort 0198c3"
+)]
+struct Asked {
+    #[arg(value_name = "RUN")]
+    run: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Ends with 3 when the run waits for nobody of this role, or has ended.
+
+Example:
+  domicile runbook approve last --role dba")]
+struct Approve {
+    /// The run's id, as far as no other begins like it, or last
+    #[arg(value_name = "RUN")]
+    run: String,
+    /// In which role
+    #[arg(long, value_name = "ROLE")]
+    role: String,
+    /// Who approves, when it is not the user of this session
+    #[arg(long = "as", value_name = "NAME")]
+    name: Option<String>,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "Examples:
   domicile runbook report last
   domicile runbook report 0198c3 --format html > report.html")]
@@ -136,6 +180,12 @@ impl RunbookCommand {
                 let call = &run.call;
                 planning::run(context, &call.name, &call.arguments, &run.plan).await
             }
+            Command::Approve(Approve { run, role, name }) => {
+                asking::approve(context, &run, &role, name).await
+            }
+            Command::Pause(asked) => asking::pause(context, &asked.run).await,
+            Command::Resume(asked) => asking::resume(context, &asked.run).await,
+            Command::Abort(asked) => asking::abort(context, &asked.run).await,
             Command::History => history::list(context).await,
             Command::Report(report) => {
                 let format = if context.output.is_json() { Format::Json } else { report.format };

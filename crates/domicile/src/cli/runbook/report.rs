@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::directory::documents::{RunDocument, RunEntry, RunState};
+use crate::directory::documents::{ApprovalDocument, RunDocument, RunEntry, RunState};
 
 /// Width of a bar in Markdown.
 const BAR_CHARACTERS: u64 = 40;
@@ -33,6 +33,7 @@ pub struct Story {
     /// From the first change that took partitions away until the grant.
     pub without_owner_ms: Option<u64>,
     pub estimated_loss_ms: u64,
+    pub approvals: Vec<ApprovalDocument>,
     pub timeline: Vec<Span>,
     pub journal: Vec<Line>,
 }
@@ -80,6 +81,7 @@ impl Story {
             took_ms: journal.last().map_or(0, |line| line.at_ms),
             without_owner_ms: without_owner(&journal),
             estimated_loss_ms: document.estimated_loss_ms,
+            approvals: document.approvals.clone(),
             timeline: timeline(document, &journal),
             journal,
         }
@@ -97,6 +99,8 @@ impl Story {
             RunState::Succeeded => "succeeded",
             RunState::CalledOff => "called off",
             RunState::Overruled => "overruled",
+            RunState::Aborted => "aborted",
+            RunState::Unapproved => "unapproved",
         }
     }
 
@@ -113,6 +117,9 @@ impl Story {
         ];
         if let Some(without) = self.without_owner_ms {
             facts.push(("Without an owner", format!("{without} ms")));
+        }
+        for ApprovalDocument { role, by } in &self.approvals {
+            facts.push(("Approved", format!("{by}, as {role}")));
         }
         facts.push(("Estimated loss", format!("{} ms", self.estimated_loss_ms)));
         facts.retain(|(_, value)| !value.is_empty());

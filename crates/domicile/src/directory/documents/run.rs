@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use domicile_core::id::RunId;
 use domicile_core::runbook::file::Call;
-use domicile_core::runbook::{Intent, Plan, Step};
+use domicile_core::runbook::{Approval, Intent, Plan, Step, Wish};
 use serde::{Deserialize, Serialize};
 
 /// One execution of a runbook: what was wanted, and what was done so far. Any agent can continue
@@ -27,6 +27,10 @@ pub struct RunDocument {
     pub state: RunState,
     /// It has had partitions in its hands: what was granted is not asked about again.
     pub started: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wish: Option<WishDocument>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalDocument>,
     /// The region whose agent performs it now.
     pub executor: Option<String>,
     /// What the plan expected to be lost, in milliseconds of acknowledged work.
@@ -42,6 +46,22 @@ pub enum RunState {
     Succeeded,
     CalledOff,
     Overruled,
+    Aborted,
+    Unapproved,
+}
+
+/// What a person wants of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "wants", rename_all = "snake_case")]
+pub enum WishDocument {
+    Pause { by: String },
+    Abort { by: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalDocument {
+    pub role: String,
+    pub by: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +133,21 @@ pub fn lift_plan(document: &RunDocument) -> anyhow::Result<Plan> {
     }
 }
 
+pub fn lift_wish(wish: &WishDocument) -> Wish {
+    match wish {
+        WishDocument::Pause { by } => Wish::Pause { by: by.clone() },
+        WishDocument::Abort { by } => Wish::Abort { by: by.clone() },
+    }
+}
+
+pub fn lift_approvals(approvals: &[ApprovalDocument]) -> Vec<Approval> {
+    let lift = |ApprovalDocument { role, by }: &ApprovalDocument| Approval {
+        role: role.clone(),
+        by: by.clone(),
+    };
+    approvals.iter().map(lift).collect()
+}
+
 impl RunDocument {
     /// A run that was planned and not begun.
     pub fn new(plan: &Plan, runbook: RunbookDocument, started_by: &str) -> Self {
@@ -126,6 +161,8 @@ impl RunDocument {
             started_by: started_by.to_owned(),
             state: RunState::Running,
             started: false,
+            wish: None,
+            approvals: Vec::new(),
             executor: None,
             estimated_loss_ms: plan.estimate.loss.0,
             steps: plan.steps.iter().map(step).collect(),

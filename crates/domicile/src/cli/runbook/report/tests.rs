@@ -39,6 +39,8 @@ fn document() -> RunDocument {
         state: RunState::Succeeded,
         executor: Some("us".to_owned()),
         started: true,
+        wish: None,
+        approvals: Vec::new(),
         estimated_loss_ms: 0,
         steps: steps.to_vec(),
         journal: journal.map(entry).to_vec(),
