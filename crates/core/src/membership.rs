@@ -327,6 +327,7 @@ mod tests {
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            parts: BTreeMap::new(),
         }
     }
 

@@ -185,6 +185,7 @@ impl Observer {
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            parts: BTreeMap::new(),
         }
     }
 

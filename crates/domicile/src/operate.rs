@@ -17,6 +17,7 @@ use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
     Blocker, Effect, Facts, Intent, Next, Outcome, Plan, Recorded, ended, executor, failover, next,
+    part_of, range_of_part,
 };
 use domicile_core::time::Time;
 use sha2::{Digest, Sha256};
@@ -199,6 +200,7 @@ impl Operator {
             facts.canary_written = run.canary_written;
             facts.approvals = lift_approvals(&run.document.approvals);
             facts.run_known_for = facts.now.since(run.known_since);
+            facts.parts = self.parts_of(&run.plan, &facts.ownership);
             let in_hands = facts.ownership.ranges_of(&run.plan.run).next().is_some();
             if in_hands && !run.document.started {
                 run.document.started = true;
@@ -269,6 +271,15 @@ impl Operator {
                     }
                 }
             }
+            Effect::Begin { range, to } => {
+                let part = part_of(&run.plan.run, *range);
+                let intent = Intent::Switchover { range: *range, to: to.clone() };
+                let by = format!("run {}", run.plan.run);
+                // One that is there already was begun by another agent, or by this one before.
+                begin(&self.directory, &part, &Call::ready(&intent), None, facts, &by).await?;
+                self.journal(run, step, what).await?;
+                self.sees(&run_key(&part)).await?;
+            }
             Effect::WriteCanary { region } => {
                 self.journal(run, step, what).await?;
                 self.write_canary(region, &run.plan.run, &facts.ownership).await?;
@@ -276,6 +287,33 @@ impl Operator {
             }
         }
         Ok((known.0.clone(), known.1))
+    }
+
+    /// The runs that this one has begun, and how they ended, as far as is known here.
+    fn parts_of(
+        &self,
+        plan: &Plan,
+        ownership: &Ownership,
+    ) -> BTreeMap<PartitionRange, Option<Outcome>> {
+        if !matches!(plan.intent, Intent::Evacuation { .. }) {
+            return BTreeMap::new();
+        }
+        let view = self.runs.borrow().clone();
+        let documents = view.documents.values().filter_map(|(value, _)| lift_run(value));
+        let parts = documents.filter_map(|document| {
+            let id = RunId(document.run.clone());
+            let noted = outcome(&document).filter(|noted| ended(&id, Some(noted), ownership));
+            Some((range_of_part(&plan.run, &id)?, noted))
+        });
+        parts.collect()
+    }
+
+    /// Waits until a document that was written is seen here, too.
+    async fn sees(&self, key: &str) -> anyhow::Result<()> {
+        let mut runs = self.runs.clone();
+        let seen = runs.wait_for(|view| view.documents.contains_key(key));
+        timeout(CALL_TIMEOUT, seen).await.context("see what was written")??;
+        Ok(())
     }
 
     async fn seal(
@@ -384,11 +422,14 @@ impl Operator {
 }
 
 /// Why a run was not started.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Start {
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(Vec<plan::Refusal>),
     /// It would do something else than what was approved: the plan of this id.
+    #[error("it would not do any more what was planned: look at plan {0}")]
     Changed(String),
+    #[error("{0:#}")]
     Failed(anyhow::Error),
 }
 
@@ -403,10 +444,25 @@ pub async fn start(
     by: &str,
 ) -> Result<RunId, Start> {
     let run = RunId(uuid::Uuid::now_v7().to_string());
+    match begin(directory, &run, call, approved, facts, by).await? {
+        Written::At(_) => Ok(run),
+        Written::Conflict(_) => Err(Start::Failed(anyhow::anyhow!("run {run} exists"))),
+    }
+}
+
+/// The same for a run of this name; a conflict says that there is one already.
+async fn begin(
+    directory: &Directory,
+    run: &RunId,
+    call: &Call,
+    approved: Option<&str>,
+    facts: &Facts,
+    by: &str,
+) -> Result<Written, Start> {
     let failed = |error: anyhow::Error| Start::Failed(error);
     let runbook = Runbook::parse(&call.text).map_err(CallError::Runbook);
     let runbook = runbook.map_err(|error| failed(error.into()))?;
-    let plan = call.plan(&run).map_err(|error| failed(error.into()))?;
+    let plan = call.plan(run).map_err(|error| failed(error.into()))?;
     let plan = check(plan, facts).map_err(Start::Refused)?;
     let id = plan_id(&plan, facts);
     if approved.is_some_and(|approved| approved != id) {
@@ -415,12 +471,8 @@ pub async fn start(
     let Call { text, arguments } = call.clone();
     let runbook = RunbookDocument { name: runbook.name, text, arguments, plan: id };
     let document = RunDocument::new(&plan, runbook, by);
-    let written = directory.write(&run_key(&run), 0, Some(json(&document))).await;
-    match written {
-        Ok(Written::At(_)) => Ok(run),
-        Ok(Written::Conflict(_)) => Err(Start::Failed(anyhow::anyhow!("run {run} exists"))),
-        Err(error) => Err(Start::Failed(error.into())),
-    }
+    let written = directory.write(&run_key(run), 0, Some(json(&document))).await;
+    written.map_err(|error| failed(error.into()))
 }
 
 /// Returns the name of what a plan decides, as things stand: the same while it would do the same.
@@ -459,6 +511,7 @@ fn describe(effect: &Effect) -> String {
     match effect {
         Effect::Change(change) => format!("{change:?}"),
         Effect::Seal { regions, from } => format!("asks {regions:?} to seal the log of {from}"),
+        Effect::Begin { range, to } => format!("begins a switchover of partition {range} to {to}"),
         Effect::WriteCanary { region } => format!("writes a canary in region {region}"),
     }
 }

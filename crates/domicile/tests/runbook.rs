@@ -310,3 +310,57 @@ async fn an_abort_gives_back_what_was_taken(regions: &mut Regions) {
     assert_eq!(story["state"], "aborted", "{story:#}");
     assert_eq!(ask(regions, "ada", &["abort"]).1, 3, "it has ended");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_is_emptied_range_by_range_whoever_performs_it() {
+    let mut regions = world().await;
+    // Three ranges of eu: 0, 1 (which has moved and come back) and 2.
+    for to in ["ap", "eu"] {
+        let (said, code) = asked(&regions, &["switchover", "--partitions", "1", "--to", to]);
+        assert_eq!(code, 0, "{said:#}");
+    }
+    let called = ["evacuate-region", "from=eu", "to=us"];
+    let (planned, code) = asked(&regions, &[&["runbook", "plan"], &called[..]].concat());
+    assert_eq!(code, 0, "{planned:#}");
+    let moves: Vec<&str> = planned["moves"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|each| each["partitions"].as_str().unwrap())
+        .collect();
+    assert_eq!(moves, ["0", "1", "2"]);
+
+    regions.pause_agent("eu");
+    let mut run = begin(&regions, &called);
+    eventually("the first part has its partition in its hands", async || {
+        let (listed, _) = asked(&regions, &["partition", "show", "0-2"]);
+        let states: Vec<&str> =
+            listed.as_array().unwrap().iter().map(|each| each["state"].as_str().unwrap()).collect();
+        let expected = ["handing over to us", "owned", "owned"];
+        if states == expected { Ok(()) } else { Err(format!("{listed:#}")) }
+    })
+    .await;
+    assert_eq!(ask(&regions, "ada", &["pause"]).1, 0);
+    says(&regions, "evacuate-region", "paused by ada").await;
+    // Who performs it is killed, and another goes on: the part that is on its way does not wait.
+    regions.kill_agent("us");
+    regions.resume_agent("eu");
+    regions.start_agent("us").unwrap();
+    eventually("the first part has moved", async || {
+        let found = owned(&regions, "0");
+        if found == ("us".to_owned(), 2) { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    assert_eq!(owned(&regions, "1"), ("eu".to_owned(), 3), "no other is begun");
+    assert_eq!(ask(&regions, "ada", &["resume"]).1, 0);
+    assert!(run.wait().unwrap().success());
+    for (partition, epoch) in [("0", 2), ("1", 4), ("2", 2)] {
+        assert_eq!(owned(&regions, partition), ("us".to_owned(), epoch), "each moved once");
+    }
+    let (history, _) = asked(&regions, &["runbook", "history"]);
+    let succeeded = |run: &&Json| run["state"] == "succeeded";
+    assert_eq!(history.as_array().unwrap().iter().filter(succeeded).count(), 2 + 1 + 3);
+    let run = history[3]["run"].as_str().unwrap();
+    let (part, _) = asked(&regions, &["runbook", "report", &format!("{run}/1")]);
+    assert_eq!(part["started_by"].as_str().unwrap(), format!("run {run}"), "{part:#}");
+}

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use domicile_core::id::RunId;
+use domicile_core::id::{PartitionRange, RunId};
 use domicile_core::ownership::Ownership;
-use domicile_core::runbook::{Approval, Outcome, Plan, Recorded, Wish, ended};
+use domicile_core::runbook::{Approval, Outcome, Plan, Recorded, Wish, ended, range_of_part};
 
 /// `run/<id>`: a plan that is being carried out.
 #[derive(Clone, Debug)]
@@ -52,6 +52,18 @@ impl Snapshot {
         let open =
             |run: &&Rc<RunDocument>| !ended(&run.plan.run, run.outcome.as_ref(), &self.ownership);
         self.runs.values().filter(open)
+    }
+}
+
+impl Snapshot {
+    /// The runs that `run` has begun, and how they ended.
+    pub fn parts_of(&self, run: &RunId) -> BTreeMap<PartitionRange, Option<Outcome>> {
+        let parts = self.runs.iter().filter_map(|(id, part)| {
+            let noted = part.outcome.clone();
+            let end = noted.filter(|noted| ended(id, Some(noted), &self.ownership));
+            Some((range_of_part(run, id)?, end))
+        });
+        parts.collect()
     }
 }
 

@@ -17,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::id::{PartitionRange, RegionId};
+use crate::id::{PartitionRange, RegionId, RunId};
 use crate::lsn::{Cut, Frontier, Lsn};
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange};
@@ -47,12 +47,15 @@ pub enum Intent {
     },
     /// Planned: `to` takes `range` from whoever owns it, without losing a write.
     Switchover { range: PartitionRange, to: RegionId },
+    /// Planned: `to` takes everything that `from` owns, by a run for each range.
+    Evacuation { from: RegionId, to: RegionId },
 }
 
 impl Intent {
     pub fn to(&self) -> &RegionId {
         match self {
             Self::Failover { to, .. } | Self::Switchover { to, .. } => to,
+            Self::Evacuation { to, .. } => to,
         }
     }
 }
@@ -62,6 +65,7 @@ impl fmt::Display for Intent {
         match self {
             Self::Failover { from, to, .. } => write!(f, "failover of region {from} to {to}"),
             Self::Switchover { range, to } => write!(f, "switchover of partition {range} to {to}"),
+            Self::Evacuation { from, to } => write!(f, "evacuation of region {from} to {to}"),
         }
     }
 }
@@ -84,6 +88,8 @@ pub struct Facts {
     pub approvals: Vec<Approval>,
     /// How long the one who asks has known of this run, by its own clock.
     pub run_known_for: Millis,
+    /// The runs that this run has begun, by what they move, and how they ended.
+    pub parts: BTreeMap<PartitionRange, Option<Outcome>>,
 }
 
 /// A person has approved a run.
@@ -149,6 +155,18 @@ pub enum Effect {
     Seal { regions: Vec<RegionId>, from: RegionId },
     /// Have the new owner write through its own guard.
     WriteCanary { region: RegionId },
+    /// Begin a run of its own, named by [`part_of`], that moves this range.
+    Begin { range: PartitionRange, to: RegionId },
+}
+
+/// Returns the name of the run that moves `range` for `run`: always the same one.
+pub fn part_of(run: &RunId, range: PartitionRange) -> RunId {
+    RunId(format!("{run}/{range}"))
+}
+
+/// Returns what `part` moves when it is a run that `run` has begun.
+pub fn range_of_part(run: &RunId, part: &RunId) -> Option<PartitionRange> {
+    part.0.strip_prefix(&run.0)?.strip_prefix('/')?.parse().ok()
 }
 
 /// Why a step cannot be done yet.
@@ -184,6 +202,16 @@ pub enum Blocker {
     Paused {
         by: String,
     },
+    /// So many runs are to end first, or partitions of `from` are in other hands.
+    OnTheirWay {
+        runs: usize,
+        from: RegionId,
+    },
+    /// A run that moves this range would be refused.
+    NotNow {
+        range: PartitionRange,
+        reasons: Vec<plan::Refusal>,
+    },
     /// What the step waits for has just become true; the next look will say so.
     Settling,
 }
@@ -213,6 +241,14 @@ impl fmt::Display for Blocker {
                 write!(f, "{missing} more of role {role} to approve")
             }
             Self::Paused { by } => write!(f, "paused by {by}"),
+            Self::OnTheirWay { runs: 0, from } => {
+                write!(f, "another run has partitions of region {from} in its hands")
+            }
+            Self::OnTheirWay { runs, .. } => write!(f, "{runs} on their way"),
+            Self::NotNow { range, reasons } => {
+                let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+                write!(f, "partition {range} would be refused: {}", reasons.join("; "))
+            }
             Self::Settling => write!(f, "the facts are settling"),
             Self::NotRerouted { regions } => {
                 write!(f, "the gateways of {regions:?} do not know the new owner yet")

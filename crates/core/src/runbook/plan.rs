@@ -43,6 +43,7 @@ impl Plan {
             };
             let range = match &self.intent {
                 Intent::Failover { from: lost, .. } => (from == *lost).then_some(entry.range),
+                Intent::Evacuation { from: left, .. } => (from == *left).then_some(entry.range),
                 Intent::Switchover { range, to } => {
                     entry.range.overlap(range).filter(|_| from != *to)
                 }
@@ -109,6 +110,7 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
             check_failover(from, to, *attested, facts, &mut reasons);
         }
         Intent::Switchover { range, to } => check_switchover(*range, to, facts, &mut reasons),
+        Intent::Evacuation { from, to } => check_evacuation(from, to, facts, &mut reasons),
     }
     if !reasons.is_empty() {
         return Err(reasons);
@@ -138,6 +140,22 @@ fn check_failover(
     }
     if !facts.ownership.owns_anything(from) {
         reasons.push(Refusal::OwnsNothing(from.clone()));
+    }
+}
+
+fn check_evacuation(from: &RegionId, to: &RegionId, facts: &Facts, reasons: &mut Vec<Refusal>) {
+    if from == to {
+        return reasons.push(Refusal::SameRegion(to.clone()));
+    }
+    if !facts.regions.contains_key(from) {
+        return reasons.push(Refusal::NoSuchRegion(from.clone()));
+    }
+    let entries = facts.ownership.entries().iter();
+    let mut owned = entries.filter(|e| matches!(&e.state, State::Owned { by } if by == from));
+    // What is against one of them is against the others, too.
+    match owned.next() {
+        Some(entry) => check_switchover(entry.range, to, facts, reasons),
+        None => reasons.push(Refusal::OwnsNothing(from.clone())),
     }
 }
 
@@ -179,7 +197,7 @@ fn check_switchover(
 
 fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
     match intent {
-        Intent::Switchover { .. } => Estimate::default(),
+        Intent::Switchover { .. } | Intent::Evacuation { .. } => Estimate::default(),
         Intent::Failover { from, .. } => {
             let seen = facts.regions.get(from);
             let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| facts.rpo.runs_ahead());

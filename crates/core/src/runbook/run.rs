@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::step::ForEach;
 use super::{Blocker, Effect, Facts, Intent, Plan, Recorded, Step, Wish};
 use crate::id::{RegionId, RunId};
 use crate::outage::Outage;
@@ -60,6 +61,17 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
     let Some((i, step)) = open.into_iter().find(|(_, step)| !step.done(facts)) else {
         return Next::Finished(Outcome::Succeeded);
     };
+    if let Step::ForEach(each) = step
+        && let Some(outcome) = no_further(each, recorded, facts)
+    {
+        return match each.on_their_way(facts) {
+            0 => Next::Finished(outcome),
+            runs => {
+                let blocker = Blocker::OnTheirWay { runs, from: each.from.clone() };
+                Next::Wait { step: i, blocker }
+            }
+        };
+    }
     if let (Some(Wish::Pause { by }), false) = (&recorded.wish, in_hands) {
         return Next::Wait { step: i, blocker: Blocker::Paused { by: by.clone() } };
     }
@@ -77,6 +89,7 @@ pub fn too_late_to_abort(plan: &Plan, started: bool, ownership: &Ownership) -> O
     let in_hands = ownership.ranges_of(&plan.run).next().is_some();
     match &plan.intent {
         Intent::Failover { from, .. } if in_hands => Some(TooLate::Fenced(from.clone())),
+        Intent::Evacuation { .. } => None,
         _ => (started && !in_hands).then_some(TooLate::Granted),
     }
 }
@@ -144,7 +157,7 @@ fn taken_away(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Outcome
     if has_in_hands(plan, facts) {
         return None;
     }
-    let outcome = if recorded.started {
+    let outcome = if recorded.started || !facts.parts.is_empty() {
         lost_again(plan, facts)
     } else {
         settled_otherwise(plan, facts).or_else(|| not_to_begin(plan, recorded, facts))
@@ -173,7 +186,13 @@ fn lost_again(plan: &Plan, facts: &Facts) -> Option<Outcome> {
         Intent::Failover { to, .. } => {
             (!facts.ownership.owns_anything(to)).then_some(Outcome::Overruled)
         }
+        Intent::Evacuation { .. } => None,
     }
+}
+
+/// How a run of many parts ends that begins no other part. What has moved stays where it is.
+fn no_further(each: &ForEach, recorded: &Recorded, facts: &Facts) -> Option<Outcome> {
+    recorded.is_to_abort().then_some(Outcome::Aborted).or_else(|| each.failed(facts))
 }
 
 /// A failover that has fenced nothing, and need not any more.

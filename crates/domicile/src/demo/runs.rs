@@ -43,6 +43,7 @@ impl Told {
         let kind = match run.intent {
             IntentDocument::Failover { .. } => "failover",
             IntentDocument::Switchover { .. } => "switchover",
+            IntentDocument::Evacuation { .. } => "evacuation",
         };
         let mut news = Vec::new();
         for entry in run.journal.iter().skip(self.entries) {

@@ -13,7 +13,7 @@ use domicile_core::lsn::Cut;
 use domicile_core::ownership::{Ownership, OwnershipChange, State};
 use domicile_core::runbook::file::Call;
 use domicile_core::runbook::plan::check;
-use domicile_core::runbook::{Effect, Intent, Next, executor, failover, next};
+use domicile_core::runbook::{Effect, Intent, Next, Plan, executor, failover, next, part_of};
 use domicile_core::time::{Millis, Time};
 
 use super::{Agent, Context, Host, Output, send};
@@ -79,6 +79,7 @@ impl Agent {
         let Some(mut facts) = self.facts(host, cx.setup, cx.now, Some(id)) else { return };
         facts.run_known_for = self.known_runs.get(id).map_or(Millis(0), |since| now.since(*since));
         facts.approvals.clone_from(&run.approvals);
+        facts.parts = self.state.as_ref().map(|state| state.parts_of(id)).unwrap_or_default();
         if executor(&run.plan, &facts).as_ref() != Some(&host.id) {
             return;
         }
@@ -132,6 +133,13 @@ impl Agent {
                     self.deliver(host, cx, to, message);
                 }
             }
+            Effect::Begin { range, to } => {
+                let part = part_of(run, range);
+                if self.state.as_ref().is_some_and(|state| !state.runs.contains_key(&part)) {
+                    let plan = Plan::ready(&part, &Intent::Switchover { range, to });
+                    self.put_new_run(host, cx, plan);
+                }
+            }
             Effect::WriteCanary { region } => {
                 let to = cx.setup.index(&region).expect("regions never change here");
                 self.deliver(host, cx, to, Message::WriteCanary(run.clone()));
@@ -161,6 +169,20 @@ impl Agent {
             }
             Err(why) => cx.trace.line(cx.now, format_args!("{} cannot: {why}", host.id)),
         }
+    }
+
+    fn put_new_run(&self, host: &Host, cx: &mut Context<'_>, plan: Plan) {
+        let Some(ownership) = self.ownership() else { return };
+        let document = RunDocument {
+            revision: 0,
+            decided: plan.decided(ownership).into(),
+            plan: Rc::new(plan),
+            started: false,
+            wish: None,
+            approvals: Vec::new(),
+            outcome: None,
+        };
+        self.put_run(host, cx, &document);
     }
 
     fn put_run(&self, host: &Host, cx: &mut Context<'_>, run: &RunDocument) {
@@ -233,16 +255,7 @@ impl Agent {
         match check(plan, &facts) {
             Ok(plan) => {
                 cx.trace.line(cx.now, format_args!("{} starts {id}: {intent}", host.id));
-                let document = RunDocument {
-                    revision: 0,
-                    decided: plan.decided(&facts.ownership).into(),
-                    plan: Rc::new(plan),
-                    started: false,
-                    wish: None,
-                    approvals: Vec::new(),
-                    outcome: None,
-                };
-                self.put_run(host, cx, &document);
+                self.put_new_run(host, cx, plan);
             }
             Err(why) => {
                 let why = why[0].to_string();

@@ -12,6 +12,7 @@ use super::{Event, World};
 use crate::clock::{MS, Micros};
 use crate::directory::RunDocument;
 use crate::rng::Rng;
+use crate::setup::Setup;
 
 /// Draws numbers of his own: a seed means the same world with and without him.
 pub struct Operator {
@@ -28,8 +29,17 @@ impl Operator {
     }
 
     /// Returns the ready-made runbook for an intent, at times with people to be asked first.
-    pub fn call(&mut self, intent: &Intent) -> Call {
+    /// Some hand-overs become the evacuation of a whole region.
+    pub fn call(&mut self, intent: &Intent, setup: &Setup) -> Call {
         let mut call = Call::ready(intent);
+        if let (Intent::Switchover { to, .. }, true) = (intent, self.meddles)
+            && self.rng.chance(150)
+        {
+            let from = setup.regions[self.rng.index(setup.count())].clone();
+            call = Call::ready(&Intent::Evacuation { from, to: to.clone() });
+            let at_once = self.rng.between(1, 3).to_string();
+            call.arguments.insert("at_once".to_owned(), at_once);
+        }
         if self.meddles && self.rng.chance(400) {
             let (count, within) = (self.rng.between(1, 2), self.rng.between(1, 6));
             let asks = format!(

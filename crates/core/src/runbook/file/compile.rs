@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::{Action, Argument, Arguments, Kind, Runbook, Value};
 use crate::id::RunId;
 use crate::runbook::step::{
-    Approve, CatchUp, ConfirmOutage, Cut, Fence, Grant, HandOver, Reroute, Seal, Verify,
+    Approve, CatchUp, ConfirmOutage, Cut, Fence, ForEach, Grant, HandOver, Reroute, Seal, Verify,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -69,9 +69,12 @@ impl Runbook {
             Action::Fence { from, to } => {
                 Some(Intent::Failover { from: bound.value(from), to: bound.value(to), attested })
             }
+            Action::ForEach { range_of, to, .. } => {
+                Some(Intent::Evacuation { from: bound.value(range_of), to: bound.value(to) })
+            }
             _ => None,
         });
-        intents.next().expect("a sound runbook has a hand_over or a fence")
+        intents.next().expect("a sound runbook has a step that takes")
     }
 }
 
@@ -104,6 +107,10 @@ fn step(action: &Action, run: &RunId, intent: &Intent, bound: &Bound) -> Step {
         (Action::Verify, _) => Step::Verify(Verify { run, to }),
         (Action::HandOver { .. }, Intent::Switchover { range, .. }) => {
             Step::HandOver(HandOver { run, range: *range, to })
+        }
+        (Action::ForEach { at_once, .. }, Intent::Evacuation { from, .. }) => {
+            let (from, at_once) = (from.clone(), bound.value(at_once));
+            Step::ForEach(ForEach { run, from, to, at_once })
         }
         (Action::ConfirmOutage { .. }, Intent::Failover { from, attested, .. }) => {
             let (region, attested) = (from.clone(), *attested);

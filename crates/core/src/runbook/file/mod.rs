@@ -64,6 +64,7 @@ pub enum Action {
     ConfirmOutage { attest: Value<bool> },
     HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
     Fence { from: Value<RegionId>, to: Value<RegionId> },
+    ForEach { range_of: Value<RegionId>, to: Value<RegionId>, at_once: Value<u32> },
     Seal,
     Cut,
     CatchUp,
@@ -87,6 +88,7 @@ impl Action {
             Self::ConfirmOutage { .. } => "confirm_outage",
             Self::HandOver { .. } => "hand_over",
             Self::Fence { .. } => "fence",
+            Self::ForEach { .. } => "for_each",
             Self::Seal => "seal",
             Self::Cut => "cut",
             Self::CatchUp => "catch_up",
@@ -115,6 +117,11 @@ impl Action {
                 vec![("partitions", partitions.to_string()), ("to", to.to_string())]
             }
             Self::Fence { from, to } => vec![("from", from.to_string()), ("to", to.to_string())],
+            Self::ForEach { range_of, to, at_once } => vec![
+                ("range_of", range_of.to_string()),
+                ("to", to.to_string()),
+                ("at_once", at_once.to_string()),
+            ],
             Self::Seal | Self::Cut | Self::CatchUp => Vec::new(),
             Self::Grant | Self::Reroute | Self::Verify => Vec::new(),
         }

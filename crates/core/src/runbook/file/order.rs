@@ -13,7 +13,7 @@ pub(super) struct Placed {
 }
 
 /// The steps that take partitions away from their owner.
-const TAKES: &[&str] = &["hand_over", "fence"];
+const TAKES: &[&str] = &["hand_over", "fence", "for_each"];
 
 pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
     for (i, step) in steps.iter().enumerate() {
@@ -39,9 +39,15 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
                 refuse(format!("{path} is a {other}: a runbook moves something once"));
                 continue;
             }
-            if !has(after, &["grant"]) {
+            if name != "for_each" && !has(after, &["grant"]) {
                 refuse(format!("no grant comes after {name}: nobody could write any more"));
             }
+        }
+        if let (true, Some(next)) = (name == "for_each", after.first()) {
+            let next = next.kind.name;
+            refuse(format!(
+                "{next} follows it: the runs that it starts do everything there is to do"
+            ));
         }
         if name == "confirm_outage" && !has(steps, &["fence"]) {
             refuse("nothing comes of it: a runbook with confirm_outage has a fence".to_owned());
@@ -53,7 +59,11 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
     }
     if !has(steps, TAKES) {
         let line = steps.first().map_or(1, |step| step.line);
-        mistakes.add("step", line, "nothing moves: a runbook has a hand_over or a fence");
+        mistakes.add(
+            "step",
+            line,
+            "nothing moves: a runbook has a hand_over, a fence or a for_each",
+        );
     }
 }
 

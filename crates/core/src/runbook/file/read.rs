@@ -223,6 +223,12 @@ impl Reader {
                     (self.value(section, kind, "from"), self.value(section, kind, "to"));
                 Action::Fence { from: from?, to: to? }
             }
+            "for_each" => {
+                let range_of = self.value(section, kind, "range_of");
+                let to = self.value(section, kind, "to");
+                let at_once = self.value(section, kind, "at_once");
+                Action::ForEach { range_of: range_of?, to: to?, at_once: at_once? }
+            }
             "seal" => Action::Seal,
             "cut" => Action::Cut,
             "catch_up" => Action::CatchUp,

@@ -64,7 +64,7 @@ pub const STEPS: &[StepKind] = &[
             },
         ],
         after: &[],
-        meaning: "Waits for people: `domicile runbook approve RUN --role dba`. Stands before `hand_over` or `fence`: nobody could write while people are waited for. When owners or epochs have changed meanwhile, the run ends as `overruled`, because it would not do any more what was approved. May stand several times, for several roles.",
+        meaning: "Waits for people: `domicile runbook approve RUN --role dba`. Stands before `hand_over`, `fence` or `for_each`: nobody could write while people are waited for. When owners or epochs have changed meanwhile, the run ends as `overruled`, because it would not do any more what was approved. May stand several times, for several roles.",
     },
     StepKind {
         name: "confirm_outage",
@@ -102,6 +102,26 @@ pub const STEPS: &[StepKind] = &[
             because: "nobody has said that the region is gone",
         }],
         meaning: "Forced: takes everything that `from` owns away from it, by raising its epochs. There is no way back to `from` but another run after this one.",
+    },
+    StepKind {
+        name: "for_each",
+        keys: &[
+            Key {
+                name: "range_of",
+                kind: Kind::Region,
+                default: None,
+                meaning: "Whose ranges move: all that it owns, also what it is given meanwhile.",
+            },
+            Key { name: "to", kind: Kind::Region, default: None, meaning: "The new owner." },
+            Key {
+                name: "at_once",
+                kind: Kind::Number,
+                default: Some("1"),
+                meaning: "How many are on their way at the same time.",
+            },
+        ],
+        after: &[],
+        meaning: "Planned: starts a run of the ready-made `switchover` for each range that a region owns, in their order, and waits for them. A range that would be refused (the target is far behind) is waited for. When one does not succeed, no other is begun, and the run ends like that one. Paused or aborted, it begins no other; those on their way end, and what has moved stays where it is. Nothing follows it.",
     },
     StepKind {
         name: "seal",
@@ -216,7 +236,7 @@ A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
 
 ## Steps
 
-A runbook moves something once: it has one `hand_over` or one `fence`, and a `grant` after it. No step but `approve` stands in it twice. A step is asked,
+A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. No step but `approve` stands in it twice. A step is asked,
 never remembered: each looks at the facts and says whether it is done, what it waits for, or what to do. So any agent goes on with a run
 from wherever it is.
 ";

@@ -6,8 +6,11 @@ use super::Intent;
 use super::file::Arguments;
 
 /// Name and text of each, in the order in which they are listed.
-pub const READY: &[(&str, &str)] =
-    &[("failover", include_str!("failover.toml")), ("switchover", include_str!("switchover.toml"))];
+pub const READY: &[(&str, &str)] = &[
+    ("failover", include_str!("failover.toml")),
+    ("switchover", include_str!("switchover.toml")),
+    ("evacuate-region", include_str!("evacuate-region.toml")),
+];
 
 /// Returns the text of the ready-made runbook of this name.
 pub fn text(name: &str) -> Option<&'static str> {
@@ -30,6 +33,9 @@ pub fn of(intent: &Intent) -> (&'static str, Arguments) {
         ),
         Intent::Switchover { range, to } => {
             ("switchover", arguments(&[("partitions", range.to_string()), ("to", to.to_string())]))
+        }
+        Intent::Evacuation { from, to } => {
+            ("evacuate-region", arguments(&[("from", from.to_string()), ("to", to.to_string())]))
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A run, asked again and again while the facts change, goes through its steps once each.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::id::{Origin, PartitionRange, RunId};
 use crate::lsn::{Cut, Lsn};
@@ -7,7 +9,7 @@ use crate::outage::Outage;
 use crate::ownership::Ownership;
 use crate::progress::Rpo;
 use crate::runbook::file::{Arguments, Runbook};
-use crate::runbook::{Approval, RegionFacts, plan};
+use crate::runbook::{Approval, RegionFacts, part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
 
 fn region(name: &str) -> RegionId {
@@ -39,6 +41,7 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         canary_written: false,
         approvals: Vec::new(),
         run_known_for: Millis(0),
+        parts: BTreeMap::new(),
     }
 }
 
@@ -62,6 +65,9 @@ fn perform(facts: &mut Facts, effect: Effect) {
             }
         }
         Effect::WriteCanary { .. } => facts.canary_written = true,
+        Effect::Begin { range, .. } => {
+            assert_eq!(facts.parts.insert(range, None), None, "each is begun once");
+        }
     }
 }
 
@@ -85,6 +91,17 @@ fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
         Blocker::Unapproved { role, missing } => {
             let person = |i| Approval { role: role.clone(), by: format!("person {i}") };
             facts.approvals.extend((0..*missing).map(person));
+        }
+        // The first part that is on its way ends well.
+        Blocker::OnTheirWay { .. } => {
+            let mut parts = facts.parts.iter_mut();
+            let (range, end) = parts.find(|(_, end)| end.is_none()).unwrap();
+            *end = Some(Outcome::Succeeded);
+            let intent = Intent::Switchover { range: *range, to: plan.intent.to().clone() };
+            let moved = Plan::ready(&part_of(&plan.run, *range), &intent);
+            let mut part = Facts { parts: BTreeMap::new(), ..facts.clone() };
+            assert_eq!(play(&moved, &mut part).1, Outcome::Succeeded);
+            facts.ownership = part.ownership;
         }
         other => panic!("nothing settles {other}"),
     }
@@ -642,4 +659,83 @@ fn a_paused_run_still_gives_back_what_its_lost_target_cannot_take() {
     facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(0));
     let (_, outcome) = go_on_with(&plan, pause(true), &mut facts);
     assert_eq!(outcome, Outcome::CalledOff { back_to: region("eu") });
+}
+
+/// `eu` owns three ranges, and `us` shall have them two at a time.
+fn evacuation(facts: &mut Facts) -> Plan {
+    for (id, partition, to) in [("2", 4, "ap"), ("3", 1, "eu")] {
+        let range = PartitionRange::new(partition, partition);
+        let intent = Intent::Switchover { range, to: region(to) };
+        let other = plan(&RunId(id.into()), &intent, facts).unwrap();
+        play(&other, facts);
+        facts.canary_written = false;
+    }
+    let text = crate::runbook::ready::text("evacuate-region").unwrap();
+    let told = [("from", "eu"), ("to", "us"), ("at_once", "2")];
+    let told = told.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    Runbook::parse(text).unwrap().plan(&run(), &told).unwrap()
+}
+
+#[test]
+fn a_region_is_emptied_range_by_range_and_only_so_many_at_a_time() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded);
+    let (begun, waited) = ("do for_each", "wait for_each");
+    assert_eq!(story, [begun, begun, waited, begun, waited, waited]);
+    assert!(!facts.ownership.owns_anything(&region("eu")));
+    assert_eq!((owner(&facts, 1), owner(&facts, 4)), ("us".to_owned(), "ap".to_owned()));
+}
+
+#[test]
+fn when_one_part_is_called_off_no_other_is_begun() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    for _ in 0..2 {
+        let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+        perform(&mut facts, effect);
+    }
+    let called_off = Outcome::CalledOff { back_to: region("eu") };
+    *facts.parts.values_mut().next().unwrap() = Some(called_off.clone());
+    let runs = Blocker::OnTheirWay { runs: 1, from: region("eu") };
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Wait { step: 0, blocker: runs });
+    *facts.parts.values_mut().last().unwrap() = Some(Outcome::Succeeded);
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Finished(called_off));
+}
+
+#[test]
+fn an_evacuation_that_is_stopped_begins_no_other_part() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    assert_eq!(next(&plan, &abort(false), &facts), Next::Finished(Outcome::Aborted));
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    let held = |next: Next| match next {
+        Next::Wait { blocker, .. } => blocker.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(held(next(&plan, &pause(false), &facts)), "paused by ada");
+    assert_eq!(held(next(&plan, &abort(false), &facts)), "1 on their way");
+    assert_eq!(too_late_to_abort(&plan, false, &facts.ownership), None);
+    *facts.parts.values_mut().next().unwrap() = Some(Outcome::Succeeded);
+    assert_eq!(next(&plan, &abort(false), &facts), Next::Finished(Outcome::Aborted));
+}
+
+#[test]
+fn a_part_that_would_be_refused_is_waited_for() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    let eu = facts.regions.get_mut(&region("eu")).unwrap();
+    eu.staleness.insert(region("us"), Millis(60_000));
+    let Next::Wait { blocker, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    assert!(blocker.to_string().contains("\"us\" is 60.0s behind"), "{blocker}");
+}
+
+#[test]
+fn a_part_is_known_by_its_name() {
+    let range = PartitionRange::new(3, 5);
+    assert_eq!(range_of_part(&run(), &part_of(&run(), range)), Some(range));
+    assert_eq!(range_of_part(&run(), &RunId("12/3-5".into())), None);
+    assert_eq!(range_of_part(&run(), &run()), None);
 }

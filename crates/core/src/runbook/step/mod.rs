@@ -10,6 +10,7 @@ mod catch_up;
 mod confirm_outage;
 mod cut;
 mod fence;
+mod for_each;
 mod grant;
 mod hand_over;
 mod reroute;
@@ -21,6 +22,7 @@ pub use catch_up::CatchUp;
 pub use confirm_outage::ConfirmOutage;
 pub use cut::Cut;
 pub use fence::Fence;
+pub use for_each::ForEach;
 pub use grant::Grant;
 pub use hand_over::HandOver;
 pub use reroute::Reroute;
@@ -33,6 +35,7 @@ pub enum Step {
     ConfirmOutage(ConfirmOutage),
     HandOver(HandOver),
     Fence(Fence),
+    ForEach(ForEach),
     Seal(Seal),
     Cut(Cut),
     CatchUp(CatchUp),
@@ -48,6 +51,7 @@ macro_rules! each_step {
             Step::ConfirmOutage($step) => $answer,
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
+            Step::ForEach($step) => $answer,
             Step::Seal($step) => $answer,
             Step::Cut($step) => $answer,
             Step::CatchUp($step) => $answer,
@@ -66,6 +70,7 @@ impl Step {
             Self::ConfirmOutage(_) => "confirm_outage",
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",
+            Self::ForEach(_) => "for_each",
             Self::Seal(_) => "seal",
             Self::Cut(_) => "cut",
             Self::CatchUp(_) => "catch_up",

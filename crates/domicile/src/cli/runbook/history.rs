@@ -45,7 +45,11 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
             RunState::Aborted | RunState::Unapproved => Color::Yellow,
         };
         let plain = |text: &str| output.cell(text, Color::Reset);
-        let id: String = story.run.chars().take(ID_PRINTED).collect();
+        let (whole, part) = story.run.split_once('/').unwrap_or((&story.run, ""));
+        let mut id: String = whole.chars().take(ID_PRINTED).collect();
+        if !part.is_empty() {
+            id = format!("{id}/{part}");
+        }
         table.add_row([
             plain(&id),
             plain(&story.started_at),
@@ -74,10 +78,17 @@ pub async fn report(context: &Context, run: &str, format: Format) -> anyhow::Res
 pub async fn find(config: &Config, name: &str) -> anyhow::Result<RunDocument> {
     let mut runs = newest_first(config).await?;
     if name == "last" {
+        // One that another run has begun was not started by anybody.
+        runs.retain(|document| !document.run.contains('/'));
         let text = || UsageError("there has been no run yet".to_owned());
         return Ok(runs.into_iter().next().ok_or_else(text)?);
     }
-    runs.retain(|document| document.run.starts_with(name));
+    let exact = runs.iter().any(|document| document.run == name);
+    let whole = |run: &str| name.contains('/') || !run.contains('/');
+    runs.retain(|document| {
+        let run = document.run.as_str();
+        if exact { run == name } else { run.starts_with(name) && whole(run) }
+    });
     match runs.len() {
         0 => Err(UsageError(format!("there is no run {name} (domicile runbook history)")).into()),
         1 => Ok(runs.remove(0)),

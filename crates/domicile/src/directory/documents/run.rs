@@ -95,6 +95,7 @@ pub struct RunEntry {
 pub enum IntentDocument {
     Failover { from: String, to: String, attested: bool },
     Switchover { range: String, to: String },
+    Evacuation { from: String, to: String },
 }
 
 fn lower_intent(intent: &Intent) -> IntentDocument {
@@ -107,6 +108,9 @@ fn lower_intent(intent: &Intent) -> IntentDocument {
         Intent::Switchover { range, to } => {
             IntentDocument::Switchover { range: range.to_string(), to: to.to_string() }
         }
+        Intent::Evacuation { from, to } => {
+            IntentDocument::Evacuation { from: from.to_string(), to: to.to_string() }
+        }
     }
 }
 
@@ -117,6 +121,9 @@ pub fn lift_intent(intent: &IntentDocument) -> anyhow::Result<Intent> {
         }
         IntentDocument::Switchover { range, to } => {
             Intent::Switchover { range: range.parse()?, to: to.parse()? }
+        }
+        IntentDocument::Evacuation { from, to } => {
+            Intent::Evacuation { from: from.parse()?, to: to.parse()? }
         }
     })
 }
@@ -175,6 +182,7 @@ impl RunDocument {
             (Some(runbook), _) => &runbook.name,
             (None, IntentDocument::Failover { .. }) => "failover",
             (None, IntentDocument::Switchover { .. }) => "switchover",
+            (None, IntentDocument::Evacuation { .. }) => "evacuate-region",
         }
     }
 }
