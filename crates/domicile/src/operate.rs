@@ -17,7 +17,7 @@ use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
     Blocker, Effect, Facts, Intent, Next, Outcome, Plan, Recorded, ended, executor, failover, next,
-    part_of, range_of_part,
+    part_of, range_of_part, waits_for_people,
 };
 use domicile_core::time::Time;
 use sha2::{Digest, Sha256};
@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 use crate::complain::Complaint;
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
-    RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_approvals,
-    lift_intent, lift_plan, lift_wish, run_key,
+    RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_approvals, lift_plan,
+    lift_wish, run_key,
 };
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
@@ -139,13 +139,17 @@ impl Operator {
         Ok(())
     }
 
-    /// Is the same failover under way already?
+    /// Is the same failover under way already? One that waits for people is not.
     fn is_running(&self, intent: &Intent) -> bool {
-        let Intent::Failover { from, .. } = intent else { return false };
+        let Intent::Failover { from: lost, .. } = intent else { return false };
         let view = self.runs.borrow();
-        view.documents.values().filter_map(|(value, _)| lift_run(value)).any(|run| {
-            run.state == RunState::Running
-                && matches!(lift_intent(&run.intent), Ok(Intent::Failover { from: of, .. }) if of == *from)
+        let documents = view.documents.values().filter_map(|(value, _)| lift_run(value));
+        let mut running = documents.filter(|run| run.state == RunState::Running);
+        running.any(|run| {
+            let Ok(plan) = lift_plan(&run) else { return false };
+            let approvals = lift_approvals(&run.approvals);
+            matches!(&plan.intent, Intent::Failover { from, .. } if from == lost)
+                && !waits_for_people(&plan, run.started, &approvals)
         })
     }
 
@@ -392,7 +396,7 @@ impl Operator {
                 (RunState::CalledOff, format!("called off: region {back_to} stays the owner"))
             }
             Outcome::Overruled => (RunState::Overruled, "overruled by another run".to_owned()),
-            Outcome::Aborted => (RunState::Aborted, "aborted: nothing has moved".to_owned()),
+            Outcome::Aborted => (RunState::Aborted, "aborted".to_owned()),
             Outcome::Unapproved => (
                 RunState::Unapproved,
                 "nobody has approved it in time: nothing was done".to_owned(),

@@ -27,7 +27,7 @@ pub struct RunDocument {
 
 impl RunDocument {
     pub fn recorded(&self, ownership: &Ownership) -> Recorded {
-        let changed = *self.plan.decided(ownership) != *self.decided;
+        let changed = !self.started && *self.plan.decided(ownership) != *self.decided;
         Recorded { started: self.started, wish: self.wish.clone(), changed }
     }
 }

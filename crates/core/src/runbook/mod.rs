@@ -32,7 +32,7 @@ pub mod run;
 pub mod step;
 
 pub use plan::{Estimate, Plan, plan};
-pub use run::{Next, Outcome, TooLate, ended, executor, next, too_late_to_abort};
+pub use run::{Next, Outcome, TooLate, ended, executor, next, too_late_to_abort, waits_for_people};
 pub use step::Step;
 
 /// What somebody wants to happen.

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::step::ForEach;
-use super::{Blocker, Effect, Facts, Intent, Plan, Recorded, Step, Wish};
+use super::{Approval, Blocker, Effect, Facts, Intent, Plan, Recorded, Step, Wish};
 use crate::id::{RegionId, RunId};
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange, State};
@@ -27,7 +27,7 @@ pub enum Outcome {
     },
     /// Another run took the partitions over.
     Overruled,
-    /// A person wanted it to end, and nothing has moved.
+    /// A person wanted it to end: what it had in its hands has its old owners.
     Aborted,
     /// Nobody has approved it in time, and nothing has moved.
     Unapproved,
@@ -57,8 +57,8 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
         return Next::Finished(outcome);
     }
     let in_hands = has_in_hands(plan, facts);
-    let open = plan.steps.iter().enumerate().skip(first_open(plan, recorded, facts));
-    let Some((i, step)) = open.into_iter().find(|(_, step)| !step.done(facts)) else {
+    let mut open = plan.steps.iter().enumerate().skip(first_open(plan, recorded, facts));
+    let Some((i, step)) = open.find(|(_, step)| !step.done(facts)) else {
         return Next::Finished(Outcome::Succeeded);
     };
     if let Step::ForEach(each) = step
@@ -92,6 +92,15 @@ pub fn too_late_to_abort(plan: &Plan, started: bool, ownership: &Ownership) -> O
         Intent::Evacuation { .. } => None,
         _ => (started && !in_hands).then_some(TooLate::Granted),
     }
+}
+
+/// Does the run wait for people to approve it? Then nobody knows whether it will ever do anything.
+pub fn waits_for_people(plan: &Plan, started: bool, approvals: &[Approval]) -> bool {
+    let unapproved = |step: &Step| match step {
+        Step::Approve(approve) => approve.missing(approvals) > 0,
+        _ => false,
+    };
+    !started && plan.steps.iter().any(unapproved)
 }
 
 /// Returns the region whose agent should perform the run: the target, which has the least to wait

@@ -17,7 +17,7 @@ mod run;
 
 pub use run::{
     ApprovalDocument, IntentDocument, RunDocument, RunEntry, RunState, RunbookDocument,
-    StepDocument, WishDocument, lift_approvals, lift_intent, lift_plan, lift_wish,
+    StepDocument, WishDocument, lift_approvals, lift_plan, lift_wish,
 };
 
 /// The one document that says who owns what.

@@ -537,6 +537,8 @@ fn nothing_is_taken_before_enough_different_people_have_approved() {
         other => panic!("{other:?}"),
     };
     assert_eq!(missing(&facts), 2);
+    assert!(waits_for_people(&plan, false, &facts.approvals));
+    assert!(!waits_for_people(&plan, true, &facts.approvals));
     for (role, by, left) in
         [("dba", "ada", 1), ("dba", "ada", 1), ("developer", "grace", 1), ("dba", "grace", 0)]
     {
@@ -545,6 +547,7 @@ fn nothing_is_taken_before_enough_different_people_have_approved() {
             assert_eq!(missing(&facts), left, "{by} as {role}");
         }
     }
+    assert!(!waits_for_people(&plan, false, &facts.approvals));
     let (story, outcome) = play(&plan, &mut facts);
     assert_eq!(story[0], "do hand_over");
     assert_eq!(outcome, Outcome::Succeeded);
@@ -720,6 +723,19 @@ fn an_evacuation_that_is_stopped_begins_no_other_part() {
     assert_eq!(too_late_to_abort(&plan, false, &facts.ownership), None);
     *facts.parts.values_mut().next().unwrap() = Some(Outcome::Succeeded);
     assert_eq!(next(&plan, &abort(false), &facts), Next::Finished(Outcome::Aborted));
+}
+
+#[test]
+fn a_part_that_only_the_owners_tell_of_counts_as_on_its_way() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    for partition in [1, 3] {
+        let range = PartitionRange::new(partition, partition);
+        let (to, part) = (region("us"), part_of(&run(), range));
+        change(&mut facts, OwnershipChange::HandOver { range, to, run: part });
+    }
+    let runs = Blocker::OnTheirWay { runs: 2, from: region("eu") };
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Wait { step: 0, blocker: runs });
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Blocker, Effect, Facts};
 use crate::id::RunId;
+use crate::runbook::Approval;
 use crate::runbook::file::written;
 use crate::time::Millis;
 
@@ -25,11 +26,14 @@ impl Approve {
     }
 
     pub fn done(&self, facts: &Facts) -> bool {
-        self.missing(facts) == 0
+        self.missing(&facts.approvals) == 0
     }
 
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
-        Some(Blocker::Unapproved { role: self.role.clone(), missing: self.missing(facts) })
+        Some(Blocker::Unapproved {
+            role: self.role.clone(),
+            missing: self.missing(&facts.approvals),
+        })
     }
 
     pub fn effect(&self, _: &Facts) -> Option<Effect> {
@@ -41,8 +45,9 @@ impl Approve {
         !self.done(facts) && facts.run_known_for >= self.within
     }
 
-    fn missing(&self, facts: &Facts) -> usize {
-        let in_role = facts.approvals.iter().filter(|approval| approval.role == self.role);
+    /// How many have not approved yet.
+    pub fn missing(&self, approvals: &[Approval]) -> usize {
+        let in_role = approvals.iter().filter(|approval| approval.role == self.role);
         let people: BTreeSet<&str> = in_role.map(|approval| approval.by.as_str()).collect();
         (self.count as usize).saturating_sub(people.len())
     }

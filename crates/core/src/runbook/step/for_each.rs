@@ -3,11 +3,13 @@
 //! Each is a run by itself, named after this one and its range: so it is begun once, whoever asks
 //! again, and goes on by itself. What the region is given meanwhile moves, too.
 
+use std::collections::BTreeSet;
+
 use super::{Blocker, Effect, Facts};
 use crate::id::{PartitionRange, RegionId, RunId};
 use crate::ownership::State;
 use crate::runbook::plan::check;
-use crate::runbook::{Intent, Outcome, Plan, part_of};
+use crate::runbook::{Intent, Outcome, Plan, part_of, range_of_part};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForEach {
@@ -52,7 +54,11 @@ impl ForEach {
     }
 
     pub fn on_their_way(&self, facts: &Facts) -> usize {
-        facts.parts.values().filter(|outcome| outcome.is_none()).count()
+        // What is known of the owners may be newer than what is known of the runs.
+        let open = facts.parts.iter().filter(|(_, end)| end.is_none()).map(|(range, _)| *range);
+        let entries = facts.ownership.entries().iter();
+        let in_hands = entries.filter_map(|entry| range_of_part(&self.run, entry.state.run()?));
+        open.chain(in_hands).collect::<BTreeSet<_>>().len()
     }
 
     /// The first range that has not been begun. One that has moved and come back has been.

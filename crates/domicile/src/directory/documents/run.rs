@@ -114,7 +114,7 @@ fn lower_intent(intent: &Intent) -> IntentDocument {
     }
 }
 
-pub fn lift_intent(intent: &IntentDocument) -> anyhow::Result<Intent> {
+fn lift_intent(intent: &IntentDocument) -> anyhow::Result<Intent> {
     Ok(match intent {
         IntentDocument::Failover { from, to, attested } => {
             Intent::Failover { from: from.parse()?, to: to.parse()?, attested: *attested }
