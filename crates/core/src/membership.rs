@@ -325,6 +325,9 @@ mod tests {
             ]),
             seals: BTreeMap::new(),
             canary_written: false,
+            approvals: Vec::new(),
+            run_known_for: Millis(0),
+            parts: BTreeMap::new(),
         }
     }
 

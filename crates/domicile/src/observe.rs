@@ -186,6 +186,9 @@ impl Observer {
             regions,
             seals: BTreeMap::new(),
             canary_written: false,
+            approvals: Vec::new(),
+            run_known_for: Millis(0),
+            parts: BTreeMap::new(),
         }
     }
 

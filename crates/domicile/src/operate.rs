@@ -13,9 +13,14 @@ use domicile_core::config::Config;
 use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::Ownership;
+use domicile_core::runbook::file::{Call, CallError, Runbook};
+use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
-    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, ended, executor, failover, next, plan,
+    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, Recorded, ended, executor, failover, next,
+    part_of, range_of_part, waits_for_people,
 };
+use domicile_core::time::Time;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use crate::complain::Complaint;
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
-    RUN_PREFIX, RunDocument, RunEntry, RunState, json, lift_intent, run_key,
+    RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_approvals, lift_plan,
+    lift_wish, run_key,
 };
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
@@ -39,6 +45,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A wait that lasts this long is written into the run's journal.
 const WAIT_WORTH_TELLING: Duration = Duration::from_millis(250);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Enough that no two plans that a person compares have the same name.
+const PLAN_ID_BYTES: usize = 6;
 /// Pause after an effect that failed, so that a broken one is not hammered.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
@@ -60,12 +68,34 @@ struct Performing {
     document: RunDocument,
     revision: u64,
     plan: Plan,
+    /// When this agent has first seen it.
+    known_since: Time,
     seals: BTreeMap<RegionId, Vec<Cut>>,
     canary_written: bool,
     /// The last thing journaled, so that a wait is written down once.
     last: Option<(usize, String)>,
     /// What it waits for, and since when.
     waiting: Option<(usize, String, tokio::time::Instant)>,
+}
+
+impl Performing {
+    /// Keeps what was in memory of an earlier revision of the run's document.
+    fn after(self, kept: Option<Self>) -> Self {
+        let Some(kept) = kept else { return self };
+        let Self { document, revision, plan, .. } = self;
+        Self { document, revision, plan, waiting: None, ..kept }
+    }
+
+    /// What the journal says that the facts do not.
+    fn recorded(&self, facts: &Facts) -> Recorded {
+        let planned = self.document.runbook.as_ref().map(|called| &called.plan);
+        let changed = || planned.is_some_and(|planned| *planned != plan_id(&self.plan, facts));
+        Recorded {
+            started: self.document.started,
+            wish: self.document.wish.as_ref().map(lift_wish),
+            changed: !self.document.started && changed(),
+        }
+    }
 }
 
 impl Operator {
@@ -99,21 +129,27 @@ impl Operator {
         if *intent.to() != self.region || self.is_running(&intent) {
             return Ok(());
         }
-        match start(&self.directory, &intent, facts).await {
+        let by = format!("the agent of {}", self.region);
+        match start(&self.directory, &Call::ready(&intent), None, facts, &by).await {
             Ok(run) => tracing::warn!(%run, "{intent} starts: the outage is confirmed"),
             Err(Start::Refused(reasons)) => tracing::debug!("{intent} not started: {reasons:?}"),
+            Err(Start::Changed(_)) => unreachable!("nobody has approved another plan"),
             Err(Start::Failed(error)) => return Err(error),
         }
         Ok(())
     }
 
-    /// Is the same failover under way already?
+    /// Is the same failover under way already? One that waits for people is not.
     fn is_running(&self, intent: &Intent) -> bool {
-        let Intent::Failover { from, .. } = intent else { return false };
+        let Intent::Failover { from: lost, .. } = intent else { return false };
         let view = self.runs.borrow();
-        view.documents.values().filter_map(|(value, _)| lift_run(value)).any(|run| {
-            run.state == RunState::Running
-                && matches!(lift_intent(&run.intent), Ok(Intent::Failover { from: of, .. }) if of == *from)
+        let documents = view.documents.values().filter_map(|(value, _)| lift_run(value));
+        let mut running = documents.filter(|run| run.state == RunState::Running);
+        running.any(|run| {
+            let Ok(plan) = lift_plan(&run) else { return false };
+            let approvals = lift_approvals(&run.approvals);
+            matches!(&plan.intent, Intent::Failover { from, .. } if from == lost)
+                && !waits_for_people(&plan, run.started, &approvals)
         })
     }
 
@@ -122,32 +158,32 @@ impl Operator {
         let view = self.runs.borrow().clone();
         for (key, (value, revision)) in &view.documents {
             let Some(document) = lift_run(value) else { continue };
-            let Ok(intent) = lift_intent(&document.intent) else { continue };
-            let plan = Plan::resumed(&RunId(document.run.clone()), &intent);
-            if ended(&plan, outcome(&document).as_ref(), &facts.ownership) {
+            let id = RunId(document.run.clone());
+            if ended(&id, outcome(&document).as_ref(), &facts.ownership) {
                 performing.remove(key);
                 continue;
             }
             let known = performing.get(key).is_some_and(|p| p.revision >= *revision);
             if !known {
-                let kept = performing.remove(key);
-                let (seals, canary_written, last) = match kept {
-                    Some(kept) => (kept.seals, kept.canary_written, kept.last),
-                    None => Default::default(),
+                let plan = match lift_plan(&document) {
+                    Ok(plan) => plan,
+                    Err(error) => {
+                        tracing::error!("no step is taken: {error:#}");
+                        continue;
+                    }
                 };
-                let revision = *revision;
-                performing.insert(
-                    key.clone(),
-                    Performing {
-                        document,
-                        revision,
-                        plan,
-                        seals,
-                        canary_written,
-                        last,
-                        waiting: None,
-                    },
-                );
+                let kept = performing.remove(key);
+                let fresh = Performing {
+                    document,
+                    revision: *revision,
+                    plan,
+                    known_since: facts.now,
+                    seals: BTreeMap::new(),
+                    canary_written: false,
+                    last: None,
+                    waiting: None,
+                };
+                performing.insert(key.clone(), fresh.after(kept));
             }
             let Some(run) = performing.get_mut(key) else { continue };
             if executor(&run.plan, facts).as_ref() != Some(&self.region) {
@@ -166,6 +202,9 @@ impl Operator {
         loop {
             facts.seals.clone_from(&run.seals);
             facts.canary_written = run.canary_written;
+            facts.approvals = lift_approvals(&run.document.approvals);
+            facts.run_known_for = facts.now.since(run.known_since);
+            facts.parts = self.parts_of(&run.plan, &facts.ownership);
             let in_hands = facts.ownership.ranges_of(&run.plan.run).next().is_some();
             if in_hands && !run.document.started {
                 run.document.started = true;
@@ -173,7 +212,7 @@ impl Operator {
                 run.document.state = RunState::Running;
                 self.save(run).await?;
             }
-            let (step, effect) = match next(&run.plan, run.document.started, &facts) {
+            let (step, effect) = match next(&run.plan, &run.recorded(&facts), &facts) {
                 Next::Wait { step, blocker } => return self.wait(run, step, &blocker).await,
                 Next::Finished(outcome) => return self.finish(run, &outcome).await,
                 Next::Do { step, effect } => (step, effect),
@@ -238,6 +277,15 @@ impl Operator {
                     }
                 }
             }
+            Effect::Begin { range, to } => {
+                let part = part_of(&run.plan.run, *range);
+                let intent = Intent::Switchover { range: *range, to: to.clone() };
+                let by = format!("run {}", run.plan.run);
+                // One that is there already was begun by another agent, or by this one before.
+                begin(&self.directory, &part, &Call::ready(&intent), None, facts, &by).await?;
+                self.journal(run, step, what).await?;
+                self.sees(&run_key(&part)).await?;
+            }
             Effect::WriteCanary { region } => {
                 self.journal(run, step, what).await?;
                 self.write_canary(region, &run.plan.run, &facts.ownership).await?;
@@ -245,6 +293,33 @@ impl Operator {
             }
         }
         Ok((known.0.clone(), known.1))
+    }
+
+    /// The runs that this one has begun, and how they ended, as far as is known here.
+    fn parts_of(
+        &self,
+        plan: &Plan,
+        ownership: &Ownership,
+    ) -> BTreeMap<PartitionRange, Option<Outcome>> {
+        if !matches!(plan.intent, Intent::Evacuation { .. }) {
+            return BTreeMap::new();
+        }
+        let view = self.runs.borrow().clone();
+        let documents = view.documents.values().filter_map(|(value, _)| lift_run(value));
+        let parts = documents.filter_map(|document| {
+            let id = RunId(document.run.clone());
+            let noted = outcome(&document).filter(|noted| ended(&id, Some(noted), ownership));
+            Some((range_of_part(&plan.run, &id)?, noted))
+        });
+        parts.collect()
+    }
+
+    /// Waits until a document that was written is seen here, too.
+    async fn sees(&self, key: &str) -> anyhow::Result<()> {
+        let mut runs = self.runs.clone();
+        let seen = runs.wait_for(|view| view.documents.contains_key(key));
+        timeout(CALL_TIMEOUT, seen).await.context("see what was written")??;
+        Ok(())
     }
 
     async fn seal(
@@ -323,6 +398,11 @@ impl Operator {
                 (RunState::CalledOff, format!("called off: region {back_to} stays the owner"))
             }
             Outcome::Overruled => (RunState::Overruled, "overruled by another run".to_owned()),
+            Outcome::Aborted => (RunState::Aborted, "aborted".to_owned()),
+            Outcome::Unapproved => (
+                RunState::Unapproved,
+                "nobody has approved it in time: nothing was done".to_owned(),
+            ),
         };
         run.document.state = state;
         let last = run.plan.steps.len();
@@ -348,23 +428,63 @@ impl Operator {
 }
 
 /// Why a run was not started.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Start {
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(Vec<plan::Refusal>),
+    /// It would do something else than what was approved: the plan of this id.
+    #[error("it would not do any more what was planned: look at plan {0}")]
+    Changed(String),
+    #[error("{0:#}")]
     Failed(anyhow::Error),
 }
 
-/// Plans `intent` and writes the run into the directory, where an agent takes it up.
-pub async fn start(directory: &Directory, intent: &Intent, facts: &Facts) -> Result<RunId, Start> {
+/// Plans a call and writes the run into the directory, where an agent takes it up.
+///
+/// `approved` is the id of the plan that somebody has seen, if anybody did.
+pub async fn start(
+    directory: &Directory,
+    call: &Call,
+    approved: Option<&str>,
+    facts: &Facts,
+    by: &str,
+) -> Result<RunId, Start> {
     let run = RunId(uuid::Uuid::now_v7().to_string());
-    let plan = plan(&run, intent, facts).map_err(Start::Refused)?;
-    let document = RunDocument::new(&plan);
-    let written = directory.write(&run_key(&run), 0, Some(json(&document))).await;
-    match written {
-        Ok(Written::At(_)) => Ok(run),
-        Ok(Written::Conflict(_)) => Err(Start::Failed(anyhow::anyhow!("run {run} exists"))),
-        Err(error) => Err(Start::Failed(error.into())),
+    match begin(directory, &run, call, approved, facts, by).await? {
+        Written::At(_) => Ok(run),
+        Written::Conflict(_) => Err(Start::Failed(anyhow::anyhow!("run {run} exists"))),
     }
+}
+
+/// The same for a run of this name; a conflict says that there is one already.
+async fn begin(
+    directory: &Directory,
+    run: &RunId,
+    call: &Call,
+    approved: Option<&str>,
+    facts: &Facts,
+    by: &str,
+) -> Result<Written, Start> {
+    let failed = |error: anyhow::Error| Start::Failed(error);
+    let runbook = Runbook::parse(&call.text).map_err(CallError::Runbook);
+    let runbook = runbook.map_err(|error| failed(error.into()))?;
+    let plan = call.plan(run).map_err(|error| failed(error.into()))?;
+    let plan = check(plan, facts).map_err(Start::Refused)?;
+    let id = plan_id(&plan, facts);
+    if approved.is_some_and(|approved| approved != id) {
+        return Err(Start::Changed(id));
+    }
+    let Call { text, arguments } = call.clone();
+    let runbook = RunbookDocument { name: runbook.name, text, arguments, plan: id };
+    let document = RunDocument::new(&plan, runbook, by);
+    let written = directory.write(&run_key(run), 0, Some(json(&document))).await;
+    written.map_err(|error| failed(error.into()))
+}
+
+/// Returns the name of what a plan decides, as things stand: the same while it would do the same.
+pub fn plan_id(plan: &Plan, facts: &Facts) -> String {
+    let digest = Sha256::digest(plan.decided(&facts.ownership));
+    digest.iter().take(PLAN_ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn lift_run(value: &[u8]) -> Option<RunDocument> {
@@ -380,6 +500,8 @@ fn outcome(document: &RunDocument) -> Option<Outcome> {
         RunState::Succeeded => Some(Outcome::Succeeded),
         // Whom it went back to is in the journal; that it ended is what counts here.
         RunState::CalledOff | RunState::Overruled => Some(Outcome::Overruled),
+        RunState::Aborted => Some(Outcome::Aborted),
+        RunState::Unapproved => Some(Outcome::Unapproved),
     }
 }
 
@@ -395,6 +517,7 @@ fn describe(effect: &Effect) -> String {
     match effect {
         Effect::Change(change) => format!("{change:?}"),
         Effect::Seal { regions, from } => format!("asks {regions:?} to seal the log of {from}"),
+        Effect::Begin { range, to } => format!("begins a switchover of partition {range} to {to}"),
         Effect::WriteCanary { region } => format!("writes a canary in region {region}"),
     }
 }

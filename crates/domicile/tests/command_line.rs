@@ -60,6 +60,45 @@ fn exit_codes_are_as_documented() {
 }
 
 #[test]
+fn runbooks_are_listed_shown_and_checked_without_a_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let sound = written(folder.path(), SOUND);
+    let runbook = |arguments: &[&str]| {
+        domicile(&[&["--config", sound.as_str(), "runbook"][..], arguments].concat())
+    };
+    let output = runbook(&["show", "switchover", "--toml"]);
+    assert!(output.status.success());
+    let (mine, wrong) =
+        (folder.path().join("runbooks/mine.toml"), folder.path().join("wrong.toml"));
+    std::fs::create_dir(folder.path().join("runbooks")).unwrap();
+    std::fs::write(&mine, &output.stdout).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap().replace("catch_up", "catch_us");
+    std::fs::write(&wrong, text).unwrap();
+    let (mine, wrong) = (mine.to_str().unwrap(), wrong.to_str().unwrap());
+
+    let output = runbook(&["list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<&str> =
+        listed.as_array().unwrap().iter().map(|each| each["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["failover", "switchover", "evacuate-region", "mine"]);
+    let code = |arguments: &[&str]| runbook(arguments).status.code().unwrap();
+    assert_eq!(code(&["show", "mine"]), 0);
+    assert_eq!(code(&["show", mine]), 0);
+    assert_eq!(code(&["show", "yours"]), 2);
+    assert_eq!(code(&["show", wrong]), 2, "there is nothing to show");
+    assert_eq!(code(&["lint", mine]), 0);
+    assert_eq!(code(&["lint", mine, wrong]), 3);
+    assert_eq!(code(&["lint", "/nonexistent/runbook.toml"]), 2);
+    let output = runbook(&["lint", wrong]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("wrong.toml: line 19: step[2].do: \"catch_us\" is not a step"), "{said}");
+    assert_eq!(code(&["plan", "mine", "to=us"]), 2, "partitions are missing");
+    assert_eq!(code(&["plan", "mine", "to=us", "partitions=4", "to=eu"]), 2);
+    assert_eq!(code(&["run", "mine", "to=us", "partitions=4"]), 2, "a run names its plan");
+    assert_eq!(code(&["plan", "mine", "to=us", "partitions=4"]), 1, "no directory answers");
+}
+
+#[test]
 fn a_cause_is_told_once() {
     let output = domicile(&["--config", "/nonexistent/domicile.toml", "check"]);
     let said = String::from_utf8(output.stderr).unwrap();

@@ -7,18 +7,29 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use domicile_core::id::RunId;
+use domicile_core::id::{PartitionRange, RunId};
 use domicile_core::ownership::Ownership;
-use domicile_core::runbook::{Outcome, Plan, ended};
+use domicile_core::runbook::{Approval, Outcome, Plan, Recorded, Wish, ended, range_of_part};
 
 /// `run/<id>`: a plan that is being carried out.
 #[derive(Clone, Debug)]
 pub struct RunDocument {
     pub revision: u64,
     pub plan: Rc<Plan>,
+    /// What the plan decided when it was made.
+    pub decided: Rc<str>,
     /// The run has, or had, partitions in its hands.
     pub started: bool,
+    pub wish: Option<Wish>,
+    pub approvals: Vec<Approval>,
     pub outcome: Option<Outcome>,
+}
+
+impl RunDocument {
+    pub fn recorded(&self, ownership: &Ownership) -> Recorded {
+        let changed = !self.started && *self.plan.decided(ownership) != *self.decided;
+        Recorded { started: self.started, wish: self.wish.clone(), changed }
+    }
 }
 
 pub type Runs = BTreeMap<RunId, Rc<RunDocument>>;
@@ -39,8 +50,20 @@ pub struct Snapshot {
 impl Snapshot {
     pub fn open_runs(&self) -> impl Iterator<Item = &Rc<RunDocument>> {
         let open =
-            |run: &&Rc<RunDocument>| !ended(&run.plan, run.outcome.as_ref(), &self.ownership);
+            |run: &&Rc<RunDocument>| !ended(&run.plan.run, run.outcome.as_ref(), &self.ownership);
         self.runs.values().filter(open)
+    }
+}
+
+impl Snapshot {
+    /// The runs that `run` has begun, and how they ended.
+    pub fn parts_of(&self, run: &RunId) -> BTreeMap<PartitionRange, Option<Outcome>> {
+        let parts = self.runs.iter().filter_map(|(id, part)| {
+            let noted = part.outcome.clone();
+            let end = noted.filter(|noted| ended(id, Some(noted), &self.ownership));
+            Some((range_of_part(run, id)?, end))
+        });
+        parts.collect()
     }
 }
 

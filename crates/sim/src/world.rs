@@ -23,7 +23,10 @@ use crate::trace::Trace;
 use crate::workload::Workload;
 
 mod client;
+mod operator;
 mod rest;
+
+use operator::Operator;
 
 /// After healing, everything must have come to rest within this time.
 const REST_WITHIN: Micros = 60 * SECOND;
@@ -46,6 +49,7 @@ pub struct World {
     trace: Trace,
     weather: Weather,
     workload: Workload,
+    operator: Operator,
     heal_at: Micros,
     healed: bool,
     last_session: u64,
@@ -81,6 +85,8 @@ enum Event {
         session: u64,
     },
     Order,
+    /// The operator looks at what is under way.
+    Meddle,
     /// The last region becomes a member, as soon as it may.
     Join,
     Strike,
@@ -119,6 +125,7 @@ impl World {
             trace: Trace::new(keep_trace),
             weather: Weather::choose(&mut rng),
             workload: Workload::choose(&mut rng),
+            operator: Operator::choose(seed),
             heal_at: rng.between(10, 25) * SECOND,
             healed: false,
             last_session: 0,
@@ -132,6 +139,7 @@ impl World {
         }
         world.at(2 * SECOND, Event::Strike);
         world.at(SECOND, Event::Order);
+        world.at(SECOND, Event::Meddle);
         world.at(world.heal_at, Event::Heal);
         if let Some(joins_at) = world.setup.joins_at {
             world.at(joins_at, Event::Join);
@@ -203,6 +211,7 @@ impl World {
             Event::Check { region, start, session } => self.check(region, start, session),
             Event::Commit { region, start, session } => self.commit(region, start, session),
             Event::Order => self.order(),
+            Event::Meddle => self.meddle(),
             Event::Join => self.join(),
             Event::Strike => self.strike(),
             Event::End(end) => self.end(end),

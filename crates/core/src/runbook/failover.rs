@@ -1,26 +1,10 @@
-//! The forced runbook: a region is gone, another takes its partitions.
+//! Which failover does nobody have to ask for?
 
-use super::step::{CatchUp, ConfirmOutage, Cut, Fence, Grant, Reroute, Seal, Step, Verify};
 use super::{Facts, Intent};
 use crate::config::FailoverPolicy;
-use crate::id::{RegionId, RunId};
+use crate::id::RegionId;
 use crate::lsn::{Frontier, Lsn};
 use crate::outage::Outage;
-
-/// The steps, in the order in which they are asked.
-pub fn steps(run: &RunId, from: &RegionId, to: &RegionId, attested: bool) -> Vec<Step> {
-    let (run, from, to) = (run.clone(), from.clone(), to.clone());
-    vec![
-        Step::ConfirmOutage(ConfirmOutage { run: run.clone(), region: from.clone(), attested }),
-        Step::Fence(Fence { run: run.clone(), from: from.clone() }),
-        Step::Seal(Seal { run: run.clone(), from: from.clone() }),
-        Step::Cut(Cut { run: run.clone(), from: from.clone() }),
-        Step::CatchUp(CatchUp { run: run.clone(), to: to.clone() }),
-        Step::Grant(Grant { run: run.clone(), to: to.clone() }),
-        Step::Reroute(Reroute { run: run.clone() }),
-        Step::Verify(Verify { run, to }),
-    ]
-}
 
 /// Returns the failover that nobody has to ask for: a confirmed outage of a region that owns
 /// something which no run has in its hands yet.

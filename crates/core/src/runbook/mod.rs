@@ -10,12 +10,14 @@
 //! | `plan.rs` | may this be started, and what will it cost? |
 //! | `run.rs` | which step is it at? |
 //! | `step/*.rs` | one step each, the same four functions |
-//! | `failover.rs`, `switchover.rs` | the lists, as an operator reads them |
+//! | `file/` | what does a runbook's file say? |
+//! | `ready/*.toml` | the lists of steps, as an operator reads them |
+//! | `failover.rs` | which failover does nobody have to ask for? |
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::id::{PartitionRange, RegionId};
+use crate::id::{PartitionRange, RegionId, RunId};
 use crate::lsn::{Cut, Frontier, Lsn};
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange};
@@ -23,13 +25,14 @@ use crate::progress::Rpo;
 use crate::time::{Millis, Time};
 
 pub mod failover;
+pub mod file;
 pub mod plan;
+pub mod ready;
 pub mod run;
 pub mod step;
-pub mod switchover;
 
 pub use plan::{Estimate, Plan, plan};
-pub use run::{Next, Outcome, ended, executor, next};
+pub use run::{Next, Outcome, TooLate, ended, executor, next, too_late_to_abort, waits_for_people};
 pub use step::Step;
 
 /// What somebody wants to happen.
@@ -44,12 +47,15 @@ pub enum Intent {
     },
     /// Planned: `to` takes `range` from whoever owns it, without losing a write.
     Switchover { range: PartitionRange, to: RegionId },
+    /// Planned: `to` takes everything that `from` owns, by a run for each range.
+    Evacuation { from: RegionId, to: RegionId },
 }
 
 impl Intent {
     pub fn to(&self) -> &RegionId {
         match self {
             Self::Failover { to, .. } | Self::Switchover { to, .. } => to,
+            Self::Evacuation { to, .. } => to,
         }
     }
 }
@@ -59,6 +65,7 @@ impl fmt::Display for Intent {
         match self {
             Self::Failover { from, to, .. } => write!(f, "failover of region {from} to {to}"),
             Self::Switchover { range, to } => write!(f, "switchover of partition {range} to {to}"),
+            Self::Evacuation { from, to } => write!(f, "evacuation of region {from} to {to}"),
         }
     }
 }
@@ -77,6 +84,38 @@ pub struct Facts {
     pub seals: BTreeMap<RegionId, Vec<Cut>>,
     /// A write went through the guard of the new owner, for this run.
     pub canary_written: bool,
+    /// Who has approved this run.
+    pub approvals: Vec<Approval>,
+    /// How long the one who asks has known of this run, by its own clock.
+    pub run_known_for: Millis,
+    /// The runs that this run has begun, by what they move, and how they ended.
+    pub parts: BTreeMap<PartitionRange, Option<Outcome>>,
+}
+
+/// A person has approved a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    pub role: String,
+    pub by: String,
+}
+
+/// What a run's journal says that the world does not show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// The run has, or had, partitions in its hands.
+    pub started: bool,
+    pub wish: Option<Wish>,
+    /// Things are not any more as they were when it was planned.
+    pub changed: bool,
+}
+
+/// What a person wants of a run that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Stop where every partition has an owner, and wait.
+    Pause { by: String },
+    /// Give back what was taken, and end.
+    Abort { by: String },
 }
 
 /// What is known of one region.
@@ -116,6 +155,18 @@ pub enum Effect {
     Seal { regions: Vec<RegionId>, from: RegionId },
     /// Have the new owner write through its own guard.
     WriteCanary { region: RegionId },
+    /// Begin a run of its own, named by [`part_of`], that moves this range.
+    Begin { range: PartitionRange, to: RegionId },
+}
+
+/// Returns the name of the run that moves `range` for `run`: always the same one.
+pub fn part_of(run: &RunId, range: PartitionRange) -> RunId {
+    RunId(format!("{run}/{range}"))
+}
+
+/// Returns what `part` moves when it is a run that `run` has begun.
+pub fn range_of_part(run: &RunId, part: &RunId) -> Option<PartitionRange> {
+    part.0.strip_prefix(&run.0)?.strip_prefix('/')?.parse().ok()
 }
 
 /// Why a step cannot be done yet.
@@ -143,6 +194,24 @@ pub enum Blocker {
     NotRerouted {
         regions: Vec<RegionId>,
     },
+    /// So many people have not approved yet.
+    Unapproved {
+        role: String,
+        missing: usize,
+    },
+    Paused {
+        by: String,
+    },
+    /// So many runs are to end first, or partitions of `from` are in other hands.
+    OnTheirWay {
+        runs: usize,
+        from: RegionId,
+    },
+    /// A run that moves this range would be refused.
+    NotNow {
+        range: PartitionRange,
+        reasons: Vec<plan::Refusal>,
+    },
     /// What the step waits for has just become true; the next look will say so.
     Settling,
 }
@@ -167,6 +236,18 @@ impl fmt::Display for Blocker {
             }
             Self::Behind { region, needs, has } => {
                 write!(f, "region {region} is at {has} and needs {needs}")
+            }
+            Self::Unapproved { role, missing } => {
+                write!(f, "{missing} more of role {role} to approve")
+            }
+            Self::Paused { by } => write!(f, "paused by {by}"),
+            Self::OnTheirWay { runs: 0, from } => {
+                write!(f, "another run has partitions of region {from} in its hands")
+            }
+            Self::OnTheirWay { runs, .. } => write!(f, "{runs} on their way"),
+            Self::NotNow { range, reasons } => {
+                let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+                write!(f, "partition {range} would be refused: {}", reasons.join("; "))
             }
             Self::Settling => write!(f, "the facts are settling"),
             Self::NotRerouted { regions } => {

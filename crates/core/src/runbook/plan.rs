@@ -1,8 +1,12 @@
 //! May this be started, and what will it cost?
 
-use super::{Blocker, Facts, Intent, Step, failover, switchover};
-use crate::id::{RegionId, RunId};
+use std::fmt::Write;
+
+use super::file::Call;
+use super::{Blocker, Facts, Intent, Step};
+use crate::id::{Epoch, PartitionRange, RegionId, RunId};
 use crate::outage::Outage;
+use crate::ownership::{Ownership, State};
 use crate::publication::PASSED_OVER;
 use crate::time::Millis;
 
@@ -20,15 +24,56 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Returns the plan that an intent was approved as. Its steps follow from the intent alone, so
-    /// that any agent can continue a run from its record.
-    pub fn resumed(run: &RunId, intent: &Intent) -> Self {
-        let steps = match intent {
-            Intent::Failover { from, to, attested } => failover::steps(run, from, to, *attested),
-            Intent::Switchover { range, to } => switchover::steps(run, *range, to),
-        };
-        Self { run: run.clone(), intent: intent.clone(), steps, estimate: Estimate::default() }
+    pub(super) fn new(run: &RunId, intent: Intent, steps: Vec<Step>) -> Self {
+        Self { run: run.clone(), intent, steps, estimate: Estimate::default() }
     }
+
+    /// Returns what the ready-made runbook for an intent does.
+    pub fn ready(run: &RunId, intent: &Intent) -> Self {
+        let plan = Call::ready(intent).plan(run);
+        plan.expect("a ready-made runbook is sound, and takes what its intent tells")
+    }
+
+    /// Returns what would change its owner, as things stand.
+    pub fn moves(&self, ownership: &Ownership) -> Vec<Move> {
+        let moves = ownership.entries().iter().filter_map(|entry| {
+            let from = match &entry.state {
+                State::Owned { by } | State::HandingOver { by, .. } => by.clone(),
+                State::Fenced { .. } => return None,
+            };
+            let range = match &self.intent {
+                Intent::Failover { from: lost, .. } => (from == *lost).then_some(entry.range),
+                Intent::Evacuation { from: left, .. } => (from == *left).then_some(entry.range),
+                Intent::Switchover { range, to } => {
+                    entry.range.overlap(range).filter(|_| from != *to)
+                }
+            }?;
+            Some(Move { range, epoch: entry.epoch, from, to: self.intent.to().clone() })
+        });
+        moves.collect()
+    }
+
+    /// Returns what is decided, in words: while this stays the same, the run does what was planned.
+    pub fn decided(&self, ownership: &Ownership) -> String {
+        let mut text = format!("{}\n", self.intent);
+        for step in &self.steps {
+            let _ = writeln!(text, "{}: {}", step.name(), step.explain());
+        }
+        for Move { range, epoch, from, to } in self.moves(ownership) {
+            let _ = writeln!(text, "partition {range}: epoch {epoch}, from {from} to {to}");
+        }
+        text
+    }
+}
+
+/// Partitions that would change their owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub range: PartitionRange,
+    /// The present one.
+    pub epoch: Epoch,
+    pub from: RegionId,
+    pub to: RegionId,
 }
 
 /// What the plan is expected to cost, from the facts it was made of.
@@ -40,8 +85,14 @@ pub struct Estimate {
     pub lease_wait: Millis,
 }
 
-/// Returns the plan for `intent`, or every reason why it must not be started.
+/// Returns the plan of the ready-made runbook for `intent`, or every reason why it must not be started.
 pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
+    check(Plan::ready(run, intent), facts)
+}
+
+/// Returns the plan with what it is expected to cost, or every reason why it must not be started.
+pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
+    let intent = &plan.intent;
     let mut reasons = Vec::new();
     let to = intent.to();
     match facts.regions.get(to) {
@@ -59,11 +110,12 @@ pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Ref
             check_failover(from, to, *attested, facts, &mut reasons);
         }
         Intent::Switchover { range, to } => check_switchover(*range, to, facts, &mut reasons),
+        Intent::Evacuation { from, to } => check_evacuation(from, to, facts, &mut reasons),
     }
     if !reasons.is_empty() {
         return Err(reasons);
     }
-    Ok(Plan { estimate: estimate(intent, facts), ..Plan::resumed(run, intent) })
+    Ok(Plan { estimate: estimate(intent, facts), ..plan })
 }
 
 fn check_failover(
@@ -91,8 +143,24 @@ fn check_failover(
     }
 }
 
+fn check_evacuation(from: &RegionId, to: &RegionId, facts: &Facts, reasons: &mut Vec<Refusal>) {
+    if from == to {
+        return reasons.push(Refusal::SameRegion(to.clone()));
+    }
+    if !facts.regions.contains_key(from) {
+        return reasons.push(Refusal::NoSuchRegion(from.clone()));
+    }
+    let entries = facts.ownership.entries().iter();
+    let mut owned = entries.filter(|e| matches!(&e.state, State::Owned { by } if by == from));
+    // What is against one of them is against the others, too.
+    match owned.next() {
+        Some(entry) => check_switchover(entry.range, to, facts, reasons),
+        None => reasons.push(Refusal::OwnsNothing(from.clone())),
+    }
+}
+
 fn check_switchover(
-    range: crate::id::PartitionRange,
+    range: PartitionRange,
     to: &RegionId,
     facts: &Facts,
     reasons: &mut Vec<Refusal>,
@@ -129,7 +197,7 @@ fn check_switchover(
 
 fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
     match intent {
-        Intent::Switchover { .. } => Estimate::default(),
+        Intent::Switchover { .. } | Intent::Evacuation { .. } => Estimate::default(),
         Intent::Failover { from, .. } => {
             let seen = facts.regions.get(from);
             let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| facts.rpo.runs_ahead());
@@ -160,11 +228,11 @@ pub enum Refusal {
     #[error("region \"{0}\" owns nothing that could be taken over")]
     OwnsNothing(RegionId),
     #[error("there is no partition {0}")]
-    NoSuchPartition(crate::id::PartitionRange),
+    NoSuchPartition(PartitionRange),
     #[error("partition {0} has no owner now: another run has it in its hands")]
-    NoOwner(crate::id::PartitionRange),
+    NoOwner(PartitionRange),
     #[error("partition {range} already belongs to region \"{to}\"")]
-    AlreadyOwner { range: crate::id::PartitionRange, to: RegionId },
+    AlreadyOwner { range: PartitionRange, to: RegionId },
     #[error("the owner, region \"{0}\", is silent: a planned hand-over needs it; use failover")]
     OwnerSilent(RegionId),
     #[error(

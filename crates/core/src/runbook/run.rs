@@ -1,7 +1,10 @@
 //! Which step is a run at?
 
-use super::{Blocker, Effect, Facts, Intent, Plan, Step};
-use crate::id::RegionId;
+use thiserror::Error;
+
+use super::step::ForEach;
+use super::{Approval, Blocker, Effect, Facts, Intent, Plan, Recorded, Step, Wish};
+use crate::id::{RegionId, RunId};
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange, State};
 
@@ -24,37 +27,88 @@ pub enum Outcome {
     },
     /// Another run took the partitions over.
     Overruled,
+    /// A person wanted it to end: what it had in its hands has its old owners.
+    Aborted,
+    /// Nobody has approved it in time, and nothing has moved.
+    Unapproved,
 }
 
-/// Returns what to do about `plan`, given what is true now.
+/// Why a run cannot be aborted any more.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TooLate {
+    #[error(
+        "the fence stands: what region \"{0}\" has written ends where the others say, and nobody may write \
+         before that is known; let the run end, then hand the partitions back by another"
+    )]
+    Fenced(RegionId),
+    #[error("the new owner is named already: hand the partitions back by another run")]
+    Granted,
+}
+
+/// Returns what to do about `plan`, given what is true now and what its journal says.
 ///
-/// `started` says whether the run ever had partitions in its hands, as far as its journal knows. The
-/// ownership knows it too: whichever is older here is not believed.
-pub fn next(plan: &Plan, started: bool, facts: &Facts) -> Next {
+/// The journal says whether the run ever had partitions in its hands, and the ownership knows it too:
+/// whichever is older here is not believed.
+///
+/// A wish never leaves a partition without an owner: what is in the run's hands is handed back, or
+/// brought to its end, first.
+pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
     let had_its_turn = facts.ownership.had_its_turn(&plan.run);
-    if started && !had_its_turn {
+    if recorded.started && !had_its_turn {
         return Next::Wait { step: 0, blocker: Blocker::Settling };
     }
-    let started = had_its_turn;
-    if let Some(next) = call_off(plan, facts) {
+    let recorded = &Recorded { started: had_its_turn, ..recorded.clone() };
+    if let Some(next) = call_off(plan, recorded, facts) {
         return next;
     }
-    if let Some(outcome) = taken_away(plan, started, facts) {
+    if let Some(outcome) = taken_away(plan, recorded, facts) {
         return Next::Finished(outcome);
     }
-    for (i, step) in plan.steps.iter().enumerate().skip(first_open(plan, started, facts)) {
-        if step.done(facts) {
-            continue;
-        }
-        if let Some(blocker) = step.blocked(facts) {
-            return Next::Wait { step: i, blocker };
-        }
-        return match step.effect(facts) {
-            Some(effect) => Next::Do { step: i, effect },
-            None => Next::Wait { step: i, blocker: Blocker::Settling },
+    let in_hands = has_in_hands(plan, facts);
+    let mut open = plan.steps.iter().enumerate().skip(first_open(plan, recorded, facts));
+    let Some((i, step)) = open.find(|(_, step)| !step.done(facts)) else {
+        return Next::Finished(Outcome::Succeeded);
+    };
+    if let Step::ForEach(each) = step
+        && let Some(outcome) = no_further(each, recorded, facts)
+    {
+        return match each.on_their_way(facts) {
+            0 => Next::Finished(outcome),
+            runs => {
+                let blocker = Blocker::OnTheirWay { runs, from: each.from.clone() };
+                Next::Wait { step: i, blocker }
+            }
         };
     }
-    Next::Finished(Outcome::Succeeded)
+    if let (Some(Wish::Pause { by }), false) = (&recorded.wish, in_hands) {
+        return Next::Wait { step: i, blocker: Blocker::Paused { by: by.clone() } };
+    }
+    if let Some(blocker) = step.blocked(facts) {
+        return Next::Wait { step: i, blocker };
+    }
+    match step.effect(facts) {
+        Some(effect) => Next::Do { step: i, effect },
+        None => Next::Wait { step: i, blocker: Blocker::Settling },
+    }
+}
+
+/// Returns why a run that goes on would not heed the wish to abort it.
+pub fn too_late_to_abort(plan: &Plan, started: bool, ownership: &Ownership) -> Option<TooLate> {
+    let in_hands = ownership.ranges_of(&plan.run).next().is_some();
+    match &plan.intent {
+        Intent::Failover { from, .. } if in_hands => Some(TooLate::Fenced(from.clone())),
+        Intent::Evacuation { .. } => None,
+        _ => (started && !in_hands).then_some(TooLate::Granted),
+    }
+}
+
+/// Does the run wait for people to approve it? Then nobody knows whether it will ever do anything.
+pub fn waits_for_people(plan: &Plan, started: bool, approvals: &[Approval]) -> bool {
+    let unapproved = |step: &Step| match step {
+        Step::Approve(approve) => approve.missing(approvals) > 0,
+        _ => false,
+    };
+    !started && plan.steps.iter().any(unapproved)
 }
 
 /// Returns the region whose agent should perform the run: the target, which has the least to wait
@@ -74,16 +128,18 @@ pub fn executor(plan: &Plan, facts: &Facts) -> Option<RegionId> {
 ///
 /// One that has partitions in its hands has not, whatever was noted: an executor may have called
 /// it off while another was already changing the directory for it.
-pub fn ended(plan: &Plan, noted: Option<&Outcome>, ownership: &Ownership) -> bool {
-    noted.is_some() && ownership.ranges_of(&plan.run).next().is_none()
+pub fn ended(run: &RunId, noted: Option<&Outcome>, ownership: &Ownership) -> bool {
+    noted.is_some() && ownership.ranges_of(run).next().is_none()
 }
 
-/// A planned hand-over whose target is lost goes back to the old owners, at a new epoch.
-fn call_off(plan: &Plan, facts: &Facts) -> Option<Next> {
+/// A planned hand-over whose target is lost, or that is aborted, goes back to the old owners, at a
+/// new epoch.
+fn call_off(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Next> {
     let Intent::Switchover { to, .. } = &plan.intent else { return None };
-    if !facts.lease_over(to) {
+    if !facts.lease_over(to) && !recorded.is_to_abort() {
         return None;
     }
+    let step = plan.steps.iter().position(|step| matches!(step, Step::HandOver(_)))?;
     let mut in_hands = facts.ownership.ranges_of(&plan.run).peekable();
     in_hands.peek()?;
     let draining = in_hands.find_map(|entry| match &entry.state {
@@ -91,10 +147,10 @@ fn call_off(plan: &Plan, facts: &Facts) -> Option<Next> {
         _ => None,
     });
     Some(match draining {
-        Some(region) => Next::Wait { step: 0, blocker: Blocker::Draining { region } },
+        Some(region) => Next::Wait { step, blocker: Blocker::Draining { region } },
         None => {
             let back = OwnershipChange::HandBack { run: plan.run.clone() };
-            Next::Do { step: 0, effect: Effect::Change(back) }
+            Next::Do { step, effect: Effect::Change(back) }
         }
     })
 }
@@ -104,22 +160,35 @@ fn call_off(plan: &Plan, facts: &Facts) -> Option<Next> {
 /// A run that had partitions and has none left has granted them. Asking its earlier steps again
 /// would judge what happened since: a lost region that is back and owns something anew would be
 /// waited for, or fenced again.
-fn first_open(plan: &Plan, started: bool, facts: &Facts) -> usize {
-    let in_hands = facts.ownership.ranges_of(&plan.run).next().is_some();
+fn first_open(plan: &Plan, recorded: &Recorded, facts: &Facts) -> usize {
     let grant = plan.steps.iter().position(|step| matches!(step, Step::Grant(_)));
     match grant {
-        Some(grant) if started && !in_hands => grant + 1,
+        Some(grant) if recorded.started && !has_in_hands(plan, facts) => grant + 1,
         _ => 0,
     }
 }
 
-/// Nothing is in this run's hands, and the target does not have what the run was for.
-fn taken_away(plan: &Plan, started: bool, facts: &Facts) -> Option<Outcome> {
-    if facts.ownership.ranges_of(&plan.run).next().is_some() {
+/// Nothing is in this run's hands, and the target does not have what the run was for; or nothing
+/// was ever, and nothing shall be.
+fn taken_away(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Outcome> {
+    if has_in_hands(plan, facts) {
         return None;
     }
+    let outcome = if recorded.started || !facts.parts.is_empty() {
+        lost_again(plan, facts)
+    } else {
+        settled_otherwise(plan, facts).or_else(|| not_to_begin(plan, recorded, facts))
+    };
+    match outcome {
+        Some(Outcome::CalledOff { .. }) if recorded.is_to_abort() => Some(Outcome::Aborted),
+        outcome => outcome,
+    }
+}
+
+/// A run that had partitions has given them to somebody; not to its target, or not for long.
+fn lost_again(plan: &Plan, facts: &Facts) -> Option<Outcome> {
     match &plan.intent {
-        Intent::Switchover { range, to } if started => {
+        Intent::Switchover { range, to } => {
             let entries = facts.ownership.entries().iter();
             let mut meant = entries.filter(|e| e.range.overlap(range).is_some());
             let lost = meant.find(|e| !matches!(&e.state, State::Owned { by } if by == to))?;
@@ -130,24 +199,59 @@ fn taken_away(plan: &Plan, started: bool, facts: &Facts) -> Option<Outcome> {
                 _ => Outcome::Overruled,
             })
         }
-        Intent::Switchover { .. } => None,
         // Granted, and lost again: there is nothing left that a canary could be written to.
-        Intent::Failover { to, .. } if started => {
+        Intent::Failover { to, .. } => {
             (!facts.ownership.owns_anything(to)).then_some(Outcome::Overruled)
         }
-        Intent::Failover { from, attested, .. } => {
-            let seen = facts.regions.get(from).and_then(|region| region.outage.as_ref());
-            if !facts.ownership.owns_anything(from) {
-                // Another run was faster.
-                Some(Outcome::Overruled)
-            } else if !attested && seen == Some(&Outage::None) {
-                Some(Outcome::CalledOff { back_to: from.clone() })
-            } else {
-                None
-            }
-        }
+        Intent::Evacuation { .. } => None,
+    }
+}
+
+/// How a run of many parts ends that begins no other part. What has moved stays where it is.
+fn no_further(each: &ForEach, recorded: &Recorded, facts: &Facts) -> Option<Outcome> {
+    recorded.is_to_abort().then_some(Outcome::Aborted).or_else(|| each.failed(facts))
+}
+
+/// A failover that has fenced nothing, and need not any more.
+fn settled_otherwise(plan: &Plan, facts: &Facts) -> Option<Outcome> {
+    let Intent::Failover { from, attested, .. } = &plan.intent else { return None };
+    let seen = facts.regions.get(from).and_then(|region| region.outage.as_ref());
+    if !facts.ownership.owns_anything(from) {
+        // Another run was faster.
+        Some(Outcome::Overruled)
+    } else if !attested && seen == Some(&Outage::None) {
+        Some(Outcome::CalledOff { back_to: from.clone() })
+    } else {
+        None
+    }
+}
+
+/// People have a say before anything is taken from anybody.
+fn not_to_begin(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Outcome> {
+    let mut approvals = plan.steps.iter().filter_map(|step| match step {
+        Step::Approve(approve) => Some(approve),
+        _ => None,
+    });
+    let asks = approvals.clone().next().is_some();
+    if recorded.is_to_abort() {
+        Some(Outcome::Aborted)
+    } else if asks && recorded.changed {
+        // While it waited, what it was approved for has become something else.
+        Some(Outcome::Overruled)
+    } else {
+        approvals.any(|approve| approve.expired(facts)).then_some(Outcome::Unapproved)
+    }
+}
+
+fn has_in_hands(plan: &Plan, facts: &Facts) -> bool {
+    facts.ownership.ranges_of(&plan.run).next().is_some()
+}
+
+impl Recorded {
+    fn is_to_abort(&self) -> bool {
+        matches!(self.wish, Some(Wish::Abort { .. }))
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

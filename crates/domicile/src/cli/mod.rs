@@ -26,8 +26,10 @@ mod migrate;
 mod output;
 mod outside;
 mod partition;
+mod planned;
 mod region;
 mod reseed;
+mod runbook;
 mod runs;
 mod status;
 mod verify;
@@ -43,6 +45,7 @@ Examples:
   domicile agent --region eu                                 run a region's agent
   domicile status                                            how is every region?
   domicile switchover --from eu --to us                      move partitions, losing nothing
+  domicile runbook list                                      what can be run, ready-made and your own
   domicile journal list --region eu                          what lost, and why
   domicile migrate add-column.sql                            run DDL in every region
   domicile verify                                            do all regions hold the same rows?
@@ -106,6 +109,8 @@ enum Command {
     Failover(runs::Failover),
     /// Move partitions while everything is well
     Switchover(runs::Switchover),
+    /// Read, check, plan and run runbooks, and see what became of a run
+    Runbook(runbook::RunbookCommand),
     /// Show what lost against another region's change
     Journal(journal::Journal),
     /// Compare the rows of all regions, and repair those that differ
@@ -197,6 +202,7 @@ impl Cli {
             Command::Plan(command) => command.run(&context).await,
             Command::Failover(command) => command.run(&context).await,
             Command::Switchover(command) => command.run(&context).await,
+            Command::Runbook(command) => command.run(&context).await,
             Command::Journal(command) => command.run(&context).await,
             Command::Verify(command) => command.run(&context).await,
             Command::Reseed(command) => command.run(&context).await,

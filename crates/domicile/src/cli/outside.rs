@@ -76,6 +76,9 @@ impl Outside {
             regions: regions.collect(),
             seals: BTreeMap::new(),
             canary_written: false,
+            approvals: Vec::new(),
+            run_known_for: Millis(0),
+            parts: BTreeMap::new(),
         }
     }
 

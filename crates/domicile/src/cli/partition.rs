@@ -5,6 +5,7 @@ use comfy_table::Color;
 use domicile_core::id::{PartitionRange, RegionId};
 use domicile_core::ownership::{Entry, State};
 use domicile_core::runbook::Intent;
+use domicile_core::runbook::file::Call;
 use serde::Serialize;
 
 use super::output::trimmed;
@@ -79,8 +80,8 @@ impl Partition {
                 print(context, &rows)?;
             }
             PartitionCommand::Move { range, to } => {
-                let intents = [Intent::Switchover { range, to }];
-                return start_and_follow(context, &config, &outside, &intents).await;
+                let calls = [Call::ready(&Intent::Switchover { range, to })];
+                return start_and_follow(context, &config, &outside, &calls, None).await;
             }
         }
         Ok(Exit::Done)

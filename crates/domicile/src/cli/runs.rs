@@ -7,11 +7,13 @@ use clap::{Args, Subcommand};
 use domicile_core::config::Config;
 use domicile_core::id::{PartitionRange, RegionId, RunId};
 use domicile_core::ownership::State;
-use domicile_core::runbook::{Intent, plan};
-use serde_json::json;
+use domicile_core::runbook::Intent;
+use domicile_core::runbook::file::Call;
 
 use super::outside::Outside;
+use super::planned::Planned;
 use super::{Context, Exit, UsageError};
+use crate::directory::Client as Directory;
 use crate::directory::documents::{RunDocument, RunState, run_key};
 use crate::operate::{Start, start};
 
@@ -78,21 +80,21 @@ enum PlanCommand {
 }
 
 impl Failover {
-    fn intents(&self) -> Vec<Intent> {
+    fn calls(&self) -> Vec<Call> {
         let (from, to) = (self.from.clone(), self.to.clone());
-        vec![Intent::Failover { from, to, attested: self.attest }]
+        vec![Call::ready(&Intent::Failover { from, to, attested: self.attest })]
     }
 
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         let outside = Outside::look(&config).await?;
-        start_and_follow(context, &config, &outside, &self.intents()).await
+        start_and_follow(context, &config, &outside, &self.calls(), None).await
     }
 }
 
 impl Switchover {
-    /// One intent for each range that the region owns.
-    fn intents(&self, outside: &Outside) -> anyhow::Result<Vec<Intent>> {
+    /// One call for each range that the region owns.
+    fn calls(&self, outside: &Outside) -> anyhow::Result<Vec<Call>> {
         let ranges: Vec<PartitionRange> = match (&self.from, self.partitions) {
             (_, Some(range)) => vec![range],
             (Some(from), None) => outside
@@ -108,15 +110,15 @@ impl Switchover {
             let from = self.from.as_ref().map_or_else(String::new, ToString::to_string);
             return Err(UsageError(format!("region {from} owns nothing to move")).into());
         }
-        let to = |range| Intent::Switchover { range, to: self.to.clone() };
+        let to = |range| Call::ready(&Intent::Switchover { range, to: self.to.clone() });
         Ok(ranges.into_iter().map(to).collect())
     }
 
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         let outside = Outside::look(&config).await?;
-        let intents = self.intents(&outside)?;
-        start_and_follow(context, &config, &outside, &intents).await
+        let calls = self.calls(&outside)?;
+        start_and_follow(context, &config, &outside, &calls, None).await
     }
 }
 
@@ -124,70 +126,50 @@ impl Plan {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         let outside = Outside::look(&config).await?;
-        let intents = match &self.command {
-            PlanCommand::Failover(failover) => failover.intents(),
-            PlanCommand::Switchover(switchover) => switchover.intents(&outside)?,
+        let (name, calls) = match &self.command {
+            PlanCommand::Failover(failover) => ("failover", failover.calls()),
+            PlanCommand::Switchover(switchover) => ("switchover", switchover.calls(&outside)?),
         };
         let facts = outside.facts(&config);
-        let mut plans = Vec::new();
-        let mut refused = false;
-        for intent in &intents {
-            let planned = plan(&RunId("planned".into()), intent, &facts);
-            refused |= planned.is_err();
-            let (steps, estimate, reasons) = match &planned {
-                Ok(plan) => {
-                    let steps = plan.steps.iter().map(|s| (s.name(), s.explain())).collect();
-                    (steps, Some(plan.estimate), Vec::new())
-                }
-                Err(reasons) => {
-                    (Vec::new(), None, reasons.iter().map(ToString::to_string).collect())
-                }
-            };
-            if context.output.is_json() {
-                plans.push(json!({
-                    "intent": intent.to_string(),
-                    "steps": steps.iter().map(|(n, e): &(&str, String)| json!({"name": n, "explain": e})).collect::<Vec<_>>(),
-                    "estimated_loss_ms": estimate.map(|e| e.loss.0),
-                    "lease_wait_ms": estimate.map(|e| e.lease_wait.0),
-                    "reasons_against": reasons,
-                }));
-                continue;
-            }
-            context.output.print(&format!("Plan: {intent}"))?;
-            for (i, (name, explain)) in steps.iter().enumerate() {
-                context.output.print(&format!("  {}. {name:<15} {explain}", i + 1))?;
-            }
-            if let Some(estimate) = estimate {
-                context.output.print(&format!(
-                    "  estimated loss: {} of acknowledged writes; wait for the old lease: {}",
-                    estimate.loss, estimate.lease_wait
-                ))?;
-            }
-            for reason in &reasons {
-                context.output.print(&format!("  refused: {reason}"))?;
-            }
-        }
+        let plans = calls.iter().map(|call| Planned::new(name, call, &facts));
+        let plans = plans.collect::<Result<Vec<Planned>, _>>()?;
         if context.output.is_json() {
-            context.output.print_json(&plans)?;
+            context.output.print_json(&plans.iter().map(Planned::json).collect::<Vec<_>>())?;
+        } else {
+            for plan in &plans {
+                context.output.print(&plan.text())?;
+            }
         }
+        let refused = plans.iter().any(Planned::is_refused);
         Ok(if refused { Exit::Refused } else { Exit::Done })
     }
 }
 
-/// Starts a run for each intent and tells what happens until all have ended.
+/// Starts a run for each call and tells what happens until all have ended.
+///
+/// `approved` is the id of the plan that a person has seen.
 pub async fn start_and_follow(
     context: &Context,
     config: &Config,
     outside: &Outside,
-    intents: &[Intent],
+    calls: &[Call],
+    approved: Option<&str>,
 ) -> anyhow::Result<Exit> {
     let facts = outside.facts(config);
     let mut runs = Vec::new();
-    for intent in intents {
-        match start(&outside.directory, intent, &facts).await {
+    for call in calls {
+        let by = person();
+        match start(&outside.directory, call, approved, &facts, &by).await {
             Ok(run) => runs.push(run),
             Err(Start::Failed(error)) => return Err(error),
+            Err(Start::Changed(id)) => {
+                eprintln!(
+                    "domicile: refused: it would not do any more what was planned: look at plan {id}"
+                );
+                return Ok(Exit::Refused);
+            }
             Err(Start::Refused(reasons)) => {
+                let intent = call.plan(&RunId("refused".into()))?.intent;
                 for reason in reasons {
                     eprintln!("domicile: {intent} refused: {reason}");
                 }
@@ -197,7 +179,7 @@ pub async fn start_and_follow(
     }
     let mut documents = Vec::new();
     for run in &runs {
-        documents.push(follow(context, outside, run).await?);
+        documents.push(follow(context, &outside.directory, run).await?);
     }
     if context.output.is_json() {
         context.output.print_json(&documents)?;
@@ -206,12 +188,22 @@ pub async fn start_and_follow(
     Ok(if succeeded { Exit::Done } else { Exit::Failed })
 }
 
+/// Who types, as far as the operating system says: for the record, not for permission.
+pub fn person() -> String {
+    let named = |name: &str| std::env::var(name).ok().filter(|name| !name.is_empty());
+    named("USER").or_else(|| named("LOGNAME")).unwrap_or_else(|| "somebody".to_owned())
+}
+
 /// Prints a run's journal as it grows, on standard error, until the run has ended.
-async fn follow(context: &Context, outside: &Outside, run: &RunId) -> anyhow::Result<RunDocument> {
+pub async fn follow(
+    context: &Context,
+    directory: &Directory,
+    run: &RunId,
+) -> anyhow::Result<RunDocument> {
     let mut told = 0;
     let mut started = None;
     loop {
-        let document = outside.directory.get(&run_key(run)).await?;
+        let document = directory.get(&run_key(run)).await?;
         let document = document.with_context(|| format!("run {run} is gone"))?;
         let document: RunDocument = serde_json::from_slice(&document.value)?;
         for entry in &document.journal[told.min(document.journal.len())..] {

@@ -43,6 +43,7 @@ impl Told {
         let kind = match run.intent {
             IntentDocument::Failover { .. } => "failover",
             IntentDocument::Switchover { .. } => "switchover",
+            IntentDocument::Evacuation { .. } => "evacuation",
         };
         let mut news = Vec::new();
         for entry in run.journal.iter().skip(self.entries) {
@@ -100,9 +101,14 @@ mod tests {
                 to: "eu".to_owned(),
                 attested: false,
             },
+            runbook: None,
+            started_at_ms: 0,
+            started_by: String::new(),
             state,
             executor: None,
             started: true,
+            wish: None,
+            approvals: Vec::new(),
             estimated_loss_ms: 0,
             steps: steps.to_vec(),
             journal: steps_done.iter().map(entry).collect(),

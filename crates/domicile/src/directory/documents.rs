@@ -11,8 +11,14 @@ use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::Cut;
 use domicile_core::ownership::{Closed, Entry, Ownership, State};
 use domicile_core::retention::LeftBehind;
-use domicile_core::runbook::{Estimate, Intent};
 use serde::{Deserialize, Serialize};
+
+mod run;
+
+pub use run::{
+    ApprovalDocument, IntentDocument, RunDocument, RunEntry, RunState, RunbookDocument,
+    StepDocument, WishDocument, lift_approvals, lift_plan, lift_wish,
+};
 
 /// The one document that says who owns what.
 pub const OWNERSHIP_KEY: &str = "ownership";
@@ -244,100 +250,6 @@ fn lower_cut(cut: &Cut) -> CutDocument {
 
 fn lift_cut(cut: &CutDocument) -> anyhow::Result<Cut> {
     Ok(Cut { origin: cut.origin.parse()?, lsn: cut.lsn.parse()? })
-}
-
-/// One execution of a runbook: what was wanted, and what was done so far. Any agent can continue
-/// it from here.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunDocument {
-    pub run: String,
-    pub intent: IntentDocument,
-    pub state: RunState,
-    /// It has had partitions in its hands: what was granted is not asked about again.
-    pub started: bool,
-    /// The region whose agent performs it now.
-    pub executor: Option<String>,
-    /// What the plan expected to be lost, in milliseconds of acknowledged work.
-    pub estimated_loss_ms: u64,
-    pub steps: Vec<StepDocument>,
-    pub journal: Vec<RunEntry>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RunState {
-    Running,
-    Succeeded,
-    CalledOff,
-    Overruled,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StepDocument {
-    pub name: String,
-    pub explain: String,
-}
-
-/// One line of a run's journal: written before an effect and when a wait begins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunEntry {
-    /// Unix time in milliseconds by the executor's wall clock: for people, never for decisions.
-    pub at_ms: u64,
-    pub executor: String,
-    pub step: String,
-    pub what: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum IntentDocument {
-    Failover { from: String, to: String, attested: bool },
-    Switchover { range: String, to: String },
-}
-
-pub fn lower_intent(intent: &Intent) -> IntentDocument {
-    match intent {
-        Intent::Failover { from, to, attested } => IntentDocument::Failover {
-            from: from.to_string(),
-            to: to.to_string(),
-            attested: *attested,
-        },
-        Intent::Switchover { range, to } => {
-            IntentDocument::Switchover { range: range.to_string(), to: to.to_string() }
-        }
-    }
-}
-
-pub fn lift_intent(intent: &IntentDocument) -> anyhow::Result<Intent> {
-    Ok(match intent {
-        IntentDocument::Failover { from, to, attested } => {
-            Intent::Failover { from: from.parse()?, to: to.parse()?, attested: *attested }
-        }
-        IntentDocument::Switchover { range, to } => {
-            Intent::Switchover { range: range.parse()?, to: to.parse()? }
-        }
-    })
-}
-
-impl RunDocument {
-    /// A run that was planned and not begun.
-    pub fn new(plan: &domicile_core::runbook::Plan) -> Self {
-        let Estimate { loss, .. } = plan.estimate;
-        let step = |step: &domicile_core::runbook::Step| StepDocument {
-            name: step.name().to_owned(),
-            explain: step.explain(),
-        };
-        Self {
-            run: plan.run.to_string(),
-            intent: lower_intent(&plan.intent),
-            state: RunState::Running,
-            started: false,
-            executor: None,
-            estimated_loss_ms: loss.0,
-            steps: plan.steps.iter().map(step).collect(),
-            journal: Vec::new(),
-        }
-    }
 }
 
 /// Encodes any document of ours.

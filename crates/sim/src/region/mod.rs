@@ -117,6 +117,8 @@ pub struct Agent {
     heard: Vec<Option<(Time, Rc<Report>)>>,
     probes: Vec<Option<(Time, Probe)>>,
     executions: BTreeMap<RunId, operate::Execution>,
+    /// Since when each run that is under way is known here.
+    known_runs: BTreeMap<RunId, Time>,
     /// Counts down the effects until a fault kills this agent at one.
     pub die_at_effect: Option<u64>,
     due: Due,
@@ -174,6 +176,7 @@ impl Agent {
             heard: vec![None; count],
             probes: vec![None; count],
             executions: BTreeMap::new(),
+            known_runs: BTreeMap::new(),
             die_at_effect: None,
             due: Due::default(),
         }

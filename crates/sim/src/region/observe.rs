@@ -119,6 +119,9 @@ impl Agent {
             regions,
             seals: execution.map(|e| e.seals.clone()).unwrap_or_default(),
             canary_written: execution.is_some_and(|e| e.canary_written),
+            approvals: Vec::new(),
+            run_known_for: Millis(0),
+            parts: BTreeMap::new(),
         })
     }
 

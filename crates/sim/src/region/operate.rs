@@ -4,14 +4,16 @@
 //! what comes next, does that one thing, and looks again. Two agents that both believe it is
 //! their turn are harmless, because every effect is a compare-and-set or absolute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use domicile_core::history::Seal;
 use domicile_core::id::{Epoch, RegionId, RunId};
 use domicile_core::lsn::Cut;
 use domicile_core::ownership::{Ownership, OwnershipChange, State};
-use domicile_core::runbook::{Effect, Intent, Next, executor, failover, next, plan};
+use domicile_core::runbook::file::Call;
+use domicile_core::runbook::plan::check;
+use domicile_core::runbook::{Effect, Intent, Next, Plan, executor, failover, next, part_of};
 use domicile_core::time::{Millis, Time};
 
 use super::{Agent, Context, Host, Output, send};
@@ -55,10 +57,13 @@ impl Agent {
             return;
         }
         self.due.operate = now + OPERATE_EVERY;
-        self.executions.retain(|run, _| {
-            state.runs.get(run).is_none_or(|r| r.outcome.is_none())
-                || state.ownership.ranges_of(run).next().is_some()
-        });
+        let open: BTreeSet<&RunId> = state.open_runs().map(|run| &run.plan.run).collect();
+        let known = |run: &RunId| open.contains(run) || !state.runs.contains_key(run);
+        self.executions.retain(|run, _| known(run));
+        self.known_runs.retain(|run, _| known(run));
+        for run in &open {
+            self.known_runs.entry((*run).clone()).or_insert(now);
+        }
         for document in state.open_runs() {
             self.go_on(host, cx, document, now);
         }
@@ -71,7 +76,10 @@ impl Agent {
         if !execution.may_act(now) {
             return;
         }
-        let Some(facts) = self.facts(host, cx.setup, cx.now, Some(id)) else { return };
+        let Some(mut facts) = self.facts(host, cx.setup, cx.now, Some(id)) else { return };
+        facts.run_known_for = self.known_runs.get(id).map_or(Millis(0), |since| now.since(*since));
+        facts.approvals.clone_from(&run.approvals);
+        facts.parts = self.state.as_ref().map(|state| state.parts_of(id)).unwrap_or_default();
         if executor(&run.plan, &facts).as_ref() != Some(&host.id) {
             return;
         }
@@ -80,7 +88,7 @@ impl Agent {
             self.put_run(host, cx, &run);
             return self.acted(id, now);
         }
-        match next(&run.plan, run.started, &facts) {
+        match next(&run.plan, &run.recorded(&facts.ownership), &facts) {
             Next::Wait { .. } => {}
             Next::Do { step, effect } => {
                 let name = run.plan.steps[step].name();
@@ -125,6 +133,13 @@ impl Agent {
                     self.deliver(host, cx, to, message);
                 }
             }
+            Effect::Begin { range, to } => {
+                let part = part_of(run, range);
+                if self.state.as_ref().is_some_and(|state| !state.runs.contains_key(&part)) {
+                    let plan = Plan::ready(&part, &Intent::Switchover { range, to });
+                    self.put_new_run(host, cx, plan);
+                }
+            }
             Effect::WriteCanary { region } => {
                 let to = cx.setup.index(&region).expect("regions never change here");
                 self.deliver(host, cx, to, Message::WriteCanary(run.clone()));
@@ -154,6 +169,20 @@ impl Agent {
             }
             Err(why) => cx.trace.line(cx.now, format_args!("{} cannot: {why}", host.id)),
         }
+    }
+
+    fn put_new_run(&self, host: &Host, cx: &mut Context<'_>, plan: Plan) {
+        let Some(ownership) = self.ownership() else { return };
+        let document = RunDocument {
+            revision: 0,
+            decided: plan.decided(ownership).into(),
+            plan: Rc::new(plan),
+            started: false,
+            wish: None,
+            approvals: Vec::new(),
+            outcome: None,
+        };
+        self.put_run(host, cx, &document);
     }
 
     fn put_run(&self, host: &Host, cx: &mut Context<'_>, run: &RunDocument) {
@@ -214,20 +243,19 @@ impl Agent {
             state.open_runs().any(|run| same_outage(&run.plan.intent, &intent))
         });
         if !known && cx.rng.chance(500) {
-            self.begin(host, cx, intent);
+            self.begin(host, cx, &intent, &Call::ready(&intent));
         }
     }
 
     /// Plans and starts a run; says in the trace why not when it must not be.
-    pub fn begin(&mut self, host: &mut Host, cx: &mut Context<'_>, intent: Intent) {
+    pub fn begin(&mut self, host: &mut Host, cx: &mut Context<'_>, intent: &Intent, call: &Call) {
         let Some(facts) = self.facts(host, cx.setup, cx.now, None) else { return };
         let id = cx.oracle.next_run();
-        match plan(&id, &intent, &facts) {
+        let plan = call.plan(&id).expect("the operator writes sound runbooks");
+        match check(plan, &facts) {
             Ok(plan) => {
                 cx.trace.line(cx.now, format_args!("{} starts {id}: {intent}", host.id));
-                let document =
-                    RunDocument { revision: 0, plan: Rc::new(plan), started: false, outcome: None };
-                self.put_run(host, cx, &document);
+                self.put_new_run(host, cx, plan);
             }
             Err(why) => {
                 let why = why[0].to_string();
@@ -247,7 +275,7 @@ impl Agent {
         run: &RunDocument,
     ) -> Option<String> {
         let facts = self.facts(host, setup, at, Some(&run.plan.run))?;
-        Some(match next(&run.plan, run.started, &facts) {
+        Some(match next(&run.plan, &run.recorded(&facts.ownership), &facts) {
             Next::Wait { step, blocker } => format!("{}: {blocker}", run.plan.steps[step].name()),
             Next::Do { step, .. } => format!("does {}", run.plan.steps[step].name()),
             Next::Finished(outcome) => format!("{outcome:?}"),

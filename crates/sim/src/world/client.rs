@@ -116,7 +116,8 @@ impl World {
         let intent = self.workload.order(&mut self.rng, &self.setup);
         let region = self.rng.index(self.setup.count());
         if !self.regions[region].agent_paused {
-            self.with_agent(region, |agent, host, cx| agent.begin(host, cx, intent));
+            let call = self.operator.call(&intent, &self.setup);
+            self.with_agent(region, |agent, host, cx| agent.begin(host, cx, &intent, &call));
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::invariants::Kind;
 impl World {
     /// Looks again and again until nothing is left to do, or the time is up.
     pub(super) fn rest(&mut self) {
+        self.resume_all();
         let restless = self.restless();
         if restless.is_empty() {
             let tables: Vec<_> = self.regions.iter().map(|r| &r.host.postgres.tables).collect();

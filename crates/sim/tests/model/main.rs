@@ -114,12 +114,12 @@ const ZERO: Rpo = Rpo::Zero { copies: 1 };
 
 fn failover(run: &str, attested: bool) -> Plan {
     let intent = Intent::Failover { from: id(EU), to: id(US), attested };
-    Plan::resumed(&RunId(run.into()), &intent)
+    Plan::ready(&RunId(run.into()), &intent)
 }
 
 fn switchover(run: &str, to: usize) -> Plan {
     let intent = Intent::Switchover { range: PartitionRange::new(0, 0), to: id(to) };
-    Plan::resumed(&RunId(run.into()), &intent)
+    Plan::ready(&RunId(run.into()), &intent)
 }
 
 /// The region eu owns the partition; ap and us carry out the runs.

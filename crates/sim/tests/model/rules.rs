@@ -155,7 +155,7 @@ fn same_end(protocol: &Protocol, world: &World) -> bool {
         match &world.directory.runs[run].outcome {
             Some(Outcome::Succeeded) => given.is_none_or(|given| given == plan.intent.to()),
             Some(Outcome::CalledOff { back_to }) => given.is_none_or(|given| given == back_to),
-            Some(Outcome::Overruled) | None => true,
+            Some(Outcome::Overruled | Outcome::Aborted | Outcome::Unapproved) | None => true,
         }
     })
 }

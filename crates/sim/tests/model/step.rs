@@ -7,7 +7,9 @@ use domicile_core::id::{Epoch, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::Outage;
 use domicile_core::ownership::OwnershipChange;
-use domicile_core::runbook::{Effect, Facts, Intent, Next, Outcome, RegionFacts, ended, next};
+use domicile_core::runbook::{
+    Effect, Facts, Intent, Next, Outcome, Recorded, RegionFacts, ended, next,
+};
 use domicile_core::time::Millis;
 
 use crate::world::{AP, Log, NAMES, PARTITION, RunDocument, TERMS, World, id, origin};
@@ -192,7 +194,7 @@ impl Protocol {
             true => RunDocument::default(),
             false => world.directory.runs[run].clone(),
         };
-        if ended(plan, noted.outcome.as_ref(), &known.ownership) {
+        if ended(&plan.run, noted.outcome.as_ref(), &known.ownership) {
             world.region(by).sealed[run].clear();
             return Some(());
         }
@@ -205,7 +207,8 @@ impl Protocol {
             }
             world.directory.runs[run] = RunDocument { started: true, outcome: None };
         }
-        match next(plan, noted.started || in_hands, &facts) {
+        let recorded = Recorded { started: noted.started || in_hands, ..Recorded::default() };
+        match next(plan, &recorded, &facts) {
             Next::Wait { .. } => None,
             Next::Finished(outcome) => {
                 if belief.outdated {
@@ -215,7 +218,7 @@ impl Protocol {
                 world.directory.runs[run].outcome = Some(outcome);
                 Some(())
             }
-            Next::Do { effect: Effect::WriteCanary { .. }, .. } => None,
+            Next::Do { effect: Effect::WriteCanary { .. } | Effect::Begin { .. }, .. } => None,
             Next::Do { effect: Effect::Change(change), .. } => {
                 let done = self.change(world, &change);
                 let holds = world.truth().ranges_of(&plan.run).next().is_some();
@@ -248,7 +251,7 @@ impl Protocol {
         let known = region.read.as_ref()?;
         let from = match &plan.intent {
             Intent::Failover { from, .. } => Some(index(from)),
-            Intent::Switchover { .. } => None,
+            Intent::Switchover { .. } | Intent::Evacuation { .. } => None,
         };
         let seen = |other: usize| {
             let there = &world.regions[other];
@@ -288,6 +291,9 @@ impl Protocol {
             regions: (0..3).map(|other| (id(other), seen(other))).collect::<BTreeMap<_, _>>(),
             seals: seals.map(|(peer, held)| (id(*peer), held.clone())).collect(),
             canary_written: owner.is_some(),
+            approvals: Vec::new(),
+            run_known_for: Millis(0),
+            parts: BTreeMap::new(),
         })
     }
 }

@@ -1,12 +1,15 @@
 //! A run, asked again and again while the facts change, goes through its steps once each.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::id::{Origin, PartitionRange, RunId};
 use crate::lsn::{Cut, Lsn};
 use crate::outage::Outage;
 use crate::ownership::Ownership;
 use crate::progress::Rpo;
-use crate::runbook::{RegionFacts, plan};
+use crate::runbook::file::{Arguments, Runbook};
+use crate::runbook::{Approval, RegionFacts, part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
 
 fn region(name: &str) -> RegionId {
@@ -17,7 +20,7 @@ fn eu() -> Origin {
     Origin::new(region("eu"), 1)
 }
 
-fn facts(rpo: Rpo) -> Facts {
+pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
     let names = ["ap", "eu", "us"];
     let regions: Vec<RegionId> = names.iter().map(|n| region(n)).collect();
     let alive = |r: &RegionId| {
@@ -36,10 +39,13 @@ fn facts(rpo: Rpo) -> Facts {
         regions: regions.iter().map(alive).collect(),
         seals: Default::default(),
         canary_written: false,
+        approvals: Vec::new(),
+        run_known_for: Millis(0),
+        parts: BTreeMap::new(),
     }
 }
 
-fn lose_eu(facts: &mut Facts) {
+pub(in crate::runbook) fn lose_eu(facts: &mut Facts) {
     let eu = facts.regions.get_mut(&region("eu")).unwrap();
     eu.reachable = false;
     eu.outage = Some(Outage::Confirmed { by: vec![region("ap"), region("us")] });
@@ -59,6 +65,9 @@ fn perform(facts: &mut Facts, effect: Effect) {
             }
         }
         Effect::WriteCanary { .. } => facts.canary_written = true,
+        Effect::Begin { range, .. } => {
+            assert_eq!(facts.parts.insert(range, None), None, "each is begun once");
+        }
     }
 }
 
@@ -79,19 +88,43 @@ fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
             let change = OwnershipChange::Barrier { run: plan.run.clone(), barrier };
             facts.ownership = facts.ownership.apply(&change).unwrap();
         }
+        Blocker::Unapproved { role, missing } => {
+            let person = |i| Approval { role: role.clone(), by: format!("person {i}") };
+            facts.approvals.extend((0..*missing).map(person));
+        }
+        // The first part that is on its way ends well.
+        Blocker::OnTheirWay { .. } => {
+            let mut parts = facts.parts.iter_mut();
+            let (range, end) = parts.find(|(_, end)| end.is_none()).unwrap();
+            *end = Some(Outcome::Succeeded);
+            let intent = Intent::Switchover { range: *range, to: plan.intent.to().clone() };
+            let moved = Plan::ready(&part_of(&plan.run, *range), &intent);
+            let mut part = Facts { parts: BTreeMap::new(), ..facts.clone() };
+            assert_eq!(play(&moved, &mut part).1, Outcome::Succeeded);
+            facts.ownership = part.ownership;
+        }
         other => panic!("nothing settles {other}"),
     }
 }
 
-fn play(plan: &Plan, facts: &mut Facts) -> (Vec<String>, Outcome) {
+pub(in crate::runbook) fn play(plan: &Plan, facts: &mut Facts) -> (Vec<String>, Outcome) {
     go_on(plan, false, facts)
+}
+
+fn recorded(started: bool) -> Recorded {
+    Recorded { started, ..Recorded::default() }
 }
 
 /// Goes on with a run of which the journal says whether it was `started`.
 fn go_on(plan: &Plan, started: bool, facts: &mut Facts) -> (Vec<String>, Outcome) {
+    go_on_with(plan, recorded(started), facts)
+}
+
+fn go_on_with(plan: &Plan, mut recorded: Recorded, facts: &mut Facts) -> (Vec<String>, Outcome) {
     let mut story = Vec::new();
     for _ in 0..40 {
-        match next(plan, started || !story.is_empty(), facts) {
+        recorded.started |= facts.ownership.ranges_of(&plan.run).next().is_some();
+        match next(plan, &recorded, facts) {
             Next::Do { step, effect } => {
                 story.push(format!("do {}", plan.steps[step].name()));
                 perform(facts, effect);
@@ -151,15 +184,15 @@ fn at_rpo_zero_a_missing_seal_blocks_however_long_it_takes() {
     lose_eu(&mut facts);
     let plan = failover(&facts);
     facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
-    let Next::Do { effect, .. } = next(&plan, false, &facts) else { panic!() };
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
     perform(&mut facts, effect);
-    let Next::Do { effect, .. } = next(&plan, true, &facts) else { panic!() };
+    let Next::Do { effect, .. } = next(&plan, &recorded(true), &facts) else { panic!() };
     assert_eq!(effect, Effect::Seal { regions: vec![region("us")], from: region("eu") });
     perform(&mut facts, effect);
     facts.now = Time(1_000_000);
     facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(2_000_000));
     let missing = Blocker::SealMissing { regions: vec![region("ap")] };
-    assert_eq!(next(&plan, true, &facts), Next::Wait { step: 2, blocker: missing });
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Wait { step: 2, blocker: missing });
 }
 
 #[test]
@@ -185,6 +218,26 @@ fn switchover(facts: &Facts) -> Plan {
 }
 
 #[test]
+fn a_plan_is_another_one_once_what_it_would_do_has_changed() {
+    let facts = facts(Rpo::None);
+    let planned = switchover(&facts);
+    let decided = planned.decided(&facts.ownership);
+    assert!(decided.ends_with("partition 3-5: epoch 1, from eu to us\n"), "{decided}");
+    let elsewhere = |range: PartitionRange| {
+        let mut facts = facts.clone();
+        let intent = Intent::Switchover { range, to: region("ap") };
+        let other = plan(&RunId("2".into()), &intent, &facts).unwrap();
+        play(&other, &mut facts);
+        planned.decided(&facts.ownership)
+    };
+    assert_eq!(elsewhere(PartitionRange::new(7, 8)), decided, "that is none of its business");
+    assert_ne!(elsewhere(PartitionRange::new(4, 4)), decided);
+    let to_ap = Intent::Switchover { range: PartitionRange::new(3, 5), to: region("ap") };
+    let to_ap = plan(&run(), &to_ap, &facts).unwrap();
+    assert_ne!(to_ap.decided(&facts.ownership), decided);
+}
+
+#[test]
 fn a_switchover_waits_for_the_drain_and_for_the_barrier_to_be_applied() {
     let mut facts = facts(Rpo::None);
     let (story, outcome) = play(&switchover(&facts), &mut facts);
@@ -207,7 +260,7 @@ fn a_switchover_waits_for_the_drain_and_for_the_barrier_to_be_applied() {
 fn a_switchover_whose_target_dies_gives_the_partitions_back() {
     let mut facts = facts(Rpo::None);
     let plan = switchover(&facts);
-    let Next::Do { effect, .. } = next(&plan, false, &facts) else { panic!() };
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
     perform(&mut facts, effect);
     facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(0));
     let (story, outcome) = play(&plan, &mut facts);
@@ -227,7 +280,7 @@ fn a_run_that_another_agent_continues_at_any_point_ends_the_same() {
         let mut facts = facts(Rpo::Zero { copies: 1 });
         lose_eu(&mut facts);
         for i in 0..stop {
-            match next(&plan, i > 0, &facts) {
+            match next(&plan, &recorded(i > 0), &facts) {
                 Next::Do { effect, .. } => perform(&mut facts, effect),
                 Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
                 Next::Finished(_) => break,
@@ -308,7 +361,7 @@ fn a_failover_whose_target_has_lost_everything_again_ends() {
     play(&plan, &mut facts);
     facts.canary_written = false;
     change(&mut facts, OwnershipChange::Fence { from: region("us"), run: RunId("2".into()) });
-    assert_eq!(next(&plan, true, &facts), Next::Finished(Outcome::Overruled));
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Finished(Outcome::Overruled));
 }
 
 #[test]
@@ -317,7 +370,7 @@ fn of_two_failovers_of_one_region_the_slower_one_ends() {
     lose_eu(&mut facts);
     let slower = failover(&facts);
     change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: RunId("2".into()) });
-    assert_eq!(next(&slower, false, &facts), Next::Finished(Outcome::Overruled));
+    assert_eq!(next(&slower, &recorded(false), &facts), Next::Finished(Outcome::Overruled));
 }
 
 #[test]
@@ -327,7 +380,10 @@ fn a_failover_ends_when_the_region_comes_back_before_the_fence() {
     let plan = failover(&facts);
     facts.regions.get_mut(&region("eu")).unwrap().outage = Some(Outage::None);
     let back_to = region("eu");
-    assert_eq!(next(&plan, false, &facts), Next::Finished(Outcome::CalledOff { back_to }));
+    assert_eq!(
+        next(&plan, &recorded(false), &facts),
+        Next::Finished(Outcome::CalledOff { back_to })
+    );
 }
 
 #[test]
@@ -344,11 +400,14 @@ fn a_fenced_region_that_came_back_and_knows_the_fence_is_not_waited_for() {
     back.reachable = true;
     facts.seals.insert(region("eu"), Vec::new());
     assert!(matches!(
-        next(&plan, true, &facts),
+        next(&plan, &recorded(true), &facts),
         Next::Wait { blocker: Blocker::LeaseLive { .. }, .. }
     ));
     facts.regions.get_mut(&region("eu")).unwrap().ownership_seen = revision;
-    assert!(matches!(next(&plan, true, &facts), Next::Do { step: 3, .. }), "it goes on to the cut");
+    assert!(
+        matches!(next(&plan, &recorded(true), &facts), Next::Do { step: 3, .. }),
+        "it goes on to the cut"
+    );
 }
 
 #[test]
@@ -390,7 +449,7 @@ fn a_switchover_goes_on_with_what_no_failover_took_from_it() {
     change(&mut facts, OwnershipChange::HandOver { range, to: region("us"), run: run() });
     change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: RunId("2".into()) });
     let draining = Blocker::Draining { region: region("ap") };
-    assert_eq!(next(&plan, true, &facts), Next::Wait { step: 0, blocker: draining });
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Wait { step: 0, blocker: draining });
     let barrier = Cut { origin: Origin::new(region("ap"), 1), lsn: Lsn(5) };
     change(&mut facts, OwnershipChange::Barrier { run: run(), barrier });
     let (story, outcome) = go_on(&plan, true, &mut facts);
@@ -403,7 +462,8 @@ fn a_switchover_goes_on_with_what_no_failover_took_from_it() {
 fn a_switchover_that_went_back_is_not_begun_again_by_who_missed_it() {
     let before = facts(Rpo::Zero { copies: 1 });
     let plan = switchover(&before);
-    let Next::Do { effect: Effect::Change(late), .. } = next(&plan, false, &before) else {
+    let Next::Do { effect: Effect::Change(late), .. } = next(&plan, &recorded(false), &before)
+    else {
         panic!("it hands over");
     };
     let mut facts = before.clone();
@@ -416,14 +476,18 @@ fn a_switchover_that_went_back_is_not_begun_again_by_who_missed_it() {
         "its barrier lies before what was written since"
     );
     let back = Outcome::CalledOff { back_to: region("eu") };
-    assert_eq!(next(&plan, true, &facts), Next::Finished(back.clone()));
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Finished(back.clone()));
     assert_eq!(
-        next(&plan, false, &facts),
+        next(&plan, &recorded(false), &facts),
         Next::Finished(back),
         "by a journal that was read before"
     );
     let settling = Next::Wait { step: 0, blocker: Blocker::Settling };
-    assert_eq!(next(&plan, true, &before), settling, "by an ownership that was read before");
+    assert_eq!(
+        next(&plan, &recorded(true), &before),
+        settling,
+        "by an ownership that was read before"
+    );
 }
 
 #[test]
@@ -432,10 +496,10 @@ fn a_run_with_partitions_in_its_hands_has_not_ended() {
     lose_eu(&mut facts);
     let plan = failover(&facts);
     let noted = Outcome::Overruled;
-    assert!(ended(&plan, Some(&noted), &facts.ownership));
-    assert!(!ended(&plan, None, &facts.ownership));
+    assert!(ended(&plan.run, Some(&noted), &facts.ownership));
+    assert!(!ended(&plan.run, None, &facts.ownership));
     change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: run() });
-    assert!(!ended(&plan, Some(&noted), &facts.ownership));
+    assert!(!ended(&plan.run, Some(&noted), &facts.ownership));
 }
 
 #[test]
@@ -478,4 +542,248 @@ fn the_survivor_that_shows_most_takes_over_and_of_equals_the_one_that_holds_most
     assert_eq!(successor(&facts), Some(region("ap")));
     facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
     assert_eq!(successor(&facts), Some(region("us")));
+}
+
+/// A switchover of partitions 3 to 5 that two people of one role have to approve.
+fn with_approval() -> Plan {
+    let text = "name = \"mine\"\nabout = \"Mine.\"\n
+        [[step]]\ndo = \"approve\"\nrole = \"dba\"\ncount = 2\nwithin = \"15m\"\n
+        [[step]]\ndo = \"hand_over\"\npartitions = \"3-5\"\nto = \"us\"\n
+        [[step]]\ndo = \"catch_up\"\n[[step]]\ndo = \"grant\"";
+    Runbook::parse(text).unwrap().plan(&run(), &Arguments::new()).unwrap()
+}
+
+fn abort(started: bool) -> Recorded {
+    Recorded { wish: Some(Wish::Abort { by: "ada".into() }), ..recorded(started) }
+}
+
+fn pause(started: bool) -> Recorded {
+    Recorded { wish: Some(Wish::Pause { by: "ada".into() }), ..recorded(started) }
+}
+
+#[test]
+fn nothing_is_taken_before_enough_different_people_have_approved() {
+    let (mut facts, plan) = (facts(Rpo::None), with_approval());
+    let missing = |facts: &Facts| match next(&plan, &recorded(false), facts) {
+        Next::Wait { step: 0, blocker: Blocker::Unapproved { missing, .. } } => missing,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(missing(&facts), 2);
+    assert!(waits_for_people(&plan, false, &facts.approvals));
+    assert!(!waits_for_people(&plan, true, &facts.approvals));
+    for (role, by, left) in
+        [("dba", "ada", 1), ("dba", "ada", 1), ("developer", "grace", 1), ("dba", "grace", 0)]
+    {
+        facts.approvals.push(Approval { role: role.into(), by: by.into() });
+        if left > 0 {
+            assert_eq!(missing(&facts), left, "{by} as {role}");
+        }
+    }
+    assert!(!waits_for_people(&plan, false, &facts.approvals));
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!(story[0], "do hand_over");
+    assert_eq!(outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn a_run_that_nobody_approves_in_time_ends_without_having_done_anything() {
+    let (mut facts, plan) = (facts(Rpo::None), with_approval());
+    let before = facts.ownership.clone();
+    facts.run_known_for = Millis(15 * 60_000 - 1);
+    assert!(matches!(next(&plan, &recorded(false), &facts), Next::Wait { .. }));
+    facts.run_known_for = Millis(15 * 60_000);
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Finished(Outcome::Unapproved));
+    assert_eq!(facts.ownership, before);
+    // Whoever looks at a run that has begun may have known of it for long.
+    let effect = plan.steps[1].effect(&facts).unwrap();
+    perform(&mut facts, effect);
+    assert!(!matches!(next(&plan, &recorded(true), &facts), Next::Finished(_)));
+}
+
+#[test]
+fn what_was_approved_and_has_become_something_else_is_not_done() {
+    let (mut facts, plan) = (facts(Rpo::None), with_approval());
+    let changed = Recorded { changed: true, ..Recorded::default() };
+    assert_eq!(next(&plan, &changed, &facts), Next::Finished(Outcome::Overruled));
+    // It is the run itself that has changed it.
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!((story[0].as_str(), outcome), ("wait approve", Outcome::Succeeded));
+    let changed = Recorded { started: true, ..changed };
+    assert_eq!(next(&plan, &changed, &facts), Next::Finished(Outcome::Succeeded));
+}
+
+#[test]
+fn wherever_a_switchover_is_aborted_its_partitions_have_their_old_owner_or_the_new_one() {
+    for stop in 0..8 {
+        let mut facts = facts(Rpo::None);
+        let plan = switchover(&facts);
+        let mut journal = recorded(false);
+        for _ in 0..stop {
+            journal.started |= facts.ownership.ranges_of(&plan.run).next().is_some();
+            match next(&plan, &journal, &facts) {
+                Next::Do { effect, .. } => perform(&mut facts, effect),
+                Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+                Next::Finished(_) => break,
+            }
+        }
+        journal.started |= facts.ownership.ranges_of(&plan.run).next().is_some();
+        let late = too_late_to_abort(&plan, journal.started, &facts.ownership);
+        let epoch = facts.ownership.entry(crate::id::PartitionId(4)).unwrap().epoch;
+        facts.canary_written = false;
+        let (_, outcome) = go_on_with(&plan, abort(journal.started), &mut facts);
+        let entry = facts.ownership.entry(crate::id::PartitionId(4)).unwrap();
+        if late.is_some() {
+            assert_eq!((outcome, owner(&facts, 4).as_str()), (Outcome::Succeeded, "us"), "{stop}");
+        } else {
+            assert_eq!((outcome, owner(&facts, 4).as_str()), (Outcome::Aborted, "eu"), "{stop}");
+            let taken = u64::from(journal.started);
+            assert_eq!(entry.epoch.0, epoch.0 + taken, "given back at a new epoch");
+        }
+    }
+}
+
+#[test]
+fn a_failover_is_aborted_before_its_fence_or_not_at_all() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    assert_eq!(too_late_to_abort(&plan, false, &facts.ownership), None);
+    assert_eq!(next(&plan, &abort(false), &facts), Next::Finished(Outcome::Aborted));
+    change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: run() });
+    let late = too_late_to_abort(&plan, true, &facts.ownership);
+    assert_eq!(late, Some(TooLate::Fenced(region("eu"))));
+    let (_, outcome) = go_on_with(&plan, abort(true), &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded);
+    let late = too_late_to_abort(&plan, true, &facts.ownership);
+    assert_eq!(late, Some(TooLate::Granted));
+}
+
+#[test]
+fn a_pause_never_leaves_a_partition_without_an_owner() {
+    let mut facts = facts(Rpo::None);
+    let plan = switchover(&facts);
+    let paused = Blocker::Paused { by: "ada".into() };
+    let held = Next::Wait { step: 0, blocker: paused.clone() };
+    assert_eq!(next(&plan, &pause(false), &facts), held);
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    let mut story = Vec::new();
+    let held = loop {
+        match next(&plan, &pause(true), &facts) {
+            Next::Do { step, effect } => {
+                story.push(plan.steps[step].name());
+                perform(&mut facts, effect);
+            }
+            Next::Wait { step, blocker } if blocker == paused => break plan.steps[step].name(),
+            Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+            Next::Finished(outcome) => panic!("{outcome:?}"),
+        }
+    };
+    assert_eq!((story.as_slice(), held), (["grant"].as_slice(), "reroute"));
+    assert_eq!(owner(&facts, 4), "us");
+    let (_, outcome) = go_on(&plan, true, &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded, "and it goes on where it stopped");
+}
+
+#[test]
+fn a_paused_run_still_gives_back_what_its_lost_target_cannot_take() {
+    let mut facts = facts(Rpo::None);
+    let plan = switchover(&facts);
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(0));
+    let (_, outcome) = go_on_with(&plan, pause(true), &mut facts);
+    assert_eq!(outcome, Outcome::CalledOff { back_to: region("eu") });
+}
+
+/// `eu` owns three ranges, and `us` shall have them two at a time.
+fn evacuation(facts: &mut Facts) -> Plan {
+    for (id, partition, to) in [("2", 4, "ap"), ("3", 1, "eu")] {
+        let range = PartitionRange::new(partition, partition);
+        let intent = Intent::Switchover { range, to: region(to) };
+        let other = plan(&RunId(id.into()), &intent, facts).unwrap();
+        play(&other, facts);
+        facts.canary_written = false;
+    }
+    let text = crate::runbook::ready::text("evacuate-region").unwrap();
+    let told = [("from", "eu"), ("to", "us"), ("at_once", "2")];
+    let told = told.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    Runbook::parse(text).unwrap().plan(&run(), &told).unwrap()
+}
+
+#[test]
+fn a_region_is_emptied_range_by_range_and_only_so_many_at_a_time() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded);
+    let (begun, waited) = ("do for_each", "wait for_each");
+    assert_eq!(story, [begun, begun, waited, begun, waited, waited]);
+    assert!(!facts.ownership.owns_anything(&region("eu")));
+    assert_eq!((owner(&facts, 1), owner(&facts, 4)), ("us".to_owned(), "ap".to_owned()));
+}
+
+#[test]
+fn when_one_part_is_called_off_no_other_is_begun() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    for _ in 0..2 {
+        let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+        perform(&mut facts, effect);
+    }
+    let called_off = Outcome::CalledOff { back_to: region("eu") };
+    *facts.parts.values_mut().next().unwrap() = Some(called_off.clone());
+    let runs = Blocker::OnTheirWay { runs: 1, from: region("eu") };
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Wait { step: 0, blocker: runs });
+    *facts.parts.values_mut().last().unwrap() = Some(Outcome::Succeeded);
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Finished(called_off));
+}
+
+#[test]
+fn an_evacuation_that_is_stopped_begins_no_other_part() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    assert_eq!(next(&plan, &abort(false), &facts), Next::Finished(Outcome::Aborted));
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    let held = |next: Next| match next {
+        Next::Wait { blocker, .. } => blocker.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(held(next(&plan, &pause(false), &facts)), "paused by ada");
+    assert_eq!(held(next(&plan, &abort(false), &facts)), "1 on their way");
+    assert_eq!(too_late_to_abort(&plan, false, &facts.ownership), None);
+    *facts.parts.values_mut().next().unwrap() = Some(Outcome::Succeeded);
+    assert_eq!(next(&plan, &abort(false), &facts), Next::Finished(Outcome::Aborted));
+}
+
+#[test]
+fn a_part_that_only_the_owners_tell_of_counts_as_on_its_way() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    for partition in [1, 3] {
+        let range = PartitionRange::new(partition, partition);
+        let (to, part) = (region("us"), part_of(&run(), range));
+        change(&mut facts, OwnershipChange::HandOver { range, to, run: part });
+    }
+    let runs = Blocker::OnTheirWay { runs: 2, from: region("eu") };
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Wait { step: 0, blocker: runs });
+}
+
+#[test]
+fn a_part_that_would_be_refused_is_waited_for() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    let eu = facts.regions.get_mut(&region("eu")).unwrap();
+    eu.staleness.insert(region("us"), Millis(60_000));
+    let Next::Wait { blocker, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    assert!(blocker.to_string().contains("\"us\" is 60.0s behind"), "{blocker}");
+}
+
+#[test]
+fn a_part_is_known_by_its_name() {
+    let range = PartitionRange::new(3, 5);
+    assert_eq!(range_of_part(&run(), &part_of(&run(), range)), Some(range));
+    assert_eq!(range_of_part(&run(), &RunId("12/3-5".into())), None);
+    assert_eq!(range_of_part(&run(), &run()), None);
 }

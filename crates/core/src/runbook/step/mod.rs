@@ -5,20 +5,24 @@
 
 use super::{Blocker, Effect, Facts};
 
+mod approve;
 mod catch_up;
 mod confirm_outage;
 mod cut;
 mod fence;
+mod for_each;
 mod grant;
 mod hand_over;
 mod reroute;
 mod seal;
 mod verify;
 
+pub use approve::Approve;
 pub use catch_up::CatchUp;
 pub use confirm_outage::ConfirmOutage;
 pub use cut::Cut;
 pub use fence::Fence;
+pub use for_each::ForEach;
 pub use grant::Grant;
 pub use hand_over::HandOver;
 pub use reroute::Reroute;
@@ -27,9 +31,11 @@ pub use verify::Verify;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    Approve(Approve),
     ConfirmOutage(ConfirmOutage),
     HandOver(HandOver),
     Fence(Fence),
+    ForEach(ForEach),
     Seal(Seal),
     Cut(Cut),
     CatchUp(CatchUp),
@@ -41,9 +47,11 @@ pub enum Step {
 macro_rules! each_step {
     ($self:ident, $step:ident => $answer:expr) => {
         match $self {
+            Step::Approve($step) => $answer,
             Step::ConfirmOutage($step) => $answer,
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
+            Step::ForEach($step) => $answer,
             Step::Seal($step) => $answer,
             Step::Cut($step) => $answer,
             Step::CatchUp($step) => $answer,
@@ -58,9 +66,11 @@ impl Step {
     /// The step's name in runbooks, journals and reports.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Approve(_) => "approve",
             Self::ConfirmOutage(_) => "confirm_outage",
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",
+            Self::ForEach(_) => "for_each",
             Self::Seal(_) => "seal",
             Self::Cut(_) => "cut",
             Self::CatchUp(_) => "catch_up",

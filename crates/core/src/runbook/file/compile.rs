@@ -1,0 +1,128 @@
+//! What does a runbook come to, once its parameters have values?
+
+use thiserror::Error;
+
+use super::{Action, Argument, Arguments, Kind, Runbook, Value};
+use crate::id::RunId;
+use crate::runbook::step::{
+    Approve, CatchUp, ConfirmOutage, Cut, Fence, ForEach, Grant, HandOver, Reroute, Seal, Verify,
+};
+use crate::runbook::{Intent, Plan, Step};
+
+/// What is wrong with what a run is told.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ArgumentError {
+    #[error("there is no parameter \"{name}\"; there are: {known}")]
+    Unknown { name: String, known: String },
+    #[error("{name}: missing: expected {}", kind.expected())]
+    Missing { name: String, kind: Kind },
+    #[error("{name}: {wrong}")]
+    Wrong { name: String, wrong: String },
+}
+
+impl Runbook {
+    /// Returns what `run` would do when it is told `given`, or everything that is wrong with that.
+    ///
+    /// The steps follow from the text and the arguments alone, so any agent can go on with a run
+    /// from its record.
+    pub fn plan(&self, run: &RunId, given: &Arguments) -> Result<Plan, Vec<ArgumentError>> {
+        let bound = Bound(self.bind(given)?);
+        let intent = self.intent(&bound);
+        let steps = self.actions.iter().map(|action| step(action, run, &intent, &bound)).collect();
+        Ok(Plan::new(run, intent, steps))
+    }
+
+    /// Fills in the defaults.
+    fn bind(&self, given: &Arguments) -> Result<Arguments, Vec<ArgumentError>> {
+        let mut errors = Vec::new();
+        for name in given.keys() {
+            if self.parameters.iter().all(|parameter| parameter.name != *name) {
+                let known: Vec<&str> = self.parameters.iter().map(|p| p.name.as_str()).collect();
+                let (name, known) = (name.clone(), known.join(", "));
+                errors.push(ArgumentError::Unknown { name, known });
+            }
+        }
+        let mut bound = Arguments::new();
+        for parameter in &self.parameters {
+            let name = parameter.name.clone();
+            match given.get(&name).or(parameter.default.as_ref()) {
+                None => errors.push(ArgumentError::Missing { name, kind: parameter.kind }),
+                Some(value) => match parameter.kind.check(value) {
+                    Ok(()) => drop(bound.insert(name, value.clone())),
+                    Err(wrong) => errors.push(ArgumentError::Wrong { name, wrong }),
+                },
+            }
+        }
+        if errors.is_empty() { Ok(bound) } else { Err(errors) }
+    }
+
+    /// What the runbook is for: the step that takes says it.
+    fn intent(&self, bound: &Bound) -> Intent {
+        let attested = self.actions.iter().any(|action| match action {
+            Action::ConfirmOutage { attest } => bound.value(attest),
+            _ => false,
+        });
+        let mut intents = self.actions.iter().filter_map(|action| match action {
+            Action::HandOver { partitions, to } => {
+                Some(Intent::Switchover { range: bound.value(partitions), to: bound.value(to) })
+            }
+            Action::Fence { from, to } => {
+                Some(Intent::Failover { from: bound.value(from), to: bound.value(to), attested })
+            }
+            Action::ForEach { range_of, to, .. } => {
+                Some(Intent::Evacuation { from: bound.value(range_of), to: bound.value(to) })
+            }
+            _ => None,
+        });
+        intents.next().expect("a sound runbook has a step that takes")
+    }
+}
+
+/// Every parameter with its value, which is of its kind.
+struct Bound(Arguments);
+
+impl Bound {
+    fn value<T: Argument>(&self, value: &Value<T>) -> T {
+        match value {
+            Value::Given(value) => value.clone(),
+            Value::Parameter(name) => {
+                T::read(&self.0[name]).expect("what is bound was checked to be of its kind")
+            }
+        }
+    }
+}
+
+fn step(action: &Action, run: &RunId, intent: &Intent, bound: &Bound) -> Step {
+    let (run, to) = (run.clone(), intent.to().clone());
+    match (action, intent) {
+        (Action::Approve { role, count, within }, _) => Step::Approve(Approve {
+            run,
+            role: bound.value(role),
+            count: bound.value(count),
+            within: bound.value(within),
+        }),
+        (Action::CatchUp, _) => Step::CatchUp(CatchUp { run, to }),
+        (Action::Grant, _) => Step::Grant(Grant { run, to }),
+        (Action::Reroute, _) => Step::Reroute(Reroute { run }),
+        (Action::Verify, _) => Step::Verify(Verify { run, to }),
+        (Action::HandOver { .. }, Intent::Switchover { range, .. }) => {
+            Step::HandOver(HandOver { run, range: *range, to })
+        }
+        (Action::ForEach { at_once, .. }, Intent::Evacuation { from, .. }) => {
+            let (from, at_once) = (from.clone(), bound.value(at_once));
+            Step::ForEach(ForEach { run, from, to, at_once })
+        }
+        (Action::ConfirmOutage { .. }, Intent::Failover { from, attested, .. }) => {
+            let (region, attested) = (from.clone(), *attested);
+            Step::ConfirmOutage(ConfirmOutage { run, region, attested })
+        }
+        (Action::Fence { .. }, Intent::Failover { from, .. }) => {
+            Step::Fence(Fence { run, from: from.clone() })
+        }
+        (Action::Seal, Intent::Failover { from, .. }) => {
+            Step::Seal(Seal { run, from: from.clone() })
+        }
+        (Action::Cut, Intent::Failover { from, .. }) => Step::Cut(Cut { run, from: from.clone() }),
+        (action, intent) => unreachable!("a sound runbook has no {action:?} for a {intent}"),
+    }
+}

@@ -1,0 +1,132 @@
+//! What does a runbook's file say, and is it sound?
+//!
+//! ```text
+//!   text --read--> typed steps --order--> Runbook --plan(arguments)--> Plan
+//!          \_________________/                           |
+//!                mistakes                          argument mistakes
+//! ```
+//!
+//! A file with mistakes is refused as a whole, with all of them. Nobody has written it with us at
+//! his side, and a run keeps its text: so it is read again by whichever agent goes on with the run,
+//! and means the same there.
+
+use std::collections::BTreeMap;
+
+use crate::id::{PartitionRange, RegionId};
+use crate::time::Millis;
+
+mod call;
+mod compile;
+mod mistake;
+mod order;
+mod read;
+pub mod steps;
+mod value;
+
+pub use call::{Call, CallError};
+pub use compile::ArgumentError;
+pub use mistake::Mistake;
+pub use value::{Argument, Kind, Value, written};
+
+/// The longest text of a runbook: a run keeps it in the directory.
+pub const TEXT_BYTES_MAX: usize = 16 << 10;
+/// The longest name of a runbook or of a parameter.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// A sound runbook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runbook {
+    pub name: String,
+    /// One sentence.
+    pub about: String,
+    /// In the order of the file.
+    pub parameters: Vec<Parameter>,
+    pub actions: Vec<Action>,
+}
+
+/// What a run is told when it is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    pub name: String,
+    pub kind: Kind,
+    pub about: String,
+    /// Without one it has to be given.
+    pub default: Option<String>,
+}
+
+/// Parameter -> value, as a person wrote it.
+pub type Arguments = BTreeMap<String, String>;
+
+/// A step as the file has it. What is told by one is not repeated by those after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Approve { role: Value<String>, count: Value<u32>, within: Value<Millis> },
+    ConfirmOutage { attest: Value<bool> },
+    HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
+    Fence { from: Value<RegionId>, to: Value<RegionId> },
+    ForEach { range_of: Value<RegionId>, to: Value<RegionId>, at_once: Value<u32> },
+    Seal,
+    Cut,
+    CatchUp,
+    Grant,
+    Reroute,
+    Verify,
+}
+
+impl Runbook {
+    /// Reads a file's text, or returns every mistake in it, in file order.
+    pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
+        read::read(text)
+    }
+}
+
+impl Action {
+    /// After `do =` in the file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Approve { .. } => "approve",
+            Self::ConfirmOutage { .. } => "confirm_outage",
+            Self::HandOver { .. } => "hand_over",
+            Self::Fence { .. } => "fence",
+            Self::ForEach { .. } => "for_each",
+            Self::Seal => "seal",
+            Self::Cut => "cut",
+            Self::CatchUp => "catch_up",
+            Self::Grant => "grant",
+            Self::Reroute => "reroute",
+            Self::Verify => "verify",
+        }
+    }
+
+    /// Key -> what it is told: a value, or a parameter in braces.
+    pub fn told(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Approve { role, count, within } => vec![
+                ("role", role.to_string()),
+                ("count", count.to_string()),
+                (
+                    "within",
+                    match within {
+                        Value::Given(duration) => value::written(*duration),
+                        parameter => parameter.to_string(),
+                    },
+                ),
+            ],
+            Self::ConfirmOutage { attest } => vec![("attest", attest.to_string())],
+            Self::HandOver { partitions, to } => {
+                vec![("partitions", partitions.to_string()), ("to", to.to_string())]
+            }
+            Self::Fence { from, to } => vec![("from", from.to_string()), ("to", to.to_string())],
+            Self::ForEach { range_of, to, at_once } => vec![
+                ("range_of", range_of.to_string()),
+                ("to", to.to_string()),
+                ("at_once", at_once.to_string()),
+            ],
+            Self::Seal | Self::Cut | Self::CatchUp => Vec::new(),
+            Self::Grant | Self::Reroute | Self::Verify => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

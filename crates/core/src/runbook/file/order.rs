@@ -1,0 +1,72 @@
+//! May the steps follow one another as they do?
+//!
+//! What is refused here could lose a write, give an epoch to two, or leave nobody as the owner.
+
+use super::mistake::Mistakes;
+use super::steps::StepKind;
+
+/// A step where the file has it.
+pub(super) struct Placed {
+    pub kind: &'static StepKind,
+    pub path: String,
+    pub line: usize,
+}
+
+/// The steps that take partitions away from their owner.
+const TAKES: &[&str] = &["hand_over", "fence", "for_each"];
+
+pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
+    for (i, step) in steps.iter().enumerate() {
+        let (before, after) = (&steps[..i], &steps[i + 1..]);
+        let name = step.kind.name;
+        let mut refuse = |why: String| mistakes.add(&step.path, step.line, why);
+        if name == "approve" {
+            if let Some(first) = before.iter().find(|other| TAKES.contains(&other.kind.name)) {
+                let taken = first.kind.name;
+                refuse(format!(
+                    "nobody could write while people are waited for: it comes before {taken}"
+                ));
+            }
+            continue;
+        }
+        if let Some(first) = before.iter().find(|other| other.kind.name == name) {
+            refuse(format!("{name} stands in {} already", first.path));
+            continue;
+        }
+        if TAKES.contains(&name) {
+            if let Some(first) = before.iter().find(|other| TAKES.contains(&other.kind.name)) {
+                let (path, other) = (&first.path, first.kind.name);
+                refuse(format!("{path} is a {other}: a runbook moves something once"));
+                continue;
+            }
+            if name != "for_each" && !has(after, &["grant"]) {
+                refuse(format!("no grant comes after {name}: nobody could write any more"));
+            }
+        }
+        if let (true, Some(next)) = (name == "for_each", after.first()) {
+            let next = next.kind.name;
+            refuse(format!(
+                "{next} follows it: the runs that it starts do everything there is to do"
+            ));
+        }
+        if name == "confirm_outage" && !has(steps, &["fence"]) {
+            refuse("nothing comes of it: a runbook with confirm_outage has a fence".to_owned());
+        }
+        for needs in step.kind.after.iter().filter(|needs| !has(before, needs.one_of)) {
+            let names = needs.one_of.join(" or ");
+            refuse(format!("no {names} comes before {name}: {}", needs.because));
+        }
+    }
+    if !has(steps, TAKES) {
+        let line = steps.first().map_or(1, |step| step.line);
+        mistakes.add(
+            "step",
+            line,
+            "nothing moves: a runbook has a hand_over, a fence or a for_each",
+        );
+    }
+}
+
+fn has(steps: &[Placed], names: &[&str]) -> bool {
+    steps.iter().any(|step| names.contains(&step.kind.name))
+}

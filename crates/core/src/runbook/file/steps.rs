@@ -1,0 +1,242 @@
+//! Which steps are there, what are they told, and what must stand before them?
+//!
+//! The one list of them: it refuses what is unknown or out of order, and it is the reference page
+//! that `domicile runbook reference` prints.
+
+use std::fmt::Write;
+
+use super::value::Kind;
+
+/// A step as a file may write it.
+pub struct StepKind {
+    /// After `do =`.
+    pub name: &'static str,
+    pub keys: &'static [Key],
+    /// Of each group one must stand before it.
+    pub after: &'static [Needs],
+    /// Markdown; full sentences.
+    pub meaning: &'static str,
+}
+
+/// What must stand before a step, and why.
+pub struct Needs {
+    pub one_of: &'static [&'static str],
+    pub because: &'static str,
+}
+
+/// What a step is told.
+pub struct Key {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// As one would write it; without one the key is required.
+    pub default: Option<&'static str>,
+    pub meaning: &'static str,
+}
+
+const ENDED: Needs = Needs {
+    one_of: &["hand_over", "cut"],
+    because: "nothing says where the old owner's history ends",
+};
+const GRANTED: Needs = Needs { one_of: &["grant"], because: "there is no new owner yet" };
+
+/// Every step, in the order in which they follow one another.
+pub const STEPS: &[StepKind] = &[
+    StepKind {
+        name: "approve",
+        keys: &[
+            Key {
+                name: "role",
+                kind: Kind::Name,
+                default: None,
+                meaning: "Whose word counts. Domicile keeps no list of people: each says who he is and in which role, and the run's journal keeps it.",
+            },
+            Key {
+                name: "count",
+                kind: Kind::Number,
+                default: Some("1"),
+                meaning: "How many different people.",
+            },
+            Key {
+                name: "within",
+                kind: Kind::Duration,
+                default: Some("1h"),
+                meaning: "After the start of the run. When they have not come by then, the run ends as `unapproved` and nothing was done. Each agent goes by how long it has known of the run: one that was started anew begins to count again.",
+            },
+        ],
+        after: &[],
+        meaning: "Waits for people: `domicile runbook approve RUN --role dba`. Stands before `hand_over`, `fence` or `for_each`: nobody could write while people are waited for. When owners or epochs have changed meanwhile, the run ends as `overruled`, because it would not do any more what was approved. May stand several times, for several roles.",
+    },
+    StepKind {
+        name: "confirm_outage",
+        keys: &[Key {
+            name: "attest",
+            kind: Kind::Flag,
+            default: Some("false"),
+            meaning: "A person vouches that the region is gone; nobody else is asked.",
+        }],
+        after: &[],
+        meaning: "Waits until so many other regions say that the region is gone as `failover.observers` asks for. Before the fence the run is called off when the region is back.",
+    },
+    StepKind {
+        name: "hand_over",
+        keys: &[
+            Key {
+                name: "partitions",
+                kind: Kind::Partitions,
+                default: None,
+                meaning: "What moves.",
+            },
+            Key { name: "to", kind: Kind::Region, default: None, meaning: "The new owner." },
+        ],
+        after: &[],
+        meaning: "Planned: the owner drains its writers and names its last one, where its history ends. New writers wait and are sent on. When `to` is lost before the grant, the owner gets the partitions back at a new epoch.",
+    },
+    StepKind {
+        name: "fence",
+        keys: &[
+            Key { name: "from", kind: Kind::Region, default: None, meaning: "The lost region." },
+            Key { name: "to", kind: Kind::Region, default: None, meaning: "The new owner." },
+        ],
+        after: &[Needs {
+            one_of: &["confirm_outage"],
+            because: "nobody has said that the region is gone",
+        }],
+        meaning: "Forced: takes everything that `from` owns away from it, by raising its epochs. There is no way back to `from` but another run after this one.",
+    },
+    StepKind {
+        name: "for_each",
+        keys: &[
+            Key {
+                name: "range_of",
+                kind: Kind::Region,
+                default: None,
+                meaning: "Whose ranges move: all that it owns, also what it is given meanwhile.",
+            },
+            Key { name: "to", kind: Kind::Region, default: None, meaning: "The new owner." },
+            Key {
+                name: "at_once",
+                kind: Kind::Number,
+                default: Some("1"),
+                meaning: "How many are on their way at the same time.",
+            },
+        ],
+        after: &[],
+        meaning: "Planned: starts a run of the ready-made `switchover` for each range that a region owns, in their order, and waits for them. A range that would be refused (the target is far behind) is waited for. When one does not succeed, no other is begun, and the run ends like that one. Paused or aborted, it begins no other; those on their way end, and what has moved stays where it is. Nothing follows it.",
+    },
+    StepKind {
+        name: "seal",
+        keys: &[],
+        after: &[Needs { one_of: &["fence"], because: "only a log that was fenced can be sealed" }],
+        meaning: "Forced: the other regions promise to take no more of the lost region's log; where acknowledgements may run ahead of copies, the end of its lease is waited for, too.",
+    },
+    StepKind {
+        name: "cut",
+        keys: &[],
+        after: &[Needs {
+            one_of: &["seal"],
+            because: "a log that is not sealed could still grow past its cut",
+        }],
+        meaning: "Forced: the lost region's history ends at the last record that a region which has sealed it holds.",
+    },
+    StepKind {
+        name: "catch_up",
+        keys: &[],
+        after: &[ENDED],
+        meaning: "Waits until the new owner shows everything up to that end.",
+    },
+    StepKind {
+        name: "grant",
+        keys: &[],
+        after: &[
+            ENDED,
+            Needs {
+                one_of: &["catch_up"],
+                because: "the new owner may lack what the old one wrote",
+            },
+        ],
+        meaning: "Makes the new owner the owner, at the next epoch. There is no way back after this.",
+    },
+    StepKind {
+        name: "reroute",
+        keys: &[],
+        after: &[GRANTED],
+        meaning: "Waits until every gateway that can be reached sends writes to the new owner.",
+    },
+    StepKind {
+        name: "verify",
+        keys: &[],
+        after: &[GRANTED],
+        meaning: "Writes a canary row through the guard of the new owner.",
+    },
+];
+
+/// Returns the step of this name.
+pub fn step(name: &str) -> Option<&'static StepKind> {
+    STEPS.iter().find(|step| step.name == name)
+}
+
+/// Prints the reference page.
+pub fn reference() -> String {
+    let mut page = String::from(INTRODUCTION);
+    for step in STEPS {
+        let _ = write!(page, "\n### `{}`\n\n{}\n", step.name, step.meaning);
+        for needs in step.after {
+            let names: Vec<String> = needs.one_of.iter().map(|name| format!("`{name}`")).collect();
+            let _ = write!(
+                page,
+                "\nComes after {}: otherwise {}.\n",
+                names.join(" or "),
+                needs.because
+            );
+        }
+        if step.keys.is_empty() {
+            continue;
+        }
+        page.push_str("\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n");
+        for key in step.keys {
+            let default = match key.default {
+                Some(default) => format!("`{default}`"),
+                None => "required".to_owned(),
+            };
+            let (name, kind) = (key.name, key.kind.name());
+            let _ = writeln!(page, "| `{name}` | {kind} | {default} | {} |", key.meaning);
+        }
+    }
+    page
+}
+
+const INTRODUCTION: &str = "\
+# Runbooks
+
+<!-- Printed by `domicile runbook reference`; do not edit. -->
+
+A runbook is a TOML file. How to use one is told in docs/operating/runbooks.md. Unknown keys, values of the wrong type,
+parameters that nobody declared or uses, and steps in an order that could lose a write or leave nobody as the owner are refused;
+`domicile runbook lint` tells all mistakes at once, each with its line.
+
+## The file
+
+| key | meaning |
+| --- | --- |
+| `name` | required: lowercase letters, digits and hyphens, at most 64 |
+| `about` | required: one sentence |
+| `[parameter.NAME]` | what a run is told: `type` (required), `about` (required), `default` |
+| `[[step]]` | one step: `do` says which, the other keys what it is told |
+
+A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
+
+| type | values |
+| --- | --- |
+| `region` | the name of a region, as in `\"eu\"` |
+| `partitions` | one or several, as in `\"4\"` or `\"4-7\"` |
+| `flag` | `true` or `false` |
+| `number` | 1 to 1000 |
+| `duration` | `\"500ms\"`, `\"30s\"`, `\"15m\"`, `\"2h\"`, at most 30 days |
+| `name` | lowercase letters, digits, hyphens and underscores, as in `\"dba\"` |
+
+## Steps
+
+A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. No step but `approve` stands in it twice. A step is asked,
+never remembered: each looks at the facts and says whether it is done, what it waits for, or what to do. So any agent goes on with a run
+from wherever it is.
+";

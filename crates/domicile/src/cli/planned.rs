@@ -1,0 +1,107 @@
+//! How is a plan shown to a person who is to approve it?
+
+use domicile_core::id::RunId;
+use domicile_core::runbook::file::{Call, CallError};
+use domicile_core::runbook::plan::{Move, Refusal, check};
+use domicile_core::runbook::{Facts, Plan};
+use serde_json::{Value as Json, json};
+
+use crate::operate::plan_id;
+
+/// What a call comes to, as things stand.
+pub struct Planned {
+    plan: Plan,
+    id: String,
+    moves: Vec<Move>,
+    reasons_against: Vec<Refusal>,
+    /// What runs exactly this.
+    command: String,
+}
+
+impl Planned {
+    /// `name` is how the runbook was called on the command line.
+    pub fn new(name: &str, call: &Call, facts: &Facts) -> Result<Self, CallError> {
+        let plan = call.plan(&RunId("planned".into()))?;
+        let id = plan_id(&plan, facts);
+        let moves = plan.moves(&facts.ownership);
+        let arguments = call.arguments.iter().map(|(name, value)| format!("{name}={value}"));
+        let words = std::iter::once(name.to_owned()).chain(arguments);
+        let words: Vec<String> = words.map(|word| quoted(&word)).collect();
+        let command = format!("domicile runbook run {} --plan {id}", words.join(" "));
+        let (plan, reasons_against) = match check(plan.clone(), facts) {
+            Ok(plan) => (plan, Vec::new()),
+            Err(reasons) => (plan, reasons),
+        };
+        Ok(Self { plan, id, moves, reasons_against, command })
+    }
+
+    pub fn is_refused(&self) -> bool {
+        !self.reasons_against.is_empty()
+    }
+
+    pub fn json(&self) -> Json {
+        let estimate = (!self.is_refused()).then_some(self.plan.estimate);
+        let steps = self.plan.steps.iter();
+        let steps = steps.map(|step| json!({"name": step.name(), "explain": step.explain()}));
+        let moves = self.moves.iter().map(|each| {
+            json!({
+                "partitions": each.range.to_string(),
+                "epoch": each.epoch.0,
+                "from": each.from.as_str(),
+                "to": each.to.as_str(),
+            })
+        });
+        let against = self.reasons_against.iter().map(ToString::to_string);
+        json!({
+            "plan": self.id,
+            "intent": self.plan.intent.to_string(),
+            "steps": steps.collect::<Vec<_>>(),
+            "moves": moves.collect::<Vec<_>>(),
+            "estimated_loss_ms": estimate.map(|e| e.loss.0),
+            "lease_wait_ms": estimate.map(|e| e.lease_wait.0),
+            "reasons_against": against.collect::<Vec<_>>(),
+            "command": (!self.is_refused()).then_some(&self.command),
+        })
+    }
+
+    pub fn text(&self) -> String {
+        let mut lines = vec![format!("Plan {}: {}", self.id, self.plan.intent)];
+        for (i, step) in self.plan.steps.iter().enumerate() {
+            lines.push(format!("  {}. {:<15} {}", i + 1, step.name(), step.explain()));
+        }
+        for Move { range, epoch, from, to } in &self.moves {
+            lines.push(format!("  partition {range}: from {from} (epoch {epoch}) to {to}"));
+        }
+        if self.is_refused() {
+            lines.extend(self.reasons_against.iter().map(|why| format!("  refused: {why}")));
+        } else {
+            let estimate = self.plan.estimate;
+            lines.push(format!(
+                "  estimated loss: {} of acknowledged writes; wait for the old lease: {}",
+                estimate.loss, estimate.lease_wait
+            ));
+            lines.push(format!("  to run it: {}", self.command));
+        }
+        lines.join("\n")
+    }
+}
+
+/// A word as a shell takes it for one.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=".contains(c);
+    if word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_with_a_space_stays_one_word() {
+        assert_eq!(quoted("partitions=4-7"), "partitions=4-7");
+        assert_eq!(quoted("it's mine.toml"), "'it'\\''s mine.toml'");
+    }
+}

@@ -1,0 +1,271 @@
+//! What happened in a run, told as a story with its timeline drawn?
+//!
+//! Times are of the executors' own wall clocks: for people. When another agent went on with a run,
+//! its clock may be off the first one's.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::directory::documents::{ApprovalDocument, RunDocument, RunEntry, RunState};
+
+/// Width of a bar in Markdown.
+const BAR_CHARACTERS: u64 = 40;
+/// Width of the drawn timeline, without its names.
+const BAR_PIXELS: u64 = 600;
+const NAMES_PIXELS: u64 = 130;
+const ROW_PIXELS: u64 = 26;
+
+#[derive(Debug, Serialize)]
+pub struct Story {
+    pub run: String,
+    pub runbook: String,
+    pub arguments: BTreeMap<String, String>,
+    /// The plan that was approved.
+    pub plan: String,
+    pub state: RunState,
+    /// As in `2026-11-27 14:03:21 UTC`.
+    pub started_at: String,
+    pub started_by: String,
+    /// Until its last line.
+    pub took_ms: u64,
+    /// From the first change that took partitions away until the grant.
+    pub without_owner_ms: Option<u64>,
+    pub estimated_loss_ms: u64,
+    pub approvals: Vec<ApprovalDocument>,
+    pub timeline: Vec<Span>,
+    pub journal: Vec<Line>,
+}
+
+/// A step while it was at work.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Span {
+    pub step: String,
+    pub explain: String,
+    /// After the start of the run.
+    pub from_ms: u64,
+    pub until_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Line {
+    /// After the start of the run.
+    pub at_ms: u64,
+    pub executor: String,
+    pub step: String,
+    pub what: String,
+}
+
+impl Story {
+    pub fn of(document: &RunDocument) -> Self {
+        let first = document.journal.first().map_or(0, |entry| entry.at_ms);
+        let start = if document.started_at_ms > 0 { document.started_at_ms } else { first };
+        let after = |at_ms: u64| at_ms.saturating_sub(start);
+        let line = |entry: &RunEntry| Line {
+            at_ms: after(entry.at_ms),
+            executor: entry.executor.clone(),
+            step: entry.step.clone(),
+            what: entry.what.clone(),
+        };
+        let journal: Vec<Line> = document.journal.iter().map(line).collect();
+        let runbook = document.runbook.as_ref();
+        Self {
+            run: document.run.clone(),
+            runbook: document.runbook_name().to_owned(),
+            arguments: runbook.map(|called| called.arguments.clone()).unwrap_or_default(),
+            plan: runbook.map(|called| called.plan.clone()).unwrap_or_default(),
+            state: document.state,
+            started_at: utc(start),
+            started_by: document.started_by.clone(),
+            took_ms: journal.last().map_or(0, |line| line.at_ms),
+            without_owner_ms: without_owner(&journal),
+            estimated_loss_ms: document.estimated_loss_ms,
+            approvals: document.approvals.clone(),
+            timeline: timeline(document, &journal),
+            journal,
+        }
+    }
+
+    /// As it was called: the runbook with its arguments.
+    pub fn called(&self) -> String {
+        let told = self.arguments.iter().map(|(name, value)| format!(" {name}={value}"));
+        format!("{}{}", self.runbook, told.collect::<String>())
+    }
+
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            RunState::Running => "running",
+            RunState::Succeeded => "succeeded",
+            RunState::CalledOff => "called off",
+            RunState::Overruled => "overruled",
+            RunState::Aborted => "aborted",
+            RunState::Unapproved => "unapproved",
+        }
+    }
+
+    /// What is worth knowing before the details.
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = vec![
+            ("Run", self.run.clone()),
+            ("Called", self.called()),
+            ("Plan", self.plan.clone()),
+            ("Started", self.started_at.clone()),
+            ("By", self.started_by.clone()),
+            ("State", self.state_name().to_owned()),
+            ("Took", format!("{} ms", self.took_ms)),
+        ];
+        if let Some(without) = self.without_owner_ms {
+            facts.push(("Without an owner", format!("{without} ms")));
+        }
+        for ApprovalDocument { role, by } in &self.approvals {
+            facts.push(("Approved", format!("{by}, as {role}")));
+        }
+        facts.push(("Estimated loss", format!("{} ms", self.estimated_loss_ms)));
+        facts.retain(|(_, value)| !value.is_empty());
+        facts
+    }
+}
+
+/// A step is at work from its first line until another one's.
+fn timeline(document: &RunDocument, journal: &[Line]) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for line in journal {
+        if let Some(last) = spans.last_mut() {
+            last.until_ms = line.at_ms.max(last.from_ms);
+        }
+        let known = document.steps.iter().find(|step| step.name == line.step);
+        let goes_on = spans.last().is_some_and(|last| last.step == line.step);
+        if let (Some(step), false) = (known, goes_on) {
+            let (from_ms, until_ms) = (line.at_ms, line.at_ms);
+            let (step, explain) = (step.name.clone(), step.explain.clone());
+            spans.push(Span { step, explain, from_ms, until_ms });
+        }
+    }
+    spans
+}
+
+fn without_owner(journal: &[Line]) -> Option<u64> {
+    let first = |names: &[&str]| journal.iter().find(|line| names.contains(&line.step.as_str()));
+    let taken = first(&["fence", "hand_over"])?;
+    Some(first(&["grant"])?.at_ms.saturating_sub(taken.at_ms))
+}
+
+pub fn markdown(story: &Story) -> String {
+    let mut page = format!("# {}\n\n| | |\n| --- | --- |\n", cell(&story.called()));
+    for (name, value) in story.facts() {
+        let _ = writeln!(page, "| {name} | {} |", cell(&value));
+    }
+    page.push_str("\n## Timeline\n\n```text\n");
+    for span in &story.timeline {
+        let (before, length) = placed(span, story.took_ms, BAR_CHARACTERS);
+        let bar = format!("{}{}", " ".repeat(before as usize), "#".repeat(length as usize));
+        let (width, lasted) = (BAR_CHARACTERS as usize, span.until_ms - span.from_ms);
+        let _ =
+            writeln!(page, "{:<15} {:>7} ms |{bar:<width$}| {lasted} ms", span.step, span.from_ms);
+    }
+    page.push_str(
+        "```\n\n## Journal\n\n| after | by | step | what |\n| ---: | --- | --- | --- |\n",
+    );
+    for Line { at_ms, executor, step, what } in &story.journal {
+        let _ = writeln!(page, "| {at_ms} ms | {executor} | {step} | {} |", cell(what));
+    }
+    page
+}
+
+/// Where a bar begins and how long it is, of `width` in all; what happened is always seen.
+fn placed(span: &Span, took_ms: u64, width: u64) -> (u64, u64) {
+    let scale = |ms: u64| (u128::from(ms) * u128::from(width) / u128::from(took_ms.max(1))) as u64;
+    let begin = scale(span.from_ms).min(width - 1);
+    (begin, (scale(span.until_ms).min(width) - begin.min(scale(span.until_ms))).max(1))
+}
+
+/// Text that stays within its cell of a table, and is no HTML.
+fn cell(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    text.replace('|', "\\|").replace(['\n', '\r'], " ")
+}
+
+pub fn html(story: &Story) -> String {
+    let title = escaped(&story.called());
+    let mut page = format!("{HTML_HEAD}<title>{title}</title>\n<h1>{title}</h1>\n<table>\n");
+    for (name, value) in story.facts() {
+        let _ = writeln!(page, "<tr><th>{name}</th><td>{}</td></tr>", escaped(&value));
+    }
+    let _ = write!(page, "</table>\n<h2>Timeline</h2>\n{}", drawn(story));
+    page.push_str(
+        "<h2>Journal</h2>\n<table>\n<tr><th>after</th><th>by</th><th>step</th><th>what</th></tr>\n",
+    );
+    for Line { at_ms, executor, step, what } in &story.journal {
+        let (executor, step, what) = (escaped(executor), escaped(step), escaped(what));
+        let _ = writeln!(
+            page,
+            "<tr><td>{at_ms} ms</td><td>{executor}</td><td>{step}</td><td>{what}</td></tr>"
+        );
+    }
+    page.push_str("</table>\n</html>\n");
+    page
+}
+
+fn drawn(story: &Story) -> String {
+    let (width, height) =
+        (NAMES_PIXELS + BAR_PIXELS + 90, ROW_PIXELS * story.timeline.len() as u64);
+    let mut svg = format!(
+        "<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" role=\"img\" aria-label=\"timeline\">\n"
+    );
+    for (row, span) in (0..).zip(&story.timeline) {
+        let (before, length) = placed(span, story.took_ms, BAR_PIXELS);
+        let (top, x) = (ROW_PIXELS * row, NAMES_PIXELS + before);
+        let (base, after, lasted) = (top + 17, x + length + 6, span.until_ms - span.from_ms);
+        let (step, explain) = (escaped(&span.step), escaped(&span.explain));
+        let _ = writeln!(
+            svg,
+            "<g><title>{explain}</title><text x=\"0\" y=\"{base}\">{step}</text>\
+             <rect x=\"{x}\" y=\"{}\" width=\"{length}\" height=\"{}\"/>\
+             <text x=\"{after}\" y=\"{base}\">{lasted} ms</text></g>",
+            top + 4,
+            ROW_PIXELS - 8,
+        );
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+const HTML_HEAD: &str = "<!doctype html>
+<html lang=\"en\">
+<meta charset=\"utf-8\">
+<meta name=\"color-scheme\" content=\"light dark\">
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; }
+table { border-collapse: collapse; }
+th, td { text-align: left; vertical-align: top; padding: 2px 1em 2px 0; }
+svg { max-width: 100%; } svg text { font-size: 13px; fill: currentColor; } svg rect { fill: #3a7bd5; }
+</style>
+";
+
+/// Prints a moment as people write it.
+fn utc(unix_ms: u64) -> String {
+    let (days, second) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// Returns year, month and day. Years begin in March here, so that a leap day is a year's last one.
+fn date(days_since_1970: u64) -> (u64, u64, u64) {
+    let days = days_since_1970 + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let march_based = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_based + 2) / 5 + 1;
+    let month = if march_based < 10 { march_based + 3 } else { march_based - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! What does the directory know of a run?
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use domicile_core::id::RunId;
+use domicile_core::runbook::file::Call;
+use domicile_core::runbook::{Approval, Intent, Plan, Step, Wish};
+use serde::{Deserialize, Serialize};
+
+/// One execution of a runbook: what was wanted, and what was done so far. Any agent can continue
+/// it from here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunDocument {
+    pub run: String,
+    /// What it is for, in short: its runbook says it in full.
+    pub intent: IntentDocument,
+    /// Absent in a run from before runbooks were files: the ready-made one for its intent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runbook: Option<RunbookDocument>,
+    /// Unix time in milliseconds by the wall clock of whoever started it: for people.
+    #[serde(default)]
+    pub started_at_ms: u64,
+    /// Who started it.
+    #[serde(default)]
+    pub started_by: String,
+    pub state: RunState,
+    /// It has had partitions in its hands: what was granted is not asked about again.
+    pub started: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wish: Option<WishDocument>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalDocument>,
+    /// The region whose agent performs it now.
+    pub executor: Option<String>,
+    /// What the plan expected to be lost, in milliseconds of acknowledged work.
+    pub estimated_loss_ms: u64,
+    pub steps: Vec<StepDocument>,
+    pub journal: Vec<RunEntry>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    Running,
+    Succeeded,
+    CalledOff,
+    Overruled,
+    Aborted,
+    Unapproved,
+}
+
+/// What a person wants of the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "wants", rename_all = "snake_case")]
+pub enum WishDocument {
+    Pause { by: String },
+    Abort { by: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalDocument {
+    pub role: String,
+    pub by: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepDocument {
+    pub name: String,
+    pub explain: String,
+}
+
+/// What was called, as it was approved: a newer file, or a newer Domicile, changes nothing about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunbookDocument {
+    pub name: String,
+    pub text: String,
+    pub arguments: BTreeMap<String, String>,
+    /// The id of the plan that was approved.
+    pub plan: String,
+}
+
+/// One line of a run's journal: written before an effect and when a wait begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEntry {
+    /// Unix time in milliseconds by the executor's wall clock: for people, never for decisions.
+    pub at_ms: u64,
+    pub executor: String,
+    pub step: String,
+    pub what: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum IntentDocument {
+    Failover { from: String, to: String, attested: bool },
+    Switchover { range: String, to: String },
+    Evacuation { from: String, to: String },
+}
+
+fn lower_intent(intent: &Intent) -> IntentDocument {
+    match intent {
+        Intent::Failover { from, to, attested } => IntentDocument::Failover {
+            from: from.to_string(),
+            to: to.to_string(),
+            attested: *attested,
+        },
+        Intent::Switchover { range, to } => {
+            IntentDocument::Switchover { range: range.to_string(), to: to.to_string() }
+        }
+        Intent::Evacuation { from, to } => {
+            IntentDocument::Evacuation { from: from.to_string(), to: to.to_string() }
+        }
+    }
+}
+
+fn lift_intent(intent: &IntentDocument) -> anyhow::Result<Intent> {
+    Ok(match intent {
+        IntentDocument::Failover { from, to, attested } => {
+            Intent::Failover { from: from.parse()?, to: to.parse()?, attested: *attested }
+        }
+        IntentDocument::Switchover { range, to } => {
+            Intent::Switchover { range: range.parse()?, to: to.parse()? }
+        }
+        IntentDocument::Evacuation { from, to } => {
+            Intent::Evacuation { from: from.parse()?, to: to.parse()? }
+        }
+    })
+}
+
+/// Returns what a run does: it follows from its document alone.
+pub fn lift_plan(document: &RunDocument) -> anyhow::Result<Plan> {
+    let run = RunId(document.run.clone());
+    match &document.runbook {
+        Some(RunbookDocument { text, arguments, .. }) => {
+            let call = Call { text: text.clone(), arguments: arguments.clone() };
+            call.plan(&run).with_context(|| format!("read the runbook of run {run}"))
+        }
+        None => Ok(Plan::ready(&run, &lift_intent(&document.intent)?)),
+    }
+}
+
+pub fn lift_wish(wish: &WishDocument) -> Wish {
+    match wish {
+        WishDocument::Pause { by } => Wish::Pause { by: by.clone() },
+        WishDocument::Abort { by } => Wish::Abort { by: by.clone() },
+    }
+}
+
+pub fn lift_approvals(approvals: &[ApprovalDocument]) -> Vec<Approval> {
+    let lift = |ApprovalDocument { role, by }: &ApprovalDocument| Approval {
+        role: role.clone(),
+        by: by.clone(),
+    };
+    approvals.iter().map(lift).collect()
+}
+
+impl RunDocument {
+    /// A run that was planned and not begun.
+    pub fn new(plan: &Plan, runbook: RunbookDocument, started_by: &str) -> Self {
+        let step =
+            |step: &Step| StepDocument { name: step.name().to_owned(), explain: step.explain() };
+        Self {
+            run: plan.run.to_string(),
+            intent: lower_intent(&plan.intent),
+            runbook: Some(runbook),
+            started_at_ms: crate::clock::unix_ms(),
+            started_by: started_by.to_owned(),
+            state: RunState::Running,
+            started: false,
+            wish: None,
+            approvals: Vec::new(),
+            executor: None,
+            estimated_loss_ms: plan.estimate.loss.0,
+            steps: plan.steps.iter().map(step).collect(),
+            journal: Vec::new(),
+        }
+    }
+
+    pub fn runbook_name(&self) -> &str {
+        match (&self.runbook, &self.intent) {
+            (Some(runbook), _) => &runbook.name,
+            (None, IntentDocument::Failover { .. }) => "failover",
+            (None, IntentDocument::Switchover { .. }) => "switchover",
+            (None, IntentDocument::Evacuation { .. }) => "evacuate-region",
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Does a runbook do what was planned, and nothing else; and can its story be told afterwards?
+
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use domicile::lab::regions::Regions;
+use serde_json::Value as Json;
+
+// Not all of it is of use here.
+#[allow(dead_code)]
+mod regions;
+use regions::{config, eventually, start};
+
+const SEED: &str = "CREATE TABLE item (id int PRIMARY KEY, n int)";
+const TABLES: &str = "[[table]]\nname = \"item\"\n";
+
+/// Moves one partition, and leaves out what the ready-made one does at the end.
+const MINE: &str = r#"
+name = "mine"
+about = "Move a partition to us."
+
+[parameter.which]
+type = "partitions"
+default = "0"
+about = "Which one"
+
+[[step]]
+do = "hand_over"
+partitions = "{which}"
+to = "us"
+
+[[step]]
+do = "catch_up"
+
+[[step]]
+do = "grant"
+"#;
+
+/// Moves one partition, when two people have said so.
+const ASKS: &str = r#"
+name = "asks"
+about = "Move a partition to us, when two people have said so."
+
+[parameter.which]
+type = "partitions"
+about = "Which one"
+
+[parameter.within]
+type = "duration"
+default = "5m"
+about = "How long they have"
+
+[[step]]
+do = "approve"
+role = "dba"
+count = 2
+within = "{within}"
+
+[[step]]
+do = "hand_over"
+partitions = "{which}"
+to = "us"
+
+[[step]]
+do = "catch_up"
+
+[[step]]
+do = "grant"
+
+[[step]]
+do = "reroute"
+"#;
+
+async fn world() -> Regions {
+    let mut config = config(&["eu", "us", "ap"], "hash(id, 9)", 9);
+    // A region whose agent stands still for a moment keeps its lease.
+    config.lease = Duration::from_secs(30);
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let folder = regions.config_file("eu").parent().unwrap().join("runbooks");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("mine.toml"), MINE).unwrap();
+    std::fs::write(folder.join("asks.toml"), ASKS).unwrap();
+    regions
+}
+
+fn domicile(regions: &Regions, arguments: &[&str]) -> Output {
+    let mut command = Command::new(regions.binary());
+    command.args(arguments).arg("--config").arg(regions.config_file("eu"));
+    command.output().unwrap()
+}
+
+/// What it printed as JSON, and how it ended.
+fn asked(regions: &Regions, arguments: &[&str]) -> (Json, i32) {
+    let output = domicile(regions, &[arguments, &["--json"]].concat());
+    let printed = serde_json::from_slice(&output.stdout);
+    (printed.unwrap_or_else(|_| Json::String(format!("{output:?}"))), output.status.code().unwrap())
+}
+
+/// Owner and epoch.
+fn owned(regions: &Regions, partition: &str) -> (String, u64) {
+    let (listed, code) = asked(regions, &["partition", "show", partition]);
+    assert_eq!(code, 0, "{listed:#}");
+    let owner = listed[0]["owner"].as_str().unwrap_or_default().to_owned();
+    (owner, listed[0]["epoch"].as_u64().unwrap())
+}
+
+/// Plans a runbook and starts a run of it; it goes on by itself.
+fn begin(regions: &Regions, called: &[&str]) -> Child {
+    let (planned, code) = asked(regions, &[&["runbook", "plan"], called].concat());
+    assert_eq!(code, 0, "{planned:#}");
+    let mut command = Command::new(regions.binary());
+    command.args(["runbook", "run"]).args(called).arg("--plan");
+    command.arg(planned["plan"].as_str().unwrap());
+    command.arg("--config").arg(regions.config_file("eu")).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// Waits until the journal of the last run, which has to be one of `runbook`, says this.
+async fn says(regions: &Regions, runbook: &str, what: &str) {
+    eventually(&format!("{runbook} says {what}"), async || {
+        let (story, _) = asked(regions, &["runbook", "report", "last"]);
+        let journal = story["journal"].as_array().cloned().unwrap_or_default();
+        let said = |line: &Json| line["what"].as_str().is_some_and(|said| said.contains(what));
+        let ours = story["runbook"] == runbook;
+        if ours && journal.iter().any(said) { Ok(()) } else { Err(format!("{story:#}")) }
+    })
+    .await;
+}
+
+/// What a person asks of the last run, and how that ends.
+fn ask(regions: &Regions, who: &str, words: &[&str]) -> (String, i32) {
+    let mut command = Command::new(regions.binary());
+    command.arg("runbook").arg(words[0]).arg("last").args(&words[1..]).env("USER", who);
+    let output = command.arg("--config").arg(regions.config_file("eu")).output().unwrap();
+    (String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_planned_is_what_runs_and_its_story_is_kept() {
+    let regions = world().await;
+    let (planned, code) = asked(&regions, &["runbook", "plan", "mine"]);
+    assert_eq!(code, 0, "{planned:#}");
+    let id = planned["plan"].as_str().unwrap();
+    let moves = serde_json::json!([{"partitions": "0", "epoch": 1, "from": "eu", "to": "us"}]);
+    assert_eq!(planned["moves"], moves);
+    let again = asked(&regions, &["runbook", "plan", "mine", "which=0"]).0;
+    assert_eq!(again["plan"], planned["plan"], "the same, said otherwise");
+
+    let (said, code) = asked(&regions, &["runbook", "run", "mine", "which=1", "--plan", id]);
+    assert_eq!(code, 3, "another partition was planned: {said:#}");
+    assert_eq!(asked(&regions, &["runbook", "history"]).0, serde_json::json!([]));
+
+    let (said, code) = asked(&regions, &["runbook", "run", "mine", "--plan", id]);
+    assert_eq!(code, 0, "{said:#}");
+    assert_eq!(owned(&regions, "0"), ("us".to_owned(), 2));
+    let (said, code) = asked(&regions, &["runbook", "run", "mine", "--plan", id]);
+    assert_eq!(code, 3, "it has moved already: {said:#}");
+
+    // The old commands go the same way: there and back.
+    for to in ["eu", "ap"] {
+        let (said, code) = asked(&regions, &["switchover", "--partitions", "0", "--to", to]);
+        assert_eq!(code, 0, "{said:#}");
+    }
+    let output = domicile(&regions, &["runbook", "run", "mine", "--plan", id]);
+    assert_eq!(output.status.code(), Some(3), "its owner and its epoch are others: {output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("would not do any more what was planned"), "{said}");
+
+    let (history, code) = asked(&regions, &["runbook", "history"]);
+    assert_eq!(code, 0, "{history:#}");
+    let called: Vec<(&str, &str)> = history
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| (run["runbook"].as_str().unwrap(), run["state"].as_str().unwrap()))
+        .collect();
+    let (moved, mine) = (("switchover", "succeeded"), ("mine", "succeeded"));
+    assert_eq!(called, [moved, moved, mine], "the newest first");
+    let run = history[2]["run"].as_str().unwrap();
+    assert_eq!(history[2]["plan"].as_str().unwrap(), id);
+
+    let (story, _) = asked(&regions, &["runbook", "report", run]);
+    let steps: Vec<&str> = story["timeline"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|span| span["step"].as_str().unwrap())
+        .collect();
+    assert!(steps.starts_with(&["hand_over"]) && steps.ends_with(&["grant"]), "{story:#}");
+    assert!(story["without_owner_ms"].is_u64(), "{story:#}");
+    for (format, part) in [("markdown", "## Timeline"), ("html", "<svg ")] {
+        let output = domicile(&regions, &["runbook", "report", run, "--format", format]);
+        let page = String::from_utf8(output.stdout).unwrap();
+        assert!(page.contains(part) && page.contains("grant"), "{page}");
+    }
+    let (last, _) = asked(&regions, &["runbook", "report", "last"]);
+    assert_eq!(last["runbook"], "switchover");
+    assert_eq!(asked(&regions, &["runbook", "report", "nobody"]).1, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_have_a_say_in_a_run_whoever_performs_it() {
+    let mut regions = world().await;
+    two_people_approve(&mut regions).await;
+    nobody_comes_in_time(&regions).await;
+    what_was_approved_is_not_done_once_it_is_something_else(&regions).await;
+    a_pause_waits_for_the_grant_and_an_abort_comes_too_late(&mut regions).await;
+    an_abort_gives_back_what_was_taken(&mut regions).await;
+}
+
+async fn two_people_approve(regions: &mut Regions) {
+    let mut run = begin(regions, &["asks", "which=0"]);
+    says(regions, "asks", "2 more of role dba").await;
+    assert_eq!(ask(regions, "ada", &["approve", "--role", "manager"]).1, 3);
+    assert_eq!(ask(regions, "ada", &["approve", "--role", "dba"]).1, 0);
+    let (said, code) = ask(regions, "ada", &["approve", "--role", "dba"]);
+    assert!(code == 3 && said.contains("already"), "{said}");
+    says(regions, "asks", "1 more of role dba").await;
+    assert_eq!(ask(regions, "ada", &["pause"]).1, 0);
+    says(regions, "asks", "paused by ada").await;
+    // Who performs it is killed, and another goes on.
+    regions.kill_agent("us");
+    assert_eq!(ask(regions, "bob", &["approve", "--role", "dba", "--as", "grace"]).1, 0);
+    regions.start_agent("us").unwrap();
+    assert_eq!(owned(regions, "0"), ("eu".to_owned(), 1), "it is paused");
+    assert_eq!(ask(regions, "ada", &["resume"]).1, 0);
+    assert_eq!(ask(regions, "ada", &["resume"]).1, 3, "it goes on, or has ended");
+    assert!(run.wait().unwrap().success());
+    assert_eq!(owned(regions, "0"), ("us".to_owned(), 2));
+    let (story, _) = asked(regions, &["runbook", "report", "last"]);
+    let approved = serde_json::json!([
+        {"role": "dba", "by": "ada"}, {"role": "dba", "by": "grace"}
+    ]);
+    assert_eq!(story["approvals"], approved);
+}
+
+async fn nobody_comes_in_time(regions: &Regions) {
+    let mut run = begin(regions, &["asks", "which=1", "within=300ms"]);
+    assert_eq!(run.wait().unwrap().code(), Some(1));
+    let (story, _) = asked(regions, &["runbook", "report", "last"]);
+    assert_eq!(story["state"], "unapproved", "{story:#}");
+    assert_eq!(owned(regions, "1"), ("eu".to_owned(), 1));
+    assert_eq!(ask(regions, "ada", &["approve", "--role", "dba"]).1, 3, "it has ended");
+}
+
+async fn what_was_approved_is_not_done_once_it_is_something_else(regions: &Regions) {
+    let mut run = begin(regions, &["asks", "which=1"]);
+    says(regions, "asks", "2 more of role dba").await;
+    let (said, code) = asked(regions, &["switchover", "--partitions", "1", "--to", "ap"]);
+    assert_eq!(code, 0, "{said:#}");
+    assert_eq!(run.wait().unwrap().code(), Some(1));
+    let (history, _) = asked(regions, &["runbook", "history"]);
+    let states = [&history[0]["state"], &history[1]["state"]];
+    assert_eq!(states, ["succeeded", "overruled"], "{history:#}");
+    assert_eq!(owned(regions, "1"), ("ap".to_owned(), 2));
+}
+
+/// Has the last run in the middle of a hand-over: the owner's agent stands still.
+async fn in_the_middle(regions: &mut Regions, partition: &str) -> Child {
+    regions.pause_agent("eu");
+    let run = begin(regions, &["switchover", &format!("partitions={partition}"), "to=us"]);
+    eventually("it has the partition in its hands", async || {
+        let (listed, _) = asked(regions, &["partition", "show", partition]);
+        let state = listed[0]["state"].as_str().unwrap_or_default();
+        if state.starts_with("handing over") { Ok(()) } else { Err(format!("{listed:#}")) }
+    })
+    .await;
+    run
+}
+
+async fn a_pause_waits_for_the_grant_and_an_abort_comes_too_late(regions: &mut Regions) {
+    let mut run = in_the_middle(regions, "2").await;
+    assert_eq!(ask(regions, "ada", &["pause"]).1, 0);
+    regions.resume_agent("eu");
+    says(regions, "switchover", "paused by ada").await;
+    assert_eq!(owned(regions, "2"), ("us".to_owned(), 2), "no partition is left without an owner");
+    let (said, code) = ask(regions, "ada", &["abort"]);
+    assert!(code == 3 && said.contains("the new owner is named already"), "{said}");
+    regions.kill_agent("us");
+    regions.start_agent("us").unwrap();
+    assert_eq!(ask(regions, "ada", &["resume"]).1, 0);
+    assert!(run.wait().unwrap().success());
+    assert_eq!(owned(regions, "2"), ("us".to_owned(), 2));
+    // A partition that eu still owns is what the next one needs.
+    let (said, code) = asked(regions, &["switchover", "--partitions", "2", "--to", "eu"]);
+    assert_eq!(code, 0, "{said:#}");
+}
+
+async fn an_abort_gives_back_what_was_taken(regions: &mut Regions) {
+    let mut run = in_the_middle(regions, "2").await;
+    let mut command = Command::new(regions.binary());
+    command.args(["runbook", "abort", "last"]).env("USER", "ada").stderr(Stdio::null());
+    let mut abort = command.arg("--config").arg(regions.config_file("us")).spawn().unwrap();
+    says(regions, "switchover", "asks to abort").await;
+    assert_eq!(ask(regions, "ada", &["pause"]).1, 3, "it is being aborted");
+    regions.kill_agent("us");
+    regions.resume_agent("eu");
+    eventually("it has its old owner, at a new epoch", async || match owned(regions, "2") {
+        (owner, 4) if owner == "eu" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    regions.start_agent("us").unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(1));
+    assert_eq!(abort.wait().unwrap().code(), Some(0));
+    let (story, _) = asked(regions, &["runbook", "report", "last"]);
+    assert_eq!(story["state"], "aborted", "{story:#}");
+    assert_eq!(ask(regions, "ada", &["abort"]).1, 3, "it has ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_is_emptied_range_by_range_whoever_performs_it() {
+    let mut regions = world().await;
+    // Three ranges of eu: 0, 1 (which has moved and come back) and 2.
+    for to in ["ap", "eu"] {
+        let (said, code) = asked(&regions, &["switchover", "--partitions", "1", "--to", to]);
+        assert_eq!(code, 0, "{said:#}");
+    }
+    let called = ["evacuate-region", "from=eu", "to=us"];
+    let (planned, code) = asked(&regions, &[&["runbook", "plan"], &called[..]].concat());
+    assert_eq!(code, 0, "{planned:#}");
+    let moves: Vec<&str> = planned["moves"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|each| each["partitions"].as_str().unwrap())
+        .collect();
+    assert_eq!(moves, ["0", "1", "2"]);
+
+    regions.pause_agent("eu");
+    let mut run = begin(&regions, &called);
+    eventually("the first part has its partition in its hands", async || {
+        let (listed, _) = asked(&regions, &["partition", "show", "0-2"]);
+        let states: Vec<&str> =
+            listed.as_array().unwrap().iter().map(|each| each["state"].as_str().unwrap()).collect();
+        let expected = ["handing over to us", "owned", "owned"];
+        if states == expected { Ok(()) } else { Err(format!("{listed:#}")) }
+    })
+    .await;
+    assert_eq!(ask(&regions, "ada", &["pause"]).1, 0);
+    says(&regions, "evacuate-region", "paused by ada").await;
+    // Who performs it is killed, and another goes on: the part that is on its way does not wait.
+    regions.kill_agent("us");
+    regions.resume_agent("eu");
+    regions.start_agent("us").unwrap();
+    eventually("the first part has moved", async || {
+        let found = owned(&regions, "0");
+        if found == ("us".to_owned(), 2) { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    assert_eq!(owned(&regions, "1"), ("eu".to_owned(), 3), "no other is begun");
+    assert_eq!(ask(&regions, "ada", &["resume"]).1, 0);
+    assert!(run.wait().unwrap().success());
+    for (partition, epoch) in [("0", 2), ("1", 4), ("2", 2)] {
+        assert_eq!(owned(&regions, partition), ("us".to_owned(), epoch), "each moved once");
+    }
+    let (history, _) = asked(&regions, &["runbook", "history"]);
+    let succeeded = |run: &&Json| run["state"] == "succeeded";
+    assert_eq!(history.as_array().unwrap().iter().filter(succeeded).count(), 2 + 1 + 3);
+    let run = history[3]["run"].as_str().unwrap();
+    let (part, _) = asked(&regions, &["runbook", "report", &format!("{run}/1")]);
+    assert_eq!(part["started_by"].as_str().unwrap(), format!("run {run}"), "{part:#}");
+}
