@@ -10,7 +10,8 @@
 //! ```
 
 use super::{Entry, Ownership, State};
-use crate::id::{PartitionRange, RegionId};
+use crate::id::{Epoch, PartitionRange, RegionId};
+use crate::lsn::Cut;
 
 impl Ownership {
     /// Returns partitions of which `seen` knew what this value does not, if there are any: then it
@@ -46,10 +47,12 @@ impl Entry {
         }
     }
 
-    /// Every end of an epoch that was known is known still, or so old that it is remembered no more.
+    /// Every end of an epoch that was final is known still, or so old that it is remembered no more. A
+    /// barrier is not: a fence overrules it.
     fn keeps(&self, before: &Self) -> bool {
         let oldest = self.closed.first().map(|closed| closed.epoch);
-        before.endings().all(|(epoch, cut)| {
+        let is_final = |(epoch, _): &(Epoch, &Cut)| *epoch < before.epoch;
+        before.endings().filter(is_final).all(|(epoch, cut)| {
             let forgotten = oldest.is_some_and(|oldest| epoch < oldest);
             forgotten || self.endings().any(|now| now == (epoch, cut))
         })
@@ -80,7 +83,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::id::{Origin, PartitionId, RunId};
-    use crate::lsn::{Cut, Lsn};
+    use crate::lsn::Lsn;
     use crate::ownership::{CLOSED_EPOCHS_MAX, OwnershipChange};
 
     fn region(name: &str) -> RegionId {
@@ -143,6 +146,52 @@ mod tests {
                 assert_eq!(earlier.forgets(later).is_none(), same_owners, "{j} then {i}");
             }
         }
+    }
+
+    /// Every change that two regions and two runs can make to two partitions.
+    fn all_changes() -> Vec<OwnershipChange> {
+        let mut changes = Vec::new();
+        for (number, name) in [(1, "ap"), (1, "eu"), (2, "ap"), (2, "eu")] {
+            let (run, of, cut) = (RunId(number.to_string()), region(name), cut(name, number));
+            for range in [PartitionRange::new(0, 0), PartitionRange::new(0, 1)] {
+                let (to, run) = (of.clone(), run.clone());
+                changes.push(OwnershipChange::HandOver { range, to, run });
+            }
+            changes.extend([
+                OwnershipChange::Barrier { run: run.clone(), barrier: cut.clone() },
+                OwnershipChange::Fence { from: of.clone(), run: run.clone() },
+                OwnershipChange::Cut { run: run.clone(), cut },
+                OwnershipChange::Grant { run: run.clone(), to: of },
+                OwnershipChange::HandBack { run },
+            ]);
+        }
+        changes
+    }
+
+    /// Makes every possible change, `depth` times, and holds each value against all before it.
+    fn explore(way: &mut Vec<Ownership>, changes: &[OwnershipChange], depth: u32) -> u32 {
+        let mut seen = 0;
+        for change in changes {
+            let Ok(next) = way.last().unwrap().apply(change) else { continue };
+            for before in way.iter() {
+                assert_eq!(next.forgets(before), None, "{before:#?} and later {next:#?}");
+                assert!(before.forgets(&next).is_some(), "{next:#?} and later {before:#?}");
+            }
+            seen += 1;
+            if depth > 1 {
+                way.push(next);
+                seen += explore(way, changes, depth - 1);
+                way.pop();
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn no_change_is_taken_for_a_loss_and_each_would_be_missed() {
+        let start = Ownership::initial(2, &["ap", "eu"].map(region));
+        let seen = explore(&mut vec![start], &all_changes(), 5);
+        assert!(seen > 1000, "{seen} values");
     }
 
     #[test]
