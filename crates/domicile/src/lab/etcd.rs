@@ -159,18 +159,29 @@ impl Etcd {
         seen.iter().find(|(_, of)| of.is_some_and(|(id, _)| id == *leader)).map(|(i, _)| *i)
     }
 
-    /// Waits until every running member knows a leader that runs.
+    /// Waits until every running member knows a leader that runs: one that was killed is not taken for
+    /// it by those who have not noticed yet.
     pub async fn wait_for_leader(&mut self, at_most: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + at_most;
         loop {
-            let mut missing = None;
+            let (mut ids, mut leaders, mut missing) = (Vec::new(), Vec::new(), None);
             for member in self.members.iter_mut().filter(|member| member.running.is_some()) {
                 member.check()?;
-                if !member.is_ready().await {
-                    missing = Some(&*member);
+                if member.speaks_tls() {
+                    // Nobody but its clients can ask it: then it is ready when it says so.
+                    missing = missing.or((!member.says_it_is_ready()).then_some(&*member));
+                    continue;
+                }
+                match member.leader().await {
+                    Some((id, leader)) => {
+                        ids.push(id);
+                        leaders.push((leader, &*member));
+                    }
+                    None => missing = Some(&*member),
                 }
             }
-            let Some(missing) = missing else { return Ok(()) };
+            let gone = leaders.iter().find(|(leader, _)| !ids.contains(leader));
+            let Some(missing) = missing.or(gone.map(|(_, member)| *member)) else { return Ok(()) };
             if Instant::now() >= deadline {
                 return Err(LabError::NoAnswer {
                     name: missing.name.clone(),
@@ -211,17 +222,14 @@ impl Member {
         Err(LabError::EndedAtStart { name, status, log })
     }
 
-    /// With TLS nobody but its clients can ask it: then it is ready when it says so.
-    async fn is_ready(&self) -> bool {
-        let tls = self.arguments.iter().any(|argument| argument.starts_with("https://"));
-        match tls {
-            false => self.leader().await.is_some(),
-            true => {
-                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-                log.contains("ready to serve client requests")
-                    || log.contains("serving client traffic securely")
-            }
-        }
+    fn speaks_tls(&self) -> bool {
+        self.arguments.iter().any(|argument| argument.starts_with("https://"))
+    }
+
+    fn says_it_is_ready(&self) -> bool {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.contains("ready to serve client requests")
+            || log.contains("serving client traffic securely")
     }
 
     /// Returns this member's number and its leader's, if it knows one.
