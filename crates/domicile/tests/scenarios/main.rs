@@ -8,6 +8,8 @@ use std::time::Instant;
 use domicile::lab::cluster::PgBin;
 
 // Not all of it is of use here.
+#[path = "../pages/mod.rs"]
+mod pages;
 #[allow(dead_code)]
 #[path = "../regions/mod.rs"]
 mod regions;

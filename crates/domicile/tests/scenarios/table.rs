@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use super::pages::{assert_current, assert_stands, link, root};
 use super::script;
 
 const PARTS: [(&str, &str); 10] = [
@@ -405,14 +406,7 @@ const OPEN: &[(&str, &str)] = &[("H87", "a row of nearly 1 GB: tried by hand alo
 
 #[test]
 fn the_table_of_scenarios_is_current() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = root.join("../../docs/reference/scenarios.md");
-    let text = page_text(root);
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&page, &text).unwrap();
-    }
-    let written = std::fs::read_to_string(&page).unwrap_or_default();
-    assert_eq!(written, text, "{} is stale: UPDATE=1 rewrites it", page.display());
+    assert_current("scenarios.md", &page_text(root()));
 }
 
 /// Part, number, what holds, where.
@@ -436,7 +430,7 @@ fn page_text(root: &Path) -> String {
         }
     }
     for (numbers, what, file, function) in TRIED {
-        assert_stands(root, file, function);
+        assert_stands(file, function);
         add(numbers, what, link(file));
     }
     let findings = sources(&root.join("src/cli/check/judge"));
@@ -479,25 +473,12 @@ fn is_number(word: &str) -> bool {
     word.len() > 1 && word[1..].bytes().all(|b| b.is_ascii_digit())
 }
 
-fn link(file: &str) -> String {
-    let (shown, path) = match file.strip_prefix("../") {
-        Some(other) => (other.to_owned(), format!("crates/{other}")),
-        None => (file.to_owned(), format!("crates/domicile/{file}")),
-    };
-    format!("[{shown}](../../{path})")
-}
-
 fn names_of_shared_cases(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let names = text.lines().filter_map(|line| {
         Some(line.trim().strip_prefix("name: \"")?.strip_suffix("\",")?.to_owned())
     });
     names.collect()
-}
-
-fn assert_stands(root: &Path, file: &str, function: &str) {
-    let text = std::fs::read_to_string(root.join(file)).unwrap_or_default();
-    assert!(text.contains(&format!("fn {function}(")), "{file} has no test {function}");
 }
 
 fn sources(folder: &Path) -> String {

@@ -1,0 +1,515 @@
+//! Which fault is tried where, how much of what is expected holds then, and what is still open?
+//!
+//! `docs/reference/faults.md` is made of this. Whoever renames a test hears of it here.
+
+use std::fmt::Write as _;
+
+use super::pages::{assert_current, assert_stands, link};
+
+/// What fails, and what is expected then; numbered from 1.
+const FAULTS: [(&str, &str); 45] = [
+    (
+        "an owner's agent is killed and started again",
+        "the guard admits until the lease ends; no failover when the agent is back before; nothing twice, nothing missing",
+    ),
+    (
+        "an owner's agent is killed for good",
+        "another region takes over; PostgreSQL refuses once the lease is over; the tail is journaled when the region returns",
+    ),
+    (
+        "an owner's agent stands still across a failover and goes on (SIGSTOP, SIGCONT)",
+        "it acknowledges nothing, renews nothing late, and gives up by itself",
+    ),
+    (
+        "all of an owner's PostgreSQL stands still across a failover and goes on",
+        "what commits late lies beyond the cut: no success is told, its rows are journaled",
+    ),
+    (
+        "one backend stands still between its last check and its commit, across a failover",
+        "the same for that one transaction",
+    ),
+    (
+        "an owner's PostgreSQL is killed and recovers",
+        "its lease ends with the postmaster; granted again at the same epoch; no failover when it is quick",
+    ),
+    (
+        "PostgreSQL hangs: it accepts connections and does not answer",
+        "found by a write through the guard, not by a connection; another region takes over",
+    ),
+    (
+        "an owner is cut off from all others and from the directory",
+        "another region takes over; the old owner is read-only once its lease is over; afterwards its tail is journaled and repaired",
+    ),
+    (
+        "others cannot read an owner's log; it reads theirs and reaches the directory",
+        "commits wait as the RPO says; no owner changes",
+    ),
+    (
+        "an owner cannot reach the directory; the others reach both",
+        "never two owners; its peers renew its lease in the directory's stead",
+    ),
+    (
+        "an agent reaches the directory and not its PostgreSQL",
+        "it gives its lease up, so that nobody has to wait for its end",
+    ),
+    (
+        "clients are cut off from a region that is well",
+        "seen from where clients are; they are led elsewhere",
+    ),
+    (
+        "two regions lose sight of each other, a third sees both",
+        "logs go over the third; no owner changes",
+    ),
+    ("a minority of the directory is lost", "nothing"),
+    (
+        "the directory is lost for minutes",
+        "owners write on, renewed by their peers; no owner changes; afterwards all epochs are as before",
+    ),
+    ("the directory's leader is in the region that is lost", "writes resume in time all the same"),
+    (
+        "the directory is restored from an old copy",
+        "it is not believed: told, and a person has to repair it",
+    ),
+    (
+        "the clock of an owner's PostgreSQL jumps by an hour, or by half a lease again and again",
+        "forward it refuses writes; backward the guard refuses a lease from the future",
+    ),
+    ("a clock runs wrong by 500 ppm", "no effect on safety; told beyond 200 ppm"),
+    (
+        "a disk is full: of the WAL, of an agent's logs, of the directory",
+        "commits fail or wait, nothing is dropped, and all goes on once there is room",
+    ),
+    (
+        "a disk under the logs gives errors",
+        "nothing is acknowledged that is not durable; the log goes on from its slot or from peers",
+    ),
+    (
+        "a slot is dropped or invalidated",
+        "told; nothing is skipped in silence; others may take over; seeded again by comparison",
+    ),
+    (
+        "a log is damaged or torn off",
+        "noticed by its checksum; fetched again from a peer; told where no peer has it",
+    ),
+    (
+        "a link is long, narrow or loses packets",
+        "no failover; the RPO is kept by slowing writers down",
+    ),
+    (
+        "a region comes and goes, again and again",
+        "one failover; then it is on probation and nothing goes back and forth",
+    ),
+    (
+        "the second owner is lost too, before the first is back",
+        "the third takes over; each epoch is one higher and ends at its own cut; both tails are journaled",
+    ),
+    (
+        "an owner is lost during a planned hand-over, at each of its points",
+        "before the grant: the old owner goes on, or a failover ends at the same cut; after it: the new owner goes on",
+    ),
+    (
+        "a target is lost during a planned hand-over",
+        "called off; the old owner goes on one epoch higher",
+    ),
+    (
+        "the agent that carries a run dies at any of its effects",
+        "another one carries it on; each effect happens once",
+    ),
+    (
+        "two runs are started for the same partitions at the same time",
+        "one gets them, the other is refused",
+    ),
+    (
+        "an old owner returns with a tail that clashes with newer rows on a unique key",
+        "the tail is journaled, its rows give way, all regions are alike",
+    ),
+    (
+        "an old owner returns, and clients write to it directly",
+        "refused with 25006 and the name of the new owner",
+    ),
+    (
+        "two regions and no witness: the link between them is cut",
+        "the owner stays, the other one does not take over by itself; a person may say so",
+    ),
+    ("two regions and a witness: one is lost", "the other one takes over by itself"),
+    (
+        "a transaction stays open across a fence",
+        "planned: terminated after its budget, others wait no longer than that; forced: refused at its commit",
+    ),
+    (
+        "a REPEATABLE READ transaction from before a hand-over writes after it",
+        "refused: the guard is not read by its snapshot",
+    ),
+    (
+        "PREPARE TRANSACTION before a fence, COMMIT PREPARED after it",
+        "refused up front, or kept out of the history",
+    ),
+    (
+        "ways past the guard: a table partition, COPY, TRUNCATE, DDL, disabled triggers, the replica role, superusers",
+        "refused, or known by its missing stamp and journaled",
+    ),
+    (
+        "a standby is promoted, a backup restored or a disk cloned",
+        "it admits no write before a lease is granted to it",
+    ),
+    (
+        "a commit that waits for a remote copy is cancelled",
+        "not told as a success: its outcome is unknown",
+    ),
+    (
+        "agents of two versions take part in one hand-over",
+        "versions that do not go together are refused",
+    ),
+    (
+        "a certificate ends, or keys change, during a failover",
+        "told 30 days before; old and new overlap",
+    ),
+    (
+        "a target lacks connections, disk or CPU for what it would get",
+        "the plan says so and needs a reason to go on",
+    ),
+    ("a target's schema is not the owner's", "the plan says so"),
+    ("nobody can be notified", "the run goes on and says so"),
+];
+
+/// The fault, what holds, the test's file under `crates/domicile`, its function.
+const TRIED: &[(usize, &str, &str, &str)] = &[
+    (
+        1,
+        "agents die at random moments and are started again: each acknowledged write is everywhere once",
+        "tests/kill_agent.rs",
+        "every_acknowledged_write_is_everywhere_exactly_once_whoever_was_killed_and_when",
+    ),
+    (
+        1,
+        "the same among all other faults, where regions fail over by themselves",
+        "tests/chaos.rs",
+        "what_was_acknowledged_is_there_and_alike_whatever_failed",
+    ),
+    (
+        2,
+        "once the lease is over, a transaction that was open is refused at its commit",
+        "tests/guard.rs",
+        "a_lease_may_end_before_the_commit",
+    ),
+    (
+        3,
+        "agents stand still and go on in thousands of simulated worlds: no epoch has two writers",
+        "../sim/tests/seeds.rs",
+        "the_seeds_hold",
+    ),
+    (
+        4,
+        "PostgreSQL stands still and goes on in thousands of simulated worlds",
+        "../sim/tests/seeds.rs",
+        "the_seeds_hold",
+    ),
+    (
+        6,
+        "the lease does not outlive the postmaster, though its deadline lies ahead",
+        "tests/guard.rs",
+        "a_lease_ends_with_its_postmaster",
+    ),
+    (
+        6,
+        "killed under writers and started again: each acknowledged write is everywhere once",
+        "tests/kill_agent.rs",
+        "every_acknowledged_write_is_everywhere_exactly_once_whoever_was_killed_and_when",
+    ),
+    (
+        7,
+        "a region that takes writes is not taken over, however silent its lease; one that refuses them is",
+        "../core/src/outage.rs",
+        "a_region_that_still_takes_writes_is_not_failed_over",
+    ),
+    (
+        8,
+        "others write on meanwhile; afterwards every acknowledged write is there and all are alike",
+        "tests/chaos.rs",
+        "what_was_acknowledged_is_there_and_alike_whatever_failed",
+    ),
+    (
+        8,
+        "with `rpo = \"none\"` each acknowledged write that was lost is in the journal",
+        "tests/demo.rs",
+        "without_an_rpo_what_was_lost_is_in_the_journal_and_its_rows_are_repaired",
+    ),
+    (
+        9,
+        "commits run ahead of their copies as far as the RPO allows, then wait, and go on when the link is back",
+        "tests/bounded_rpo.rs",
+        "a_bounded_rpo_lets_commits_run_ahead_and_then_makes_them_wait",
+    ),
+    (
+        9,
+        "at RPO 0 none returns without a copy",
+        "tests/bounded_rpo.rs",
+        "at_rpo_zero_no_commit_returns_without_a_copy",
+    ),
+    (
+        10,
+        "links are cut one way, the directory's too, in thousands of simulated worlds: never two owners",
+        "../sim/tests/seeds.rs",
+        "the_seeds_hold",
+    ),
+    (
+        13,
+        "a survivor relays the log of a region that is out of sight",
+        "tests/retention.rs",
+        "relayed_by_a_survivor",
+    ),
+    (
+        15,
+        "killed and started again: followers go on where they were",
+        "tests/directory.rs",
+        "a_follower_outlives_a_restart_and_ends_with_the_same_documents",
+    ),
+    (
+        15,
+        "silence of the directory counts as nobody's",
+        "../core/src/lease.rs",
+        "silence_of_the_directory_is_not_silence_of_the_holder",
+    ),
+    (
+        17,
+        "a follower notices, whether the copy is shorter or has grown past what was seen",
+        "tests/directory.rs",
+        "a_follower_notices_a_directory_restored_from_an_older_copy",
+    ),
+    (
+        18,
+        "clocks jump within the lease's margin and by up to an hour in thousands of simulated worlds",
+        "../sim/tests/seeds.rs",
+        "the_seeds_hold",
+    ),
+    (
+        19,
+        "clocks run wrong by up to 500 ppm in thousands of simulated worlds",
+        "../sim/tests/seeds.rs",
+        "the_seeds_hold",
+    ),
+    (
+        20,
+        "an agent's logs: told, outlasted, and nothing that was acknowledged is lost",
+        "tests/log_damage.rs",
+        "a_full_disk_is_named_and_outlasted_and_nothing_that_was_acknowledged_is_lost",
+    ),
+    (
+        20,
+        "the WAL and an agent's logs, under writers, with other regions lost meanwhile",
+        "tests/chaos.rs",
+        "what_was_acknowledged_is_there_and_alike_whatever_failed",
+    ),
+    (
+        20,
+        "the directory: nothing is taken back, and it goes on once there is room",
+        "src/directory/store.rs",
+        "a_full_disk_takes_back_nothing_and_is_enough_for_a_new_start_once_it_has_room",
+    ),
+    (
+        21,
+        "a write that fails moves nothing, and the log takes no more until it is opened again",
+        "tests/log.rs",
+        "a_failed_append_moves_nothing_and_poisons_the_log",
+    ),
+    (
+        21,
+        "a byte that the disk changes gives an error and no record",
+        "tests/log.rs",
+        "a_disk_that_changes_a_byte_of_a_running_log_gives_an_error_and_no_record",
+    ),
+    (
+        22,
+        "dropped, made again, moved, invalidated or another server's: told, nothing is skipped, `domicile reseed` mends it",
+        "tests/continuity.rs",
+        "a_slot_that_does_not_follow_on_what_was_read_is_told_and_nothing_is_skipped",
+    ),
+    (
+        23,
+        "a log that was damaged is made whole from a peer",
+        "tests/log_damage.rs",
+        "a_damaged_log_is_made_whole_from_a_peer_and_hostile_bytes_end_nothing",
+    ),
+    (
+        23,
+        "damage in any segment is named, and nothing is dropped",
+        "tests/log.rs",
+        "damage_in_any_segment_is_named_and_nothing_is_dropped",
+    ),
+    (
+        23,
+        "a torn end is removed wherever the write stopped",
+        "tests/log.rs",
+        "a_torn_tail_is_removed_wherever_the_write_stopped",
+    ),
+    (
+        24,
+        "links of 80 ms: writes go on, and nothing that was acknowledged is lost",
+        "tests/demo.rs",
+        "an_active_passive_world_loses_nothing_that_was_acknowledged",
+    ),
+    (
+        27,
+        "a failover takes what was being handed over, too",
+        "../core/src/ownership/tests.rs",
+        "a_fence_overrules_a_hand_over",
+    ),
+    (
+        27,
+        "agents and regions are killed during hand-overs in thousands of simulated worlds",
+        "../sim/tests/seeds.rs",
+        "the_seeds_hold",
+    ),
+    (
+        28,
+        "the partitions are given back one epoch higher",
+        "../core/src/runbook/run/tests.rs",
+        "a_switchover_whose_target_dies_gives_the_partitions_back",
+    ),
+    (
+        29,
+        "a run that another agent continues at any point ends the same",
+        "../core/src/runbook/run/tests.rs",
+        "a_run_that_another_agent_continues_at_any_point_ends_the_same",
+    ),
+    (
+        29,
+        "agents die at their effects in thousands of simulated worlds",
+        "../sim/tests/seeds.rs",
+        "the_seeds_hold",
+    ),
+    (
+        30,
+        "of two failovers of one region the slower one ends",
+        "../core/src/runbook/run/tests.rs",
+        "of_two_failovers_of_one_region_the_slower_one_ends",
+    ),
+    (
+        30,
+        "several hand-overs at one moment, of different partitions, all come to an end",
+        "tests/switchover.rs",
+        "hand_overs_that_the_owner_learns_of_together_all_come_to_an_end",
+    ),
+    (
+        32,
+        "after a hand-over the old owner's PostgreSQL names the new one",
+        "tests/guard.rs",
+        "an_old_snapshot_sees_the_new_owner",
+    ),
+    (
+        36,
+        "after a planned hand-over it is refused, with the new owner's name",
+        "tests/guard.rs",
+        "an_old_snapshot_sees_the_new_owner",
+    ),
+    (
+        37,
+        "PREPARE TRANSACTION of a guarded write is refused with a hint",
+        "tests/guard.rs",
+        "nothing_is_prepared_for_two_phases",
+    ),
+    (
+        38,
+        "refused on every way",
+        "tests/guard.rs",
+        "a_write_that_is_not_ours_is_refused_on_every_way_and_none_enters_the_history",
+    ),
+    (
+        38,
+        "what slips past disabled triggers is journaled, its rows are repaired, and the guard is put back",
+        "tests/guard.rs",
+        "an_unstamped_write_is_journaled_and_repaired",
+    ),
+    (39, "a lease belongs to one postmaster", "tests/guard.rs", "a_lease_ends_with_its_postmaster"),
+    (
+        39,
+        "a standby that was promoted goes on where it has everything, and stands still where it lacks the end",
+        "tests/continuity.rs",
+        "a_standby_that_lacks_the_end_is_behind",
+    ),
+    (
+        44,
+        "`domicile check` refuses it up front",
+        "src/cli/check/tests.rs",
+        "regions_with_other_schemas_or_one_database_are_refused",
+    ),
+    (
+        44,
+        "rows whose schema is missing wait and are told",
+        "tests/migrate.rs",
+        "where_it_fails_a_region_waits_and_says_so",
+    ),
+];
+
+/// The fault, and what of it nothing tries, or what does not exist.
+const OPEN: &[(usize, &str)] = &[
+    (2, "with real processes: the tail of an agent that never came back"),
+    (3, "with real processes"),
+    (4, "with real processes"),
+    (5, "with real processes"),
+    (6, "a region that fails over by itself and is granted its lease again before it is suspected"),
+    (7, "with real processes"),
+    (
+        10,
+        "peers renew no lease: an owner without the directory is taken over once its lease is over",
+    ),
+    (11, "an agent gives no lease up before its end"),
+    (12, "nobody looks from where clients are; no DNS"),
+    (13, "between two owners, under writers"),
+    (14, "the directory is one process"),
+    (15, "peers renew no lease: owners write until theirs is over"),
+    (16, "the directory is one process"),
+    (17, "with whole regions"),
+    (19, "a wrong rate is not told"),
+    (21, "an error of fsync"),
+    (24, "packets that are lost, narrow links; writers are made to wait, not slowed down"),
+    (25, "there is no probation"),
+    (26, "with real processes"),
+    (27, "with real processes"),
+    (28, "with real processes"),
+    (30, "with real processes: two runs for the same partitions"),
+    (31, "with real processes"),
+    (33, "the directory is the witness"),
+    (34, "two regions with real processes"),
+    (35, "with real processes"),
+    (39, "a clone of a disk beside its original"),
+    (40, "PostgreSQL tells a success with a warning, and the gateway lets it pass"),
+    (41, "messages carry no version"),
+    (42, "links are not encrypted"),
+    (43, "plans know no capacity"),
+    (44, "plans do not look at it"),
+    (45, "runs notify nobody"),
+];
+
+#[test]
+fn the_table_of_faults_is_current() {
+    assert_current("faults.md", &page_text());
+}
+
+fn page_text() -> String {
+    let mut text = "# Faults\n\nWhat may fail, what is expected then, and the test that tries it: how much of what \
+                    is expected it shows stands beside it.\nTests of `core` and `sim` try decisions alone, all \
+                    others real files, processes and PostgreSQL. Made by\n`crates/domicile/tests/faults/table.rs`.\n\n\
+                    | | Fault | Expected | What holds | Where |\n|---|---|---|---|---|\n"
+        .to_owned();
+    for (number, (fault, expected)) in (1..).zip(FAULTS) {
+        let tried =
+            TRIED.iter().filter(|tried| tried.0 == number).map(|(_, what, file, function)| {
+                assert_stands(file, function);
+                (*what, link(file))
+            });
+        let open = OPEN.iter().filter(|open| open.0 == number);
+        let rows: Vec<_> =
+            tried.chain(open.map(|(_, what)| (*what, "not yet".to_owned()))).collect();
+        assert!(!rows.is_empty(), "nothing is said of F{number:02}");
+        let mut named = format!("F{number:02} | {fault} | {expected}");
+        for (what, place) in rows {
+            writeln!(text, "| {named} | {what} | {place} |").unwrap();
+            named = " | | ".to_owned();
+        }
+    }
+    for number in TRIED.iter().map(|tried| tried.0).chain(OPEN.iter().map(|open| open.0)) {
+        assert!((1..=FAULTS.len()).contains(&number), "there is no F{number:02}");
+    }
+    text
+}
