@@ -42,6 +42,25 @@ pub(super) fn signal(child: &Child, signal: Signal) {
     let _ = kill(pid_of(child), signal);
 }
 
+/// Stops the process and everything that descends from it, as a machine that hangs would.
+pub(super) fn pause_tree(child: &Child) {
+    let root = pid_of(child);
+    signal(child, Signal::SIGSTOP);
+    // It can start nothing any more: what is found now is all there is.
+    wait_until_still(root);
+    for pid in descendants(&process_table(), root.as_raw()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+    }
+}
+
+/// Lets everything that was stopped go on, the process itself last.
+pub(super) fn resume_tree(child: &Child) {
+    for pid in descendants(&process_table(), pid_of(child).as_raw()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    }
+    signal(child, Signal::SIGCONT);
+}
+
 /// Kills the process and everything that descends from it, and waits until they are gone.
 pub(super) fn kill_tree(child: &mut Child) {
     if let Ok(Some(_)) = child.try_wait() {
@@ -49,10 +68,7 @@ pub(super) fn kill_tree(child: &mut Child) {
     }
     let root = pid_of(child);
     signal(child, Signal::SIGSTOP);
-    wait_until(STILL_WAIT_MAX, || {
-        let state = process_table().iter().find(|process| process.pid == root.as_raw()).copied();
-        state.is_none_or(|process| matches!(process.state, 'T' | 'Z'))
-    });
+    wait_until_still(root);
     let below = descendants(&process_table(), root.as_raw());
     for pid in &below {
         let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
@@ -66,6 +82,13 @@ pub(super) fn kill_tree(child: &mut Child) {
     if !gone {
         tracing::warn!(postmaster = root.as_raw(), "killed processes are still there");
     }
+}
+
+fn wait_until_still(root: Pid) {
+    wait_until(STILL_WAIT_MAX, || {
+        let state = process_table().iter().find(|process| process.pid == root.as_raw()).copied();
+        state.is_none_or(|process| matches!(process.state, 'T' | 'Z'))
+    });
 }
 
 fn pid_of(child: &Child) -> Pid {
