@@ -27,6 +27,7 @@ mod regions;
 mod standstill;
 mod table;
 mod tails;
+mod two;
 mod world;
 mod writers;
 

@@ -107,7 +107,7 @@ pub async fn converge(regions: &Regions) {
             let sql = "SELECT origin || ' is not applied up to ' || lsn
                        FROM unnest($1::text[], $2::text[]) log (origin, lsn)
                        LEFT JOIN domicile.progress USING (origin)
-                       WHERE origin <> $3 || '-1' AND applied >= lsn::pg_lsn IS NOT TRUE
+                       WHERE origin <> $3 || '-1' AND coalesce(applied, '0/0') < lsn::pg_lsn
                        UNION ALL SELECT 'repairs are pending' FROM domicile.repair";
             let rows = client.query(sql, &[&origins, &lsns, &region]).await;
             match rows.map_err(|e| e.to_string())?.first() {
