@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
 mod regions;
-use regions::{LOOK_AGAIN, PATIENCE, assert_alike, config, eventually, start};
+use regions::{LOOK_AGAIN, PATIENCE, assert_alike, config, converge, eventually, start};
 
 const NAMES: [&str; 3] = ["eu", "us", "ap"];
 const BRANCHES: i32 = 60;
@@ -490,34 +490,6 @@ async fn everything_is_written(regions: &Regions, region: &str, when: &str) {
             let sql = format!("UPDATE branch SET ops = ops WHERE branch = {branch}");
             let written = tokio::time::timeout(PATIENCE, client.batch_execute(&sql)).await;
             written.map_err(|e| e.to_string())?.map_err(|e| format!("{e:?}"))
-        })
-        .await;
-    }
-}
-
-/// Waits until every region shows what every other has in its log, and has repaired what it must.
-async fn converge(regions: &Regions) {
-    let mut ends: BTreeMap<String, String> = BTreeMap::new();
-    for region in NAMES {
-        let status = regions.status(region).await.unwrap();
-        // As of now; `log_end` is as of the last report.
-        let end = status.flushed[&status.origin].clone();
-        ends.insert(status.origin, end);
-    }
-    for region in NAMES {
-        let client = regions.connect(region).await.unwrap();
-        let (origins, lsns): (Vec<String>, Vec<String>) = ends.clone().into_iter().unzip();
-        eventually(&format!("{region} shows what the others wrote"), async || {
-            let sql = "SELECT origin || ' is not applied up to ' || lsn
-                       FROM unnest($1::text[], $2::text[]) log (origin, lsn)
-                       LEFT JOIN domicile.progress USING (origin)
-                       WHERE origin <> $3 || '-1' AND applied >= lsn::pg_lsn IS NOT TRUE
-                       UNION ALL SELECT 'repairs are pending' FROM domicile.repair";
-            let rows = client.query(sql, &[&origins, &lsns, &region]).await;
-            match rows.map_err(|e| e.to_string())?.first() {
-                None => Ok(()),
-                Some(row) => Err(row.get(0)),
-            }
         })
         .await;
     }

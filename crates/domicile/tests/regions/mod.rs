@@ -2,6 +2,7 @@
 //!
 //! Every wait is for a fact and has a deadline; what was missing is in the panic.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,6 +85,35 @@ pub async fn settle(regions: &Regions, run: &str) {
             let row = client.query_one(sql, &[&run]).await.map_err(|e| e.to_string())?;
             let seen: i64 = row.get(0);
             if seen == expected { Ok(()) } else { Err(format!("{seen} of {expected}")) }
+        })
+        .await;
+    }
+}
+
+/// Waits until every region shows what every other has in its log now, and has repaired what it must.
+#[allow(dead_code, reason = "only where regions come and go")]
+pub async fn converge(regions: &Regions) {
+    let mut ends: BTreeMap<String, String> = BTreeMap::new();
+    for region in regions.names() {
+        let status = regions.status(region).await.unwrap();
+        // As of now; `log_end` is as of the last report.
+        let end = status.flushed[&status.origin].clone();
+        ends.insert(status.origin, end);
+    }
+    for region in regions.names() {
+        let client = regions.connect(region).await.unwrap();
+        let (origins, lsns): (Vec<String>, Vec<String>) = ends.clone().into_iter().unzip();
+        eventually(&format!("{region} shows what the others wrote"), async || {
+            let sql = "SELECT origin || ' is not applied up to ' || lsn
+                       FROM unnest($1::text[], $2::text[]) log (origin, lsn)
+                       LEFT JOIN domicile.progress USING (origin)
+                       WHERE origin <> $3 || '-1' AND coalesce(applied, '0/0') < lsn::pg_lsn
+                       UNION ALL SELECT 'repairs are pending' FROM domicile.repair";
+            let rows = client.query(sql, &[&origins, &lsns, &region]).await;
+            match rows.map_err(|e| e.to_string())?.first() {
+                None => Ok(()),
+                Some(row) => Err(row.get(0)),
+            }
         })
         .await;
     }

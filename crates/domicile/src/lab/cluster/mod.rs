@@ -168,6 +168,17 @@ impl Cluster {
         }
     }
 
+    /// Lets the server and all its processes hang: connections are accepted by the system, and nobody
+    /// answers.
+    pub fn pause(&self) {
+        self.postmaster.as_ref().into_iter().for_each(process::pause_tree);
+    }
+
+    /// Lets them go on.
+    pub fn resume(&self) {
+        self.postmaster.as_ref().into_iter().for_each(process::resume_tree);
+    }
+
     /// Removes the segment that a killed server leaves, of which a machine has a few thousand. One that
     /// is started again does that itself.
     fn free_shared_memory(&self) {

@@ -237,6 +237,20 @@ impl Regions {
         self.place(region).agent.resume();
     }
 
+    /// Lets all of a region's PostgreSQL hang.
+    pub fn pause_postgres(&self, region: &str) {
+        self.place(region).cluster.pause();
+    }
+
+    pub fn resume_postgres(&self, region: &str) {
+        self.place(region).cluster.resume();
+    }
+
+    /// Returns the process id of a region's postmaster, if it was started.
+    pub fn postgres_pid(&self, region: &str) -> Option<u32> {
+        self.place(region).cluster.pid()
+    }
+
     pub fn kill_postgres(&mut self, region: &str) {
         self.place_mut(region).cluster.kill();
     }

@@ -1,0 +1,89 @@
+//! Planned hand-overs: two at once, through an open transaction, and of regions that are lost in the
+//! middle.
+
+use tokio_postgres::error::SqlState;
+
+use super::regions::eventually;
+use super::world::{World, owners_of, succeeds};
+
+pub async fn try_all(world: &mut World) {
+    two_runs_for_one_partition_leave_one_owner(world).await;
+    a_transaction_that_stays_open_is_terminated(world).await;
+    an_owner_that_is_lost_while_it_hands_over_is_taken_over(world).await;
+    a_target_that_is_lost_gets_nothing(world).await;
+}
+
+/// F30. Each may get it in turn, and be told that the other one overruled it.
+async fn two_runs_for_one_partition_leave_one_owner(world: &mut World) {
+    let before = world.owners().await[0].clone();
+    assert_eq!(before.0.as_deref(), Some("eu"));
+    let runs =
+        ["us", "ap"].map(|to| world.begin(&["switchover", "--partitions", "0", "--to", to], to));
+    for run in runs {
+        succeeds(run).await;
+    }
+    eventually("it has an owner, and not the old one", async || {
+        let owners = owners_of(&world.ownership().await?);
+        match owners[0].0.as_deref() {
+            Some("us" | "ap") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    world.holds("two runs for one partition").await;
+}
+
+/// F35.
+async fn a_transaction_that_stays_open_is_terminated(world: &mut World) {
+    let (branch, partition) = world.branch_of("eu").await;
+    let open = world.client("eu").await;
+    let write = format!("BEGIN; INSERT INTO payment VALUES ({branch}, 1, 'open')");
+    open.batch_execute(&write).await.unwrap();
+    let range = partition.to_string();
+    let moved = world.run(&["switchover", "--partitions", &range, "--to", "us"]);
+    assert!(moved.status.success(), "{moved:?}");
+    let error = open.batch_execute("COMMIT").await.unwrap_err();
+    let told = error.code().is_none_or(|code| *code == SqlState::ADMIN_SHUTDOWN);
+    assert!(told, "{error:?}");
+    world.all_go_on("when the transaction is gone").await;
+    world.no_payment("open").await;
+    world.holds("a transaction that stayed open").await;
+}
+
+/// F27: the hand-over is in the directory, and the owner dies before it has drained.
+async fn an_owner_that_is_lost_while_it_hands_over_is_taken_over(world: &mut World) {
+    let (_, partition) = world.branch_of("us").await;
+    world.regions.pause_agent("us");
+    let range = partition.to_string();
+    let run = world.begin(&["switchover", "--partitions", &range, "--to", "ap"], "eu");
+    world.is_handing_over(partition).await;
+    world.regions.kill_region("us");
+    world.is_taken_over("us").await;
+    world.others_go_on(&["us"], "while us is gone").await;
+    world.regions.start_region("us").await.unwrap();
+    // Whatever became of it, it ends.
+    succeeds(run).await;
+    world.holds("an owner that was lost while it handed over").await;
+}
+
+/// F28: the target cannot have applied the barrier before it is lost.
+async fn a_target_that_is_lost_gets_nothing(world: &mut World) {
+    let (_, partition) = world.branch_of("ap").await;
+    let epoch = world.owners().await[partition as usize].1;
+    world.regions.links().stop_reading("us");
+    let range = partition.to_string();
+    let run = world.begin(&["switchover", "--partitions", &range, "--to", "us"], "eu");
+    world.is_handing_over(partition).await;
+    world.regions.kill_region("us");
+    eventually("the owner has it back", async || {
+        let owner = world.owners().await[partition as usize].clone();
+        if owner == (Some("ap".to_owned()), epoch + 1) { Ok(()) } else { Err(format!("{owner:?}")) }
+    })
+    .await;
+    assert!(!succeeds(run).await, "a run that was called off is no success");
+    world.is_taken_over("us").await;
+    world.others_go_on(&["us"], "while us is gone").await;
+    world.regions.links().resume_reading("us");
+    world.regions.start_region("us").await.unwrap();
+    world.holds("a target that was lost").await;
+}

@@ -1,0 +1,103 @@
+//! What stands still across a failover and goes on: an agent, PostgreSQL, one backend.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::regions::eventually;
+use super::world::{World, comes_to_an_end};
+
+pub async fn try_all(world: &mut World) {
+    an_agent_that_was_dead_to_the_world_gives_up_by_itself(world).await;
+    a_postgres_that_was_dead_to_the_world_commits_nothing_late(world).await;
+    a_backend_that_is_held_behind_its_last_check_is_told_no_success(world).await;
+    an_agent_without_its_postgres_is_taken_over(world).await;
+}
+
+/// F03; and F25, as far as a region that comes and goes gets nothing back by itself.
+async fn an_agent_that_was_dead_to_the_world_gives_up_by_itself(world: &mut World) {
+    let (branch, partition) = world.branch_of("eu").await;
+    let client = world.client("eu").await;
+    world.regions.pause_agent("eu");
+    world.is_taken_over("eu").await;
+    // Nobody is there to close it.
+    let error = world.refuses(&client, branch).await;
+    assert!(error.as_db_error().unwrap().message().contains("lease is over"), "{error:?}");
+    world.others_go_on(&["eu"], "while the agent of eu stands still").await;
+    let taken = world.owners().await;
+    let owner = taken[partition as usize].0.clone().unwrap();
+    world.regions.resume_agent("eu");
+    world.refuses_in_favour_of(&client, branch, &owner).await;
+    for _ in 0..2 {
+        world.regions.pause_agent("eu");
+        world.is_probed(&owner, "eu", "unreachable").await;
+        world.regions.resume_agent("eu");
+        world.is_probed(&owner, "eu", "").await;
+        world.refuses_in_favour_of(&client, branch, &owner).await;
+    }
+    assert_eq!(world.owners().await, taken, "it comes and goes, and nothing moves");
+    world.holds("an agent that stood still").await;
+}
+
+/// F04.
+async fn a_postgres_that_was_dead_to_the_world_commits_nothing_late(world: &mut World) {
+    let (branch, partition) = world.branch_of("us").await;
+    world.regions.pause_postgres("us");
+    world.is_taken_over("us").await;
+    for region in ["eu", "ap"] {
+        world.new_sessions_write_everything(region).await;
+    }
+    let owner = world.owners().await[partition as usize].0.clone().unwrap();
+    world.regions.resume_postgres("us");
+    let client = world.client("us").await;
+    world.refuses_in_favour_of(&client, branch, &owner).await;
+    world.holds("a PostgreSQL that stood still").await;
+}
+
+/// F05: the only place that the guard cannot see. The transaction comes behind its partition's cut.
+async fn a_backend_that_is_held_behind_its_last_check_is_told_no_success(world: &mut World) {
+    let (branch, _) = world.branch_of("ap").await;
+    let holder = world.regions.connect("ap").await.unwrap();
+    holder.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
+    let late = world.client("ap").await;
+    let row = late.query_one("SELECT pg_backend_pid()", &[]).await.unwrap();
+    let backend: i32 = row.get(0);
+    // The guard's check is asked for first, so it comes first.
+    let sql = format!(
+        "BEGIN; INSERT INTO payment VALUES ({branch}, 5, 'late'); INSERT INTO held_up VALUES (1); COMMIT"
+    );
+    let late = tokio::spawn(async move { late.batch_execute(&sql).await });
+    eventually("it is behind the guard's check", async || {
+        let sql = "SELECT count(*) FROM pg_locks WHERE pid = $1 AND locktype = 'advisory' AND NOT granted";
+        let row = holder.query_one(sql, &[&backend]).await.map_err(|e| e.to_string())?;
+        if row.get::<_, i64>(0) == 1 { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    kill(Pid::from_raw(backend), Signal::SIGSTOP).unwrap();
+    holder.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    world.regions.links().isolate("ap");
+    world.is_taken_over("ap").await;
+    kill(Pid::from_raw(backend), Signal::SIGCONT).unwrap();
+    eventually("it has committed, too late", async || {
+        let sql = "SELECT wait_event FROM pg_stat_activity WHERE pid = $1";
+        let row = holder.query_one(sql, &[&backend]).await.map_err(|e| e.to_string())?;
+        match row.get::<_, Option<String>>(0).as_deref() {
+            Some("SyncRep") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert!(!late.is_finished(), "nobody holds it but its region");
+    world.regions.links().rejoin("ap");
+    assert!(comes_to_an_end(late).await.is_err(), "it was told a success");
+    world.is_journaled("ap", "late").await;
+    world.holds("a backend that stood still").await;
+}
+
+/// F11, without a lease that is given up.
+async fn an_agent_without_its_postgres_is_taken_over(world: &mut World) {
+    world.regions.kill_postgres("eu");
+    world.is_taken_over("eu").await;
+    world.others_go_on(&["eu"], "while eu has no PostgreSQL").await;
+    world.regions.start_postgres("eu").await.unwrap();
+    world.holds("an agent without its PostgreSQL").await;
+}

@@ -1,0 +1,429 @@
+//! What is there when a fault strikes, and what must hold when it is over?
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use domicile::directory::Client as Directory;
+use domicile::directory::documents::{OWNERSHIP_KEY, lift_ownership};
+use domicile::lab::regions::Regions;
+use domicile::log::{LOG_SEGMENT_BYTES, Logs};
+use domicile_core::id::{Epoch, PartitionId, RegionId};
+use domicile_core::lsn::Cut;
+use domicile_core::ownership::{Ownership, State, Verdict};
+use domicile_core::record;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use super::regions::{PATIENCE, assert_alike, config, converge, eventually, start};
+use super::writers::{BRANCHES, By, Fate, History, Writer, connect};
+
+pub const NAMES: [&str; 3] = ["eu", "us", "ap"];
+const PARTITIONS: u32 = 12;
+/// Long, so that only what a test does to a region is an outage.
+pub const LEASE: Duration = Duration::from_secs(5);
+const SUSPECT: &str = "suspect_after = \"3500ms\"\n\n";
+
+const SEED: &str = "
+    CREATE ROLE app LOGIN;
+    CREATE TABLE branch (branch int PRIMARY KEY, ops bigint NOT NULL);
+    INSERT INTO branch SELECT b, 0 FROM generate_series(1, 60) b;
+    CREATE TABLE op (branch int, id bigint, PRIMARY KEY (branch, id));
+    CREATE TABLE payment (branch int, id int, reference text, PRIMARY KEY (branch, id),
+                          UNIQUE (branch, reference));
+    -- No region's but its own: holds a transaction up behind the guard's last check.
+    CREATE TABLE held_up (id int);
+    CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER hold_up AFTER INSERT ON held_up
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hold_up();
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO app;";
+const TABLES: &str = "[[table]]\nname = \"branch\"\n[[table]]\nname = \"op\"\n\
+                      [[table]]\nname = \"payment\"\n";
+
+/// Partition and epoch: whose it was, and where it ended.
+type Epochs = BTreeMap<(u32, Epoch), (RegionId, Option<Cut>)>;
+
+pub struct World {
+    pub regions: Regions,
+    pub writers: Vec<Writer>,
+    history: Arc<Mutex<History>>,
+    epochs: Epochs,
+    began: Instant,
+}
+
+/// A partition's owner, if it has one, and its epoch.
+pub type Owners = Vec<(Option<String>, u64)>;
+
+impl World {
+    /// `name` keeps the files of worlds apart, where they are kept.
+    pub async fn start(name: &str) -> Self {
+        let mut config = config(&NAMES, "hash(branch, 12)", PARTITIONS);
+        config.keep = config.keep.map(|folder| folder.join(name));
+        config.seed_sql = SEED.to_owned();
+        config.tables = TABLES.to_owned();
+        config.automatic_failover = true;
+        config.lease = LEASE;
+        // Behind the lab's own key of the same section.
+        config.more = SUSPECT.to_owned();
+        let mut regions = Regions::create(config).await.unwrap();
+        start(&mut regions).await;
+        let history: Arc<Mutex<History>> = Arc::default();
+        let mut writers = Vec::new();
+        for (region, number) in NAMES.into_iter().zip((1..).step_by(2)) {
+            for (by, number) in [(By::Gateway, number), (By::Direct, number + 1)] {
+                let history = history.clone();
+                writers.push(Writer::start(&regions, region, by, number, history));
+            }
+        }
+        let epochs = Epochs::new();
+        let world = Self { regions, writers, history, epochs, began: Instant::now() };
+        world.all_go_on("at the start").await;
+        world
+    }
+
+    /// As the directory has it.
+    pub async fn ownership(&self) -> Result<Ownership, String> {
+        let directory = Directory::embedded(&self.regions.directory().to_string());
+        let read = directory.map_err(|e| e.to_string())?.get(OWNERSHIP_KEY).await;
+        let document = read.map_err(|e| e.to_string())?.ok_or("there is no ownership")?;
+        lift_ownership("lab", &document.value).map_err(|e| e.to_string())
+    }
+
+    pub async fn owners(&self) -> Owners {
+        eventually("the owners are read", async || {
+            let ownership = self.ownership().await?;
+            Ok(owners_of(&ownership))
+        })
+        .await
+    }
+
+    /// A branch that this region owns, and its partition.
+    pub async fn branch_of(&self, region: &str) -> (i32, u32) {
+        let owners = self.owners().await;
+        let client = self.regions.connect(NAMES[0]).await.unwrap();
+        let sql = "SELECT branch, domicile.partition_of(branch::text) FROM branch ORDER BY 2, 1";
+        let rows = client.query(sql, &[]).await.unwrap();
+        let branches = rows.iter().map(|row| (row.get(0), row.get::<_, i32>(1) as u32));
+        let owner = |partition: u32| owners[partition as usize].0.as_deref();
+        let mut owned = branches.filter(|(_, partition)| owner(*partition) == Some(region));
+        owned.next().unwrap_or_else(|| panic!("{region} owns nothing: {owners:?}"))
+    }
+
+    /// A session at a region's PostgreSQL, past its gateway.
+    pub async fn client(&self, region: &str) -> Client {
+        self.regions.connect(region).await.unwrap()
+    }
+
+    pub fn writer(&self, region: &str, by: By) -> &Writer {
+        let mut writers = self.writers.iter();
+        writers.find(|writer| writer.region == region && writer.by == by).unwrap()
+    }
+
+    pub async fn all_go_on(&self, when: &str) {
+        for writer in &self.writers {
+            writer.goes_on(when).await;
+        }
+    }
+
+    /// Whoever comes to the gateways of other regions writes everything.
+    pub async fn others_go_on(&self, but: &[&str], when: &str) {
+        for writer in &self.writers {
+            if writer.by == By::Gateway && !but.contains(&writer.region) {
+                writer.goes_on(when).await;
+            }
+        }
+    }
+
+    /// Waits until a client that comes to a region's gateway now can write every branch.
+    pub async fn new_sessions_write_everything(&self, region: &str) {
+        let gateway = self.regions.gateway(region);
+        let address =
+            format!("host={} port={} user=app dbname=postgres", gateway.ip(), gateway.port());
+        for branch in 1..=BRANCHES {
+            eventually(&format!("branch {branch} is written at {region}"), async || {
+                let client = connect(&address).await.map_err(|e| e.to_string())?;
+                let sql = format!("UPDATE branch SET ops = ops WHERE branch = {branch}");
+                let written = tokio::time::timeout(PATIENCE, client.batch_execute(&sql)).await;
+                written.map_err(|e| e.to_string())?.map_err(|e| format!("{e:?}"))
+            })
+            .await;
+        }
+    }
+
+    /// Waits until others own all that `region` owned.
+    pub async fn is_taken_over(&self, region: &str) {
+        eventually(&format!("others own what {region} owned"), async || {
+            let owners = owners_of(&self.ownership().await?);
+            let over = |owner: &Option<String>| owner.as_ref().is_some_and(|o| o != region);
+            match owners.iter().all(|(owner, _)| over(owner)) {
+                true => Ok(()),
+                false => Err(format!("{owners:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until PostgreSQL of a region refuses to write what it owned, and returns why.
+    pub async fn refuses(&self, client: &Client, branch: i32) -> tokio_postgres::Error {
+        // A row of its own: others may be locked by commits that nobody confirms.
+        let sql = format!("BEGIN; INSERT INTO payment VALUES ({branch}, -1); ROLLBACK");
+        eventually("PostgreSQL refuses", async || {
+            let tried = client.batch_execute(&sql).await;
+            let _ = client.batch_execute("ROLLBACK").await;
+            match tried {
+                Err(error) if super::writers::is_refusal(&error) => Ok(error),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+    }
+
+    /// Waits until a refusal of a region's PostgreSQL names this region as the owner.
+    pub async fn refuses_in_favour_of(&self, client: &Client, branch: i32, owner: &str) {
+        eventually(&format!("PostgreSQL says that {owner} owns branch {branch}"), async || {
+            let error = self.refuses(client, branch).await;
+            let detail = error.as_db_error().and_then(|error| error.detail()).unwrap_or_default();
+            let wanted = format!("Owner region: {owner},");
+            if detail.starts_with(&wanted) { Ok(()) } else { Err(detail.to_owned()) }
+        })
+        .await;
+    }
+
+    /// Waits until a region's journal has what somebody wrote past a cut.
+    pub async fn is_journaled(&self, region: &str, reference: &str) {
+        let client = self.regions.connect(region).await.unwrap();
+        eventually(&format!("'{reference}' is in the journal of {region}"), async || {
+            let sql = "SELECT count(*) FROM domicile.journal
+                       WHERE conflict = 'beyond_cut' AND new ->> 'reference' = $1";
+            let row = client.query_one(sql, &[&reference]).await.map_err(|e| e.to_string())?;
+            match row.get::<_, i64>(0) {
+                1 => Ok(()),
+                count => Err(format!("{count} entries")),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until a region's lease is silent for others, or is heard again, and probes say so.
+    pub async fn is_probed(&self, by: &str, region: &str, probe: &str) {
+        eventually(&format!("the probe of {region} by {by} is '{probe}'"), async || {
+            let status = self.regions.status(by).await.map_err(|e| e.to_string())?;
+            let seen = status.peers.iter().find(|peer| peer.region == region);
+            match seen.is_some_and(|peer| peer.probe == probe) {
+                true => Ok(()),
+                false => Err(format!("{seen:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until a region says this of itself.
+    pub async fn says(&self, region: &str, state: &str) {
+        eventually(&format!("{region} says {state}"), async || {
+            let status = self.regions.status(region).await.map_err(|e| e.to_string())?;
+            if status.says(state) { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+        })
+        .await;
+    }
+
+    pub async fn no_payment(&self, reference: &str) {
+        for region in NAMES {
+            let client = self.regions.connect(region).await.unwrap();
+            let sql = "SELECT FROM payment WHERE reference = $1";
+            let rows = client.query(sql, &[&reference]).await.unwrap();
+            assert!(rows.is_empty(), "{region} shows '{reference}'");
+        }
+    }
+
+    /// Waits until the directory has a hand-over of this partition.
+    pub async fn is_handing_over(&self, partition: u32) {
+        eventually(&format!("partition {partition} is being handed over"), async || {
+            let ownership = self.ownership().await?;
+            match ownership.entry(PartitionId(partition)).map(|entry| &entry.state) {
+                Some(State::HandingOver { .. }) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments, NAMES[0]).output().unwrap()
+    }
+
+    /// Starts a command and leaves it alone.
+    pub fn begin(&self, arguments: &[&str], region: &str) -> Child {
+        let mut command = self.command(arguments, region);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str], region: &str) -> Command {
+        let mut command = Command::new(self.regions.binary());
+        command.args(arguments).arg("--config").arg(self.regions.config_file(region));
+        command
+    }
+
+    /// Gives every region a third of the partitions again.
+    pub async fn deal_out(&mut self) {
+        self.regions.wait_until_ready().await.unwrap();
+        for (region, first) in NAMES.into_iter().zip((0..).step_by(4)) {
+            eventually(&format!("{region} owns its third again"), async || {
+                let owners = owners_of(&self.ownership().await?);
+                let lacks = |at: &usize| owners[*at].0.as_deref() != Some(region);
+                let Some(from) = (first..first + 4).find(lacks) else { return Ok(()) };
+                let to = (from..first + 4).take_while(lacks).last().unwrap_or(from);
+                // Refused while it lacks something, or while another run is at it.
+                let range = format!("{from}-{to}");
+                let moved = self.run(&["switchover", "--partitions", &range, "--to", region]);
+                Err(String::from_utf8_lossy(&moved.stderr).into_owned())
+            })
+            .await;
+        }
+        self.regions.wait_until_ready().await.unwrap();
+    }
+
+    /// Has everything come to rest, and looks at what must hold.
+    pub async fn holds(&mut self, fault: &str) {
+        self.deal_out().await;
+        self.all_go_on(&format!("after {fault}")).await;
+        for writer in &self.writers {
+            writer.rest().await;
+        }
+        let ownership = self.ownership().await.unwrap();
+        self.epochs_hold(&ownership);
+        converge(&self.regions).await;
+        self.is_alike().await;
+        for region in NAMES {
+            self.history_holds(region, fault).await;
+        }
+        self.writers.iter().for_each(Writer::go_on);
+        println!("{:>5} s  {fault}", self.began.elapsed().as_secs());
+    }
+
+    /// Each epoch is one region's for ever, ends in one place, and follows on the one before.
+    fn epochs_hold(&mut self, ownership: &Ownership) {
+        let mut found = Epochs::new();
+        for entry in ownership.entries() {
+            for partition in entry.range.first..=entry.range.last {
+                for closed in &entry.closed {
+                    let (by, cut) = (closed.by.clone(), Some(closed.cut.clone()));
+                    assert_eq!(closed.cut.origin.region, by, "{entry:?}");
+                    found.insert((partition, closed.epoch), (by, cut));
+                }
+                let State::Owned { by } = &entry.state else { panic!("at rest: {entry:?}") };
+                let twice = found.insert((partition, entry.epoch), (by.clone(), None));
+                assert_eq!(twice, None, "{entry:?}");
+                let epochs = found.range((partition, Epoch(0))..=(partition, entry.epoch));
+                assert_eq!(epochs.count() as u64, entry.epoch.0, "one is missing: {entry:?}");
+            }
+        }
+        for (at, (by, cut)) in &self.epochs {
+            let (now, ends) = &found[at];
+            assert_eq!(now, by, "partition {} at epoch {} was given to two", at.0, at.1.0);
+            assert!(cut.is_none() || ends == cut, "partition {} ends elsewhere", at.0);
+        }
+        self.epochs = found;
+    }
+
+    /// Repairs may still be on their way when the logs are applied.
+    async fn is_alike(&self) {
+        let sums = "SELECT coalesce(sum(hashtextextended(row_, 0)::numeric), 0)::text FROM
+                    (SELECT whole::text FROM branch whole UNION ALL SELECT op::text FROM op
+                     UNION ALL SELECT payment::text FROM payment) rows_ (row_)";
+        let mut clients = Vec::new();
+        for region in NAMES {
+            clients.push(self.regions.connect(region).await.unwrap());
+        }
+        eventually("all regions are alike", async || {
+            let mut seen = Vec::new();
+            for client in &clients {
+                let row = client.query_one(sums, &[]).await.map_err(|e| e.to_string())?;
+                seen.push(row.get::<_, String>(0));
+            }
+            if seen.iter().all(|sum| *sum == seen[0]) { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
+        assert_alike(&self.regions, &["branch", "op", "payment"]).await;
+    }
+
+    async fn history_holds(&self, region: &str, fault: &str) {
+        let client = self.regions.connect(region).await.unwrap();
+        let shown = client.query("SELECT id FROM op", &[]).await.unwrap();
+        let shown: Vec<i64> = shown.iter().map(|row| row.get(0)).collect();
+        let history = self.history.lock().unwrap().clone();
+        let mut owed: BTreeMap<i64, Fate> = history.clone();
+        owed.retain(|_, fate| *fate == Fate::Acknowledged);
+        for id in shown {
+            let fate = history.get(&id);
+            let possible = matches!(fate, Some(Fate::Acknowledged | Fate::Unknown));
+            assert!(possible, "after {fault} {region} shows {id}, which was {fate:?}");
+            owed.remove(&id);
+        }
+        assert!(owed.is_empty(), "after {fault} {region} lost what was acknowledged: {owed:?}");
+        let sql = "SELECT branch FROM branch LEFT JOIN op USING (branch)
+                   GROUP BY branch.branch HAVING ops <> count(id)";
+        let wrong = client.query(sql, &[]).await.unwrap();
+        assert!(wrong.is_empty(), "after {fault} {region} counts {} branches wrongly", wrong.len());
+    }
+
+    /// Every log holds of each origin what that region was the owner for, or lies beyond a cut.
+    pub async fn end(&mut self) {
+        for writer in &self.writers {
+            writer.rest().await;
+        }
+        let ownership = self.ownership().await.unwrap();
+        let mut within: BTreeMap<(PartitionId, Epoch), String> = BTreeMap::new();
+        for region in NAMES {
+            self.regions.kill_agent(region);
+            let folder = self.regions.folder().join(region).join("agent");
+            let (logs, _) = Logs::open(&folder, LOG_SEGMENT_BYTES).unwrap();
+            for (origin, log) in logs.all() {
+                let mut reader = log.read(log.trimmed());
+                while let Some(frames) = reader.next_batch(1 << 20).await.unwrap() {
+                    for frame in frames {
+                        let head = record::decode_head(&frame.payload).unwrap();
+                        for stamp in &head.stamps {
+                            match ownership.verdict(&origin, frame.lsn, *stamp) {
+                                Verdict::InHistory => {}
+                                Verdict::BeyondCut(_) => continue,
+                                wrong => panic!("{origin} at {}: {stamp:?}: {wrong:?}", frame.lsn),
+                            }
+                            let by = within.entry((stamp.partition, stamp.epoch));
+                            let by = by.or_insert_with(|| origin.to_string());
+                            assert_eq!(*by, origin.to_string(), "two origins wrote {stamp:?}");
+                        }
+                    }
+                }
+            }
+        }
+        assert!(within.len() >= PARTITIONS as usize, "{} epochs were written in", within.len());
+        let history = self.history.lock().unwrap();
+        let count = |wanted| history.values().filter(|fate| **fate == wanted).count();
+        println!(
+            "{} acknowledged, {} refused, {} unknown; {} epochs",
+            count(Fate::Acknowledged),
+            count(Fate::Refused),
+            count(Fate::Unknown),
+            self.epochs.len()
+        );
+    }
+}
+
+/// Waits for what was asked for on the side.
+pub async fn comes_to_an_end<T>(task: JoinHandle<T>) -> T {
+    let ended = tokio::time::timeout(PATIENCE, task).await;
+    ended.expect("it comes to an end").unwrap()
+}
+
+/// Waits until a command has ended, and returns whether it says that all is well.
+pub async fn succeeds(mut command: Child) -> bool {
+    comes_to_an_end(tokio::task::spawn_blocking(move || command.wait().unwrap().success())).await
+}
+
+pub fn owners_of(ownership: &Ownership) -> Owners {
+    let partitions = (0..ownership.total()).map(PartitionId);
+    let entries = partitions.filter_map(|partition| ownership.entry(partition));
+    entries.map(|entry| (entry.owner().map(ToString::to_string), entry.epoch.0)).collect()
+}
