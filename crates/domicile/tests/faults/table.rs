@@ -644,6 +644,10 @@ const OPEN: &[(usize, &str)] = &[
     (26, "the last of three alone: two must agree on an outage, and seal"),
     (27, "with real processes: between barrier and grant, and after it"),
     (30, "that a run which got it in turn is never told as overruled"),
+    (
+        31,
+        "that a region which is back is handed nothing before its own tail is journaled and repaired",
+    ),
     (33, "the directory is lost together with the owner"),
     (34, "at RPO 0 the last of two regions writes nothing: nobody else holds a copy"),
     (39, "a clone of a disk beside its original"),

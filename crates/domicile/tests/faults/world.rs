@@ -23,7 +23,7 @@ pub const NAMES: [&str; 3] = ["eu", "us", "ap"];
 const PARTITIONS: u32 = 12;
 /// Long, so that only what a test does to a region is an outage.
 pub const LEASE: Duration = Duration::from_secs(5);
-const SUSPECT: &str = "suspect_after = \"3500ms\"\n\n";
+const SUSPECT_AFTER: Duration = Duration::from_millis(3500);
 
 const SEED: &str = "
     CREATE ROLE app LOGIN;
@@ -65,8 +65,7 @@ impl World {
         config.tables = TABLES.to_owned();
         config.automatic_failover = true;
         config.lease = LEASE;
-        // Behind the lab's own key of the same section.
-        config.more = SUSPECT.to_owned();
+        config.suspect_after = SUSPECT_AFTER;
         let mut regions = Regions::create(config).await.unwrap();
         start(&mut regions).await;
         let history: Arc<Mutex<History>> = Arc::default();
