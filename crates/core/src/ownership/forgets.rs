@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn no_change_is_taken_for_a_loss_and_each_would_be_missed() {
         let start = Ownership::initial(2, &["ap", "eu"].map(region));
-        let seen = explore(&mut vec![start], &all_changes(), 5);
+        let seen = explore(&mut vec![start], &all_changes(), 6);
         assert!(seen > 1000, "{seen} values");
     }
 
