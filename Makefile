@@ -24,7 +24,7 @@ test: setup ## install what is missing, then format, lints, docs and all tests, 
 chaos: setup ## kill, cut, pause, move and fill regions under writers for MINUTES (default 30), then compare everything
 	CHAOS_MINUTES=$(or $(MINUTES),30) cargo test --release --locked --package domicile --test chaos -- --nocapture
 
-bench-failover: setup ## how long writes pause, ours against Patroni, about 70 minutes (ARGS="--runs 3")
+bench-failover: setup ## how long writes pause, ours against Patroni (ARGS="--runs 3")
 	@scripts/bench-failover $(ARGS)
 
 bench-memory: setup ## the agents' peak memory: 10 million rows to a new region, a transaction of 1 GiB (ARGS="--rows 1000000")
@@ -36,7 +36,7 @@ bench-replication: setup ## replication against native and pglogical, about 25 m
 sim: ## simulate SEEDS worlds (default 1000) and check the invariants in each
 	cargo run --release --locked --package domicile-sim -- --seeds $(SEEDS)
 
-model: ## try every order of events of the protocol, further than `make test` does: minutes, and gigabytes
+model: ## try every order of events of the protocol, further than `make test` does; needs time and memory
 	MODEL_WRITES=$(or $(WRITES),2) MODEL_RESTARTS=$(or $(RESTARTS),1) cargo test --release --locked --package domicile-sim --test model -- --nocapture
 
 build: setup ## the binary, optimised: target/release/domicile
