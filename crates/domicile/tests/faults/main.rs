@@ -7,6 +7,8 @@
 //!
 //! - no epoch of a partition was ever given to two regions, and each is one higher than the last;
 //! - every acknowledged write is in every region, none that was refused is, and each counts once;
+//! - what clients read meanwhile agrees with one order for each entity, and shows no effect without its
+//!   cause in any region;
 //! - all regions are alike.
 //!
 //! `FAULT=standstill` runs the faults of one file, `KEEP=FOLDER` keeps files and logs.
@@ -18,13 +20,16 @@ use tokio::sync::Mutex;
 
 mod cuts;
 mod hand_over;
+mod history;
 #[path = "../pages/mod.rs"]
 mod pages;
+mod planted;
 // Not all of it is of use here.
 #[allow(dead_code)]
 #[path = "../regions/mod.rs"]
 mod regions;
 mod standstill;
+mod statements;
 mod table;
 mod tails;
 mod two;

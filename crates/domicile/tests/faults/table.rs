@@ -667,7 +667,9 @@ fn the_table_of_faults_is_current() {
 fn page_text() -> String {
     let mut text = "# Faults\n\nWhat may fail, what is expected then, and the test that tries it: how much of what \
                     is expected it shows stands beside it.\nTests of `core` and `sim` try decisions alone, all \
-                    others real files, processes and PostgreSQL. Made by\n`crates/domicile/tests/faults/table.rs`.\n\n\
+                    others real files, processes and PostgreSQL.\nAfter each fault of `tests/faults` everything that clients \
+                    were told is checked: no acknowledged write is missing (set), no\nsnapshot shows half a transfer (bank), \
+                    each list and register is strictly serialisable, and no region shows an effect\nwithout its cause. Made by\n`crates/domicile/tests/faults/table.rs`.\n\n\
                     | | Fault | Expected | What holds | Where |\n|---|---|---|---|---|\n"
         .to_owned();
     for (number, (fault, expected)) in (1..).zip(FAULTS) {

@@ -1,6 +1,6 @@
 //! What is there when a fault strikes, and what must hold when it is over?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,8 +16,10 @@ use domicile_core::record;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
+use super::history::{Access, Fate, History};
 use super::regions::{PATIENCE, assert_alike, config, converge, eventually, start};
-use super::writers::{BRANCHES, By, Fate, History, Writer, connect};
+use super::statements::{BRANCHES, glance, numbers};
+use super::writers::{By, Reader, Writer, connect};
 
 pub const NAMES: [&str; 3] = ["eu", "us", "ap"];
 const PARTITIONS: u32 = 12;
@@ -27,9 +29,12 @@ const SUSPECT_AFTER: Duration = Duration::from_millis(3500);
 
 const SEED: &str = "
     CREATE ROLE app LOGIN;
-    CREATE TABLE branch (branch int PRIMARY KEY, ops bigint NOT NULL);
+    CREATE TABLE branch (branch int PRIMARY KEY, ops bigint NOT NULL, last bigint);
     INSERT INTO branch SELECT b, 0 FROM generate_series(1, 60) b;
     CREATE TABLE op (branch int, id bigint, PRIMARY KEY (branch, id));
+    CREATE TABLE account (branch int, side int, balance bigint NOT NULL, PRIMARY KEY (branch, side));
+    INSERT INTO account SELECT b, side, 0 FROM generate_series(1, 60) b, generate_series(1, 2) side;
+    CREATE TABLE list (branch int, chapter int, ids bigint[] NOT NULL, PRIMARY KEY (branch, chapter));
     CREATE TABLE payment (branch int, id int, reference text, PRIMARY KEY (branch, id),
                           UNIQUE (branch, reference));
     -- No region's but its own: holds a transaction up behind the guard's last check.
@@ -39,8 +44,7 @@ const SEED: &str = "
     CREATE CONSTRAINT TRIGGER hold_up AFTER INSERT ON held_up
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hold_up();
     GRANT ALL ON ALL TABLES IN SCHEMA public TO app;";
-const TABLES: &str = "[[table]]\nname = \"branch\"\n[[table]]\nname = \"op\"\n\
-                      [[table]]\nname = \"payment\"\n";
+const TABLES: [&str; 5] = ["account", "branch", "list", "op", "payment"];
 
 /// Partition and epoch: whose it was, and where it ended.
 type Epochs = BTreeMap<(u32, Epoch), (RegionId, Option<Cut>)>;
@@ -48,8 +52,11 @@ type Epochs = BTreeMap<(u32, Epoch), (RegionId, Option<Cut>)>;
 pub struct World {
     pub regions: Regions,
     pub writers: Vec<Writer>,
+    _readers: [Reader; 3],
     history: Arc<Mutex<History>>,
     epochs: Epochs,
+    /// How many changes each region has journaled as beyond a cut.
+    tails: BTreeMap<&'static str, i64>,
     began: Instant,
 }
 
@@ -62,7 +69,7 @@ impl World {
         let mut config = config(&NAMES, "hash(branch, 12)", PARTITIONS);
         config.keep = config.keep.map(|folder| folder.join(name));
         config.seed_sql = SEED.to_owned();
-        config.tables = TABLES.to_owned();
+        config.tables = TABLES.map(|name| format!("[[table]]\nname = \"{name}\"\n")).concat();
         config.automatic_failover = true;
         config.lease = LEASE;
         config.suspect_after = SUSPECT_AFTER;
@@ -76,8 +83,9 @@ impl World {
                 writers.push(Writer::start(&regions, region, by, number, history));
             }
         }
-        let epochs = Epochs::new();
-        let world = Self { regions, writers, history, epochs, began: Instant::now() };
+        let _readers = NAMES.map(|region| Reader::start(&regions, region, history.clone()));
+        let (epochs, tails, began) = (Epochs::new(), BTreeMap::new(), Instant::now());
+        let world = Self { regions, writers, _readers, history, epochs, tails, began };
         world.all_go_on("at the start").await;
         world
     }
@@ -295,8 +303,9 @@ impl World {
         converge(&self.regions).await;
         self.is_alike().await;
         for region in NAMES {
-            self.history_holds(region, fault).await;
+            self.writes_hold(region, fault).await;
         }
+        self.reads_hold(fault).await;
         self.writers.iter().for_each(Writer::go_on);
         println!("{:>5} s  {fault}", self.began.elapsed().as_secs());
     }
@@ -328,9 +337,11 @@ impl World {
 
     /// Repairs may still be on their way when the logs are applied.
     async fn is_alike(&self) {
-        let sums = "SELECT coalesce(sum(hashtextextended(row_, 0)::numeric), 0)::text FROM
-                    (SELECT whole::text FROM branch whole UNION ALL SELECT op::text FROM op
-                     UNION ALL SELECT payment::text FROM payment) rows_ (row_)";
+        let rows = TABLES.map(|table| format!("SELECT whole::text FROM {table} whole"));
+        let sums = format!(
+            "SELECT coalesce(sum(hashtextextended(row_, 0)::numeric), 0)::text FROM ({}) rows_ (row_)",
+            rows.join(" UNION ALL ")
+        );
         let mut clients = Vec::new();
         for region in NAMES {
             clients.push(self.regions.connect(region).await.unwrap());
@@ -338,24 +349,24 @@ impl World {
         eventually("all regions are alike", async || {
             let mut seen = Vec::new();
             for client in &clients {
-                let row = client.query_one(sums, &[]).await.map_err(|e| e.to_string())?;
+                let row = client.query_one(&sums, &[]).await.map_err(|e| e.to_string())?;
                 seen.push(row.get::<_, String>(0));
             }
             if seen.iter().all(|sum| *sum == seen[0]) { Ok(()) } else { Err(format!("{seen:?}")) }
         })
         .await;
-        assert_alike(&self.regions, &["branch", "op", "payment"]).await;
+        assert_alike(&self.regions, &TABLES).await;
     }
 
-    async fn history_holds(&self, region: &str, fault: &str) {
+    async fn writes_hold(&self, region: &str, fault: &str) {
         let client = self.regions.connect(region).await.unwrap();
         let shown = client.query("SELECT id FROM op", &[]).await.unwrap();
         let shown: Vec<i64> = shown.iter().map(|row| row.get(0)).collect();
-        let history = self.history.lock().unwrap().clone();
-        let mut owed: BTreeMap<i64, Fate> = history.clone();
+        let fates = self.history.lock().unwrap().fates.clone();
+        let mut owed = fates.clone();
         owed.retain(|_, fate| *fate == Fate::Acknowledged);
         for id in shown {
-            let fate = history.get(&id);
+            let fate = fates.get(&id);
             let possible = matches!(fate, Some(Fate::Acknowledged | Fate::Unknown));
             assert!(possible, "after {fault} {region} shows {id}, which was {fate:?}");
             owed.remove(&id);
@@ -365,6 +376,35 @@ impl World {
                    GROUP BY branch.branch HAVING ops <> count(id)";
         let wrong = client.query(sql, &[]).await.unwrap();
         assert!(wrong.is_empty(), "after {fault} {region} counts {} branches wrongly", wrong.len());
+    }
+
+    /// What was read since the last fault, and what every region shows now that all is at rest.
+    async fn reads_hold(&mut self, fault: &str) {
+        let mut repaired = BTreeSet::new();
+        let chapter = self.history.lock().unwrap().chapter;
+        let branches: Vec<i32> = (1..=BRANCHES).collect();
+        for region in NAMES {
+            let client = self.regions.connect(region).await.unwrap();
+            let sql = "SELECT count(*) FROM domicile.journal WHERE conflict = 'beyond_cut'";
+            let tails = client.query_one(sql, &[]).await.unwrap().get(0);
+            if self.tails.insert(region, tails).unwrap_or(0) != tails {
+                repaired.insert(region);
+            }
+            let shown = client.query(&glance(chapter, &branches), &[]).await.unwrap();
+            let lists = branches.iter().zip(&shown);
+            let reads = lists
+                .map(|(branch, row)| Access::Read { branch: *branch, ids: numbers(row.get(0)) });
+            let reads: Vec<Access> = reads.collect();
+            let mut history = self.history.lock().unwrap();
+            let process = history.process();
+            history.begin(process, region, reads.clone());
+            history.end(process, region, Fate::Acknowledged, reads);
+        }
+        let mut history = self.history.lock().unwrap();
+        if let Err(anomaly) = history.check(&repaired) {
+            panic!("after {fault}, with tails of {repaired:?} repaired: {anomaly}");
+        }
+        history.turn_over();
     }
 
     /// Every log holds of each origin what that region was the owner for, or lies beyond a cut.
@@ -399,7 +439,7 @@ impl World {
         }
         assert!(within.len() >= PARTITIONS as usize, "{} epochs were written in", within.len());
         let history = self.history.lock().unwrap();
-        let count = |wanted| history.values().filter(|fate| **fate == wanted).count();
+        let count = |wanted| history.fates.values().filter(|fate| **fate == wanted).count();
         println!(
             "{} acknowledged, {} refused, {} unknown; {} epochs",
             count(Fate::Acknowledged),

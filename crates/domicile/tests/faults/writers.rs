@@ -1,6 +1,5 @@
-//! Who writes meanwhile, and what were they told?
+//! Who writes and reads meanwhile?
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,30 +9,19 @@ use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
+use super::history::{Access, Fate, History};
 use super::regions::eventually;
+use super::statements::{BRANCHES, TORN, asked, found, glance, glances, numbers, operation, rows};
 
-pub const BRANCHES: i32 = 60;
 /// Between two writes of one writer: regions are to be compared, not measured.
-const PACE: Duration = Duration::from_millis(25);
-
-/// What became of one write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Asked for; the answer has not come, or said nothing of it.
-    Unknown,
-    Acknowledged,
-    /// The server said that nothing was written.
-    Refused,
-}
-
-/// Every write that was ever asked for, by the number in its row.
-pub type History = BTreeMap<i64, Fate>;
+const PACE: Duration = Duration::from_millis(40);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// The owner is found for it.
     Gateway,
-    /// Straight to the region's PostgreSQL, of what that region owned when it was last asked.
+    /// Straight to the region's PostgreSQL, of what that region owned when it was last asked; looks
+    /// at other branches in the same transaction.
     Direct,
 }
 
@@ -51,6 +39,8 @@ struct Client {
     /// Keeps the rows of writers apart.
     number: i64,
     history: Arc<Mutex<History>>,
+    /// As the history knows it; none before the first operation, and after one that ended as unknown.
+    process: Mutex<Option<u64>>,
     /// What it is at, and how its last failure read.
     standing: Mutex<String>,
     hold: AtomicBool,
@@ -93,16 +83,7 @@ impl Client {
                     continue;
                 }
             };
-            self.note(id, Fate::Unknown);
-            match client.batch_execute(&operation(branch, id)).await {
-                Ok(()) => self.note(id, Fate::Acknowledged),
-                Err(error) => {
-                    if is_refusal(&error) {
-                        self.note(id, Fate::Refused);
-                    }
-                    self.say(format!("{id}: {error:?}"));
-                }
-            }
+            self.write(&client, branch, id).await;
             session = (!client.is_closed()).then_some(client);
         }
     }
@@ -120,8 +101,46 @@ impl Client {
         }
     }
 
-    fn note(&self, id: i64, fate: Fate) {
-        self.history.lock().unwrap().insert(id, fate);
+    async fn write(&self, session: &tokio_postgres::Client, branch: i32, id: i64) {
+        let glanced = match self.by {
+            By::Gateway => Vec::new(),
+            By::Direct => [7, 31].map(|step| (id * step % i64::from(BRANCHES)) as i32 + 1).to_vec(),
+        };
+        let (process, chapter) = self.begin(asked(&glanced, branch, id));
+        let mut sql = operation(chapter, branch, id);
+        if self.by == By::Direct {
+            let glance = glance(chapter, &glanced);
+            sql = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {glance}; {sql}; COMMIT");
+        }
+        match session.simple_query(&sql).await {
+            Ok(answer) => {
+                let found = found(&rows(&answer), &glanced, branch, id);
+                self.end(process, Fate::Acknowledged, found);
+            }
+            Err(error) => {
+                let fate = if is_refusal(&error) { Fate::Refused } else { Fate::Unknown };
+                self.end(process, fate, asked(&glanced, branch, id));
+                self.say(format!("{id}: {error:?}"));
+                // Where a statement was refused its transaction is still open.
+                let _ = session.batch_execute("ROLLBACK").await;
+            }
+        }
+    }
+
+    /// Returns who begins it, and in which chapter.
+    fn begin(&self, asked: Vec<Access>) -> (u64, i32) {
+        let mut history = self.history.lock().unwrap();
+        let process = *self.process.lock().unwrap().get_or_insert_with(|| history.process());
+        history.begin(process, self.region, asked);
+        (process, history.chapter)
+    }
+
+    fn end(&self, process: u64, fate: Fate, accesses: Vec<Access>) {
+        self.history.lock().unwrap().end(process, self.region, fate, accesses);
+        // Behind a gateway what a client sees next may be older: another region may own it.
+        if fate == Fate::Unknown || self.by == By::Gateway {
+            *self.process.lock().unwrap() = None;
+        }
     }
 
     fn say(&self, text: String) {
@@ -135,7 +154,7 @@ impl Client {
 
     fn acknowledged(&self) -> usize {
         let history = self.history.lock().unwrap();
-        let mine = history.range(self.mine());
+        let mine = history.fates.range(self.mine());
         mine.filter(|(_, fate)| **fate == Fate::Acknowledged).count()
     }
 }
@@ -156,9 +175,16 @@ impl Writer {
                 format!("host={} port={} user=app dbname=postgres", gateway.ip(), gateway.port())
             }
         };
-        let (standing, hold, resting) =
-            (Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
-        let client = Arc::new(Client { region, by, number, history, standing, hold, resting });
+        let client = Arc::new(Client {
+            region,
+            by,
+            number,
+            history,
+            process: Mutex::default(),
+            standing: Mutex::default(),
+            hold: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
+        });
         let task = tokio::spawn(client.clone().run(address));
         Self { region, by, client, task }
     }
@@ -166,7 +192,7 @@ impl Writer {
     /// The newest write that was acknowledged.
     pub fn newest(&self) -> Option<i64> {
         let history = self.client.history.lock().unwrap();
-        let mut mine = history.range(self.client.mine()).rev();
+        let mut mine = history.fates.range(self.client.mine()).rev();
         mine.find(|(_, fate)| **fate == Fate::Acknowledged).map(|(id, _)| *id)
     }
 
@@ -203,12 +229,45 @@ impl std::fmt::Display for Writer {
     }
 }
 
-/// One statement, so that a gateway may send it to the owner.
-fn operation(branch: i32, id: i64) -> String {
-    format!(
-        "WITH counted AS (UPDATE branch SET ops = ops + 1 WHERE branch = {branch} RETURNING branch)
-         INSERT INTO op SELECT branch, {id} FROM counted"
-    )
+/// A client that looks at its region's own database until it is dropped.
+pub struct Reader(JoinHandle<()>);
+
+impl Reader {
+    pub fn start(regions: &Regions, region: &'static str, history: Arc<Mutex<History>>) -> Self {
+        Self(tokio::spawn(look_on(regions.postgres(region), region, history)))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn look_on(address: String, region: &'static str, history: Arc<Mutex<History>>) {
+    let process = history.lock().unwrap().process();
+    let mut session: Option<tokio_postgres::Client> = None;
+    let mut pace = tokio::time::interval(PACE);
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for first in (1..=BRANCHES).step_by(6).cycle() {
+        pace.tick().await;
+        if session.as_ref().is_none_or(tokio_postgres::Client::is_closed) {
+            session = connect(&address).await.ok();
+        }
+        let Some(client) = &session else { continue };
+        let branches: Vec<i32> = (first..first + 6).collect();
+        let chapter = history.lock().unwrap().chapter;
+        let sql = format!("{}; {TORN}", glance(chapter, &branches));
+        let sql = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {sql}; COMMIT");
+        let Ok(answer) = client.simple_query(&sql).await else { continue };
+        let rows = rows(&answer);
+        let torn: Vec<i32> =
+            numbers(rows[branches.len()].get(0)).into_iter().map(|b| b as i32).collect();
+        let mut history = history.lock().unwrap();
+        if history.chapter == chapter {
+            history.glance(process, region, glances(&rows, &branches), &torn);
+        }
+    }
 }
 
 pub async fn connect(address: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
