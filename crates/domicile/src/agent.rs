@@ -585,6 +585,7 @@ impl Parts {
                 .map(|r| Ok((r.id.clone(), tcp_target(&r.gateway)?)))
                 .collect::<anyhow::Result<_>>()?,
             park_budget: PARK_BUDGET,
+            rpo: self.config.rpo,
             mode: match self.config.layout.scheme {
                 Scheme::Whole => Mode::FollowOwner,
                 Scheme::Hash { .. } | Scheme::Home { .. } => Mode::Local,

@@ -191,6 +191,8 @@ pub mod field {
     pub const SCHEMA: u8 = b's';
     pub const TABLE: u8 = b't';
     pub const CONSTRAINT: u8 = b'n';
+    /// The file of the server's source that says so.
+    pub const FILE: u8 = b'F';
 }
 
 impl<'a> Report<'a> {

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_core::id::RegionId;
+use domicile_core::progress::Rpo;
 pub use domicile_core::route::{Mode, Routes};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -42,6 +43,7 @@ mod session;
 mod setting;
 mod target;
 mod track;
+mod unconfirmed;
 
 use cancel::Cancels;
 use pulse::Silent;
@@ -69,6 +71,8 @@ pub struct Config {
     /// How long a session waits for an owner before it gets an error. 10 s is a good value.
     pub park_budget: Duration,
     pub mode: Mode,
+    /// Whether a commit is a success only once another region holds it.
+    pub rpo: Rpo,
 }
 
 /// A gateway that listens and does not serve yet.

@@ -93,6 +93,15 @@ pub fn transaction_lost() -> End {
     .hint("Connect again and repeat the transaction.")
 }
 
+/// The server waits for rows of a client that was told an error.
+pub fn unconfirmed_copy() -> End {
+    End::saying(
+        sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
+        "terminating connection because COPY comes behind a commit that is not known to be held elsewhere",
+    )
+    .hint("Connect again: a new session can be used at once.")
+}
+
 /// A cancel request came while the statement waited in the gateway.
 pub fn cancelled() -> Report<'static> {
     Report::new(

@@ -12,6 +12,7 @@ use super::backend::{is_passing, note_status};
 use super::cut::{self, Piece};
 use super::refusals::{self, End};
 use super::session::{Held, Session};
+use super::unconfirmed::{self, Told};
 
 impl Session {
     /// Passes on what the client sent, as far as there is room for it.
@@ -66,7 +67,9 @@ impl Session {
                 Piece::Whole { tag, raw } => self.answer(tag, raw).await?,
                 Piece::Head { raw, .. } | Piece::Rest { raw } => {
                     self.release();
-                    self.client.outgoing.extend_from_slice(&raw);
+                    if !self.unconfirmed.has_failed() {
+                        self.client.outgoing.extend_from_slice(&raw);
+                    }
                 }
             }
         }
@@ -82,7 +85,9 @@ impl Session {
             tracing::debug!("a server ended an idle session for its own sake");
             return Ok(());
         }
+        // What the server did counts, whatever its client is told.
         self.track.received(tag, &raw, &mut self.memory);
+        let told = self.unconfirmed.tell(tag, &raw);
         if tag == tag::READY_FOR_QUERY {
             if let Some((held, refusal)) = self.take_refused(&raw) {
                 return self.redirect(held, refusal).await;
@@ -95,7 +100,15 @@ impl Session {
             }
             return Ok(());
         }
-        self.client.outgoing.extend_from_slice(&raw);
+        match told {
+            Told::AsItIs => self.client.outgoing.extend_from_slice(&raw),
+            Told::Unknown => {
+                let unknown = unconfirmed::unknown(&self.active().region);
+                unknown.put_error(&mut self.client.outgoing);
+            }
+            Told::Nothing => {}
+            Told::End => return Err(refusals::unconfirmed_copy()),
+        }
         Ok(())
     }
 

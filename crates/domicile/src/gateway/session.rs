@@ -24,6 +24,7 @@ use super::memory::Memory;
 use super::moving::{Wait, unless_overtaken};
 use super::refusals::{self, End};
 use super::track::Track;
+use super::unconfirmed::Unconfirmed;
 use super::{Shared, door};
 
 /// A server may take so long for its first answer even when the budget is nearly over.
@@ -44,6 +45,7 @@ pub struct Session {
     pub at_other: Option<RegionId>,
     pub track: Track,
     pub memory: Memory,
+    pub unconfirmed: Unconfirmed,
     /// What the client knows of the server's settings.
     pub statuses: Statuses,
     pub held: Option<Held>,
@@ -73,6 +75,7 @@ pub async fn serve(mut client: Link, caller: Caller, startup: Startup, shared: S
     };
     let mut session = Session {
         cancellable: shared.cancels.session(),
+        unconfirmed: Unconfirmed::new(shared.config.rpo),
         shared,
         routes,
         caller,

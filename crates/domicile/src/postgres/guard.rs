@@ -27,6 +27,14 @@ const AGENT_LOCK: i64 = 0x646f_6d69_6369_6c65;
 const SCHEMA_SQL: &str = include_str!("sql/schema.sql");
 const ADMIT_SQL: &str = include_str!("sql/admit.sql");
 
+/// A wait that is cancelled is told in a WARNING alone, so nobody may leave it out: gateways make an
+/// error of it.
+const WAIT_FOR_COPIES: &str = "
+    PERFORM set_config('synchronous_commit', 'on', true);
+    IF current_setting('client_min_messages') = 'error' THEN
+        PERFORM set_config('client_min_messages', 'warning', true);
+    END IF;";
+
 /// The replication prefix of the guard's stamps and of barriers.
 pub const STAMP_PREFIX: &str = "domicile.stamp";
 pub const BARRIER_PREFIX: &str = "domicile.barrier";
@@ -52,11 +60,7 @@ pub async fn be_alone(client: &Client) -> anyhow::Result<()> {
 /// takes no lock on tables that are guarded.
 pub async fn install(client: &Client, config: &Config, region: &RegionId) -> anyhow::Result<()> {
     client.batch_execute(SCHEMA_SQL).await.context("create schema domicile")?;
-    let sync = if config.rpo.waits_for_capture() {
-        "PERFORM set_config('synchronous_commit', 'on', true);"
-    } else {
-        ""
-    };
+    let sync = if config.rpo.waits_for_capture() { WAIT_FOR_COPIES } else { "" };
     let applier: String = client.query_one("SELECT session_user::text", &[]).await?.get(0);
     let admit = ADMIT_SQL
         .replace("{region}", &quote_text(region.as_str()))

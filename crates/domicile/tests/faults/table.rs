@@ -608,6 +608,24 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "a_standby_that_lacks_the_end_is_behind",
     ),
     (
+        40,
+        "through a gateway it is an error, 08007, in any way of committing and of cancelling; the session goes on",
+        "tests/gateway/unconfirmed.rs",
+        "a_commit_whose_wait_is_cancelled_has_an_unknown_outcome_and_its_session_goes_on",
+    ),
+    (
+        40,
+        "with real agents, from any region, also for who wants to hear of errors only",
+        "tests/cancelled.rs",
+        "a_commit_without_a_copy_is_told_no_success_when_its_wait_is_cancelled",
+    ),
+    (
+        40,
+        "its session is terminated: no success either",
+        "tests/gateway/unconfirmed.rs",
+        "a_commit_whose_session_is_terminated_is_told_no_success",
+    ),
+    (
         44,
         "`domicile check` refuses it up front",
         "src/cli/check/tests.rs",
@@ -651,7 +669,7 @@ const OPEN: &[(usize, &str)] = &[
     (33, "the directory is lost together with the owner"),
     (34, "at RPO 0 the last of two regions writes nothing: nobody else holds a copy"),
     (39, "a clone of a disk beside its original"),
-    (40, "PostgreSQL tells a success with a warning, and the gateway lets it pass"),
+    (40, "past the gateways PostgreSQL tells a success with a warning"),
     (41, "messages carry no version"),
     (42, "links are not encrypted"),
     (43, "plans know no capacity"),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use domicile::gateway::{Config, Gateway, Mode, Routes, Target};
 use domicile::lab::cluster::{Cluster, TemporaryFolder, free_port, temporary_cluster};
 use domicile_core::id::RegionId;
+use domicile_core::progress::Rpo;
 use tokio::sync::watch;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -22,6 +23,7 @@ mod load;
 mod refusal;
 mod relay;
 mod silence;
+mod unconfirmed;
 
 /// Longer than anything takes here; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,15 +43,22 @@ struct Wanted {
     mode: Mode,
     park_budget: Duration,
     routes: Routes,
+    rpo: Rpo,
 }
 
 impl Wanted {
     fn new(mode: Mode) -> Self {
-        Self { mode, park_budget: Duration::from_secs(30), routes: Routes::default() }
+        let (park_budget, routes) = (Duration::from_secs(30), Routes::default());
+        Self { mode, park_budget, routes, rpo: Rpo::None }
     }
 
     fn budget(mut self, milliseconds: u64) -> Self {
         self.park_budget = Duration::from_millis(milliseconds);
+        self
+    }
+
+    fn rpo(mut self, rpo: Rpo) -> Self {
+        self.rpo = rpo;
         self
     }
 
@@ -95,6 +104,7 @@ impl Wanted {
             peers,
             park_budget: self.park_budget,
             mode: self.mode,
+            rpo: self.rpo,
         };
         let gateway = Gateway::bind(config, seen).await.unwrap();
         let (address, stop) = (gateway.address(), CancellationToken::new());
