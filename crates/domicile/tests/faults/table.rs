@@ -524,7 +524,7 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
     ),
     (
         30,
-        "of two for one partition each may get it in turn, and one has it in the end; each epoch is one region's",
+        "of two for one partition each gets it in turn and says so, or is refused; each epoch is one region's",
         "tests/faults/hand_over.rs",
         "two_runs_for_one_partition_leave_one_owner",
     ),
@@ -643,7 +643,6 @@ const OPEN: &[(usize, &str)] = &[
     (25, "there is no probation"),
     (26, "the last of three alone: two must agree on an outage, and seal"),
     (27, "with real processes: between barrier and grant, and after it"),
-    (30, "that a run which got it in turn is never told as overruled"),
     (
         31,
         "that a region which is back is handed nothing before its own tail is journaled and repaired",
