@@ -16,7 +16,7 @@ use domicile_core::ownership::Ownership;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
-    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, ended, executor,
+    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, ended, executor,
     failover, next, part_of, range_of_part, waits_for_people,
 };
 use domicile_core::time::Time;
@@ -33,6 +33,7 @@ use crate::directory::documents::{
 };
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
+use crate::kill_at::{KillAt, Moment};
 use crate::observe::Observer;
 use crate::peer;
 use crate::peer::intake::Intake;
@@ -61,6 +62,7 @@ pub struct Operator {
     pub intake: Arc<Intake>,
     pub canary: Arc<Canary>,
     pub peers: BTreeMap<RegionId, peer::Client>,
+    pub kill_at: KillAt,
 }
 
 /// A run as this agent performs it.
@@ -228,7 +230,10 @@ impl Operator {
                 Next::Finished(outcome) => return self.finish(run, &outcome).await,
                 Next::Do { step, effect } => (step, effect),
             };
+            let name = name_of(&run.plan, step);
+            self.kill_at.reached(name, Moment::Before);
             let (ownership, revision) = self.perform(run, step, &effect, &facts).await?;
+            self.kill_at.reached(name, Moment::After);
             if matches!(effect, Effect::Change(_)) && revision == facts.ownership_revision {
                 // It was refused, and would be again: something else has to change first.
                 return Ok(());
@@ -245,6 +250,7 @@ impl Operator {
         step: usize,
         blocker: &Blocker,
     ) -> anyhow::Result<()> {
+        self.kill_at.reached(name_of(&run.plan, step), Moment::Waits);
         let what = format!("waits: {blocker}");
         let now = tokio::time::Instant::now();
         let since = match run.waiting.take() {
@@ -265,6 +271,8 @@ impl Operator {
         facts: &Facts,
     ) -> anyhow::Result<(Ownership, u64)> {
         let what = format!("does: {}", describe(effect));
+        let name = name_of(&run.plan, step);
+        let between = || self.kill_at.reached(name, Moment::Between);
         let known = (&facts.ownership, facts.ownership_revision);
         match effect {
             Effect::Change(change) => {
@@ -272,12 +280,14 @@ impl Operator {
                 // First, because clients may be waiting: a compare-and-set is safe whether its line
                 // was written before it or not.
                 let changed = change_ownership(&self.directory, cluster, change, known).await?;
+                between();
                 run.note_start(&changed.0, changed.1);
                 self.journal(run, step, what).await?;
                 return Ok(changed);
             }
             Effect::Seal { regions, from } => {
                 self.journal(run, step, what).await?;
+                between();
                 let epochs = fenced_epochs(&facts.ownership, &run.plan.run);
                 let asked = regions.iter().map(|region| {
                     let sealed = self.seal(region, from, &epochs, &run.plan.run);
@@ -299,11 +309,13 @@ impl Operator {
                 let prepared = Prepared::named(&part, &Call::ready(&intent), facts, &by)?;
                 // One that is there already was begun by another agent, or by this one before.
                 prepared.write(&self.directory).await?;
+                between();
                 self.journal(run, step, what).await?;
                 self.sees(&run_key(&part)).await?;
             }
             Effect::WriteCanary { region } => {
                 self.journal(run, step, what).await?;
+                between();
                 self.write_canary(region, &run.plan.run, &facts.ownership).await?;
                 run.canary_written = true;
             }
@@ -393,7 +405,7 @@ impl Operator {
         if run.last.as_ref().is_some_and(|(at, said)| *at == step && *said == what) {
             return Ok(());
         }
-        let name = run.plan.steps.get(step).map_or("run", |s| s.name());
+        let name = name_of(&run.plan, step);
         run.document.journal.push(RunEntry {
             at_ms: crate::clock::unix_ms(),
             executor: self.region.to_string(),
@@ -422,7 +434,11 @@ impl Operator {
         };
         run.document.state = state;
         let last = run.plan.steps.len();
-        self.journal(run, last, what).await
+        let name = name_of(&run.plan, last);
+        self.kill_at.reached(name, Moment::Before);
+        self.journal(run, last, what).await?;
+        self.kill_at.reached(name, Moment::After);
+        Ok(())
     }
 
     /// Writes the run's document; whoever has written it meanwhile is performing it now.
@@ -524,6 +540,11 @@ fn fenced_epochs(ownership: &Ownership, run: &RunId) -> Vec<(PartitionRange, Epo
         .ranges_of(run)
         .map(|entry| (entry.range, Epoch(entry.epoch.0.saturating_sub(1))))
         .collect()
+}
+
+/// As journals name a step; what comes after the last one is of the run itself.
+fn name_of(plan: &Plan, step: usize) -> &'static str {
+    plan.steps.get(step).map_or("run", Step::name)
 }
 
 fn describe(effect: &Effect) -> String {

@@ -506,6 +506,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
     ),
     (
         29,
+        "killed before, within and after every effect of every ready-made runbook: another goes on, each epoch is one higher",
+        "tests/carried_on.rs",
+        "wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on",
+    ),
+    (
+        29,
         "agents die at their effects in thousands of simulated worlds",
         "../sim/tests/seeds.rs",
         "the_seeds_hold",
