@@ -210,6 +210,11 @@ pub enum Blocker {
     Paused {
         by: String,
     },
+    /// A region is not as a check wants it.
+    Unwell {
+        region: RegionId,
+        why: Unwell,
+    },
     /// Another run has partitions that this one is to take.
     InOtherHands {
         range: PartitionRange,
@@ -227,6 +232,32 @@ pub enum Blocker {
     },
     /// What the step waits for has just become true; the next look will say so.
     Settling,
+}
+
+/// What is amiss with a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unwell {
+    NotMember,
+    Silent,
+    NoLease,
+    LeftBehind,
+    Behind { owner: RegionId, by: Millis, lag: Millis },
+}
+
+impl fmt::Display for Unwell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotMember => f.write_str("is not a member of the cluster"),
+            Self::Silent => f.write_str("does not answer"),
+            Self::NoLease => f.write_str("holds no live lease"),
+            Self::LeftBehind => {
+                f.write_str("lacks records that are gone: it has to be seeded again")
+            }
+            Self::Behind { owner, by, lag } => {
+                write!(f, "is {by} behind region {owner}; {lag} is the most")
+            }
+        }
+    }
 }
 
 impl fmt::Display for Blocker {
@@ -254,6 +285,7 @@ impl fmt::Display for Blocker {
                 write!(f, "{missing} more of role {role} to approve")
             }
             Self::Paused { by } => write!(f, "paused by {by}"),
+            Self::Unwell { region, why } => write!(f, "region {region} {why}"),
             Self::InOtherHands { range, run } => {
                 write!(f, "partition {range} is in the hands of run {run}")
             }

@@ -617,6 +617,57 @@ fn with_approval() -> Plan {
     Runbook::parse(text).unwrap().plan(&run(), &Arguments::new()).unwrap()
 }
 
+#[test]
+fn a_region_that_is_back_gets_nothing_before_it_is_well() {
+    let mut facts = facts(Rpo::None);
+    let text = crate::runbook::ready::text("failback").unwrap();
+    let told = [("partitions", "3-5"), ("to", "us"), ("lag", "2s")];
+    let told = told.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let plan = Runbook::parse(text).unwrap().plan(&run(), &told).unwrap();
+    let waits = |facts: &Facts| match next(&plan, &recorded(false), facts) {
+        Next::Wait { step: 0, blocker } => blocker.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let us = |facts: &mut Facts, change: &dyn Fn(&mut RegionFacts)| {
+        change(facts.regions.get_mut(&region("us")).unwrap());
+    };
+    let owner = |facts: &mut Facts, name: &str, by: u64, reachable: bool| {
+        let owner = facts.regions.get_mut(&region(name)).unwrap();
+        owner.staleness.insert(region("us"), Millis(by));
+        owner.reachable = reachable;
+    };
+    let before = facts.clone();
+    us(&mut facts, &|us| us.reachable = false);
+    assert_eq!(waits(&facts), "region us does not answer");
+    us(&mut facts, &|us| us.lease_over_at = Some(Time(0)));
+    us(&mut facts, &|us| us.reachable = true);
+    assert_eq!(waits(&facts), "region us holds no live lease");
+    facts = before.clone();
+    us(&mut facts, &|us| us.left_behind = true);
+    assert_eq!(waits(&facts), "region us lacks records that are gone: it has to be seeded again");
+    facts = before;
+    owner(&mut facts, "ap", 2001, true);
+    assert_eq!(waits(&facts), "region us is 2001ms behind region ap; 2000ms is the most");
+    owner(&mut facts, "ap", 2001, false);
+    let Next::Do { step: 1, effect } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    owner(&mut facts, "ap", 2001, true);
+    let (story, outcome) = go_on(&plan, true, &mut facts);
+    assert_eq!(story[0], "wait hand_over", "nobody writes now: it is not asked again");
+    assert_eq!(outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn a_check_that_waits_is_aborted_without_a_trace() {
+    let mut facts = facts(Rpo::None);
+    let text = crate::runbook::ready::text("failback").unwrap();
+    let told = [("partitions", "3-5"), ("to", "us")];
+    let told = told.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let plan = Runbook::parse(text).unwrap().plan(&run(), &told).unwrap();
+    facts.regions.get_mut(&region("us")).unwrap().left_behind = true;
+    assert_eq!(next(&plan, &abort(false), &facts), Next::Finished(Outcome::Aborted));
+}
+
 fn abort(started: bool) -> Recorded {
     Recorded { wish: Some(Wish::Abort { by: "ada".into() }), ..recorded(started) }
 }
