@@ -39,7 +39,25 @@ pub struct Ownership {
     members: BTreeSet<RegionId>,
     entries: Vec<Entry>,
     /// The latest last.
-    runs: Vec<RunId>,
+    turns: Vec<Turn>,
+}
+
+/// A run that has, or had, partitions in its hands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Turn {
+    pub run: RunId,
+    pub came_to: CameTo,
+}
+
+/// What became of the partitions that a run took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CameTo {
+    /// They are in its hands, or were handed back; or nobody wrote down what became of them.
+    Unknown,
+    /// Another run has taken some of them out of its hands.
+    Overruled,
+    /// All of them were granted, whoever has them now.
+    Granted,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -188,12 +206,12 @@ impl Ownership {
         let starts = entries.first().is_some_and(|e| e.range.first == 0);
         let joined =
             entries.windows(2).all(|w| w[0].range.last.checked_add(1) == Some(w[1].range.first));
-        (starts && joined).then(|| Self { members, entries, runs: Vec::new() }.merged())
+        (starts && joined).then(|| Self { members, entries, turns: Vec::new() }.merged())
     }
 
-    /// Remembers these runs, the latest last.
-    pub fn with_runs(mut self, runs: Vec<RunId>) -> Self {
-        self.runs = runs;
+    /// Remembers these turns, the latest last.
+    pub fn with_turns(mut self, turns: Vec<Turn>) -> Self {
+        self.turns = turns;
         self
     }
 
@@ -203,13 +221,18 @@ impl Ownership {
     }
 
     /// The runs that have, or had, partitions in their hands, the latest last.
-    pub fn runs(&self) -> &[RunId] {
-        &self.runs
+    pub fn turns(&self) -> &[Turn] {
+        &self.turns
     }
 
     /// Did `run` ever get partitions into its hands, as far as is known here?
     pub fn had_its_turn(&self, run: &RunId) -> bool {
-        self.runs.contains(run) || self.ranges_of(run).next().is_some()
+        self.turn(run).is_some() || self.ranges_of(run).next().is_some()
+    }
+
+    /// What became of what `run` took, if that is remembered.
+    pub fn turn(&self, run: &RunId) -> Option<CameTo> {
+        self.turns.iter().find(|turn| turn.run == *run).map(|turn| turn.came_to)
     }
 
     pub fn entries(&self) -> &[Entry] {
@@ -363,8 +386,11 @@ impl Ownership {
             OwnershipChange::Barrier { run, barrier } => self.set_barrier(run, barrier),
             OwnershipChange::Fence { from, run } => self.fence(from, run),
             OwnershipChange::Cut { run, cut } => self.set_cut(run, cut),
-            OwnershipChange::Grant { run, to } => self.grant(run, |_| Some(to.clone())),
-            OwnershipChange::HandBack { run } => self.grant(run, State::handing_over),
+            OwnershipChange::Grant { run, to } => {
+                let granted = self.close(run, |_| Some(to.clone()))?;
+                Ok(granted.noting_grant(run))
+            }
+            OwnershipChange::HandBack { run } => self.close(run, State::handing_over),
             OwnershipChange::Join { region } => self.join(region),
             OwnershipChange::Leave { region } => self.leave(region),
         }
@@ -426,16 +452,21 @@ impl Ownership {
 
     fn fence(&self, from: &RegionId, run: &RunId) -> Result<Self, OwnershipRefusal> {
         self.check_turn(run)?;
-        self.change_where(run, |entry| match &entry.state {
+        let mut overruled = BTreeSet::new();
+        let fenced = self.change_where(run, |entry| match &entry.state {
             State::Owned { by } | State::HandingOver { by, .. } if by == from => {
+                overruled.extend(entry.state.run().cloned());
                 entry.epoch = entry.epoch.next();
                 entry.state = State::Fenced { from: from.clone(), run: run.clone(), cut: None };
                 true
             }
             _ => false,
-        })
-        .map(|fenced| fenced.remembering(run))
-        .map_err(|_| OwnershipRefusal::OwnsNothing(from.clone()))
+        });
+        let mut fenced = fenced.map_err(|_| OwnershipRefusal::OwnsNothing(from.clone()))?;
+        for turn in fenced.turns.iter_mut().filter(|turn| overruled.contains(&turn.run)) {
+            turn.came_to = CameTo::Overruled;
+        }
+        Ok(fenced.remembering(run))
     }
 
     fn set_cut(&self, run: &RunId, cut: &Cut) -> Result<Self, OwnershipRefusal> {
@@ -451,7 +482,7 @@ impl Ownership {
     }
 
     /// Closes the epoch of every partition in `run`'s hands and starts the next, for whom `to` says.
-    fn grant(
+    fn close(
         &self,
         run: &RunId,
         to: impl Fn(&State) -> Option<RegionId>,
@@ -525,10 +556,20 @@ impl Ownership {
     }
 
     fn remembering(mut self, run: &RunId) -> Self {
-        if self.runs.len() >= RUNS_MAX {
-            self.runs.remove(0);
+        if self.turns.len() >= RUNS_MAX {
+            self.turns.remove(0);
         }
-        self.runs.push(run.clone());
+        self.turns.push(Turn { run: run.clone(), came_to: CameTo::Unknown });
+        self
+    }
+
+    /// Of a run that was overruled in part, only the rest was granted.
+    fn noting_grant(mut self, run: &RunId) -> Self {
+        let mut turns = self.turns.iter_mut();
+        let turn = turns.find(|turn| turn.run == *run && turn.came_to == CameTo::Unknown);
+        if let Some(turn) = turn {
+            turn.came_to = CameTo::Granted;
+        }
         self
     }
 

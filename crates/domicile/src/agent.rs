@@ -34,6 +34,7 @@ use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFI
 use crate::directory::{self, view};
 use crate::durable::Durability;
 use crate::gateway::{self, Gateway, Mode, Routes};
+use crate::kill_at::KillAt;
 use crate::log::{Log, LogState, Logs, Room};
 use crate::metrics;
 use crate::notices::Notices;
@@ -642,6 +643,7 @@ impl Parts {
             intake: self.intake.clone(),
             canary: Arc::new(Canary::new(self.here.postgres.clone())),
             peers: self.peers.clone(),
+            kill_at: KillAt::new(Path::new(&self.here.data)),
         }
     }
 }

@@ -16,8 +16,8 @@ use domicile_core::ownership::Ownership;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
-    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, Recorded, ended, executor, failover, next,
-    part_of, range_of_part, waits_for_people,
+    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, ended, executor,
+    failover, next, part_of, range_of_part, waits_for_people,
 };
 use domicile_core::time::Time;
 use sha2::{Digest, Sha256};
@@ -33,6 +33,7 @@ use crate::directory::documents::{
 };
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
+use crate::kill_at::{KillAt, Moment};
 use crate::observe::Observer;
 use crate::peer;
 use crate::peer::intake::Intake;
@@ -61,6 +62,7 @@ pub struct Operator {
     pub intake: Arc<Intake>,
     pub canary: Arc<Canary>,
     pub peers: BTreeMap<RegionId, peer::Client>,
+    pub kill_at: KillAt,
 }
 
 /// A run as this agent performs it.
@@ -88,13 +90,24 @@ impl Performing {
 
     /// What the journal says that the facts do not.
     fn recorded(&self, facts: &Facts) -> Recorded {
-        let planned = self.document.runbook.as_ref().map(|called| &called.plan);
-        let changed = || planned.is_some_and(|planned| *planned != plan_id(&self.plan, facts));
+        let called = self.document.runbook.as_ref();
         Recorded {
             started: self.document.started,
+            started_revision: self.document.started_revision,
             wish: self.document.wish.as_ref().map(lift_wish),
-            changed: !self.document.started && changed(),
+            planned: called.map(|called| PlanId(called.plan.clone())),
+            would_do: plan_id(&self.plan, facts),
         }
+    }
+
+    /// Notes that `ownership` has the run's hands full.
+    fn note_start(&mut self, ownership: &Ownership, revision: u64) -> bool {
+        let news = !self.document.started && ownership.ranges_of(&self.plan.run).next().is_some();
+        if news {
+            self.document.started = true;
+            self.document.started_revision = revision;
+        }
+        news
     }
 }
 
@@ -130,10 +143,12 @@ impl Operator {
             return Ok(());
         }
         let by = format!("the agent of {}", self.region);
-        match start(&self.directory, &Call::ready(&intent), None, facts, &by).await {
-            Ok(run) => tracing::warn!(%run, "{intent} starts: the outage is confirmed"),
+        match Prepared::new(&Call::ready(&intent), facts, &by) {
+            Ok(prepared) => {
+                let run = prepared.start(&self.directory).await?;
+                tracing::warn!(%run, "{intent} starts: the outage is confirmed");
+            }
             Err(Start::Refused(reasons)) => tracing::debug!("{intent} not started: {reasons:?}"),
-            Err(Start::Changed(_)) => unreachable!("nobody has approved another plan"),
             Err(Start::Failed(error)) => return Err(error),
         }
         Ok(())
@@ -205,9 +220,7 @@ impl Operator {
             facts.approvals = lift_approvals(&run.document.approvals);
             facts.run_known_for = facts.now.since(run.known_since);
             facts.parts = self.parts_of(&run.plan, &facts.ownership);
-            let in_hands = facts.ownership.ranges_of(&run.plan.run).next().is_some();
-            if in_hands && !run.document.started {
-                run.document.started = true;
+            if run.note_start(&facts.ownership, facts.ownership_revision) {
                 // Whoever saw it end did not know of this.
                 run.document.state = RunState::Running;
                 self.save(run).await?;
@@ -217,7 +230,14 @@ impl Operator {
                 Next::Finished(outcome) => return self.finish(run, &outcome).await,
                 Next::Do { step, effect } => (step, effect),
             };
+            let name = name_of(&run.plan, step);
+            self.kill_at.reached(name, Moment::Before);
             let (ownership, revision) = self.perform(run, step, &effect, &facts).await?;
+            self.kill_at.reached(name, Moment::After);
+            if matches!(effect, Effect::Change(_)) && revision == facts.ownership_revision {
+                // It was refused, and would be again: something else has to change first.
+                return Ok(());
+            }
             // Look again at once.
             facts = self.observer.facts_at(ownership, revision);
         }
@@ -230,6 +250,7 @@ impl Operator {
         step: usize,
         blocker: &Blocker,
     ) -> anyhow::Result<()> {
+        self.kill_at.reached(name_of(&run.plan, step), Moment::Waits);
         let what = format!("waits: {blocker}");
         let now = tokio::time::Instant::now();
         let since = match run.waiting.take() {
@@ -250,6 +271,8 @@ impl Operator {
         facts: &Facts,
     ) -> anyhow::Result<(Ownership, u64)> {
         let what = format!("does: {}", describe(effect));
+        let name = name_of(&run.plan, step);
+        let between = || self.kill_at.reached(name, Moment::Between);
         let known = (&facts.ownership, facts.ownership_revision);
         match effect {
             Effect::Change(change) => {
@@ -257,12 +280,14 @@ impl Operator {
                 // First, because clients may be waiting: a compare-and-set is safe whether its line
                 // was written before it or not.
                 let changed = change_ownership(&self.directory, cluster, change, known).await?;
-                run.document.started |= changed.0.ranges_of(&run.plan.run).next().is_some();
+                between();
+                run.note_start(&changed.0, changed.1);
                 self.journal(run, step, what).await?;
                 return Ok(changed);
             }
             Effect::Seal { regions, from } => {
                 self.journal(run, step, what).await?;
+                between();
                 let epochs = fenced_epochs(&facts.ownership, &run.plan.run);
                 let asked = regions.iter().map(|region| {
                     let sealed = self.seal(region, from, &epochs, &run.plan.run);
@@ -281,13 +306,16 @@ impl Operator {
                 let part = part_of(&run.plan.run, *range);
                 let intent = Intent::Switchover { range: *range, to: to.clone() };
                 let by = format!("run {}", run.plan.run);
+                let prepared = Prepared::named(&part, &Call::ready(&intent), facts, &by)?;
                 // One that is there already was begun by another agent, or by this one before.
-                begin(&self.directory, &part, &Call::ready(&intent), None, facts, &by).await?;
+                prepared.write(&self.directory).await?;
+                between();
                 self.journal(run, step, what).await?;
                 self.sees(&run_key(&part)).await?;
             }
             Effect::WriteCanary { region } => {
                 self.journal(run, step, what).await?;
+                between();
                 self.write_canary(region, &run.plan.run, &facts.ownership).await?;
                 run.canary_written = true;
             }
@@ -377,7 +405,7 @@ impl Operator {
         if run.last.as_ref().is_some_and(|(at, said)| *at == step && *said == what) {
             return Ok(());
         }
-        let name = run.plan.steps.get(step).map_or("run", |s| s.name());
+        let name = name_of(&run.plan, step);
         run.document.journal.push(RunEntry {
             at_ms: crate::clock::unix_ms(),
             executor: self.region.to_string(),
@@ -406,7 +434,11 @@ impl Operator {
         };
         run.document.state = state;
         let last = run.plan.steps.len();
-        self.journal(run, last, what).await
+        let name = name_of(&run.plan, last);
+        self.kill_at.reached(name, Moment::Before);
+        self.journal(run, last, what).await?;
+        self.kill_at.reached(name, Moment::After);
+        Ok(())
     }
 
     /// Writes the run's document; whoever has written it meanwhile is performing it now.
@@ -432,59 +464,56 @@ impl Operator {
 pub enum Start {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(Vec<plan::Refusal>),
-    /// It would do something else than what was approved: the plan of this id.
-    #[error("it would not do any more what was planned: look at plan {0}")]
-    Changed(String),
     #[error("{0:#}")]
     Failed(anyhow::Error),
 }
 
-/// Plans a call and writes the run into the directory, where an agent takes it up.
-///
-/// `approved` is the id of the plan that somebody has seen, if anybody did.
-pub async fn start(
-    directory: &Directory,
-    call: &Call,
-    approved: Option<&str>,
-    facts: &Facts,
-    by: &str,
-) -> Result<RunId, Start> {
-    let run = RunId(uuid::Uuid::now_v7().to_string());
-    match begin(directory, &run, call, approved, facts, by).await? {
-        Written::At(_) => Ok(run),
-        Written::Conflict(_) => Err(Start::Failed(anyhow::anyhow!("run {run} exists"))),
-    }
+/// A run that may be started, as things stand.
+pub struct Prepared {
+    run: RunId,
+    plan: PlanId,
+    document: RunDocument,
 }
 
-/// The same for a run of this name; a conflict says that there is one already.
-async fn begin(
-    directory: &Directory,
-    run: &RunId,
-    call: &Call,
-    approved: Option<&str>,
-    facts: &Facts,
-    by: &str,
-) -> Result<Written, Start> {
-    let failed = |error: anyhow::Error| Start::Failed(error);
-    let runbook = Runbook::parse(&call.text).map_err(CallError::Runbook);
-    let runbook = runbook.map_err(|error| failed(error.into()))?;
-    let plan = call.plan(run).map_err(|error| failed(error.into()))?;
-    let plan = check(plan, facts).map_err(Start::Refused)?;
-    let id = plan_id(&plan, facts);
-    if approved.is_some_and(|approved| approved != id) {
-        return Err(Start::Changed(id));
+impl Prepared {
+    pub fn new(call: &Call, facts: &Facts, by: &str) -> Result<Self, Start> {
+        Self::named(&RunId(uuid::Uuid::now_v7().to_string()), call, facts, by)
     }
-    let Call { text, arguments } = call.clone();
-    let runbook = RunbookDocument { name: runbook.name, text, arguments, plan: id };
-    let document = RunDocument::new(&plan, runbook, by);
-    let written = directory.write(&run_key(run), 0, Some(json(&document))).await;
-    written.map_err(|error| failed(error.into()))
+
+    fn named(run: &RunId, call: &Call, facts: &Facts, by: &str) -> Result<Self, Start> {
+        let failed = |error: CallError| Start::Failed(error.into());
+        let runbook =
+            Runbook::parse(&call.text).map_err(|error| failed(CallError::Runbook(error)))?;
+        let plan = check(call.plan(run).map_err(failed)?, facts).map_err(Start::Refused)?;
+        let id = plan_id(&plan, facts);
+        let Call { text, arguments } = call.clone();
+        let runbook = RunbookDocument { name: runbook.name, text, arguments, plan: id.0.clone() };
+        let document = RunDocument::new(&plan, runbook, by);
+        Ok(Self { run: run.clone(), plan: id, document })
+    }
+
+    /// What it would do: what a person has approved has the same name, or is something else.
+    pub fn plan(&self) -> &PlanId {
+        &self.plan
+    }
+
+    /// Writes the run into the directory, where an agent takes it up.
+    pub async fn start(&self, directory: &Directory) -> anyhow::Result<RunId> {
+        match self.write(directory).await? {
+            Written::At(_) => Ok(self.run.clone()),
+            Written::Conflict(_) => anyhow::bail!("run {} exists", self.run),
+        }
+    }
+
+    async fn write(&self, directory: &Directory) -> anyhow::Result<Written> {
+        Ok(directory.write(&run_key(&self.run), 0, Some(json(&self.document))).await?)
+    }
 }
 
 /// Returns the name of what a plan decides, as things stand: the same while it would do the same.
-pub fn plan_id(plan: &Plan, facts: &Facts) -> String {
+pub fn plan_id(plan: &Plan, facts: &Facts) -> PlanId {
     let digest = Sha256::digest(plan.decided(&facts.ownership));
-    digest.iter().take(PLAN_ID_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    PlanId(digest.iter().take(PLAN_ID_BYTES).map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn lift_run(value: &[u8]) -> Option<RunDocument> {
@@ -511,6 +540,11 @@ fn fenced_epochs(ownership: &Ownership, run: &RunId) -> Vec<(PartitionRange, Epo
         .ranges_of(run)
         .map(|entry| (entry.range, Epoch(entry.epoch.0.saturating_sub(1))))
         .collect()
+}
+
+/// As journals name a step; what comes after the last one is of the run itself.
+fn name_of(plan: &Plan, step: usize) -> &'static str {
+    plan.steps.get(step).map_or("run", Step::name)
 }
 
 fn describe(effect: &Effect) -> String {

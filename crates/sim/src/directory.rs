@@ -9,7 +9,9 @@ use std::rc::Rc;
 
 use domicile_core::id::{PartitionRange, RunId};
 use domicile_core::ownership::Ownership;
-use domicile_core::runbook::{Approval, Outcome, Plan, Recorded, Wish, ended, range_of_part};
+use domicile_core::runbook::{
+    Approval, Outcome, Plan, PlanId, Recorded, Wish, ended, range_of_part,
+};
 
 /// `run/<id>`: a plan that is being carried out.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub struct RunDocument {
     pub decided: Rc<str>,
     /// The run has, or had, partitions in its hands.
     pub started: bool,
+    /// The revision of the ownership that said so.
+    pub started_revision: u64,
     pub wish: Option<Wish>,
     pub approvals: Vec<Approval>,
     pub outcome: Option<Outcome>,
@@ -27,8 +31,13 @@ pub struct RunDocument {
 
 impl RunDocument {
     pub fn recorded(&self, ownership: &Ownership) -> Recorded {
-        let changed = !self.started && *self.plan.decided(ownership) != *self.decided;
-        Recorded { started: self.started, wish: self.wish.clone(), changed }
+        Recorded {
+            started: self.started,
+            started_revision: self.started_revision,
+            wish: self.wish.clone(),
+            planned: Some(PlanId(self.decided.to_string())),
+            would_do: PlanId(self.plan.decided(ownership)),
+        }
     }
 }
 

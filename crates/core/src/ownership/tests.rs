@@ -212,7 +212,7 @@ fn a_run_takes_partitions_once_only() {
             .and_then(|o| o.apply(&OwnershipChange::Grant { run: r, to: region(to) }))
             .unwrap();
     }
-    assert_eq!(ownership.runs().len(), RUNS_MAX);
+    assert_eq!(ownership.turns().len(), RUNS_MAX);
 }
 
 #[test]

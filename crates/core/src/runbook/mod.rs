@@ -104,10 +104,18 @@ pub struct Approval {
 pub struct Recorded {
     /// The run has, or had, partitions in its hands.
     pub started: bool,
+    /// The revision of the ownership that said so; 0 where an older Domicile wrote it down.
+    pub started_revision: u64,
     pub wish: Option<Wish>,
-    /// Things are not any more as they were when it was planned.
-    pub changed: bool,
+    /// What was approved, where that was written down.
+    pub planned: Option<PlanId>,
+    /// What it would do as things stand.
+    pub would_do: PlanId,
 }
+
+/// The name of what a plan decides: the same while it would do the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PlanId(pub String);
 
 /// What a person wants of a run that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,6 +210,16 @@ pub enum Blocker {
     Paused {
         by: String,
     },
+    /// A region is not as a check wants it.
+    Unwell {
+        region: RegionId,
+        why: Unwell,
+    },
+    /// Another run has partitions that this one is to take.
+    InOtherHands {
+        range: PartitionRange,
+        run: RunId,
+    },
     /// So many runs are to end first, or partitions of `from` are in other hands.
     OnTheirWay {
         runs: usize,
@@ -214,6 +232,32 @@ pub enum Blocker {
     },
     /// What the step waits for has just become true; the next look will say so.
     Settling,
+}
+
+/// What is amiss with a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unwell {
+    NotMember,
+    Silent,
+    NoLease,
+    LeftBehind,
+    Behind { owner: RegionId, by: Millis, lag: Millis },
+}
+
+impl fmt::Display for Unwell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotMember => f.write_str("is not a member of the cluster"),
+            Self::Silent => f.write_str("does not answer"),
+            Self::NoLease => f.write_str("holds no live lease"),
+            Self::LeftBehind => {
+                f.write_str("lacks records that are gone: it has to be seeded again")
+            }
+            Self::Behind { owner, by, lag } => {
+                write!(f, "is {by} behind region {owner}; {lag} is the most")
+            }
+        }
+    }
 }
 
 impl fmt::Display for Blocker {
@@ -241,6 +285,10 @@ impl fmt::Display for Blocker {
                 write!(f, "{missing} more of role {role} to approve")
             }
             Self::Paused { by } => write!(f, "paused by {by}"),
+            Self::Unwell { region, why } => write!(f, "region {region} {why}"),
+            Self::InOtherHands { range, run } => {
+                write!(f, "partition {range} is in the hands of run {run}")
+            }
             Self::OnTheirWay { runs: 0, from } => {
                 write!(f, "another run has partitions of region {from} in its hands")
             }

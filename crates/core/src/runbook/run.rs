@@ -6,7 +6,7 @@ use super::step::ForEach;
 use super::{Approval, Blocker, Effect, Facts, Intent, Plan, Recorded, Step, Wish};
 use crate::id::{RegionId, RunId};
 use crate::outage::Outage;
-use crate::ownership::{Ownership, OwnershipChange, State};
+use crate::ownership::{CameTo, Ownership, OwnershipChange, State};
 
 /// What to do about a run now. `step` is an index into the plan's steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,16 +48,18 @@ pub enum TooLate {
 /// Returns what to do about `plan`, given what is true now and what its journal says.
 ///
 /// The journal says whether the run ever had partitions in its hands, and the ownership knows it too:
-/// whichever is older here is not believed.
+/// whichever is older here is not believed. An ownership that is newer and does not know it was written
+/// by an older Domicile, or has seen too many runs since.
 ///
 /// A wish never leaves a partition without an owner: what is in the run's hands is handed back, or
 /// brought to its end, first.
 pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
     let had_its_turn = facts.ownership.had_its_turn(&plan.run);
-    if recorded.started && !had_its_turn {
+    let outdated = facts.ownership_revision < recorded.started_revision;
+    if recorded.started && !had_its_turn && outdated {
         return Next::Wait { step: 0, blocker: Blocker::Settling };
     }
-    let recorded = &Recorded { started: had_its_turn, ..recorded.clone() };
+    let recorded = &Recorded { started: recorded.started || had_its_turn, ..recorded.clone() };
     if let Some(next) = call_off(plan, recorded, facts) {
         return next;
     }
@@ -186,8 +188,13 @@ fn taken_away(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Outcome
 }
 
 /// A run that had partitions has given them to somebody; not to its target, or not for long.
+///
+/// Whoever takes them from the target afterwards does not undo a hand-over: it was done.
 fn lost_again(plan: &Plan, facts: &Facts) -> Option<Outcome> {
     match &plan.intent {
+        Intent::Switchover { .. } if facts.ownership.turn(&plan.run) == Some(CameTo::Granted) => {
+            None
+        }
         Intent::Switchover { range, to } => {
             let entries = facts.ownership.entries().iter();
             let mut meant = entries.filter(|e| e.range.overlap(range).is_some());
@@ -235,7 +242,7 @@ fn not_to_begin(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Outco
     let asks = approvals.clone().next().is_some();
     if recorded.is_to_abort() {
         Some(Outcome::Aborted)
-    } else if asks && recorded.changed {
+    } else if asks && recorded.has_changed() {
         // While it waited, what it was approved for has become something else.
         Some(Outcome::Overruled)
     } else {
@@ -250,6 +257,12 @@ fn has_in_hands(plan: &Plan, facts: &Facts) -> bool {
 impl Recorded {
     fn is_to_abort(&self) -> bool {
         matches!(self.wish, Some(Wish::Abort { .. }))
+    }
+
+    /// Would it do something else than what was approved? Asked of a run that has not started: what
+    /// one that has changes itself would count, too.
+    fn has_changed(&self) -> bool {
+        self.planned.as_ref().is_some_and(|planned| *planned != self.would_do)
     }
 }
 

@@ -3,7 +3,7 @@
 use domicile_core::id::RunId;
 use domicile_core::runbook::file::{Call, CallError};
 use domicile_core::runbook::plan::{Move, Refusal, check};
-use domicile_core::runbook::{Facts, Plan};
+use domicile_core::runbook::{Facts, Plan, PlanId};
 use serde_json::{Value as Json, json};
 
 use crate::operate::plan_id;
@@ -11,7 +11,7 @@ use crate::operate::plan_id;
 /// What a call comes to, as things stand.
 pub struct Planned {
     plan: Plan,
-    id: String,
+    id: PlanId,
     moves: Vec<Move>,
     reasons_against: Vec<Refusal>,
     /// What runs exactly this.
@@ -27,7 +27,7 @@ impl Planned {
         let arguments = call.arguments.iter().map(|(name, value)| format!("{name}={value}"));
         let words = std::iter::once(name.to_owned()).chain(arguments);
         let words: Vec<String> = words.map(|word| quoted(&word)).collect();
-        let command = format!("domicile runbook run {} --plan {id}", words.join(" "));
+        let command = format!("domicile runbook run {} --plan {}", words.join(" "), id.0);
         let (plan, reasons_against) = match check(plan.clone(), facts) {
             Ok(plan) => (plan, Vec::new()),
             Err(reasons) => (plan, reasons),
@@ -53,7 +53,7 @@ impl Planned {
         });
         let against = self.reasons_against.iter().map(ToString::to_string);
         json!({
-            "plan": self.id,
+            "plan": self.id.0,
             "intent": self.plan.intent.to_string(),
             "steps": steps.collect::<Vec<_>>(),
             "moves": moves.collect::<Vec<_>>(),
@@ -65,7 +65,7 @@ impl Planned {
     }
 
     pub fn text(&self) -> String {
-        let mut lines = vec![format!("Plan {}: {}", self.id, self.plan.intent)];
+        let mut lines = vec![format!("Plan {}: {}", self.id.0, self.plan.intent)];
         for (i, step) in self.plan.steps.iter().enumerate() {
             lines.push(format!("  {}. {:<15} {}", i + 1, step.name(), step.explain()));
         }

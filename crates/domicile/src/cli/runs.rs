@@ -7,15 +7,15 @@ use clap::{Args, Subcommand};
 use domicile_core::config::Config;
 use domicile_core::id::{PartitionRange, RegionId, RunId};
 use domicile_core::ownership::State;
-use domicile_core::runbook::Intent;
 use domicile_core::runbook::file::Call;
+use domicile_core::runbook::{Intent, PlanId};
 
 use super::outside::Outside;
 use super::planned::Planned;
 use super::{Context, Exit, UsageError};
 use crate::directory::Client as Directory;
 use crate::directory::documents::{RunDocument, RunState, run_key};
-use crate::operate::{Start, start};
+use crate::operate::{Prepared, Start};
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -158,16 +158,9 @@ pub async fn start_and_follow(
     let facts = outside.facts(config);
     let mut runs = Vec::new();
     for call in calls {
-        let by = person();
-        match start(&outside.directory, call, approved, &facts, &by).await {
-            Ok(run) => runs.push(run),
+        let prepared = match Prepared::new(call, &facts, &person()) {
+            Ok(prepared) => prepared,
             Err(Start::Failed(error)) => return Err(error),
-            Err(Start::Changed(id)) => {
-                eprintln!(
-                    "domicile: refused: it would not do any more what was planned: look at plan {id}"
-                );
-                return Ok(Exit::Refused);
-            }
             Err(Start::Refused(reasons)) => {
                 let intent = call.plan(&RunId("refused".into()))?.intent;
                 for reason in reasons {
@@ -175,7 +168,15 @@ pub async fn start_and_follow(
                 }
                 return Ok(Exit::Refused);
             }
+        };
+        let PlanId(now) = prepared.plan();
+        if approved.is_some_and(|approved| approved != now) {
+            eprintln!(
+                "domicile: refused: it would not do any more what was planned: look at plan {now}"
+            );
+            return Ok(Exit::Refused);
         }
+        runs.push(prepared.start(&outside.directory).await?);
     }
     let mut documents = Vec::new();
     for run in &runs {

@@ -107,6 +107,7 @@ mod tests {
             state,
             executor: None,
             started: true,
+            started_revision: 2,
             wish: None,
             approvals: Vec::new(),
             estimated_loss_ms: 0,

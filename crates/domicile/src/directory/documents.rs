@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use bytes::Bytes;
 use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::Cut;
-use domicile_core::ownership::{Closed, Entry, Ownership, State};
+use domicile_core::ownership::{CameTo, Closed, Entry, Ownership, State, Turn};
 use domicile_core::retention::LeftBehind;
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +126,17 @@ struct OwnershipDocument {
     partitions: Vec<EntryDocument>,
     #[serde(default)]
     runs: Vec<String>,
+    /// Of each run, in the same order; absent where an older Domicile wrote it.
+    #[serde(default)]
+    came_to: Vec<CameToDocument>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CameToDocument {
+    Unknown,
+    Overruled,
+    Granted,
 }
 
 const OWNERSHIP_VERSION: u32 = 2;
@@ -167,7 +178,8 @@ pub fn lower_ownership(cluster: &str, ownership: &Ownership) -> Bytes {
         cluster: cluster.to_owned(),
         members: ownership.members().iter().map(RegionId::to_string).collect(),
         partitions: ownership.entries().iter().map(lower_entry).collect(),
-        runs: ownership.runs().iter().map(|RunId(run)| run.clone()).collect(),
+        runs: ownership.turns().iter().map(|turn| turn.run.0.clone()).collect(),
+        came_to: ownership.turns().iter().map(|turn| lower_came_to(turn.came_to)).collect(),
     })
 }
 
@@ -186,7 +198,27 @@ pub fn lift_ownership(cluster: &str, value: &[u8]) -> anyhow::Result<Ownership> 
     let entries = document.partitions.iter().map(lift_entry).collect::<anyhow::Result<Vec<_>>>()?;
     let ownership = Ownership::from_entries(members, entries);
     let ownership = ownership.context("ownership document has gaps or overlaps")?;
-    Ok(ownership.with_runs(document.runs.into_iter().map(RunId).collect()))
+    Ok(ownership.with_turns(lift_turns(document.runs, &document.came_to)))
+}
+
+fn lower_came_to(came_to: CameTo) -> CameToDocument {
+    match came_to {
+        CameTo::Unknown => CameToDocument::Unknown,
+        CameTo::Overruled => CameToDocument::Overruled,
+        CameTo::Granted => CameToDocument::Granted,
+    }
+}
+
+fn lift_turns(runs: Vec<String>, came_to: &[CameToDocument]) -> Vec<Turn> {
+    let lift = |(i, run): (usize, String)| {
+        let came_to = match came_to.get(i) {
+            None | Some(CameToDocument::Unknown) => CameTo::Unknown,
+            Some(CameToDocument::Overruled) => CameTo::Overruled,
+            Some(CameToDocument::Granted) => CameTo::Granted,
+        };
+        Turn { run: RunId(run), came_to }
+    };
+    runs.into_iter().enumerate().map(lift).collect()
 }
 
 fn lower_entry(entry: &Entry) -> EntryDocument {
@@ -286,9 +318,12 @@ mod tests {
                 run: RunId("2".into()),
             })
             .unwrap();
+        let overruled = moving
+            .apply(&OwnershipChange::Fence { from: regions[2].clone(), run: RunId("3".into()) })
+            .unwrap();
         let joined =
             granted.apply(&OwnershipChange::Join { region: "sa".parse().unwrap() }).unwrap();
-        for ownership in [start, fenced, cut, granted, moving, joined] {
+        for ownership in [start, fenced, cut, granted, moving, overruled, joined] {
             let stored = lower_ownership("shop", &ownership);
             assert_eq!(lift_ownership("shop", &stored).unwrap(), ownership);
             assert!(lift_ownership("other", &stored).is_err(), "another cluster's");

@@ -506,6 +506,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
     ),
     (
         29,
+        "killed before, within and after every effect of every ready-made runbook: another goes on, each epoch is one higher",
+        "tests/carried_on.rs",
+        "wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on",
+    ),
+    (
+        29,
         "agents die at their effects in thousands of simulated worlds",
         "../sim/tests/seeds.rs",
         "the_seeds_hold",
@@ -524,7 +530,7 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
     ),
     (
         30,
-        "of two for one partition each may get it in turn, and one has it in the end; each epoch is one region's",
+        "of two for one partition each gets it in turn and says so, or is refused; each epoch is one region's",
         "tests/faults/hand_over.rs",
         "two_runs_for_one_partition_leave_one_owner",
     ),
@@ -661,7 +667,6 @@ const OPEN: &[(usize, &str)] = &[
     (25, "there is no probation"),
     (26, "the last of three alone: two must agree on an outage, and seal"),
     (27, "with real processes: between barrier and grant, and after it"),
-    (30, "that a run which got it in turn is never told as overruled"),
     (
         31,
         "that a region which is back is handed nothing before its own tail is journaled and repaired",

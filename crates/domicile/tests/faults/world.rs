@@ -457,8 +457,14 @@ pub async fn comes_to_an_end<T>(task: JoinHandle<T>) -> T {
 }
 
 /// Waits until a command has ended, and returns whether it says that all is well.
-pub async fn succeeds(mut command: Child) -> bool {
-    comes_to_an_end(tokio::task::spawn_blocking(move || command.wait().unwrap().success())).await
+pub async fn succeeds(command: Child) -> bool {
+    exit_code(command).await == 0
+}
+
+/// Waits until a command has ended, and returns how.
+pub async fn exit_code(mut command: Child) -> i32 {
+    let ended = tokio::task::spawn_blocking(move || command.wait().unwrap().code());
+    comes_to_an_end(ended).await.expect("no signal ended it")
 }
 
 pub fn owners_of(ownership: &Ownership) -> Owners {

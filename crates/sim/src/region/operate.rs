@@ -84,7 +84,9 @@ impl Agent {
             return;
         }
         if !run.started && facts.ownership.ranges_of(id).next().is_some() {
-            let run = RunDocument { started: true, outcome: None, ..(**run).clone() };
+            let started_revision = facts.ownership_revision;
+            let run =
+                RunDocument { started: true, started_revision, outcome: None, ..(**run).clone() };
             self.put_run(host, cx, &run);
             return self.acted(id, now);
         }
@@ -178,6 +180,7 @@ impl Agent {
             decided: plan.decided(ownership).into(),
             plan: Rc::new(plan),
             started: false,
+            started_revision: 0,
             wish: None,
             approvals: Vec::new(),
             outcome: None,

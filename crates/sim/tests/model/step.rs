@@ -205,9 +205,15 @@ impl Protocol {
                 // Somebody else has written to the run's document.
                 return None;
             }
-            world.directory.runs[run] = RunDocument { started: true, outcome: None };
+            let started_revision = facts.ownership_revision;
+            world.directory.runs[run] =
+                RunDocument { started: true, started_revision, outcome: None };
         }
-        let recorded = Recorded { started: noted.started || in_hands, ..Recorded::default() };
+        let recorded = Recorded {
+            started: noted.started || in_hands,
+            started_revision: noted.started_revision,
+            ..Recorded::default()
+        };
         match next(plan, &recorded, &facts) {
             Next::Wait { .. } => None,
             Next::Finished(outcome) => {
@@ -221,8 +227,13 @@ impl Protocol {
             Next::Do { effect: Effect::WriteCanary { .. } | Effect::Begin { .. }, .. } => None,
             Next::Do { effect: Effect::Change(change), .. } => {
                 let done = self.change(world, &change);
-                let holds = world.truth().ranges_of(&plan.run).next().is_some();
-                world.directory.runs[run].started |= holds && !belief.outdated;
+                let latest = world.directory.latest();
+                let started_revision = latest.ownership_revision;
+                let holds = latest.ownership.ranges_of(&plan.run).next().is_some();
+                let noted = &mut world.directory.runs[run];
+                if holds && !noted.started && !belief.outdated {
+                    *noted = RunDocument { started: true, started_revision, ..noted.clone() };
+                }
                 done
             }
             Next::Do { effect: Effect::Seal { regions, from }, .. } => {

@@ -97,6 +97,8 @@ pub struct Snapshot {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RunDocument {
     pub started: bool,
+    /// The revision of the ownership that said so.
+    pub started_revision: u64,
     pub outcome: Option<Outcome>,
 }
 

@@ -5,7 +5,8 @@ use thiserror::Error;
 use super::{Action, Argument, Arguments, Kind, Runbook, Value};
 use crate::id::RunId;
 use crate::runbook::step::{
-    Approve, CatchUp, ConfirmOutage, Cut, Fence, ForEach, Grant, HandOver, Reroute, Seal, Verify,
+    Approve, CatchUp, Check, ConfirmOutage, Cut, Fence, ForEach, Grant, HandOver, Reroute, Seal,
+    Verify,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -101,6 +102,9 @@ fn step(action: &Action, run: &RunId, intent: &Intent, bound: &Bound) -> Step {
             count: bound.value(count),
             within: bound.value(within),
         }),
+        (Action::Check { region, lag }, _) => {
+            Step::Check(Check { run, region: bound.value(region), lag: bound.value(lag) })
+        }
         (Action::CatchUp, _) => Step::CatchUp(CatchUp { run, to }),
         (Action::Grant, _) => Step::Grant(Grant { run, to }),
         (Action::Reroute, _) => Step::Reroute(Reroute { run }),

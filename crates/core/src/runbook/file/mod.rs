@@ -61,6 +61,7 @@ pub type Arguments = BTreeMap<String, String>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     Approve { role: Value<String>, count: Value<u32>, within: Value<Millis> },
+    Check { region: Value<RegionId>, lag: Value<Millis> },
     ConfirmOutage { attest: Value<bool> },
     HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
     Fence { from: Value<RegionId>, to: Value<RegionId> },
@@ -85,6 +86,7 @@ impl Action {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Approve { .. } => "approve",
+            Self::Check { .. } => "check",
             Self::ConfirmOutage { .. } => "confirm_outage",
             Self::HandOver { .. } => "hand_over",
             Self::Fence { .. } => "fence",
@@ -104,14 +106,11 @@ impl Action {
             Self::Approve { role, count, within } => vec![
                 ("role", role.to_string()),
                 ("count", count.to_string()),
-                (
-                    "within",
-                    match within {
-                        Value::Given(duration) => value::written(*duration),
-                        parameter => parameter.to_string(),
-                    },
-                ),
+                ("within", value::told(within)),
             ],
+            Self::Check { region, lag } => {
+                vec![("region", region.to_string()), ("lag", value::told(lag))]
+            }
             Self::ConfirmOutage { attest } => vec![("attest", attest.to_string())],
             Self::HandOver { partitions, to } => {
                 vec![("partitions", partitions.to_string()), ("to", to.to_string())]

@@ -15,16 +15,19 @@ pub(super) struct Placed {
 /// The steps that take partitions away from their owner.
 const TAKES: &[&str] = &["hand_over", "fence", "for_each"];
 
+/// What only waits for others, perhaps for long, and for whom; any number of them.
+const FIRST: &[(&str, &str)] = &[("approve", "people are"), ("check", "a region is")];
+
 pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
     for (i, step) in steps.iter().enumerate() {
         let (before, after) = (&steps[..i], &steps[i + 1..]);
         let name = step.kind.name;
         let mut refuse = |why: String| mistakes.add(&step.path, step.line, why);
-        if name == "approve" {
+        if let Some((_, waited_for)) = FIRST.iter().find(|(first, _)| *first == name) {
             if let Some(first) = before.iter().find(|other| TAKES.contains(&other.kind.name)) {
                 let taken = first.kind.name;
                 refuse(format!(
-                    "nobody could write while people are waited for: it comes before {taken}"
+                    "nobody could write while {waited_for} waited for: it comes before {taken}"
                 ));
             }
             continue;

@@ -210,6 +210,11 @@ impl Reader {
                 let within = self.value(section, kind, "within");
                 Action::Approve { role: role?, count: count?, within: within? }
             }
+            "check" => {
+                let region = self.value(section, kind, "region");
+                let lag = self.value(section, kind, "lag");
+                Action::Check { region: region?, lag: lag? }
+            }
             "confirm_outage" => {
                 Action::ConfirmOutage { attest: self.value(section, kind, "attest")? }
             }

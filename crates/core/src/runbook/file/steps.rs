@@ -67,6 +67,25 @@ pub const STEPS: &[StepKind] = &[
         meaning: "Waits for people: `domicile runbook approve RUN --role dba`. Stands before `hand_over`, `fence` or `for_each`: nobody could write while people are waited for. When owners or epochs have changed meanwhile, the run ends as `overruled`, because it would not do any more what was approved. May stand several times, for several roles.",
     },
     StepKind {
+        name: "check",
+        keys: &[
+            Key {
+                name: "region",
+                kind: Kind::Region,
+                default: None,
+                meaning: "Which region has to be well.",
+            },
+            Key {
+                name: "lag",
+                kind: Kind::Duration,
+                default: Some("1s"),
+                meaning: "How far it may be behind what each owner has committed.",
+            },
+        ],
+        after: &[],
+        meaning: "Waits until a region is well: a member whose agent answers, with a live lease, that need not be seeded again, and at most so far behind every owner that answers. Stands before `hand_over`, `fence` or `for_each`: nobody could write while a region is waited for. May stand several times.",
+    },
+    StepKind {
         name: "confirm_outage",
         keys: &[Key {
             name: "attest",
@@ -236,7 +255,7 @@ A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
 
 ## Steps
 
-A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. No step but `approve` stands in it twice. A step is asked,
+A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. No step but `approve` and `check` stands in it twice. A step is asked,
 never remembered: each looks at the facts and says whether it is done, what it waits for, or what to do. So any agent goes on with a run
 from wherever it is.
 ";

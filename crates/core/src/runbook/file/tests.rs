@@ -37,6 +37,19 @@ fn what_comes_with_domicile_is_sound_and_named_as_its_file() {
 }
 
 #[test]
+fn the_examples_of_the_operators_page_are_sound() {
+    let page =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating/runbooks.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let examples: Vec<&str> =
+        page.split("```toml\n").skip(1).filter_map(|after| after.split("```").next()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        assert_eq!(Runbook::parse(example).err(), None, "{example}");
+    }
+}
+
+#[test]
 fn the_ready_made_runbooks_are_what_their_intents_mean() {
     let (eu, us) = (|| "eu".parse().unwrap(), || "us".parse().unwrap());
     let range = PartitionRange::new(4, 7);
@@ -118,6 +131,7 @@ fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
     let fence = "[[step]]\ndo = \"fence\"\nfrom = \"eu\"\nto = \"us\"\n".to_owned();
     let hand_over = HAND_OVER.to_owned();
     let for_each = || "[[step]]\ndo = \"for_each\"\nrange_of = \"eu\"\nto = \"us\"\n".to_owned();
+    let check = || "[[step]]\ndo = \"check\"\nregion = \"us\"\n".to_owned();
     let approve = || "[[step]]\ndo = \"approve\"\nrole = \"dba\"\n".to_owned();
     let cases = [
         (vec![step("grant")], "nothing says where the old owner's history ends"),
@@ -161,6 +175,10 @@ fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
         (
             vec![hand_over.clone(), for_each(), step("catch_up"), step("grant")],
             "step[1] is a hand_over",
+        ),
+        (
+            vec![hand_over.clone(), check(), step("catch_up"), step("grant")],
+            "nobody could write while a region is waited for: it comes before hand_over",
         ),
         (
             vec![hand_over.clone(), approve(), step("catch_up"), step("grant")],
@@ -307,6 +325,7 @@ proptest! {
         let text: String = steps.iter().map(|name| {
             let keys = match *name {
                 "approve" => "role = \"dba\"\n",
+                "check" => "region = \"us\"\n",
                 "hand_over" => "partitions = \"3-5\"\nto = \"us\"\n",
                 "fence" => "from = \"eu\"\nto = \"us\"\n",
                 "for_each" => "range_of = \"eu\"\nto = \"us\"\n",

@@ -145,6 +145,14 @@ pub fn written(duration: Millis) -> String {
     format!("{}{unit}", duration.0 / ms)
 }
 
+/// Prints what a step was told of a duration.
+pub(super) fn told(duration: &Value<Millis>) -> String {
+    match duration {
+        Value::Given(duration) => written(*duration),
+        parameter @ Value::Parameter(_) => parameter.to_string(),
+    }
+}
+
 /// What a step was told in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value<T> {

@@ -9,6 +9,7 @@ use super::file::Arguments;
 pub const READY: &[(&str, &str)] = &[
     ("failover", include_str!("failover.toml")),
     ("switchover", include_str!("switchover.toml")),
+    ("failback", include_str!("failback.toml")),
     ("evacuate-region", include_str!("evacuate-region.toml")),
 ];
 

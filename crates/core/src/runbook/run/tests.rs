@@ -9,7 +9,7 @@ use crate::outage::Outage;
 use crate::ownership::Ownership;
 use crate::progress::Rpo;
 use crate::runbook::file::{Arguments, Runbook};
-use crate::runbook::{Approval, RegionFacts, part_of, plan, range_of_part};
+use crate::runbook::{Approval, PlanId, RegionFacts, part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
 
 fn region(name: &str) -> RegionId {
@@ -483,11 +483,75 @@ fn a_switchover_that_went_back_is_not_begun_again_by_who_missed_it() {
         "by a journal that was read before"
     );
     let settling = Next::Wait { step: 0, blocker: Blocker::Settling };
-    assert_eq!(
-        next(&plan, &recorded(true), &before),
-        settling,
-        "by an ownership that was read before"
-    );
+    let newer = Recorded { started_revision: 2, ..recorded(true) };
+    assert_eq!(next(&plan, &newer, &before), settling, "by an ownership that was read before");
+}
+
+#[test]
+fn a_run_that_an_older_domicile_has_granted_comes_to_its_end() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    let plan = switchover(&facts);
+    play(&plan, &mut facts);
+    facts.canary_written = false;
+    // It did not remember who had had a turn.
+    facts.ownership = facts.ownership.with_turns(Vec::new());
+    let (story, outcome) = go_on(&plan, true, &mut facts);
+    assert_eq!((story, outcome), (vec!["do verify".to_owned()], Outcome::Succeeded));
+}
+
+/// Partition 4 is wanted by two at once.
+fn two_at_once(facts: &Facts) -> [Plan; 2] {
+    let range = PartitionRange::new(4, 4);
+    [("1", "us"), ("2", "ap")].map(|(run, to)| {
+        plan(&RunId(run.into()), &Intent::Switchover { range, to: region(to) }, facts).unwrap()
+    })
+}
+
+#[test]
+fn of_two_that_want_one_partition_the_second_waits_until_the_first_has_it() {
+    let mut facts = facts(Rpo::None);
+    let [first, second] = two_at_once(&facts);
+    let Next::Do { effect, .. } = next(&first, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    let range = PartitionRange::new(4, 4);
+    let blocker = Blocker::InOtherHands { range, run: first.run.clone() };
+    assert_eq!(next(&second, &recorded(false), &facts), Next::Wait { step: 0, blocker });
+    assert_eq!(go_on(&first, true, &mut facts).1, Outcome::Succeeded);
+    facts.canary_written = false;
+    assert_eq!(go_on(&second, false, &mut facts).1, Outcome::Succeeded);
+    assert_eq!(owner(&facts, 4), "ap");
+}
+
+#[test]
+fn who_takes_a_partition_from_its_new_owner_does_not_undo_the_hand_over() {
+    for taken in 1..=3 {
+        let mut facts = facts(Rpo::None);
+        let [first, second] = two_at_once(&facts);
+        while owner_is_not(&facts, 4, "us") {
+            take_a_step(&first, &mut facts);
+        }
+        // The first has not looked at its end yet, and the second is under way, or done.
+        for _ in 0..taken {
+            take_a_step(&second, &mut facts);
+        }
+        assert_eq!(go_on(&first, true, &mut facts).1, Outcome::Succeeded, "after {taken}");
+        facts.canary_written = false;
+        assert_eq!(go_on(&second, true, &mut facts).1, Outcome::Succeeded, "after {taken}");
+        assert_eq!(owner(&facts, 4), "ap");
+    }
+}
+
+fn take_a_step(plan: &Plan, facts: &mut Facts) {
+    match next(plan, &recorded(false), facts) {
+        Next::Do { effect, .. } => perform(facts, effect),
+        Next::Wait { blocker, .. } => settle(facts, &blocker, plan),
+        Next::Finished(outcome) => panic!("{outcome:?}"),
+    }
+}
+
+fn owner_is_not(facts: &Facts, partition: u32, region: &str) -> bool {
+    let entry = facts.ownership.entry(crate::id::PartitionId(partition)).unwrap();
+    entry.owner().is_none_or(|owner| owner.as_str() != region)
 }
 
 #[test]
@@ -553,6 +617,57 @@ fn with_approval() -> Plan {
     Runbook::parse(text).unwrap().plan(&run(), &Arguments::new()).unwrap()
 }
 
+#[test]
+fn a_region_that_is_back_gets_nothing_before_it_is_well() {
+    let mut facts = facts(Rpo::None);
+    let text = crate::runbook::ready::text("failback").unwrap();
+    let told = [("partitions", "3-5"), ("to", "us"), ("lag", "2s")];
+    let told = told.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let plan = Runbook::parse(text).unwrap().plan(&run(), &told).unwrap();
+    let waits = |facts: &Facts| match next(&plan, &recorded(false), facts) {
+        Next::Wait { step: 0, blocker } => blocker.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let us = |facts: &mut Facts, change: &dyn Fn(&mut RegionFacts)| {
+        change(facts.regions.get_mut(&region("us")).unwrap());
+    };
+    let owner = |facts: &mut Facts, name: &str, by: u64, reachable: bool| {
+        let owner = facts.regions.get_mut(&region(name)).unwrap();
+        owner.staleness.insert(region("us"), Millis(by));
+        owner.reachable = reachable;
+    };
+    let before = facts.clone();
+    us(&mut facts, &|us| us.reachable = false);
+    assert_eq!(waits(&facts), "region us does not answer");
+    us(&mut facts, &|us| us.lease_over_at = Some(Time(0)));
+    us(&mut facts, &|us| us.reachable = true);
+    assert_eq!(waits(&facts), "region us holds no live lease");
+    facts = before.clone();
+    us(&mut facts, &|us| us.left_behind = true);
+    assert_eq!(waits(&facts), "region us lacks records that are gone: it has to be seeded again");
+    facts = before;
+    owner(&mut facts, "ap", 2001, true);
+    assert_eq!(waits(&facts), "region us is 2001ms behind region ap; 2000ms is the most");
+    owner(&mut facts, "ap", 2001, false);
+    let Next::Do { step: 1, effect } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    owner(&mut facts, "ap", 2001, true);
+    let (story, outcome) = go_on(&plan, true, &mut facts);
+    assert_eq!(story[0], "wait hand_over", "nobody writes now: it is not asked again");
+    assert_eq!(outcome, Outcome::Succeeded);
+}
+
+#[test]
+fn a_check_that_waits_is_aborted_without_a_trace() {
+    let mut facts = facts(Rpo::None);
+    let text = crate::runbook::ready::text("failback").unwrap();
+    let told = [("partitions", "3-5"), ("to", "us")];
+    let told = told.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let plan = Runbook::parse(text).unwrap().plan(&run(), &told).unwrap();
+    facts.regions.get_mut(&region("us")).unwrap().left_behind = true;
+    assert_eq!(next(&plan, &abort(false), &facts), Next::Finished(Outcome::Aborted));
+}
+
 fn abort(started: bool) -> Recorded {
     Recorded { wish: Some(Wish::Abort { by: "ada".into() }), ..recorded(started) }
 }
@@ -603,7 +718,8 @@ fn a_run_that_nobody_approves_in_time_ends_without_having_done_anything() {
 #[test]
 fn what_was_approved_and_has_become_something_else_is_not_done() {
     let (mut facts, plan) = (facts(Rpo::None), with_approval());
-    let changed = Recorded { changed: true, ..Recorded::default() };
+    let planned = Some(PlanId("another".into()));
+    let changed = Recorded { planned, ..Recorded::default() };
     assert_eq!(next(&plan, &changed, &facts), Next::Finished(Outcome::Overruled));
     // It is the run itself that has changed it.
     let (story, outcome) = play(&plan, &mut facts);

@@ -35,7 +35,11 @@ impl HandOver {
     }
 
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
-        let draining = facts.ownership.ranges_of(&self.run).find_map(|e| match &e.state {
+        let mut in_hands = facts.ownership.ranges_of(&self.run).peekable();
+        if in_hands.peek().is_none() {
+            return self.in_other_hands(facts);
+        }
+        let draining = in_hands.find_map(|e| match &e.state {
             State::HandingOver { by, barrier: None, .. } => Some(by.clone()),
             _ => None,
         })?;
@@ -48,5 +52,13 @@ impl HandOver {
             to: self.to.clone(),
             run: self.run.clone(),
         }))
+    }
+
+    fn in_other_hands(&self, facts: &Facts) -> Option<Blocker> {
+        let mut entries = facts.ownership.entries().iter();
+        entries.find_map(|entry| {
+            let range = entry.range.overlap(&self.range)?;
+            Some(Blocker::InOtherHands { range, run: entry.state.run()?.clone() })
+        })
     }
 }

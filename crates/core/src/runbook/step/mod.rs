@@ -7,6 +7,7 @@ use super::{Blocker, Effect, Facts};
 
 mod approve;
 mod catch_up;
+mod check;
 mod confirm_outage;
 mod cut;
 mod fence;
@@ -19,6 +20,7 @@ mod verify;
 
 pub use approve::Approve;
 pub use catch_up::CatchUp;
+pub use check::Check;
 pub use confirm_outage::ConfirmOutage;
 pub use cut::Cut;
 pub use fence::Fence;
@@ -32,6 +34,7 @@ pub use verify::Verify;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Approve(Approve),
+    Check(Check),
     ConfirmOutage(ConfirmOutage),
     HandOver(HandOver),
     Fence(Fence),
@@ -48,6 +51,7 @@ macro_rules! each_step {
     ($self:ident, $step:ident => $answer:expr) => {
         match $self {
             Step::Approve($step) => $answer,
+            Step::Check($step) => $answer,
             Step::ConfirmOutage($step) => $answer,
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
@@ -67,6 +71,7 @@ impl Step {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Approve(_) => "approve",
+            Self::Check(_) => "check",
             Self::ConfirmOutage(_) => "confirm_outage",
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",

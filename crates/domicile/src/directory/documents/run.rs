@@ -27,6 +27,9 @@ pub struct RunDocument {
     pub state: RunState,
     /// It has had partitions in its hands: what was granted is not asked about again.
     pub started: bool,
+    /// The directory's revision of the ownership that said so.
+    #[serde(default)]
+    pub started_revision: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wish: Option<WishDocument>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -168,6 +171,7 @@ impl RunDocument {
             started_by: started_by.to_owned(),
             state: RunState::Running,
             started: false,
+            started_revision: 0,
             wish: None,
             approvals: Vec::new(),
             executor: None,

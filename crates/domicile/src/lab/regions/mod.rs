@@ -224,6 +224,11 @@ impl Regions {
         self.place_mut(region).agent.kill();
     }
 
+    /// Has the agent ended by itself?
+    pub fn agent_has_ended(&mut self, region: &str) -> bool {
+        self.place_mut(region).agent.ended().is_some()
+    }
+
     pub fn start_agent(&mut self, region: &str) -> Result<(), RegionsError> {
         self.place_mut(region).agent.start()
     }

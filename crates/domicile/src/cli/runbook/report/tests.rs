@@ -39,6 +39,7 @@ fn document() -> RunDocument {
         state: RunState::Succeeded,
         executor: Some("us".to_owned()),
         started: true,
+        started_revision: 2,
         wish: None,
         approvals: Vec::new(),
         estimated_loss_ms: 0,

@@ -1,0 +1,177 @@
+//! Is a run carried on by another agent, wherever the one that performs it is killed, and is everything
+//! done once?
+//!
+//! Every point of every step at which the ready-made runbooks change the world or write that down: the
+//! agent kills itself there, another one goes on, and once it is back the run ends as if nothing had
+//! been. A run that did its work twice would have raised an epoch twice.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use domicile::directory::Client as Directory;
+use domicile::directory::documents::{
+    OWNERSHIP_KEY, RUN_PREFIX, RunDocument, RunState, lift_ownership,
+};
+use domicile::lab::regions::Regions;
+use domicile_core::ownership::{Ownership, State};
+
+// Not all of it is of use here.
+#[allow(dead_code)]
+mod regions;
+
+use regions::{config, eventually, start};
+
+const PARTITIONS: u32 = 6;
+const EFFECT: &[&str] = &["before", "between", "after"];
+const WAIT: &[&str] = &["waits"];
+/// After its last line a run has ended: nobody goes on with it.
+const END: &[&str] = &["before", "after"];
+
+/// What each ready-made runbook does, step by step.
+const SWITCHOVER: &[(&str, &[&str])] = &[
+    ("hand_over", EFFECT),
+    ("hand_over", WAIT),
+    ("catch_up", WAIT),
+    ("grant", EFFECT),
+    ("reroute", WAIT),
+    ("verify", EFFECT),
+    ("run", END),
+];
+const FAILOVER: &[(&str, &[&str])] = &[
+    ("fence", EFFECT),
+    ("seal", EFFECT),
+    ("cut", EFFECT),
+    ("grant", EFFECT),
+    ("reroute", WAIT),
+    ("verify", EFFECT),
+    ("run", END),
+];
+/// The first line at the end of a run is of one that it has begun.
+const EVACUATION: &[(&str, &[&str])] = &[("for_each", EFFECT), ("for_each", WAIT), ("run", END)];
+
+struct World {
+    regions: Regions,
+    directory: Directory,
+    began: Instant,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on() {
+    let mut config = config(&["ap", "eu", "us"], "hash(id, 6)", PARTITIONS);
+    config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY)".to_owned();
+    config.tables = "[[table]]\nname = \"item\"\n".to_owned();
+    // Whoever is killed is back before anybody gives him up.
+    config.lease = std::time::Duration::from_secs(30);
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
+    let mut world = World { regions, directory, began: Instant::now() };
+    let there_and_back = |round: usize| if round % 2 == 0 { ("eu", "us") } else { ("us", "eu") };
+
+    for from in ["ap", "us"] {
+        let everything = ["switchover", "--from", from, "--to", "eu"];
+        assert!(world.begin(&everything).wait().unwrap().success());
+    }
+    let mut round = 0;
+    for (steps, runbook) in
+        [(SWITCHOVER, "switchover"), (FAILOVER, "failover"), (EVACUATION, "evacuate-region")]
+    {
+        for (step, moments) in steps {
+            for moment in *moments {
+                let (from, to) = there_and_back(round);
+                let (from_told, to_told) = (format!("from={from}"), format!("to={to}"));
+                let evacuation = ["runbook", "run", "evacuate-region", &from_told, &to_told];
+                let plan;
+                let called = match runbook {
+                    "switchover" => vec!["switchover", "--partitions", "0-5", "--to", to],
+                    "failover" => vec!["failover", "--from", from, "--to", to, "--attest"],
+                    _ => {
+                        plan = world.plan(&evacuation[2..]);
+                        [&evacuation[..], &["--plan", &plan]].concat()
+                    }
+                };
+                world.carries_on(&called, to, step, moment).await;
+                round += 1;
+            }
+        }
+    }
+}
+
+impl World {
+    /// Starts a run that is `to`'s to perform, has its agent die at a point, and sees it to its end.
+    async fn carries_on(&mut self, called: &[&str], to: &str, step: &str, moment: &str) {
+        let what = format!("{} at {step} {moment}", called.join(" "));
+        let before = self.ownership().await.unwrap();
+        let known: BTreeSet<String> = self.runs().await.into_iter().map(|run| run.run).collect();
+        let point = self.regions.folder().join(to).join("agent/kill-at");
+        std::fs::write(&point, format!("{step} {moment}")).unwrap();
+        if step == "catch_up" {
+            self.regions.links().stop_reading(to);
+        }
+        let mut command = self.begin(called);
+        eventually(&format!("the agent of {to} dies: {what}"), || {
+            let ended = self.regions.agent_has_ended(to);
+            async move { if ended { Ok(()) } else { Err("it lives".to_owned()) } }
+        })
+        .await;
+        self.regions.links().resume_reading(to);
+        let fresh = |run: &RunDocument| !known.contains(&run.run);
+        eventually(&format!("another agent goes on: {what}"), async || {
+            let runs = self.runs().await;
+            let mut ours = runs.iter().filter(|run| fresh(run));
+            let ended = ours.clone().all(|run| run.state == RunState::Succeeded);
+            let mut lines = ours.clone().flat_map(|run| &run.journal);
+            let taken_up = lines.any(|line| line.executor != to);
+            let began = ours.next().is_some();
+            if began && (taken_up || ended) { Ok(()) } else { Err(format!("{runs:#?}")) }
+        })
+        .await;
+        self.regions.start_agent(to).unwrap();
+        let ended = tokio::task::spawn_blocking(move || command.wait().unwrap());
+        let ended = tokio::time::timeout(regions::PATIENCE, ended).await.expect("it ends").unwrap();
+        assert!(ended.success(), "{what}: {ended}: {:#?}", self.runs().await);
+        self.regions.wait_until_ready().await.unwrap();
+        self.is_done_once(&before, to, &what).await;
+        for run in self.runs().await.iter().filter(|run| fresh(run)) {
+            assert_eq!(run.state, RunState::Succeeded, "{what}: {run:#?}");
+        }
+        println!("{:>6} ms  {what}", self.began.elapsed().as_millis());
+    }
+
+    async fn is_done_once(&self, before: &Ownership, to: &str, what: &str) {
+        let after = self.ownership().await.unwrap();
+        for partition in (0..PARTITIONS).map(domicile_core::id::PartitionId) {
+            let (old, new) = (before.entry(partition).unwrap(), after.entry(partition).unwrap());
+            let owner = State::Owned { by: to.parse().unwrap() };
+            assert_eq!((&new.state, new.epoch), (&owner, old.epoch.next()), "{what}");
+            assert_eq!(new.closed.len(), old.closed.len() + 1, "{what}");
+        }
+    }
+
+    async fn ownership(&self) -> anyhow::Result<Ownership> {
+        let document = self.directory.get(OWNERSHIP_KEY).await?;
+        lift_ownership("lab", &document.expect("there is an ownership").value)
+    }
+
+    async fn runs(&self) -> Vec<RunDocument> {
+        let read = self.directory.read(RUN_PREFIX).await.unwrap().documents;
+        read.iter().map(|document| serde_json::from_slice(&document.value).unwrap()).collect()
+    }
+
+    /// The id of what a runbook would do now.
+    fn plan(&self, called: &[&str]) -> String {
+        let mut command = Command::new(self.regions.binary());
+        command.args(["runbook", "plan"]).args(called).arg("--json");
+        let output = command.arg("--config").arg(self.regions.config_file("ap")).output().unwrap();
+        let planned: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        planned["plan"].as_str().unwrap().to_owned()
+    }
+
+    /// Starts a command and leaves it alone.
+    fn begin(&self, arguments: &[&str]) -> Child {
+        let mut command = Command::new(self.regions.binary());
+        command.args(arguments).arg("--config").arg(self.regions.config_file("ap"));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+}
