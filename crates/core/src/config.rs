@@ -26,6 +26,8 @@ pub struct Config {
     pub failover: FailoverPolicy,
     pub log: LogTerms,
     pub directory: Directory,
+    /// Without it agents, the embedded directory and commands speak in the clear.
+    pub tls: Option<MutualTls>,
     pub regions: Vec<Region>,
     pub tables: BTreeMap<TableName, TableKind>,
     /// How long an entry of the conflict journal is kept at least.
@@ -81,11 +83,19 @@ pub struct Tls {
     pub identity: Option<Identity>,
 }
 
-/// What we show the members of ourselves.
+/// What we show of ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub certificate: String,
     pub key: String,
+}
+
+/// What both ends of a connection show each other. Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MutualTls {
+    /// Who signs everybody's certificates.
+    pub ca: String,
+    pub identity: Identity,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -59,6 +59,7 @@ use crate::shared::Keeper;
 use crate::status::{RegionStatus, SeedingStatus};
 use crate::tail::{Examined, Tails};
 use crate::tenure::{Tenure, TenureState};
+use crate::tls::{self, Credentials};
 use crate::{guards, log, peer};
 
 /// How long a region that was a member starts up without knowing whether it still is one.
@@ -175,6 +176,7 @@ struct Parts {
     notices: Notices,
     intake: Arc<Intake>,
     peers: BTreeMap<RegionId, peer::Client>,
+    credentials: Option<Arc<Credentials>>,
     continuity: Continuity,
     /// How far our own log was known to reach before damage to it was set aside.
     must_reach: Lsn,
@@ -199,6 +201,7 @@ impl Parts {
             must_reach = must_reach.max(mend(&logs, &of, &opened, &origin).await?);
         }
         let own_log = logs.get_or_create(&origin)?;
+        let credentials = Credentials::of(&config)?;
         let directory = directory::Client::open(&config)?;
         let remembered = Examined::open(&data, &config.cluster).subscribe().borrow().clone();
         let ownership = view::follow(&directory, &config.cluster, remembered, shutdown.clone());
@@ -211,7 +214,7 @@ impl Parts {
             .regions
             .iter()
             .filter(|r| r.id != here.id)
-            .map(|r| Ok((r.id.clone(), peer::channel(&r.peer)?)))
+            .map(|r| Ok((r.id.clone(), peer::channel(&r.peer, credentials.as_ref())?)))
             .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
         let notices = Notices::default();
         let continuity =
@@ -238,6 +241,7 @@ impl Parts {
             notices,
             intake,
             peers,
+            credentials,
             continuity,
             must_reach,
         })
@@ -541,9 +545,12 @@ impl Parts {
             snapshots: Snapshots::new(postgres, config, self.origin.clone()),
             newcomer,
         };
-        let shutdown = shutdown.clone();
+        let (credentials, shutdown) = (self.credentials.clone(), shutdown.clone());
+        if let Some(credentials) = credentials.clone() {
+            tasks.spawn(tls::watch(credentials, self.notices.clone(), shutdown.clone()));
+        }
         tasks.spawn(async move {
-            if let Err(error) = peer::server::serve(desk, listener, shutdown).await {
+            if let Err(error) = peer::server::serve(desk, listener, credentials, shutdown).await {
                 tracing::error!("the peer server ended: {error:#}");
             }
         });

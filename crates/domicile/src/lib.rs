@@ -42,4 +42,5 @@ mod shared;
 pub mod status;
 pub mod tail;
 pub mod tenure;
+pub mod tls;
 pub mod verify;

@@ -12,7 +12,9 @@ use super::outside::ask_all;
 use super::{Context, Exit, UsageError};
 use crate::directory::server::{self, DirectoryConfig};
 use crate::directory::{Client, relocate};
+use crate::notices::Notices;
 use crate::settings;
+use crate::tls::{self, Credentials};
 
 #[derive(Debug, Args)]
 #[command(
@@ -71,9 +73,14 @@ impl Directory {
             return migrate.run(&config, context).await;
         }
         let listen = resolve(self.listen.as_deref().unwrap_or(address)).await?;
-        let config = DirectoryConfig { listen, data: data.into() };
+        let credentials = Credentials::of(&config)?;
+        let config = DirectoryConfig { listen, data: data.into(), credentials };
         let listener = config.bind().await?;
         let shutdown = self.lifetime.token()?;
+        if let Some(credentials) = config.credentials.clone() {
+            // It has no status of its own: its log has it.
+            tokio::spawn(tls::watch(credentials, Notices::default(), shutdown.clone()));
+        }
         server::serve(config, listener, shutdown).await.map(|()| Exit::Done)
     }
 }

@@ -13,6 +13,7 @@ use domicile_core::config::Config;
 use crate::settings::{self, SettingsError};
 
 mod agent;
+mod certificates;
 mod check;
 mod completions;
 mod config;
@@ -93,6 +94,8 @@ enum Command {
     Check(check::Check),
     /// Print or check the configuration
     Config(config::ConfigCommand),
+    /// Make certificates for [tls], where there is no authority for them yet
+    Certificates(certificates::Certificates),
     /// Serve the embedded directory, for regions on one machine
     Directory(directory::Directory),
     /// Run a region's agent
@@ -194,6 +197,7 @@ impl Cli {
             Command::Init(command) => command.run(&context).await,
             Command::Check(command) => command.run(&context).await,
             Command::Config(command) => command.run(&context),
+            Command::Certificates(command) => command.run(&context),
             Command::Directory(command) => command.run(&context).await,
             Command::Agent(command) => command.run(&context).await,
             Command::Status(command) => command.run(&context).await,

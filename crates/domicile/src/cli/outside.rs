@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use domicile_core::config::Config;
+use domicile_core::config::{Config, Region};
 use domicile_core::id::RegionId;
 use domicile_core::lsn::Frontier;
 use domicile_core::outage::{Sighting, judge};
@@ -19,6 +19,7 @@ use crate::directory::{self};
 use crate::peer;
 use crate::proto::StatusRequest;
 use crate::status::RegionStatus;
+use crate::tls::Credentials;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -135,14 +136,14 @@ pub async fn read_ownership(config: &Config) -> anyhow::Result<Ownership> {
 /// Asks every agent at once.
 pub async fn ask_all(config: &Config) -> BTreeMap<RegionId, Result<RegionStatus, String>> {
     let asked = config.regions.iter().map(|region| async move {
-        (region.id.clone(), ask(&region.peer).await.map_err(|e| format!("{e:#}")))
+        (region.id.clone(), ask(config, region).await.map_err(|e| format!("{e:#}")))
     });
     futures_util::future::join_all(asked).await.into_iter().collect()
 }
 
 /// Asks one agent.
-pub async fn ask(address: &str) -> anyhow::Result<RegionStatus> {
-    let mut client = peer::channel(address)?;
+pub async fn ask(config: &Config, region: &Region) -> anyhow::Result<RegionStatus> {
+    let mut client = peer::channel(&region.peer, Credentials::of(config)?.as_ref())?;
     let answer = timeout(ANSWER_TIMEOUT, client.status(StatusRequest {}))
         .await
         .context("the agent is silent")?

@@ -185,14 +185,14 @@ impl Add {
         config: &Config,
         seed: &str,
     ) -> anyhow::Result<Option<String>> {
-        let address = &config.region(&self.region).context("it is configured")?.peer;
+        let region = config.region(&self.region).context("it is configured")?;
         let bar = context.output.bar("asks the agent");
         loop {
             if read_ownership(config).await?.members().contains(&self.region) {
                 bar.finish_and_clear();
                 return Ok(None);
             }
-            match ask(address).await {
+            match ask(config, region).await {
                 Ok(status) => {
                     let seeding = status.seeding.unwrap_or_default();
                     let ours = seeding.seed == seed;
@@ -224,7 +224,8 @@ impl Add {
         let mut writes = false;
         loop {
             let facts = Outside::look(config).await?.facts(config);
-            let status = ask(&config.region(&self.region).context("it is configured")?.peer).await;
+            let region = config.region(&self.region).context("it is configured")?;
+            let status = ask(config, region).await;
             writes |= status.as_ref().is_ok_and(|s| s.seeding.is_none() && s.lease_live);
             let behind = facts.regions.values().filter_map(|seen| seen.staleness.get(&self.region));
             let behind = behind.max().copied().unwrap_or_default();

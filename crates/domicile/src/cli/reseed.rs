@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use domicile_core::config::{Config, Region};
 use domicile_core::continuity::RESEEDABLE;
 use domicile_core::id::{Origin, RegionId};
 use tokio::time::Instant;
@@ -44,7 +45,7 @@ impl Reseed {
         let region = config.region(&self.region).with_context(|| {
             UsageError(format!("region \"{}\" is not in the configuration", self.region))
         })?;
-        let status = ask(&region.peer).await.context("ask the region's agent")?;
+        let status = ask(&config, region).await.context("ask the region's agent")?;
         let before: Origin = status.origin.parse()?;
         if broken(&status).is_none() {
             let known = status.conditions.iter().map(|c| c.name.as_str()).collect::<Vec<_>>();
@@ -59,14 +60,19 @@ impl Reseed {
         }
         let directory = directory::Client::open(&config)?;
         begin_incarnation(&directory, &before.region, before.incarnation).await?;
-        self.wait_until_begun(&region.peer, &before).await?;
+        self.wait_until_begun(&config, region, &before).await?;
         Verify::all().run(context).await
     }
 
-    async fn wait_until_begun(&self, address: &str, before: &Origin) -> anyhow::Result<()> {
+    async fn wait_until_begun(
+        &self,
+        config: &Config,
+        region: &Region,
+        before: &Origin,
+    ) -> anyhow::Result<()> {
         let deadline = Instant::now() + BEGIN_WAIT_MAX;
         loop {
-            let missing = match ask(address).await {
+            let missing = match ask(config, region).await {
                 Ok(status) => match status.origin.parse::<Origin>() {
                     Ok(now) if now <= *before => format!("it still writes {before}"),
                     Err(_) => "its agent starts".to_owned(),

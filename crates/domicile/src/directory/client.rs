@@ -19,6 +19,7 @@ use super::events::Event;
 use super::follow::{self, View};
 use super::limits::{self, OutOfLimits};
 use super::{Document, Snapshot, Written, embedded, etcd};
+use crate::tls::Credentials;
 
 #[derive(Debug, Error)]
 pub enum DirectoryError {
@@ -60,16 +61,20 @@ impl Client {
     ///
     /// Connects at the first call, and again whenever the connection was lost. Must be called
     /// within a tokio runtime.
-    pub fn open(config: &config::Config) -> Result<Self, DirectoryError> {
+    pub fn open(config: &config::Config) -> anyhow::Result<Self> {
         match &config.directory {
-            config::Directory::Embedded { address, .. } => Self::embedded(address),
-            config::Directory::Etcd(etcd) => Self::etcd(etcd, &config.cluster),
+            config::Directory::Embedded { address, .. } => {
+                let credentials = Credentials::of(config)?;
+                let client = embedded::Client::new(address, credentials.as_ref())?;
+                Ok(Self { backend: Backend::Embedded(client) })
+            }
+            config::Directory::Etcd(etcd) => Ok(Self::etcd(etcd, &config.cluster)?),
         }
     }
 
-    /// Returns a client of the embedded directory at `address`, a `host:port`.
+    /// Returns a client of the embedded directory at `address`, a `host:port`, in the clear.
     pub fn embedded(address: &str) -> Result<Self, DirectoryError> {
-        Ok(Self { backend: Backend::Embedded(embedded::Client::new(address)?) })
+        Ok(Self { backend: Backend::Embedded(embedded::Client::new(address, None)?) })
     }
 
     /// Returns a client of what `cluster` keeps in etcd.

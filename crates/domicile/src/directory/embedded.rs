@@ -12,6 +12,7 @@ use super::events::Event;
 use super::{Document, MESSAGE_BYTES_MAX, Snapshot, Written};
 use crate::proto;
 use crate::proto::directory_client::DirectoryClient;
+use crate::tls::{self, Credentials};
 
 /// Clones share one connection.
 #[derive(Clone, Debug)]
@@ -21,8 +22,11 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(address: &str) -> Result<Self, DirectoryError> {
-        let channel = call::endpoint("http", address)?.connect_lazy();
+    pub(super) fn new(
+        address: &str,
+        credentials: Option<&Arc<Credentials>>,
+    ) -> Result<Self, DirectoryError> {
+        let channel = tls::channel(&call::endpoint("http", address)?, credentials);
         let calls = DirectoryClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         Ok(Self { address: address.into(), calls })
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures_util::Stream;
+use futures_util::future::Either;
 use futures_util::stream::try_unfold;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,6 +28,7 @@ use super::store::{Store, StoreError};
 use super::{Document, MESSAGE_BYTES_MAX, Snapshot, Written};
 use crate::proto;
 use crate::proto::directory_server::{Directory, DirectoryServer};
+use crate::tls::{self, Credentials};
 
 /// How often an idle connection is asked for a sign of life.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,12 +42,14 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// Most calls at work at once on one connection, watches included.
 const CALLS_PER_CONNECTION_MAX: u32 = 256;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DirectoryConfig {
     /// Where to listen; port 0 lets the system choose.
     pub listen: SocketAddr,
     /// Folder of the directory's file, created when missing. One process at a time.
     pub data: PathBuf,
+    /// Who may connect; anybody without it, and in the clear.
+    pub credentials: Option<Arc<Credentials>>,
 }
 
 impl DirectoryConfig {
@@ -74,15 +78,22 @@ pub async fn serve(
     let service =
         Service { store: Arc::downgrade(&store), stop: stop.clone(), broken: broken.clone() };
     let service = DirectoryServer::new(service).max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let serving = Server::builder()
+    let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
-        .add_service(service)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stop.clone().cancelled_owned(),
-        );
+        .add_service(service);
+    let stopped = stop.clone().cancelled_owned();
+    let serving = match config.credentials {
+        None => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            Either::Left(server.serve_with_incoming_shutdown(incoming, stopped))
+        }
+        Some(credentials) => {
+            let incoming = tls::incoming(listener, credentials);
+            Either::Right(server.serve_with_incoming_shutdown(incoming, stopped))
+        }
+    };
     let overdue = async {
         tokio::select! {
             () = stop.cancelled() => (),

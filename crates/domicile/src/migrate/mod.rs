@@ -32,6 +32,7 @@ use crate::postgres::migration::{self, Migration};
 use crate::postgres::session;
 use crate::proto::{MarkRequest, StatusRequest};
 use crate::status::RegionStatus;
+use crate::tls::Credentials;
 
 mod schema;
 mod statement;
@@ -190,7 +191,7 @@ pub async fn settle(config: &Config, at_most: Duration) -> anyhow::Result<BTreeS
     let mut marks = Frontier::default();
     for region in &config.regions {
         // A region that does not answer is not waited for: its log is kept until it is back.
-        if let Some((origin, end)) = position(region).await? {
+        if let Some((origin, end)) = position(config, region).await? {
             marks.advance(&origin, end);
         }
     }
@@ -215,8 +216,8 @@ pub async fn settle(config: &Config, at_most: Duration) -> anyhow::Result<BTreeS
 }
 
 /// Where a region's log ends with all that it has committed; `None` when it does not answer.
-async fn position(region: &Region) -> anyhow::Result<Option<(Origin, Lsn)>> {
-    let mut peer = peer::channel(&region.peer)?;
+async fn position(config: &Config, region: &Region) -> anyhow::Result<Option<(Origin, Lsn)>> {
+    let mut peer = peer::channel(&region.peer, Credentials::of(config)?.as_ref())?;
     let Ok(Ok(answer)) = timeout(ANSWER_TIMEOUT, peer.mark(MarkRequest {})).await else {
         return Ok(None);
     };
@@ -255,7 +256,7 @@ pub struct Committed<'a> {
 
 impl<'a> Committed<'a> {
     pub async fn find(config: &'a Config, number: i64, region: &'a Region) -> anyhow::Result<Self> {
-        let position = position(region).await?;
+        let position = position(config, region).await?;
         Ok(Self { config, number, region: &region.id, position })
     }
 
@@ -289,7 +290,8 @@ impl<'a> Committed<'a> {
 async fn statuses(config: &Config) -> BTreeMap<RegionId, Option<RegionStatus>> {
     let asked = config.regions.iter().map(|region| async move {
         let ask = async {
-            let mut peer = peer::channel(&region.peer).ok()?;
+            let credentials = Credentials::of(config).ok()?;
+            let mut peer = peer::channel(&region.peer, credentials.as_ref()).ok()?;
             let answer = peer.status(StatusRequest {}).await.ok()?;
             serde_json::from_str(&answer.into_inner().json).ok()
         };

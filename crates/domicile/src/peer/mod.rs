@@ -1,8 +1,7 @@
 //! Region to region: ship logs, seal, fetch rows, ask how things are.
 //!
 //! A region pulls the log of every other origin, from its home or, when that is gone, from any
-//! survivor that holds it. Connections are plain TCP for now; [`channel`] and the server's
-//! incoming stream are the two places where TLS goes.
+//! survivor that holds it.
 
 pub mod arrival;
 pub mod client;
@@ -10,11 +9,13 @@ pub mod compare;
 pub mod intake;
 pub mod server;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
 use crate::proto::peer_client::PeerClient;
+use crate::tls::{self, Credentials};
 
 /// A peer that sends nothing for this long is gone: it sends a heartbeat every
 /// [`HEARTBEAT_EVERY`].
@@ -29,7 +30,7 @@ pub const MESSAGE_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 pub type Client = PeerClient<Channel>;
 
 /// Opens a connection to the agent at `address`, lazily: the first call connects.
-pub fn channel(address: &str) -> anyhow::Result<Client> {
+pub fn channel(address: &str, credentials: Option<&Arc<Credentials>>) -> anyhow::Result<Client> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -38,7 +39,7 @@ pub fn channel(address: &str) -> anyhow::Result<Client> {
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true);
-    Ok(PeerClient::new(endpoint.connect_lazy())
+    Ok(PeerClient::new(tls::channel(&endpoint, credentials))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX))
 }

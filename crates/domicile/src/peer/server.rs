@@ -36,6 +36,7 @@ use crate::proto::{
 };
 use crate::seed::source::Snapshots;
 use crate::status::{RegionStatus, log_ends};
+use crate::tls::{self, Credentials};
 
 /// Bytes of records sent in one message, unless one record alone is longer.
 const SEND_BYTES_MAX: usize = 1024 * 1024;
@@ -63,17 +64,24 @@ pub struct Desk {
 pub async fn serve(
     desk: Desk,
     listener: TcpListener,
+    credentials: Option<Arc<Credentials>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let service = PeerServer::new(Service { desk: Arc::new(desk) })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    tonic::transport::Server::builder()
+    let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(1)))
         .http2_keepalive_timeout(Some(Duration::from_secs(2)))
-        .add_service(service)
-        .serve_with_incoming_shutdown(incoming(listener), shutdown.cancelled_owned())
-        .await?;
+        .add_service(service);
+    let ended = shutdown.cancelled_owned();
+    match credentials {
+        None => server.serve_with_incoming_shutdown(incoming(listener), ended).await?,
+        Some(credentials) => {
+            let incoming = tls::incoming(listener, credentials);
+            server.serve_with_incoming_shutdown(incoming, ended).await?;
+        }
+    }
     Ok(())
 }
 

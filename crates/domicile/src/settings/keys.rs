@@ -131,6 +131,24 @@ pub const KEYS: &[Key] = &[
         "File that holds this user's password and nothing else.",
     ),
     key(
+        "tls.ca",
+        Text,
+        Words("required with `[tls]`"),
+        "File with the certificates, in PEM, of those who may sign the certificates of regions. Whoever shows one takes part in the cluster: it should sign nothing else.",
+    ),
+    key(
+        "tls.certificate",
+        Text,
+        Words("required with `[tls]`"),
+        "File with the certificate, in PEM, that is shown to others. It names the host of this region's `peer`, and of `directory.address` where the directory runs.",
+    ),
+    key(
+        "tls.key",
+        Text,
+        Words("required with `[tls]`"),
+        "File with the private key of `tls.certificate`, in PEM.",
+    ),
+    key(
         "lease.ttl",
         Duration,
         Value("\"3s\""),
@@ -334,6 +352,13 @@ pub const KEYS: &[Key] = &[
 const SECTIONS: &[(&str, &str, &str)] = &[
     ("", "Cluster", ""),
     ("directory.", "`[directory]`", "Where the owners of all partitions are agreed on."),
+    (
+        "tls.",
+        "`[tls]`",
+        "How agents, the embedded directory and commands encrypt what they say to each other (TLS 1.3), and know each other. \
+         Without this section they speak in the clear. All regions have it or none; `domicile certificates` makes the files. \
+         New files are taken up without a restart.",
+    ),
     ("lease.", "`[lease]`", "The owner's right to write, and how clocks are trusted."),
     ("failover.", "`[failover]`", "When a region counts as gone."),
     ("log.", "`[log]`", "How long replication logs are kept, and how large they may get."),

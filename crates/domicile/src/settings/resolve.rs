@@ -1,6 +1,8 @@
 //! What do the written values come to, with defaults filled in and relations checked?
 
-use domicile_core::config::{Config, FailoverPolicy, REGIONS_MAX, Sequences, TableKind};
+use domicile_core::config::{
+    Config, FailoverPolicy, Identity, MutualTls, REGIONS_MAX, Sequences, TableKind,
+};
 use domicile_core::frame::Compression;
 use domicile_core::id::RegionId;
 use domicile_core::lease::LeaseTerms;
@@ -11,7 +13,7 @@ use domicile_core::time::{DriftPpm, Millis};
 
 use super::mistake::Mistakes;
 use super::partition::Partition;
-use super::written::{Written, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo};
+use super::written::{Written, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo, WrittenTls};
 use super::{directory, regions, tables, units};
 
 const CLUSTER_NAME_BYTES_MAX: usize = 32;
@@ -51,6 +53,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let log = written.log.as_ref();
     let log = log_terms(log.unwrap_or(&WrittenLog::default()), written.region.len(), mistakes);
     let directory = directory::resolve(written.directory.as_ref(), mistakes);
+    let tls = written.tls.as_ref().map(|tls| self::tls(tls, mistakes));
     let ids: Vec<RegionId> = regions.iter().flatten().map(|r| r.id.clone()).collect();
     let tables = tables::resolve(&written.table, partition.as_ref(), &ids, mistakes);
     let keep = written.journal.as_ref().and_then(|journal| journal.keep.as_deref());
@@ -70,11 +73,27 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         failover,
         log,
         directory: directory?,
+        tls: match tls {
+            None => None,
+            Some(tls) => Some(tls?),
+        },
         regions,
         tables,
         journal_keep,
         tombstones_keep,
     })
+}
+
+/// Half of it would encrypt nothing.
+fn tls(written: &WrittenTls, mistakes: &mut Mistakes) -> Option<MutualTls> {
+    let [ca, certificate, key] = [
+        ("tls.ca", &written.ca),
+        ("tls.certificate", &written.certificate),
+        ("tls.key", &written.key),
+    ]
+    .map(|(path, text)| required(path, text.as_deref(), mistakes).map(str::to_owned));
+    let identity = Identity { certificate: certificate?, key: key? };
+    Some(MutualTls { ca: ca?, identity })
 }
 
 fn layout(partition: &Partition, ids: Vec<RegionId>, has_reference: bool) -> Layout {

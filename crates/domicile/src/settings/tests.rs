@@ -48,6 +48,12 @@ fn mistakes_with(more: &str) -> Vec<String> {
     mistakes.iter().map(|m| format!("{}: {}", m.path, m.text)).collect()
 }
 
+#[test]
+fn half_of_tls_encrypts_nothing() {
+    let mistakes = mistakes_with("[tls]\ncertificate = \"/etc/eu.pem\"");
+    assert_eq!(mistakes, ["tls.ca: is missing", "tls.key: is missing"]);
+}
+
 /// A sound file whose directory is what `section` says.
 fn with_directory(section: &str) -> Result<Config, Vec<String>> {
     let (before, rest) = SOUND.split_once("[directory]").unwrap();

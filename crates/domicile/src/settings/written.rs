@@ -13,6 +13,7 @@ pub(super) struct Written {
     pub copies: Option<i64>,
     pub sequences: Option<String>,
     pub directory: Option<WrittenDirectory>,
+    pub tls: Option<WrittenTls>,
     pub lease: Option<WrittenLease>,
     pub failover: Option<WrittenFailover>,
     pub log: Option<WrittenLog>,
@@ -42,6 +43,14 @@ pub(super) struct WrittenDirectory {
     pub key: Option<String>,
     pub user: Option<String>,
     pub password_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenTls {
+    pub ca: Option<String>,
+    pub certificate: Option<String>,
+    pub key: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -24,6 +24,7 @@ mod settle;
 use crate::peer;
 use crate::peer::compare::{RemoteTable, shape_of};
 use crate::postgres::compare::Key;
+use crate::tls::Credentials;
 
 /// Differing rows of one table that are told one by one.
 pub const ROWS_TOLD_MAX: usize = 1000;
@@ -90,10 +91,12 @@ pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 impl Verifier {
     /// Compares these regions with each other.
     pub fn new(config: &Config, regions: &[RegionId]) -> anyhow::Result<Self> {
+        let credentials = Credentials::of(config)?;
         let wanted = config.regions.iter().filter(|region| regions.contains(&region.id));
         let sides = wanted
             .map(|region| {
-                Ok(Side { region: region.id.clone(), peer: peer::channel(&region.peer)? })
+                let peer = peer::channel(&region.peer, credentials.as_ref())?;
+                Ok(Side { region: region.id.clone(), peer })
             })
             .collect::<anyhow::Result<_>>()?;
         Ok(Self { config: config.clone(), sides })

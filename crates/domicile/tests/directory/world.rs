@@ -156,7 +156,7 @@ pub struct Running {
 
 impl Running {
     pub async fn start_at(folder: &Path, listen: SocketAddr) -> Self {
-        let config = DirectoryConfig { listen, data: folder.to_owned() };
+        let config = DirectoryConfig { listen, data: folder.to_owned(), credentials: None };
         let listener = config.bind().await.expect("bind");
         let address = listener.local_addr().expect("address");
         let stop = CancellationToken::new();

@@ -632,6 +632,18 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "a_commit_whose_session_is_terminated_is_told_no_success",
     ),
     (
+        42,
+        "all certificates and their authority are exchanged while a region is lost; strangers learn nothing",
+        "tests/encrypted.rs",
+        "certificates_and_their_authority_change_during_a_failover",
+    ),
+    (
+        42,
+        "told 30 days before; files that do not go together are told and not taken up",
+        "tests/encrypted.rs",
+        "what_is_wrong_with_a_certificate_is_told",
+    ),
+    (
         44,
         "`domicile check` refuses it up front",
         "src/cli/check/tests.rs",
@@ -676,7 +688,7 @@ const OPEN: &[(usize, &str)] = &[
     (39, "a clone of a disk beside its original"),
     (40, "past the gateways PostgreSQL tells a success with a warning"),
     (41, "messages carry no version"),
-    (42, "links are not encrypted"),
+    (42, "clients and gateways speak in the clear"),
     (43, "plans know no capacity"),
     (44, "plans do not look at it"),
     (45, "runs notify nobody"),

@@ -35,6 +35,8 @@ pub struct RegionsConfig {
     /// Members of an etcd that is the directory; without any there is an embedded one. Each region asks
     /// another one first.
     pub etcd: Vec<String>,
+    /// Whether processes speak with each other in TLS.
+    pub tls: bool,
     /// Kept afterwards; a temporary one that goes when it is absent.
     pub keep: Option<PathBuf>,
     /// Runs in every region before its agent starts, so it must do the same everywhere.
@@ -65,6 +67,7 @@ impl RegionsConfig {
             postgres: Vec::new(),
             disk_bytes: None,
             etcd: Vec::new(),
+            tls: false,
             keep: None,
             seed_sql: String::new(),
             more: String::new(),

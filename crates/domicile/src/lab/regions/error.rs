@@ -14,6 +14,8 @@ pub enum RegionsError {
     Cluster(#[from] LabError),
     #[error("{what} {}: {source}", path.display())]
     File { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("make certificates: {0:#}")]
+    Certificates(anyhow::Error),
     #[error("start {name} ({}): {source}", program.display())]
     Spawn { name: String, program: PathBuf, source: std::io::Error },
     #[error("start the relay of a link: {0}")]

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use domicile_core::config::MutualTls;
+
 /// What all files say alike.
 #[derive(Clone, Debug)]
 pub(super) struct Common {
@@ -90,6 +92,13 @@ pub(super) fn text(
     }
     text.push_str(&common.tables);
     text
+}
+
+/// Writes the section that names a process's certificate.
+pub(super) fn tls(files: &MutualTls) -> String {
+    let (ca, identity) = (quote(&files.ca), &files.identity);
+    let (certificate, key) = (quote(&identity.certificate), quote(&identity.key));
+    format!("\n[tls]\nca = {ca}\ncertificate = {certificate}\nkey = {key}\n")
 }
 
 /// A TOML basic string.

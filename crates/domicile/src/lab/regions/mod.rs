@@ -15,8 +15,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_core::config::MutualTls;
 use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
@@ -37,10 +39,17 @@ pub use watch::{Observer, Statuses, partitions_of, unready};
 
 use crate::lab::cluster::{Cluster, ClusterConfig, Disk, TemporaryFolder, free_port};
 use crate::status::RegionStatus;
+use crate::tls::authority::{self, Holder, issue};
+use crate::tls::{self, Credentials};
 
 /// From the last process started until everything owns, listens and ships.
 const READY_WAIT_MAX: Duration = Duration::from_secs(90);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Folder of everybody's certificates, where there are any.
+const CERTIFICATES: &str = "certificates";
+const CERTIFICATE_DAYS: u32 = 365;
+/// Who asks agents from outside.
+const OPERATOR: &str = "operator";
 
 /// One region: its cluster, its agent, and where they are found.
 #[derive(Debug)]
@@ -125,7 +134,10 @@ impl Regions {
             let place = Place { cluster, agent, log_disk, config_file, peer, gateway, metrics };
             places.insert(name.clone(), place);
         }
-        let observer = Observer::new(places.iter().map(|(name, place)| (name.clone(), place.peer)));
+        let credentials =
+            config.tls.then(|| certified(&folder.join(CERTIFICATES), &config.names)).transpose()?;
+        let agents = places.iter().map(|(name, place)| (name.clone(), place.peer));
+        let observer = Observer::new(agents, credentials.as_ref());
         let arguments = ["directory", "--config", &path(&folder.join("directory.toml"))];
         let program = Program::new(
             "directory".to_owned(),
@@ -168,6 +180,11 @@ impl Regions {
     /// Returns where clients of this region connect.
     pub fn gateway(&self, region: &str) -> SocketAddr {
         self.place(region).gateway
+    }
+
+    /// Returns where a region's agent listens for others, without a link in between.
+    pub fn peer(&self, region: &str) -> SocketAddr {
+        self.place(region).peer
     }
 
     /// Returns where a region's agent answers with its metrics.
@@ -369,14 +386,26 @@ impl Regions {
         };
         let direct: Vec<Seen> = config.names.iter().map(|name| self.seen(name, name)).collect();
         let directory = Directory::Embedded(self.directory_address);
-        let text = file::text(&common, &directory, &direct, &self.folder);
+        let text =
+            file::text(&self.seen_by(&common, "directory"), &directory, &direct, &self.folder);
         write(&self.folder.join("directory.toml"), &text)?;
         for (i, (viewer, place)) in self.places.iter().enumerate() {
             let seen: Vec<Seen> = config.names.iter().map(|name| self.seen(viewer, name)).collect();
             let directory = self.directory_from(viewer, i);
+            let common = self.seen_by(&common, viewer);
             write(&place.config_file, &file::text(&common, &directory, &seen, &self.folder))?;
         }
         Ok(())
+    }
+
+    /// With the certificate that a process shows.
+    fn seen_by(&self, common: &Common, holder: &str) -> Common {
+        let mut common = common.clone();
+        if self.config.tls {
+            let tls = certificate_of(&self.folder.join(CERTIFICATES), holder);
+            common.more.push_str(&file::tls(&tls));
+        }
+        common
     }
 
     /// Returns the directory as the `i`th region reaches it.
@@ -474,3 +503,18 @@ fn write(file: &Path, text: &str) -> Result<(), RegionsError> {
 
 #[cfg(test)]
 mod tests;
+
+/// Makes the certificates of all processes, and returns what an observer shows.
+fn certified(folder: &Path, names: &[String]) -> Result<Arc<Credentials>, RegionsError> {
+    let names = names.iter().map(String::as_str).chain(["directory", OPERATOR]);
+    let holder = |name: &str| Holder { name: name.to_owned(), hosts: vec!["127.0.0.1".to_owned()] };
+    let holders: Vec<Holder> = names.map(holder).collect();
+    issue(folder, "lab", &holders, CERTIFICATE_DAYS).map_err(RegionsError::Certificates)?;
+    let credentials = Credentials::open(&certificate_of(folder, OPERATOR));
+    credentials.map(Arc::new).map_err(RegionsError::Certificates)
+}
+
+fn certificate_of(folder: &Path, holder: &str) -> MutualTls {
+    let file = |ending: &str| folder.join(format!("{holder}.{ending}"));
+    tls::files(&folder.join(authority::CA), &file("pem"), &file("key"))
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,6 +13,7 @@ use super::error::RegionsError;
 use crate::proto::StatusRequest;
 use crate::proto::peer_client::PeerClient;
 use crate::status::RegionStatus;
+use crate::tls::{self, Credentials};
 
 /// An agent that does not answer within this is as good as away.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -26,10 +28,13 @@ pub struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(agents: impl IntoIterator<Item = (String, SocketAddr)>) -> Self {
+    pub(super) fn new(
+        agents: impl IntoIterator<Item = (String, SocketAddr)>,
+        credentials: Option<&Arc<Credentials>>,
+    ) -> Self {
         let connect = |address: SocketAddr| {
             let endpoint = Endpoint::from_shared(format!("http://{address}"));
-            endpoint.expect("an address makes a valid URI").connect_lazy()
+            tls::channel(&endpoint.expect("an address makes a valid URI"), credentials)
         };
         let agents = agents.into_iter().map(|(name, address)| (name, connect(address))).collect();
         Self { agents }

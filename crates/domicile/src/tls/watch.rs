@@ -1,0 +1,44 @@
+//! Does anybody know before a certificate ends, or when new files cannot be used?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+use super::Credentials;
+use crate::notices::Notices;
+
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long before its end a certificate is spoken of.
+const TOLD_BEFORE: time::Duration = time::Duration::days(30);
+const PART: &str = "certificate";
+
+/// Says what is wrong, and what soon will be, until `shutdown`.
+pub async fn watch(credentials: Arc<Credentials>, notices: Notices, shutdown: CancellationToken) {
+    let mut turn = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = turn.tick() => {}
+        }
+        let (loaded, fault) = credentials.current();
+        let left = loaded.ends - OffsetDateTime::now_utc();
+        match fault {
+            Some(fault) => {
+                let detail = format!("{fault}; what was read before is still shown");
+                notices.post(PART, "certificate_unusable", detail);
+            }
+            None if left < TOLD_BEFORE => notices.post(PART, "certificate_ends", told(left)),
+            None => notices.clear(PART),
+        }
+    }
+}
+
+fn told(left: time::Duration) -> String {
+    let when = match left.is_positive() {
+        true => format!("it ends in {} days", left.whole_days()),
+        false => "it has ended, and nobody believes it".to_owned(),
+    };
+    format!("{when}: put a new one in its place, which is taken up without a restart")
+}
