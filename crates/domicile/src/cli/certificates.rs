@@ -34,6 +34,7 @@ and in every region's domicile.toml:
   key = \"/etc/domicile/region.key\""
 )]
 pub struct Certificates {
+    /// Where the authority is, or will be, and the certificates go
     folder: PathBuf,
     /// How long they are good for
     #[arg(long, value_name = "DAYS", default_value = "365",
