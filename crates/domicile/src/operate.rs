@@ -100,7 +100,7 @@ impl Performing {
         }
     }
 
-    /// Notes that `ownership` has the run's hands full.
+    /// Notes that the run has partitions in its hands. Returns whether that is news.
     fn note_start(&mut self, ownership: &Ownership, revision: u64) -> bool {
         let news = !self.document.started && ownership.ranges_of(&self.plan.run).next().is_some();
         if news {

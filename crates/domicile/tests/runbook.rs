@@ -199,6 +199,10 @@ async fn what_was_planned_is_what_runs_and_its_story_is_kept() {
     let (last, _) = asked(&regions, &["runbook", "report", "last"]);
     assert_eq!(last["runbook"], "switchover");
     assert_eq!(asked(&regions, &["runbook", "report", "nobody"]).1, 2);
+
+    // The one that waits until its target is well, which it is.
+    assert!(begin(&regions, &["failback", "partitions=1", "to=us"]).wait().unwrap().success());
+    assert_eq!(owned(&regions, "1"), ("us".to_owned(), 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
