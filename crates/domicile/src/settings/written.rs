@@ -18,6 +18,7 @@ pub(super) struct Written {
     pub log: Option<WrittenLog>,
     pub journal: Option<WrittenJournal>,
     pub shared: Option<WrittenShared>,
+    pub runbook: Option<WrittenRunbook>,
     #[serde(default)]
     pub region: Vec<WrittenRegion>,
     #[serde(default)]
@@ -42,6 +43,12 @@ pub(super) struct WrittenDirectory {
     pub key: Option<String>,
     pub user: Option<String>,
     pub password_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenRunbook {
+    pub programs: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

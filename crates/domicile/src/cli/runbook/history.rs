@@ -43,6 +43,7 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
             RunState::Running => Color::Reset,
             RunState::CalledOff | RunState::Overruled => Color::Yellow,
             RunState::Aborted | RunState::Unapproved => Color::Yellow,
+            RunState::Failed => Color::Red,
         };
         let plain = |text: &str| output.cell(text, Color::Reset);
         let (whole, part) = story.run.split_once('/').unwrap_or((&story.run, ""));
