@@ -259,6 +259,12 @@ async fn what_was_planned_is_what_runs_and_its_story_is_kept() {
     assert_eq!(last["runbook"], "switchover");
     assert_eq!(asked(&regions, &["runbook", "report", "nobody"]).1, 2);
 
+    let called = ["runbook", "plan", "switchover", "partitions=1", "to=us"];
+    let (planned, _) = asked(&regions, &called);
+    assert_eq!(planned["past"]["runs"], 2, "{planned:#}");
+    assert!(planned["past"]["without_owner_ms"].is_u64(), "{planned:#}");
+    assert_eq!(asked(&regions, &["runbook", "plan", "asks", "which=1"]).0["past"], Json::Null);
+
     // The one that waits until its target is well, which it is.
     assert!(begin(&regions, &["failback", "partitions=1", "to=us"]).wait().unwrap().success());
     assert_eq!(owned(&regions, "1"), ("us".to_owned(), 2));

@@ -98,7 +98,7 @@ pub async fn find(config: &Config, name: &str) -> anyhow::Result<RunDocument> {
 }
 
 /// Ids sort by the time at which runs were started.
-async fn newest_first(config: &Config) -> anyhow::Result<Vec<RunDocument>> {
+pub async fn newest_first(config: &Config) -> anyhow::Result<Vec<RunDocument>> {
     let directory = directory::Client::open(config)?;
     let documents = directory.read(RUN_PREFIX).await?.documents;
     let runs = documents.iter().map(|document| {
