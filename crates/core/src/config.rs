@@ -34,6 +34,8 @@ pub struct Config {
     pub journal_keep: Millis,
     /// How long a deleted row of a shared table is remembered at least.
     pub tombstones_keep: Millis,
+    /// The folder of the programs that runbooks may run.
+    pub programs: Option<String>,
 }
 
 /// What becomes of the sequences that replicated tables draw from.

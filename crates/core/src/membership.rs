@@ -327,6 +327,7 @@ mod tests {
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         }
     }

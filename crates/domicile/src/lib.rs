@@ -30,6 +30,7 @@ pub mod peer;
 pub mod pieces;
 pub mod positions;
 pub mod postgres;
+mod programs;
 pub mod proto;
 pub mod recover;
 pub mod repair;

@@ -188,6 +188,7 @@ impl Observer {
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         }
     }

@@ -5,6 +5,7 @@
 //! remembered here: seals are on the survivors' disks and asked for again.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,20 +17,21 @@ use domicile_core::ownership::Ownership;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
-    Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, ended, executor,
-    failover, next, part_of, range_of_part, waits_for_people,
+    Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, ended,
+    executor, failover, next, part_of, range_of_part, waits_for_people,
 };
 use domicile_core::time::Time;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::complain::Complaint;
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
-    RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_approvals, lift_plan,
-    lift_wish, run_key,
+    RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_answers,
+    lift_approvals, lift_plan, lift_wish, lower_answer, run_key,
 };
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
@@ -39,6 +41,7 @@ use crate::peer;
 use crate::peer::intake::Intake;
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
+use crate::programs;
 use crate::proto::{ProbeRequest, SealRequest, seal_request};
 
 /// How often the facts are looked at when nothing tells of a change.
@@ -74,6 +77,10 @@ struct Performing {
     known_since: Time,
     seals: BTreeMap<RegionId, Vec<Cut>>,
     canary_written: bool,
+    /// The program that runs for a step, by the step's number; it ends with the run.
+    program: Option<(usize, AbortOnDropHandle<(Answer, String)>)>,
+    /// What programs that ended here came to.
+    answers: BTreeMap<usize, Answer>,
     /// The last thing journaled, so that a wait is written down once.
     last: Option<(usize, String)>,
     /// What it waits for, and since when.
@@ -100,7 +107,7 @@ impl Performing {
         }
     }
 
-    /// Notes that `ownership` has the run's hands full.
+    /// Notes that the run has partitions in its hands. Returns whether that is news.
     fn note_start(&mut self, ownership: &Ownership, revision: u64) -> bool {
         let news = !self.document.started && ownership.ranges_of(&self.plan.run).next().is_some();
         if news {
@@ -195,6 +202,8 @@ impl Operator {
                     known_since: facts.now,
                     seals: BTreeMap::new(),
                     canary_written: false,
+                    program: None,
+                    answers: BTreeMap::new(),
                     last: None,
                     waiting: None,
                 };
@@ -214,11 +223,14 @@ impl Operator {
     /// Does what is next, again and again while there is something to do at once.
     async fn advance(&self, run: &mut Performing, facts: &Facts) -> anyhow::Result<()> {
         let mut facts = facts.clone();
+        self.hear_program(run).await?;
         loop {
             facts.seals.clone_from(&run.seals);
             facts.canary_written = run.canary_written;
             facts.approvals = lift_approvals(&run.document.approvals);
             facts.run_known_for = facts.now.since(run.known_since);
+            facts.answers = lift_answers(&run.document.answers);
+            facts.answers.extend(&run.answers);
             facts.parts = self.parts_of(&run.plan, &facts.ownership);
             if run.note_start(&facts.ownership, facts.ownership_revision) {
                 // Whoever saw it end did not know of this.
@@ -234,13 +246,26 @@ impl Operator {
             self.kill_at.reached(name, Moment::Before);
             let (ownership, revision) = self.perform(run, step, &effect, &facts).await?;
             self.kill_at.reached(name, Moment::After);
-            if matches!(effect, Effect::Change(_)) && revision == facts.ownership_revision {
+            let unchanged = revision == facts.ownership_revision;
+            match effect {
                 // It was refused, and would be again: something else has to change first.
-                return Ok(());
+                Effect::Change(_) if unchanged => return Ok(()),
+                // Other runs do not wait for it.
+                Effect::Exec { .. } => return Ok(()),
+                _ => {}
             }
             // Look again at once.
             facts = self.observer.facts_at(ownership, revision);
         }
+    }
+
+    /// Writes down what a program came to that has ended.
+    async fn hear_program(&self, run: &mut Performing) -> anyhow::Result<()> {
+        let ended = run.program.take_if(|(_, task)| task.is_finished());
+        let Some((number, task)) = ended else { return Ok(()) };
+        let (answer, said) = task.await.context("wait for a program")?;
+        run.answers.insert(number, answer);
+        self.journal(run, number, said).await
     }
 
     /// Writes a wait down once it has lasted: most are over before a line could be written.
@@ -312,6 +337,25 @@ impl Operator {
                 between();
                 self.journal(run, step, what).await?;
                 self.sees(&run_key(&part)).await?;
+            }
+            Effect::Exec { .. } if run.program.is_some() => {}
+            Effect::Exec { number, program, within } => {
+                self.journal(run, step, what).await?;
+                between();
+                let folder = self.config.programs.as_ref().map(PathBuf::from);
+                let id = run.plan.run.clone();
+                let environment = [
+                    ("DOMICILE_RUN", id.to_string()),
+                    ("DOMICILE_STEP", (number + 1).to_string()),
+                    ("DOMICILE_TOKEN", format!("{id}/{}", number + 1)),
+                ];
+                let (program, within) = (program.clone(), Duration::from_millis(within.0));
+                let task = tokio::spawn(async move {
+                    let ended = programs::run(folder.as_deref(), &program, &environment, within);
+                    let (answer, said) = ended.await;
+                    (answer, format!("program {program}: {said}"))
+                });
+                run.program = Some((*number, AbortOnDropHandle::new(task)));
             }
             Effect::WriteCanary { region } => {
                 self.journal(run, step, what).await?;
@@ -427,6 +471,7 @@ impl Operator {
             }
             Outcome::Overruled => (RunState::Overruled, "overruled by another run".to_owned()),
             Outcome::Aborted => (RunState::Aborted, "aborted".to_owned()),
+            Outcome::Failed => (RunState::Failed, "failed: see what the step says".to_owned()),
             Outcome::Unapproved => (
                 RunState::Unapproved,
                 "nobody has approved it in time: nothing was done".to_owned(),
@@ -444,6 +489,8 @@ impl Operator {
     /// Writes the run's document; whoever has written it meanwhile is performing it now.
     async fn save(&self, run: &mut Performing) -> anyhow::Result<()> {
         let key = run_key(&run.plan.run);
+        let answers = run.answers.iter().map(|(number, answer)| (*number, lower_answer(*answer)));
+        run.document.answers.extend(answers);
         let written = self.directory.write(&key, run.revision, Some(json(&run.document))).await?;
         match written {
             Written::At(revision) => {
@@ -531,6 +578,7 @@ fn outcome(document: &RunDocument) -> Option<Outcome> {
         RunState::CalledOff | RunState::Overruled => Some(Outcome::Overruled),
         RunState::Aborted => Some(Outcome::Aborted),
         RunState::Unapproved => Some(Outcome::Unapproved),
+        RunState::Failed => Some(Outcome::Failed),
     }
 }
 
@@ -552,6 +600,7 @@ fn describe(effect: &Effect) -> String {
         Effect::Change(change) => format!("{change:?}"),
         Effect::Seal { regions, from } => format!("asks {regions:?} to seal the log of {from}"),
         Effect::Begin { range, to } => format!("begins a switchover of partition {range} to {to}"),
+        Effect::Exec { program, .. } => format!("runs the program {program}"),
         Effect::WriteCanary { region } => format!("writes a canary in region {region}"),
     }
 }

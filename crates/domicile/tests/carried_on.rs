@@ -67,7 +67,8 @@ async fn wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on(
     start(&mut regions).await;
     let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
     let mut world = World { regions, directory, began: Instant::now() };
-    let there_and_back = |round: usize| if round % 2 == 0 { ("eu", "us") } else { ("us", "eu") };
+    let there_and_back =
+        |round: usize| if round.is_multiple_of(2) { ("eu", "us") } else { ("us", "eu") };
 
     for from in ["ap", "us"] {
         let everything = ["switchover", "--from", from, "--to", "eu"];

@@ -1,5 +1,6 @@
 //! Does a runbook do what was planned, and nothing else; and can its story be told afterwards?
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -71,18 +72,76 @@ do = "grant"
 do = "reroute"
 "#;
 
+/// Has programs run before a partition moves and once it has moved.
+const PROGRAMS: &str = r#"
+name = "programs"
+about = "Move a partition to us between two programs."
+
+[parameter.which]
+type = "partitions"
+about = "Which one"
+
+[parameter.first]
+type = "name"
+about = "What runs first"
+
+[[step]]
+do = "exec"
+program = "{first}"
+within = "2s"
+
+[[step]]
+do = "hand_over"
+partitions = "{which}"
+to = "us"
+
+[[step]]
+do = "catch_up"
+
+[[step]]
+do = "grant"
+
+[[step]]
+do = "exec"
+program = "note"
+
+[[step]]
+do = "exec"
+program = "refuse"
+may_fail = true
+"#;
+
+const NOTE: &str = "#!/bin/sh
+echo $DOMICILE_RUN $DOMICILE_STEP $DOMICILE_TOKEN >> $(dirname $0)/noted
+echo all is noted
+";
+const REFUSE: &str = "#!/bin/sh
+echo not today >&2
+exit 3
+";
+/// What it starts keeps its output open.
+const HANG: &str = "#!/bin/sh
+sleep 600 & wait
+";
+
 async fn world() -> Regions {
+    world_with("").await
+}
+
+/// `more` stands in every region's configuration.
+async fn world_with(more: &str) -> Regions {
     let mut config = config(&["eu", "us", "ap"], "hash(id, 9)", 9);
     // A region whose agent stands still for a moment keeps its lease.
     config.lease = Duration::from_secs(30);
     config.seed_sql = SEED.to_owned();
-    config.tables = TABLES.to_owned();
+    config.tables = format!("{more}{TABLES}");
     let mut regions = Regions::create(config).await.unwrap();
     start(&mut regions).await;
     let folder = regions.config_file("eu").parent().unwrap().join("runbooks");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("mine.toml"), MINE).unwrap();
     std::fs::write(folder.join("asks.toml"), ASKS).unwrap();
+    std::fs::write(folder.join("programs.toml"), PROGRAMS).unwrap();
     regions
 }
 
@@ -199,6 +258,16 @@ async fn what_was_planned_is_what_runs_and_its_story_is_kept() {
     let (last, _) = asked(&regions, &["runbook", "report", "last"]);
     assert_eq!(last["runbook"], "switchover");
     assert_eq!(asked(&regions, &["runbook", "report", "nobody"]).1, 2);
+
+    let called = ["runbook", "plan", "switchover", "partitions=1", "to=us"];
+    let (planned, _) = asked(&regions, &called);
+    assert_eq!(planned["past"]["runs"], 2, "{planned:#}");
+    assert!(planned["past"]["without_owner_ms"].is_u64(), "{planned:#}");
+    assert_eq!(asked(&regions, &["runbook", "plan", "asks", "which=1"]).0["past"], Json::Null);
+
+    // The one that waits until its target is well, which it is.
+    assert!(begin(&regions, &["failback", "partitions=1", "to=us"]).wait().unwrap().success());
+    assert_eq!(owned(&regions, "1"), ("us".to_owned(), 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -363,4 +432,55 @@ async fn a_region_is_emptied_range_by_range_whoever_performs_it() {
     let run = history[3]["run"].as_str().unwrap();
     let (part, _) = asked(&regions, &["runbook", "report", &format!("{run}/1")]);
     assert_eq!(part["started_by"].as_str().unwrap(), format!("run {run}"), "{part:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_run_for_a_run_and_whoever_goes_on_calls_them_by_the_same_token() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [("note", NOTE), ("refuse", REFUSE), ("hang", HANG)] {
+        let program = folder.path().join(name);
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let more = format!("[runbook]\nprograms = \"{}\"\n", folder.path().display());
+    let mut regions = world_with(&more).await;
+    let noted = || std::fs::read_to_string(folder.path().join("noted")).unwrap_or_default();
+
+    assert!(begin(&regions, &["programs", "which=0", "first=note"]).wait().unwrap().success());
+    assert_eq!(owned(&regions, "0"), ("us".to_owned(), 2));
+    let (story, _) = asked(&regions, &["runbook", "report", "last"]);
+    let run = story["run"].as_str().unwrap();
+    assert_eq!(noted(), format!("{run} 1 {run}/1\n{run} 5 {run}/5\n"));
+    says(&regions, "programs", "program note: exit status: 0: all is noted").await;
+    says(&regions, "programs", "program refuse: exit status: 3: not today").await;
+
+    for (first, said) in [
+        ("refuse", "program refuse: exit status: 3: not today"),
+        ("hang", "took longer than 2s, and was killed"),
+        ("missing", "program missing: has not run: No such file"),
+    ] {
+        let mut run = begin(&regions, &["programs", "which=1", &format!("first={first}")]);
+        assert_eq!(run.wait().unwrap().code(), Some(1));
+        says(&regions, "programs", said).await;
+        let (story, _) = asked(&regions, &["runbook", "report", "last"]);
+        assert_eq!(story["state"], "failed", "{story:#}");
+        assert_eq!(owned(&regions, "1"), ("eu".to_owned(), 1), "nothing was done");
+    }
+
+    // It has said that it runs the program, and dies before anything came of it.
+    let before = noted();
+    let point = regions.folder().join("us/agent/kill-at");
+    std::fs::write(point, "exec between").unwrap();
+    let mut run = begin(&regions, &["programs", "which=2", "first=note"]);
+    eventually("another agent has run it", async || {
+        let more = noted();
+        if more != before { Ok(()) } else { Err(more) }
+    })
+    .await;
+    regions.start_agent("us").unwrap();
+    assert!(run.wait().unwrap().success());
+    let (story, _) = asked(&regions, &["runbook", "report", "last"]);
+    let run = story["run"].as_str().unwrap();
+    assert_eq!(noted(), format!("{before}{run} 1 {run}/1\n{run} 5 {run}/5\n"));
+    assert_eq!(owned(&regions, "2"), ("us".to_owned(), 2));
 }

@@ -90,6 +90,15 @@ pub struct Facts {
     pub run_known_for: Millis,
     /// The runs that this run has begun, by what they move, and how they ended.
     pub parts: BTreeMap<PartitionRange, Option<Outcome>>,
+    /// What steps that act outside came to, by their numbers in the run.
+    pub answers: BTreeMap<usize, Answer>,
+}
+
+/// What became of a step that acts outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Passed,
+    Failed,
 }
 
 /// A person has approved a run.
@@ -165,6 +174,8 @@ pub enum Effect {
     WriteCanary { region: RegionId },
     /// Begin a run of its own, named by [`part_of`], that moves this range.
     Begin { range: PartitionRange, to: RegionId },
+    /// Run a program of the operator for the step of this number; one that runs already is waited for.
+    Exec { number: usize, program: String, within: Millis },
 }
 
 /// Returns the name of the run that moves `range` for `run`: always the same one.

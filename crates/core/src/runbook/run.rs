@@ -31,6 +31,8 @@ pub enum Outcome {
     Aborted,
     /// Nobody has approved it in time, and nothing has moved.
     Unapproved,
+    /// A step that acts outside has failed: before anything was taken, or once it was granted.
+    Failed,
 }
 
 /// Why a run cannot be aborted any more.
@@ -81,6 +83,11 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
                 Next::Wait { step: i, blocker }
             }
         };
+    }
+    if let Step::Exec(exec) = step
+        && exec.failed(facts)
+    {
+        return Next::Finished(Outcome::Failed);
     }
     if let (Some(Wish::Pause { by }), false) = (&recorded.wish, in_hands) {
         return Next::Wait { step: i, blocker: Blocker::Paused { by: by.clone() } };

@@ -79,6 +79,7 @@ impl Outside {
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         }
     }

@@ -6,6 +6,7 @@ use domicile_core::runbook::plan::{Move, Refusal, check};
 use domicile_core::runbook::{Facts, Plan, PlanId};
 use serde_json::{Value as Json, json};
 
+use super::runbook::past::Past;
 use crate::operate::plan_id;
 
 /// What a call comes to, as things stand.
@@ -16,6 +17,7 @@ pub struct Planned {
     reasons_against: Vec<Refusal>,
     /// What runs exactly this.
     command: String,
+    past: Option<Past>,
 }
 
 impl Planned {
@@ -32,7 +34,12 @@ impl Planned {
             Ok(plan) => (plan, Vec::new()),
             Err(reasons) => (plan, reasons),
         };
-        Ok(Self { plan, id, moves, reasons_against, command })
+        Ok(Self { plan, id, moves, reasons_against, command, past: None })
+    }
+
+    /// Says how long the runbook took before.
+    pub fn remembering(self, past: Option<Past>) -> Self {
+        Self { past, ..self }
     }
 
     pub fn is_refused(&self) -> bool {
@@ -60,6 +67,7 @@ impl Planned {
             "estimated_loss_ms": estimate.map(|e| e.loss.0),
             "lease_wait_ms": estimate.map(|e| e.lease_wait.0),
             "reasons_against": against.collect::<Vec<_>>(),
+            "past": self.past,
             "command": (!self.is_refused()).then_some(&self.command),
         })
     }
@@ -80,6 +88,7 @@ impl Planned {
                 "  estimated loss: {} of acknowledged writes; wait for the old lease: {}",
                 estimate.loss, estimate.lease_wait
             ));
+            lines.extend(self.past.iter().map(|past| format!("  {}", past.text())));
             lines.push(format!("  to run it: {}", self.command));
         }
         lines.join("\n")

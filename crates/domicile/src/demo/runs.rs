@@ -110,6 +110,7 @@ mod tests {
             started_revision: 2,
             wish: None,
             approvals: Vec::new(),
+            answers: Default::default(),
             estimated_loss_ms: 0,
             steps: steps.to_vec(),
             journal: steps_done.iter().map(entry).collect(),

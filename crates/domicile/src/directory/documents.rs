@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 mod run;
 
 pub use run::{
-    ApprovalDocument, IntentDocument, RunDocument, RunEntry, RunState, RunbookDocument,
-    StepDocument, WishDocument, lift_approvals, lift_plan, lift_wish,
+    AnswerDocument, ApprovalDocument, IntentDocument, RunDocument, RunEntry, RunState,
+    RunbookDocument, StepDocument, WishDocument, lift_answers, lift_approvals, lift_plan,
+    lift_wish, lower_answer,
 };
 
 /// The one document that says who owns what.

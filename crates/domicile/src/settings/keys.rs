@@ -239,6 +239,12 @@ pub const KEYS: &[Key] = &[
         "How long a deleted row of a shared table is remembered at least. It is forgotten when, besides, every region has applied the deletion.",
     ),
     key(
+        "runbook.programs",
+        Text,
+        Words("none"),
+        "Folder of the programs that the step `exec` of a runbook may run. Without one it runs none: who may write into the directory would run them with the agents' rights.",
+    ),
+    key(
         "region[].name",
         Text,
         Required,
@@ -364,6 +370,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("log.", "`[log]`", "How long replication logs are kept, and how large they may get."),
     ("journal.", "`[journal]`", "What lost, and was kept."),
     ("shared.", "`[shared]`", "Tables that every region writes."),
+    ("runbook.", "`[runbook]`", "What runbooks may do."),
     (
         "region[].",
         "`[[region]]`",

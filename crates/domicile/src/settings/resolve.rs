@@ -60,6 +60,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let journal_keep = duration("journal.keep", keep, JOURNAL_KEEP, mistakes);
     let keep = written.shared.as_ref().and_then(|shared| shared.tombstones.as_deref());
     let tombstones_keep = duration("shared.tombstones", keep, TOMBSTONES_KEEP, mistakes);
+    let programs = written.runbook.as_ref().and_then(|runbook| runbook.programs.clone());
     regions::check_addresses(&written.region, directory.as_ref(), mistakes);
     let (regions, partition) = (regions?, partition?);
     let has_reference = tables.values().any(|kind| *kind == TableKind::Reference);
@@ -81,6 +82,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         tables,
         journal_keep,
         tombstones_keep,
+        programs,
     })
 }
 

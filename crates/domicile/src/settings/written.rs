@@ -19,6 +19,7 @@ pub(super) struct Written {
     pub log: Option<WrittenLog>,
     pub journal: Option<WrittenJournal>,
     pub shared: Option<WrittenShared>,
+    pub runbook: Option<WrittenRunbook>,
     #[serde(default)]
     pub region: Vec<WrittenRegion>,
     #[serde(default)]
@@ -51,6 +52,12 @@ pub(super) struct WrittenTls {
     pub ca: Option<String>,
     pub certificate: Option<String>,
     pub key: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenRunbook {
+    pub programs: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -13,7 +13,7 @@ pub async fn try_all(world: &mut World) {
     a_target_that_is_lost_gets_nothing(world).await;
 }
 
-/// F30. Each gets it in turn, or is refused while the other one has it: both have a say of that.
+/// F30. Each gets it in turn and says so, or is refused while the other one has it.
 async fn two_runs_for_one_partition_leave_one_owner(world: &mut World) {
     let before = world.owners().await[0].clone();
     assert_eq!(before.0.as_deref(), Some("eu"));

@@ -655,6 +655,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "tests/migrate.rs",
         "where_it_fails_a_region_waits_and_says_so",
     ),
+    (
+        45,
+        "a program that was to tell somebody fails: the run succeeds, and its journal says so",
+        "tests/runbook.rs",
+        "programs_run_for_a_run_and_whoever_goes_on_calls_them_by_the_same_token",
+    ),
 ];
 
 /// The fault, and what of it nothing tries, or what does not exist.
@@ -691,7 +697,7 @@ const OPEN: &[(usize, &str)] = &[
     (42, "clients and gateways speak in the clear"),
     (43, "plans know no capacity"),
     (44, "plans do not look at it"),
-    (45, "runs notify nobody"),
+    (45, "runs notify nobody by themselves: an `exec` of one's own runbook does"),
 ];
 
 #[test]

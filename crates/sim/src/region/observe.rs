@@ -121,6 +121,7 @@ impl Agent {
             canary_written: execution.is_some_and(|e| e.canary_written),
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         })
     }

@@ -142,6 +142,7 @@ impl Agent {
                     self.put_new_run(host, cx, plan);
                 }
             }
+            Effect::Exec { .. } => unreachable!("no runbook here runs a program"),
             Effect::WriteCanary { region } => {
                 let to = cx.setup.index(&region).expect("regions never change here");
                 self.deliver(host, cx, to, Message::WriteCanary(run.clone()));

@@ -224,7 +224,10 @@ impl Protocol {
                 world.directory.runs[run].outcome = Some(outcome);
                 Some(())
             }
-            Next::Do { effect: Effect::WriteCanary { .. } | Effect::Begin { .. }, .. } => None,
+            Next::Do {
+                effect: Effect::WriteCanary { .. } | Effect::Begin { .. } | Effect::Exec { .. },
+                ..
+            } => None,
             Next::Do { effect: Effect::Change(change), .. } => {
                 let done = self.change(world, &change);
                 let latest = world.directory.latest();
@@ -304,6 +307,7 @@ impl Protocol {
             canary_written: owner.is_some(),
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         })
     }

@@ -5,8 +5,8 @@ use thiserror::Error;
 use super::{Action, Argument, Arguments, Kind, Runbook, Value};
 use crate::id::RunId;
 use crate::runbook::step::{
-    Approve, CatchUp, Check, ConfirmOutage, Cut, Fence, ForEach, Grant, HandOver, Reroute, Seal,
-    Verify,
+    Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, ForEach, Grant, HandOver, Reroute,
+    Seal, Verify,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -29,7 +29,9 @@ impl Runbook {
     pub fn plan(&self, run: &RunId, given: &Arguments) -> Result<Plan, Vec<ArgumentError>> {
         let bound = Bound(self.bind(given)?);
         let intent = self.intent(&bound);
-        let steps = self.actions.iter().map(|action| step(action, run, &intent, &bound)).collect();
+        let actions = self.actions.iter().enumerate();
+        let steps = actions.map(|(number, action)| step(number, action, run, &intent, &bound));
+        let steps = steps.collect();
         Ok(Plan::new(run, intent, steps))
     }
 
@@ -93,7 +95,7 @@ impl Bound {
     }
 }
 
-fn step(action: &Action, run: &RunId, intent: &Intent, bound: &Bound) -> Step {
+fn step(number: usize, action: &Action, run: &RunId, intent: &Intent, bound: &Bound) -> Step {
     let (run, to) = (run.clone(), intent.to().clone());
     match (action, intent) {
         (Action::Approve { role, count, within }, _) => Step::Approve(Approve {
@@ -105,6 +107,13 @@ fn step(action: &Action, run: &RunId, intent: &Intent, bound: &Bound) -> Step {
         (Action::Check { region, lag }, _) => {
             Step::Check(Check { run, region: bound.value(region), lag: bound.value(lag) })
         }
+        (Action::Exec { program, within, may_fail }, _) => Step::Exec(Exec {
+            run,
+            number,
+            program: bound.value(program),
+            within: bound.value(within),
+            may_fail: bound.value(may_fail),
+        }),
         (Action::CatchUp, _) => Step::CatchUp(CatchUp { run, to }),
         (Action::Grant, _) => Step::Grant(Grant { run, to }),
         (Action::Reroute, _) => Step::Reroute(Reroute { run }),

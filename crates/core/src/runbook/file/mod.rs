@@ -62,6 +62,7 @@ pub type Arguments = BTreeMap<String, String>;
 pub enum Action {
     Approve { role: Value<String>, count: Value<u32>, within: Value<Millis> },
     Check { region: Value<RegionId>, lag: Value<Millis> },
+    Exec { program: Value<String>, within: Value<Millis>, may_fail: Value<bool> },
     ConfirmOutage { attest: Value<bool> },
     HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
     Fence { from: Value<RegionId>, to: Value<RegionId> },
@@ -87,6 +88,7 @@ impl Action {
         match self {
             Self::Approve { .. } => "approve",
             Self::Check { .. } => "check",
+            Self::Exec { .. } => "exec",
             Self::ConfirmOutage { .. } => "confirm_outage",
             Self::HandOver { .. } => "hand_over",
             Self::Fence { .. } => "fence",
@@ -111,6 +113,11 @@ impl Action {
             Self::Check { region, lag } => {
                 vec![("region", region.to_string()), ("lag", value::told(lag))]
             }
+            Self::Exec { program, within, may_fail } => vec![
+                ("program", program.to_string()),
+                ("within", value::told(within)),
+                ("may_fail", may_fail.to_string()),
+            ],
             Self::ConfirmOutage { attest } => vec![("attest", attest.to_string())],
             Self::HandOver { partitions, to } => {
                 vec![("partitions", partitions.to_string()), ("to", to.to_string())]

@@ -23,6 +23,16 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
         let (before, after) = (&steps[..i], &steps[i + 1..]);
         let name = step.kind.name;
         let mut refuse = |why: String| mistakes.add(&step.path, step.line, why);
+        if name == "exec" {
+            let taken = before.iter().find(|other| TAKES.contains(&other.kind.name));
+            if let (Some(first), false) = (taken, has(before, &["grant"])) {
+                let taken = first.kind.name;
+                refuse(format!(
+                    "nobody could write while a program runs: it comes before {taken} or after grant"
+                ));
+            }
+            continue;
+        }
         if let Some((_, waited_for)) = FIRST.iter().find(|(first, _)| *first == name) {
             if let Some(first) = before.iter().find(|other| TAKES.contains(&other.kind.name)) {
                 let taken = first.kind.name;

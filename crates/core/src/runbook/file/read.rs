@@ -215,6 +215,12 @@ impl Reader {
                 let lag = self.value(section, kind, "lag");
                 Action::Check { region: region?, lag: lag? }
             }
+            "exec" => {
+                let program = self.value(section, kind, "program");
+                let within = self.value(section, kind, "within");
+                let may_fail = self.value(section, kind, "may_fail");
+                Action::Exec { program: program?, within: within?, may_fail: may_fail? }
+            }
             "confirm_outage" => {
                 Action::ConfirmOutage { attest: self.value(section, kind, "attest")? }
             }

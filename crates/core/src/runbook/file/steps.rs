@@ -86,6 +86,31 @@ pub const STEPS: &[StepKind] = &[
         meaning: "Waits until a region is well: a member whose agent answers, with a live lease, that need not be seeded again, and at most so far behind every owner that answers. Stands before `hand_over`, `fence` or `for_each`: nobody could write while a region is waited for. May stand several times.",
     },
     StepKind {
+        name: "exec",
+        keys: &[
+            Key {
+                name: "program",
+                kind: Kind::Name,
+                default: None,
+                meaning: "Which program of the folder `runbook.programs` of the configuration.",
+            },
+            Key {
+                name: "within",
+                kind: Kind::Duration,
+                default: Some("30s"),
+                meaning: "When it has not ended by then, it is killed with all that it has started, and has failed.",
+            },
+            Key {
+                name: "may_fail",
+                kind: Kind::Flag,
+                default: Some("false"),
+                meaning: "The run goes on when it fails, and its journal says so: for a program that only tells somebody.",
+            },
+        ],
+        after: &[],
+        meaning: "Runs a program beside the agent that performs the run, with its rights, and `DOMICILE_RUN`, `DOMICILE_STEP` and `DOMICILE_TOKEN` in its environment. It passes with exit status 0; with any other the run ends as `failed`, unless it may fail. The end of what it prints stands in the run's journal. It runs at least once: when the agent dies, another one runs it again, perhaps while the first still runs. The token is the same each time, and no other step's: by it the program does its work once. Stands before `hand_over`, `fence` or `for_each`, or after `grant`: nobody could write while it runs. May stand several times.",
+    },
+    StepKind {
         name: "confirm_outage",
         keys: &[Key {
             name: "attest",
@@ -255,7 +280,7 @@ A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
 
 ## Steps
 
-A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. No step but `approve` and `check` stands in it twice. A step is asked,
+A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. No step but `approve`, `check` and `exec` stands in it twice. A step is asked,
 never remembered: each looks at the facts and says whether it is done, what it waits for, or what to do. So any agent goes on with a run
 from wherever it is.
 ";

@@ -9,7 +9,7 @@ use crate::outage::Outage;
 use crate::ownership::Ownership;
 use crate::progress::Rpo;
 use crate::runbook::file::{Arguments, Runbook};
-use crate::runbook::{Approval, PlanId, RegionFacts, part_of, plan, range_of_part};
+use crate::runbook::{Answer, Approval, PlanId, RegionFacts, part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
 
 fn region(name: &str) -> RegionId {
@@ -41,6 +41,7 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         canary_written: false,
         approvals: Vec::new(),
         run_known_for: Millis(0),
+        answers: BTreeMap::new(),
         parts: BTreeMap::new(),
     }
 }
@@ -65,6 +66,10 @@ fn perform(facts: &mut Facts, effect: Effect) {
             }
         }
         Effect::WriteCanary { .. } => facts.canary_written = true,
+        Effect::Exec { number, .. } => {
+            let again = facts.answers.insert(number, Answer::Passed);
+            assert_eq!(again, None, "what has passed is not done again");
+        }
         Effect::Begin { range, .. } => {
             assert_eq!(facts.parts.insert(range, None), None, "each is begun once");
         }
@@ -655,6 +660,60 @@ fn a_region_that_is_back_gets_nothing_before_it_is_well() {
     let (story, outcome) = go_on(&plan, true, &mut facts);
     assert_eq!(story[0], "wait hand_over", "nobody writes now: it is not asked again");
     assert_eq!(outcome, Outcome::Succeeded);
+}
+
+/// A program runs before a switchover, and another after it.
+fn with_programs() -> Plan {
+    let text = "name = \"mine\"\nabout = \"Mine.\"\n
+        [[step]]\ndo = \"exec\"\nprogram = \"first\"\n
+        [[step]]\ndo = \"hand_over\"\npartitions = \"3-5\"\nto = \"us\"\n
+        [[step]]\ndo = \"catch_up\"\n[[step]]\ndo = \"grant\"\n
+        [[step]]\ndo = \"exec\"\nprogram = \"last\"\nwithin = \"5s\"\n";
+    Runbook::parse(text).unwrap().plan(&run(), &Arguments::new()).unwrap()
+}
+
+#[test]
+fn programs_run_before_anything_is_taken_and_once_it_is_granted() {
+    let (mut facts, plan) = (facts(Rpo::None), with_programs());
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!((story[0].as_str(), story.last().unwrap().as_str()), ("do exec", "do exec"));
+    assert_eq!(outcome, Outcome::Succeeded);
+    assert_eq!(facts.answers.keys().copied().collect::<Vec<_>>(), [0, 4]);
+}
+
+#[test]
+fn a_program_that_fails_ends_the_run_where_every_partition_has_an_owner() {
+    let (mut facts, plan) = (facts(Rpo::None), with_programs());
+    let before = facts.ownership.clone();
+    facts.answers.insert(0, Answer::Failed);
+    assert_eq!(play(&plan, &mut facts), (Vec::new(), Outcome::Failed));
+    assert_eq!(facts.ownership, before);
+    facts.answers = [(0, Answer::Passed), (4, Answer::Failed)].into();
+    let (_, outcome) = play(&plan, &mut facts);
+    assert_eq!((owner(&facts, 4).as_str(), outcome), ("us", Outcome::Failed));
+}
+
+#[test]
+fn a_program_that_may_fail_holds_nothing_up() {
+    let (mut facts, mut plan) = (facts(Rpo::None), with_programs());
+    for step in &mut plan.steps {
+        if let Step::Exec(exec) = step {
+            exec.may_fail = true;
+        }
+    }
+    facts.answers = [(0, Answer::Failed), (4, Answer::Failed)].into();
+    assert_eq!(play(&plan, &mut facts).1, Outcome::Succeeded);
+}
+
+#[test]
+fn no_program_runs_while_nobody_may_write() {
+    let (mut facts, plan) = (facts(Rpo::None), with_programs());
+    facts.answers.insert(0, Answer::Passed);
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    // As whoever sees it has not heard of the answer yet.
+    facts.answers.clear();
+    assert!(matches!(next(&plan, &recorded(true), &facts), Next::Wait { step: 1, .. }));
 }
 
 #[test]

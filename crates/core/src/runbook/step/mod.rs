@@ -10,6 +10,7 @@ mod catch_up;
 mod check;
 mod confirm_outage;
 mod cut;
+mod exec;
 mod fence;
 mod for_each;
 mod grant;
@@ -23,6 +24,7 @@ pub use catch_up::CatchUp;
 pub use check::Check;
 pub use confirm_outage::ConfirmOutage;
 pub use cut::Cut;
+pub use exec::Exec;
 pub use fence::Fence;
 pub use for_each::ForEach;
 pub use grant::Grant;
@@ -35,6 +37,7 @@ pub use verify::Verify;
 pub enum Step {
     Approve(Approve),
     Check(Check),
+    Exec(Exec),
     ConfirmOutage(ConfirmOutage),
     HandOver(HandOver),
     Fence(Fence),
@@ -52,6 +55,7 @@ macro_rules! each_step {
         match $self {
             Step::Approve($step) => $answer,
             Step::Check($step) => $answer,
+            Step::Exec($step) => $answer,
             Step::ConfirmOutage($step) => $answer,
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
@@ -72,6 +76,7 @@ impl Step {
         match self {
             Self::Approve(_) => "approve",
             Self::Check(_) => "check",
+            Self::Exec(_) => "exec",
             Self::ConfirmOutage(_) => "confirm_outage",
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",

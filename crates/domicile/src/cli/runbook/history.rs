@@ -43,6 +43,7 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
             RunState::Running => Color::Reset,
             RunState::CalledOff | RunState::Overruled => Color::Yellow,
             RunState::Aborted | RunState::Unapproved => Color::Yellow,
+            RunState::Failed => Color::Red,
         };
         let plain = |text: &str| output.cell(text, Color::Reset);
         let (whole, part) = story.run.split_once('/').unwrap_or((&story.run, ""));
@@ -97,7 +98,7 @@ pub async fn find(config: &Config, name: &str) -> anyhow::Result<RunDocument> {
 }
 
 /// Ids sort by the time at which runs were started.
-async fn newest_first(config: &Config) -> anyhow::Result<Vec<RunDocument>> {
+pub async fn newest_first(config: &Config) -> anyhow::Result<Vec<RunDocument>> {
     let directory = directory::Client::open(config)?;
     let documents = directory.read(RUN_PREFIX).await?.documents;
     let runs = documents.iter().map(|document| {

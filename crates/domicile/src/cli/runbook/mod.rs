@@ -10,6 +10,7 @@ mod asking;
 mod files;
 mod history;
 mod listing;
+pub mod past;
 mod planning;
 mod report;
 

@@ -1,9 +1,9 @@
 //! What would a runbook do now, and does it still do that when it is run?
 
 use domicile_core::id::RunId;
-use domicile_core::runbook::file::{Arguments, Call};
+use domicile_core::runbook::file::{Arguments, Call, CallError, Runbook};
 
-use super::files;
+use super::{files, past};
 use crate::cli::outside::Outside;
 use crate::cli::planned::Planned;
 use crate::cli::runs::start_and_follow;
@@ -13,7 +13,9 @@ pub async fn plan(context: &Context, name: &str, arguments: &[String]) -> anyhow
     let config = context.config()?;
     let call = call(context, name, arguments)?;
     let outside = Outside::look(&config).await?;
-    let planned = Planned::new(name, &call, &outside.facts(&config))?;
+    let runbook = Runbook::parse(&call.text).map_err(CallError::Runbook)?;
+    let past = past::of(&config, &runbook.name).await?;
+    let planned = Planned::new(name, &call, &outside.facts(&config))?.remembering(past);
     if context.output.is_json() {
         context.output.print_json(&planned.json())?;
     } else {

@@ -101,6 +101,7 @@ impl Story {
             RunState::Overruled => "overruled",
             RunState::Aborted => "aborted",
             RunState::Unapproved => "unapproved",
+            RunState::Failed => "failed",
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use domicile_core::id::RunId;
 use domicile_core::runbook::file::Call;
-use domicile_core::runbook::{Approval, Intent, Plan, Step, Wish};
+use domicile_core::runbook::{Answer, Approval, Intent, Plan, Step, Wish};
 use serde::{Deserialize, Serialize};
 
 /// One execution of a runbook: what was wanted, and what was done so far. Any agent can continue
@@ -34,6 +34,9 @@ pub struct RunDocument {
     pub wish: Option<WishDocument>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<ApprovalDocument>,
+    /// By the numbers of its steps: what those that act outside came to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answers: BTreeMap<usize, AnswerDocument>,
     /// The region whose agent performs it now.
     pub executor: Option<String>,
     /// What the plan expected to be lost, in milliseconds of acknowledged work.
@@ -51,6 +54,7 @@ pub enum RunState {
     Overruled,
     Aborted,
     Unapproved,
+    Failed,
 }
 
 /// What a person wants of the run.
@@ -59,6 +63,13 @@ pub enum RunState {
 pub enum WishDocument {
     Pause { by: String },
     Abort { by: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerDocument {
+    Passed,
+    Failed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +169,21 @@ pub fn lift_approvals(approvals: &[ApprovalDocument]) -> Vec<Approval> {
     approvals.iter().map(lift).collect()
 }
 
+pub fn lower_answer(answer: Answer) -> AnswerDocument {
+    match answer {
+        Answer::Passed => AnswerDocument::Passed,
+        Answer::Failed => AnswerDocument::Failed,
+    }
+}
+
+pub fn lift_answers(answers: &BTreeMap<usize, AnswerDocument>) -> BTreeMap<usize, Answer> {
+    let lift = |(number, answer): (&usize, &AnswerDocument)| match answer {
+        AnswerDocument::Passed => (*number, Answer::Passed),
+        AnswerDocument::Failed => (*number, Answer::Failed),
+    };
+    answers.iter().map(lift).collect()
+}
+
 impl RunDocument {
     /// A run that was planned and not begun.
     pub fn new(plan: &Plan, runbook: RunbookDocument, started_by: &str) -> Self {
@@ -174,6 +200,7 @@ impl RunDocument {
             started_revision: 0,
             wish: None,
             approvals: Vec::new(),
+            answers: BTreeMap::new(),
             executor: None,
             estimated_loss_ms: plan.estimate.loss.0,
             steps: plan.steps.iter().map(step).collect(),

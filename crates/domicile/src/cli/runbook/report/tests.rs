@@ -42,6 +42,7 @@ fn document() -> RunDocument {
         started_revision: 2,
         wish: None,
         approvals: Vec::new(),
+        answers: Default::default(),
         estimated_loss_ms: 0,
         steps: steps.to_vec(),
         journal: journal.map(entry).to_vec(),
