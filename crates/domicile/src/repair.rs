@@ -15,6 +15,7 @@ use domicile_core::id::{Origin, RegionId, TableName};
 use domicile_core::lsn::Frontier;
 use serde_json::{Map, Value as Json};
 use tokio::sync::{RwLock, watch};
+use tokio::time::Instant;
 use tokio_postgres::{Client, Transaction};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,9 @@ use crate::complain::Complaint;
 use crate::continuity::Continuity;
 use crate::directory::view::OwnershipView;
 use crate::log::Logs;
+use crate::notices::Notices;
 use crate::peer;
+use crate::postgres::guard::NOBODY_YET;
 use crate::postgres::journal;
 use crate::postgres::rows::Key;
 use crate::postgres::written::Written;
@@ -33,6 +36,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ROWS_PER_REPAIR_MAX: i64 = 5000;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const LOGS_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so long without a repair it is told: a peer may be away for a moment.
+const TELL_AFTER: Duration = Duration::from_secs(5);
+/// Under which the notice stands.
+const PART: &str = "repair";
+/// Rows cannot be repaired.
+const REPAIR_FAILS: &str = "repair_fails";
 
 pub struct Repairer {
     pub config: Arc<Config>,
@@ -48,6 +57,7 @@ pub struct Repairer {
     pub repairs: watch::Sender<u64>,
     pub diverted: watch::Receiver<u64>,
     pub continuity: Continuity,
+    pub notices: Notices,
 }
 
 /// Rows that are read from the same place.
@@ -62,15 +72,28 @@ struct Pending {
 
 impl Repairer {
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut complaint = Complaint::default();
+        let (mut complaint, mut failing) = (Complaint::default(), None);
         loop {
-            match self.repair_some().await {
+            let repaired = self.repair_some().await;
+            if repaired.is_ok() {
+                failing = None;
+                self.notices.clear(PART);
+            }
+            match repaired {
                 Ok(0) => complaint.settled(),
                 Ok(rows) => {
                     tracing::info!("repaired {rows} rows");
                     continue;
                 }
-                Err(error) => complaint.warn("rows are not repaired yet", &error),
+                Err(error) => {
+                    complaint.warn("rows are not repaired yet", &error);
+                    if failing.get_or_insert_with(Instant::now).elapsed() >= TELL_AFTER {
+                        let detail = format!(
+                            "rows that stand in domicile.repair are not repaired: {error:#}"
+                        );
+                        self.notices.post(PART, REPAIR_FAILS, detail);
+                    }
+                }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -279,7 +302,9 @@ impl Repairer {
             let local = written.lock(key, &answer.columns).await?;
             let now = written.postgres;
             let now = now.query_one("SELECT owner FROM domicile.entry($1)", &[partition]).await?;
-            if now.get::<_, Option<&str>>(0) != Some(owner.as_str()) {
+            // What is ours and not opened was written by nobody since.
+            let counts = |now| now == owner.as_str() || now == NOBODY_YET;
+            if !now.get::<_, Option<&str>>(0).is_some_and(counts) {
                 tracing::warn!(table = %written.table, partition, "a row is not repaired: its owner has changed");
                 kept.insert(i);
                 continue;
