@@ -69,6 +69,7 @@ async fn a_tail_that_is_not_examined_keeps_them_closed(regions: &mut Regions, ro
     is_shown(&eu, rows.beside, 1).await;
     has_lease(regions, "eu").await;
 
+    is_refused_as_target(regions).await;
     hand_over(regions, "unexamined").await;
     let refused = refusal(&eu, rows.lost).await;
     assert!(refused.message().contains("not opened"), "{refused:?}");
@@ -103,6 +104,7 @@ async fn a_row_that_cannot_be_repaired_keeps_its_partition_closed(
     has_lease(regions, "eu").await;
     is_journaled(&eu, 200).await;
 
+    is_refused_as_target(regions).await;
     hand_over(regions, "unrepaired").await;
     opens(&eu, rows.other).await;
     refusal(&eu, rows.lost).await;
@@ -214,6 +216,17 @@ fn run(regions: &Regions, arguments: &[&str]) -> Output {
 fn fails_over(regions: &Regions) {
     let done = run(regions, &["failover", "--from", "eu", "--to", "us", "--attest"]);
     assert!(done.status.success(), "{done:?}");
+}
+
+async fn is_refused_as_target(regions: &Regions) {
+    eventually("eu is refused as a target", async || {
+        let planned = run(regions, &["plan", "switchover", "--partitions", "0-1", "--to", "eu"]);
+        let told = String::from_utf8_lossy(&planned.stderr).into_owned()
+            + &String::from_utf8_lossy(&planned.stdout);
+        let refused = !planned.status.success() && told.contains("not history");
+        if refused { Ok(()) } else { Err(told) }
+    })
+    .await;
 }
 
 /// Gives eu what it owned, as a run would that was decided when nothing was against it.
