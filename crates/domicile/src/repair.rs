@@ -34,6 +34,8 @@ use crate::proto::{FetchRowsRequest, FetchRowsResponse, Value, fetch_rows_reques
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ROWS_PER_REPAIR_MAX: i64 = 5000;
+/// Rows that are refused one by one before the rest waits for the next time: apply is held meanwhile.
+const REFUSED_MAX: usize = 16;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const LOGS_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so long without a repair it is told: a peer may be away for a moment.
@@ -125,13 +127,43 @@ impl Repairer {
             sources.entry(source).or_default().entry(row.table.clone()).or_default().push(row);
         }
         let (mut repaired, mut failed) = (0, None);
-        for (source, tables) in &sources {
-            match self.repair_from(&mut client, source.as_ref(), tables).await {
+        for (source, tables) in sources {
+            match self.repair_apart(&mut client, source.as_ref(), tables).await {
                 Ok(rows) => repaired += rows,
                 Err(error) => failed = Some(error),
             }
         }
         match failed {
+            Some(error) if repaired == 0 => Err(error),
+            _ => Ok(repaired),
+        }
+    }
+
+    /// Repairs from `source`. Rows that PostgreSQL refuses here hold up no others: what waits for those
+    /// is not opened.
+    async fn repair_apart(
+        &self,
+        client: &mut Client,
+        source: Option<&RegionId>,
+        tables: Tables,
+    ) -> anyhow::Result<usize> {
+        let (mut parts, mut repaired, mut refused) = (vec![tables], 0, Vec::new());
+        while let Some(part) = parts.pop()
+            && refused.len() < REFUSED_MAX
+        {
+            match self.repair_from(client, source, &part).await {
+                Ok(rows) => repaired += rows,
+                Err(error) if is_refusal(&error) => match halves(part) {
+                    Some(halves) => parts.extend(halves),
+                    None => refused.push(error),
+                },
+                Err(error) => {
+                    refused.push(error);
+                    break;
+                }
+            }
+        }
+        match refused.pop() {
             Some(error) if repaired == 0 => Err(error),
             _ => Ok(repaired),
         }
@@ -336,6 +368,29 @@ struct Fetched {
     tables: Vec<(TableName, Vec<Key>, FetchRowsResponse)>,
     /// Up to here the rows may already show what we are still to apply.
     frontier: Frontier,
+}
+
+/// Has our PostgreSQL refused what a peer has?
+fn is_refusal(error: &anyhow::Error) -> bool {
+    let mut causes =
+        error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    causes.any(|cause| cause.as_db_error().is_some())
+}
+
+/// Two parts of what is to be repaired; none of a single row.
+fn halves(tables: Tables) -> Option<[Tables; 2]> {
+    let mut rows: Vec<Pending> = tables.into_values().flatten().collect();
+    if rows.len() < 2 {
+        return None;
+    }
+    let other = rows.split_off(rows.len() / 2);
+    Some([rows, other].map(|rows| {
+        let mut tables = Tables::new();
+        for row in rows {
+            tables.entry(row.table.clone()).or_default().push(row);
+        }
+        tables
+    }))
 }
 
 async fn pending(client: &Client) -> anyhow::Result<Vec<Pending>> {

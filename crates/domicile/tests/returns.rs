@@ -88,7 +88,9 @@ async fn a_row_that_cannot_be_repaired_keeps_its_partition_closed(
 ) {
     let us = regions.connect("us").await.unwrap();
     regions.links().isolate("eu");
-    write(&regions.connect("eu").await.unwrap(), rows.lost, "200").await.unwrap();
+    let eu = regions.connect("eu").await.unwrap();
+    write(&eu, rows.lost, "200").await.unwrap();
+    write(&eu, rows.other, "300").await.unwrap();
     regions.kill_region("eu");
     fails_over(regions);
     write(&us, rows.beside, "n + 1").await.unwrap();
@@ -103,6 +105,7 @@ async fn a_row_that_cannot_be_repaired_keeps_its_partition_closed(
     is_shown(&eu, rows.beside, 2).await;
     has_lease(regions, "eu").await;
     is_journaled(&eu, 200).await;
+    is_journaled(&eu, 300).await;
 
     is_refused_as_target(regions).await;
     hand_over(regions, "unrepaired").await;
