@@ -12,6 +12,7 @@ pub mod id;
 pub mod lease;
 pub mod lsn;
 pub mod membership;
+pub mod opening;
 pub mod outage;
 pub mod ownership;
 pub mod partition;

@@ -300,17 +300,11 @@ mod tests {
         let at = |lsn| Frontier::from_iter([(ap(), Lsn(lsn))]);
         let seen = |reachable, applied| RegionFacts {
             reachable,
-            lease_over_at: None,
-            outage: None,
             flushed: at(90),
             applied,
-            durable: Frontier::default(),
             ownership_read: 1,
-            left_behind: false,
-            passed_over: false,
             ownership_seen: 1,
-            exposure: Millis(0),
-            staleness: BTreeMap::new(),
+            ..RegionFacts::default()
         };
         let owners: Vec<RegionId> = owners.iter().map(|name| region(name)).collect();
         Facts {

@@ -289,15 +289,21 @@ impl Ownership {
     /// The lowest cut at which an epoch that `origin` wrote under ends, where `before` does not know
     /// that it ends there. What lies behind it in a log was not held against that cut under `before`.
     pub fn first_new_cut(&self, before: Option<&Self>, origin: &Origin) -> Option<Lsn> {
-        let known = |range: PartitionRange, ending: (Epoch, &Cut)| {
-            before.is_some_and(|before| {
-                let mut parts = before.entries.iter().filter(|e| e.range.overlap(&range).is_some());
-                range.last < before.total() && parts.all(|e| e.endings().any(|e| e == ending))
-            })
-        };
+        let known = |range, ending| before.is_some_and(|before| before.knows(range, ending));
         let endings = self.entries.iter().flat_map(|e| e.endings().map(|ending| (e.range, ending)));
         let ours = endings.filter(|(_, (_, cut))| cut.origin == *origin);
         ours.filter(|(range, ending)| !known(*range, *ending)).map(|(_, (_, cut))| cut.lsn).min()
+    }
+
+    /// Is it known here where each older epoch of `entry`'s partitions ends?
+    pub fn knows_cuts_of(&self, entry: &Entry) -> bool {
+        entry.endings().all(|ending| self.knows(entry.range, ending))
+    }
+
+    /// Is it known here that in all of `range` this epoch ends there?
+    fn knows(&self, range: PartitionRange, ending: (Epoch, &Cut)) -> bool {
+        let mut parts = self.entries.iter().filter(|e| e.range.overlap(&range).is_some());
+        range.last < self.total() && parts.all(|e| e.endings().any(|e| e == ending))
     }
 
     /// Lets this `region` in where `before` does not?
@@ -627,6 +633,17 @@ impl Entry {
             State::HandingOver { by, barrier: None, .. } => Some(by),
             State::HandingOver { .. } | State::Fenced { .. } => None,
         }
+    }
+
+    /// Does no epoch of these partitions end, as far as is known?
+    pub fn has_no_cut(&self) -> bool {
+        self.endings().next().is_none()
+    }
+
+    /// Was `region` the owner before? Of epochs that are forgotten nobody can tell.
+    pub fn may_have_been_of(&self, region: &RegionId) -> bool {
+        let forgotten = (self.closed.len() as u64) + 1 < self.epoch.0;
+        forgotten || self.closed.iter().any(|closed| closed.by == *region)
     }
 
     /// Which epochs are known to end, and where.

@@ -19,6 +19,7 @@ use anyhow::Context;
 use domicile_core::config::{Config, Region};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
+use domicile_core::ownership::Ownership;
 use domicile_core::partition::Scheme;
 use domicile_core::progress::Rpo;
 use domicile_core::route::router::Router;
@@ -158,6 +159,14 @@ async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     found.next().with_context(|| format!("{address} has no address"))
 }
 
+/// What tells when the rows here are history: tenure waits for it, replication brings it about.
+struct Settled {
+    judging: Arc<Mutex<()>>,
+    examined: Examined,
+    /// Counts repairs.
+    repairs: watch::Sender<u64>,
+}
+
 /// Everything the parts share.
 struct Parts {
     config: Arc<Config>,
@@ -278,7 +287,8 @@ impl Parts {
         self.start_metrics(listeners.metrics, status.subscribe(), shutdown, tasks);
         tasks.spawn(observer.clone().run(shutdown.clone()));
         let seen = Some(seeding.subscribe());
-        let reporter = self.reporter(&observer, tenure.subscribe(), seen, status);
+        let nothing = watch::Sender::new(None).subscribe();
+        let reporter = self.reporter(&observer, tenure.subscribe(), nothing, seen, status);
         tasks.spawn(reporter.run(shutdown.clone()));
         let follower = Box::new(self.follower(true));
         let newcomer = Newcomer {
@@ -354,7 +364,11 @@ impl Parts {
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
         let capture = self.capture(tenure_state.subscribe());
         let stopping = shutdown.clone();
-        let (judging, barriers) = (capture.judging(), capture.barriers());
+        let examined = Examined::open(Path::new(&self.here.data), &self.config.cluster);
+        let newest = examined.subscribe_newest();
+        let settled =
+            Settled { judging: capture.judging(), examined, repairs: watch::Sender::new(0) };
+        let barriers = capture.barriers();
         let observer = self.observer(status.subscribe());
         let tenure = Tenure {
             config: self.config.clone(),
@@ -368,6 +382,8 @@ impl Parts {
             continuity: self.continuity.clone(),
             older: continuity::older(&self.logs, &self.origin),
             positions: self.positions.clone(),
+            examined: newest.clone(),
+            repairs: settled.repairs.subscribe(),
             state: tenure_state.clone(),
         };
         let recovery = Recovery {
@@ -393,12 +409,12 @@ impl Parts {
         };
         let kept = keeper.run(shutdown.clone());
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
-        self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), judging)?;
+        self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), settled)?;
         self.start_peer_server(listeners.peer, status.subscribe(), false, shutdown, tasks);
         self.start_metrics(listeners.metrics, status.subscribe(), shutdown, tasks);
         self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;
         tasks.spawn(observer.clone().run(shutdown.clone()));
-        let reporter = self.reporter(&observer, tenure_state.subscribe(), None, status);
+        let reporter = self.reporter(&observer, tenure_state.subscribe(), newest, None, status);
         tasks.spawn(reporter.run(shutdown.clone()));
         tasks.spawn(self.operator(observer).run(shutdown.clone()));
         Ok(())
@@ -454,10 +470,10 @@ impl Parts {
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
         tenure: watch::Receiver<TenureState>,
-        judging: Arc<Mutex<()>>,
+        settled: Settled,
     ) -> anyhow::Result<()> {
+        let Settled { judging, examined, repairs } = settled;
         let gate = Arc::new(RwLock::new(()));
-        let repairs = watch::Sender::new(0);
         let diverted = watch::Sender::new(0);
         let origins = Origins {
             config: self.config.clone(),
@@ -475,7 +491,6 @@ impl Parts {
             follower: Box::new(self.follower(false)),
         };
         tasks.spawn(origins.run(shutdown.clone()));
-        let examined = Examined::open(Path::new(&self.here.data), &self.config.cluster);
         let retainer = Retainer {
             config: self.config.clone(),
             region: self.here.id.clone(),
@@ -517,6 +532,7 @@ impl Parts {
             repairs,
             diverted: diverted.subscribe(),
             continuity: self.continuity.clone(),
+            notices: self.notices.clone(),
         };
         tasks.spawn(after_setup(tenure, shutdown.clone(), repairer.run(shutdown.clone())));
         Ok(())
@@ -618,6 +634,7 @@ impl Parts {
         &self,
         observer: &Observer,
         tenure: watch::Receiver<TenureState>,
+        examined: watch::Receiver<Option<Arc<Ownership>>>,
         seeding: Option<watch::Receiver<SeedingStatus>>,
         status: watch::Sender<Arc<RegionStatus>>,
     ) -> Reporter {
@@ -633,6 +650,7 @@ impl Parts {
             observer: observer.clone(),
             notices: self.notices.clone(),
             tenure,
+            examined,
             seeding,
             status,
         }

@@ -11,6 +11,7 @@ use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lease::Seen;
 use domicile_core::lsn::{Frontier, Lsn};
+use domicile_core::opening::{NOT_OPENED, UNSETTLED};
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::ownership::Ownership;
 use domicile_core::publication::PASSED_OVER;
@@ -223,6 +224,9 @@ impl Observer {
                 ownership_read: 0,
                 left_behind: self.is_left_behind(region),
                 passed_over: own.says(PASSED_OVER),
+                unsettled: own.says(UNSETTLED),
+                repairs_pending: own.repairs_pending,
+                not_opened: own.says(NOT_OPENED),
                 ownership_seen: own.ownership_seen,
                 exposure: own.exposure(),
                 staleness: own.staleness(),
@@ -242,6 +246,9 @@ impl Observer {
             ownership_read: told.map_or(0, |s| s.ownership_read),
             left_behind: self.is_left_behind(region),
             passed_over: told.is_some_and(|s| s.says(PASSED_OVER)),
+            unsettled: told.is_some_and(|s| s.says(UNSETTLED)),
+            repairs_pending: told.map_or(0, |s| s.repairs_pending),
+            not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             // It may have acknowledged more since it was last heard.
             exposure: status.map(|(at, s)| s.exposure() + now.since(*at)).unwrap_or_default(),

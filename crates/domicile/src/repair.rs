@@ -15,6 +15,7 @@ use domicile_core::id::{Origin, RegionId, TableName};
 use domicile_core::lsn::Frontier;
 use serde_json::{Map, Value as Json};
 use tokio::sync::{RwLock, watch};
+use tokio::time::Instant;
 use tokio_postgres::{Client, Transaction};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,9 @@ use crate::complain::Complaint;
 use crate::continuity::Continuity;
 use crate::directory::view::OwnershipView;
 use crate::log::Logs;
+use crate::notices::Notices;
 use crate::peer;
+use crate::postgres::guard::NOBODY_YET;
 use crate::postgres::journal;
 use crate::postgres::rows::Key;
 use crate::postgres::written::Written;
@@ -31,8 +34,16 @@ use crate::proto::{FetchRowsRequest, FetchRowsResponse, Value, fetch_rows_reques
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ROWS_PER_REPAIR_MAX: i64 = 5000;
+/// Rows that are refused one by one before the rest waits for the next time: apply is held meanwhile.
+const REFUSED_MAX: usize = 16;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const LOGS_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so long without a repair it is told: a peer may be away for a moment.
+const TELL_AFTER: Duration = Duration::from_secs(5);
+/// Under which the notice stands.
+const PART: &str = "repair";
+/// Rows cannot be repaired.
+const REPAIR_FAILS: &str = "repair_fails";
 
 pub struct Repairer {
     pub config: Arc<Config>,
@@ -48,6 +59,7 @@ pub struct Repairer {
     pub repairs: watch::Sender<u64>,
     pub diverted: watch::Receiver<u64>,
     pub continuity: Continuity,
+    pub notices: Notices,
 }
 
 /// Rows that are read from the same place.
@@ -62,15 +74,28 @@ struct Pending {
 
 impl Repairer {
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut complaint = Complaint::default();
+        let (mut complaint, mut failing) = (Complaint::default(), None);
         loop {
-            match self.repair_some().await {
+            let repaired = self.repair_some().await;
+            if repaired.is_ok() {
+                failing = None;
+                self.notices.clear(PART);
+            }
+            match repaired {
                 Ok(0) => complaint.settled(),
                 Ok(rows) => {
                     tracing::info!("repaired {rows} rows");
                     continue;
                 }
-                Err(error) => complaint.warn("rows are not repaired yet", &error),
+                Err(error) => {
+                    complaint.warn("rows are not repaired yet", &error);
+                    if failing.get_or_insert_with(Instant::now).elapsed() >= TELL_AFTER {
+                        let detail = format!(
+                            "rows that stand in domicile.repair are not repaired: {error:#}"
+                        );
+                        self.notices.post(PART, REPAIR_FAILS, detail);
+                    }
+                }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -102,13 +127,43 @@ impl Repairer {
             sources.entry(source).or_default().entry(row.table.clone()).or_default().push(row);
         }
         let (mut repaired, mut failed) = (0, None);
-        for (source, tables) in &sources {
-            match self.repair_from(&mut client, source.as_ref(), tables).await {
+        for (source, tables) in sources {
+            match self.repair_apart(&mut client, source.as_ref(), tables).await {
                 Ok(rows) => repaired += rows,
                 Err(error) => failed = Some(error),
             }
         }
         match failed {
+            Some(error) if repaired == 0 => Err(error),
+            _ => Ok(repaired),
+        }
+    }
+
+    /// Repairs from `source`. Rows that PostgreSQL refuses here hold up no others: what waits for those
+    /// is not opened.
+    async fn repair_apart(
+        &self,
+        client: &mut Client,
+        source: Option<&RegionId>,
+        tables: Tables,
+    ) -> anyhow::Result<usize> {
+        let (mut parts, mut repaired, mut refused) = (vec![tables], 0, Vec::new());
+        while let Some(part) = parts.pop()
+            && refused.len() < REFUSED_MAX
+        {
+            match self.repair_from(client, source, &part).await {
+                Ok(rows) => repaired += rows,
+                Err(error) if is_refusal(&error) => match halves(part) {
+                    Some(halves) => parts.extend(halves),
+                    None => refused.push(error),
+                },
+                Err(error) => {
+                    refused.push(error);
+                    break;
+                }
+            }
+        }
+        match refused.pop() {
             Some(error) if repaired == 0 => Err(error),
             _ => Ok(repaired),
         }
@@ -279,7 +334,9 @@ impl Repairer {
             let local = written.lock(key, &answer.columns).await?;
             let now = written.postgres;
             let now = now.query_one("SELECT owner FROM domicile.entry($1)", &[partition]).await?;
-            if now.get::<_, Option<&str>>(0) != Some(owner.as_str()) {
+            // What is ours and not opened was written by nobody since.
+            let counts = |now| now == owner.as_str() || now == NOBODY_YET;
+            if !now.get::<_, Option<&str>>(0).is_some_and(counts) {
                 tracing::warn!(table = %written.table, partition, "a row is not repaired: its owner has changed");
                 kept.insert(i);
                 continue;
@@ -311,6 +368,29 @@ struct Fetched {
     tables: Vec<(TableName, Vec<Key>, FetchRowsResponse)>,
     /// Up to here the rows may already show what we are still to apply.
     frontier: Frontier,
+}
+
+/// Has our PostgreSQL refused what a peer has?
+fn is_refusal(error: &anyhow::Error) -> bool {
+    let mut causes =
+        error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    causes.any(|cause| cause.as_db_error().is_some())
+}
+
+/// Two parts of what is to be repaired; none of a single row.
+fn halves(tables: Tables) -> Option<[Tables; 2]> {
+    let mut rows: Vec<Pending> = tables.into_values().flatten().collect();
+    if rows.len() < 2 {
+        return None;
+    }
+    let other = rows.split_off(rows.len() / 2);
+    Some([rows, other].map(|rows| {
+        let mut tables = Tables::new();
+        for row in rows {
+            tables.entry(row.table.clone()).or_default().push(row);
+        }
+        tables
+    }))
 }
 
 async fn pending(client: &Client) -> anyhow::Result<Vec<Pending>> {

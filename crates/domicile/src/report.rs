@@ -6,7 +6,9 @@ use std::time::Duration;
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
-use domicile_core::time::{PgTime, Time};
+use domicile_core::opening::{NOT_OPENED, Rows, UNSETTLED};
+use domicile_core::ownership::Ownership;
+use domicile_core::time::{Millis, PgTime, Time};
 use tokio::sync::watch;
 use tokio::try_join;
 use tokio_postgres::Client;
@@ -29,6 +31,8 @@ use crate::tenure::TenureState;
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Counting journal rows is a scan: not at every report.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// For so long a region is on its way to be settled after each hand-over, and that is no news.
+const SETTLES_WITHIN: Millis = Millis(1000);
 /// Microseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
 const PG_EPOCH_US: i64 = 946_684_800_000_000;
 
@@ -44,6 +48,8 @@ pub struct Reporter {
     pub observer: Observer,
     pub notices: Notices,
     pub tenure: watch::Receiver<TenureState>,
+    /// The ownership that our logs were held against.
+    pub examined: watch::Receiver<Option<Arc<Ownership>>>,
     /// Of a region that is no member yet.
     pub seeding: Option<watch::Receiver<SeedingStatus>>,
     pub status: watch::Sender<Arc<RegionStatus>>,
@@ -65,10 +71,16 @@ impl Reporter {
         let count = self.count(&counted);
         let report = async {
             let mut tick = tokio::time::interval(REPORT_EVERY);
+            let mut settled_at = None;
             loop {
                 tick.tick().await;
                 let seen = counted.borrow().clone();
-                self.status.send_replace(Arc::new(self.status(seen)));
+                let now = self.clock.now();
+                if self.is_settled() {
+                    settled_at = Some(now);
+                }
+                let settled = settled_at.is_some_and(|at| now.since(at) <= SETTLES_WITHIN);
+                self.status.send_replace(Arc::new(self.status(seen, settled)));
             }
         };
         tokio::select! {
@@ -126,7 +138,19 @@ impl Reporter {
         }
     }
 
-    fn status(&self, counted: Counted) -> RegionStatus {
+    /// Is everything found that was written here and is no history? Of a newcomer nobody asks, and
+    /// before a guard is set neither.
+    fn is_settled(&self) -> bool {
+        let captured_to = self.positions.captured_to();
+        let judged = self.tenure.borrow().written_to.is_none_or(|end| captured_to >= end);
+        let examined = self.examined.borrow().clone();
+        let rows = Rows { judged, examined: examined.as_deref() };
+        let view = self.ownership.borrow().clone();
+        let settled = |known| rows.are_settled(known, &self.region);
+        self.seeding.is_some() || view.ownership.as_ref().is_none_or(settled)
+    }
+
+    fn status(&self, counted: Counted, settled: bool) -> RegionStatus {
         let now = self.clock.now();
         let tenure = self.tenure.borrow().clone();
         // Before the ownership by which they came about: see `RegionStatus::ownership_read`.
@@ -172,7 +196,7 @@ impl Reporter {
             journal: counted.journal,
             repairs_pending: counted.repairs_pending,
             migration: counted.migration,
-            conditions: self.conditions(&tenure, &view),
+            conditions: self.conditions(&tenure, &view, settled),
             seeding: self.seeding.as_ref().map(|seeding| seeding.borrow().clone()),
         }
     }
@@ -200,7 +224,12 @@ impl Reporter {
             .collect()
     }
 
-    fn conditions(&self, tenure: &TenureState, view: &OwnershipView) -> Vec<Condition> {
+    fn conditions(
+        &self,
+        tenure: &TenureState,
+        view: &OwnershipView,
+        settled: bool,
+    ) -> Vec<Condition> {
         let mut conditions = Vec::new();
         let mut add = |name: &str, detail: &str| {
             conditions.push(Condition { name: name.into(), detail: detail.into() });
@@ -228,6 +257,21 @@ impl Reporter {
         }
         if let Some((name, detail)) = &tenure.halted {
             add(name, detail);
+        }
+        if !settled && tenure.postgres_reachable && !view.regressed {
+            let detail = "what was written here before others took over is not all read and held against \
+                          the history yet: rows may show what is no history";
+            add(UNSETTLED, detail);
+        }
+        if !tenure.closed.is_empty() {
+            let closed: Vec<String> = tenure.closed.iter().map(ToString::to_string).collect();
+            let detail = format!(
+                "partitions {} are this region's, and nobody may write them here before what it alone had \
+                 is journaled and their rows are repaired (domicile.repair); another region may have them: \
+                 domicile switchover",
+                closed.join(", ")
+            );
+            add(NOT_OPENED, &detail);
         }
         conditions.extend(self.notices.all());
         conditions

@@ -55,6 +55,8 @@ pub struct Examined {
     path: PathBuf,
     cluster: String,
     ownership: watch::Sender<Option<Arc<Ownership>>>,
+    /// The same, before it is on disk.
+    newest: watch::Sender<Option<Arc<Ownership>>>,
 }
 
 impl Examined {
@@ -67,12 +69,18 @@ impl Examined {
         {
             tracing::warn!("the logs are examined from their first cut on: {error:#}");
         }
-        let ownership = watch::Sender::new(lifted.ok().map(Arc::new));
-        Self { path, cluster, ownership }
+        let lifted = lifted.ok().map(Arc::new);
+        let (ownership, newest) = (watch::Sender::new(lifted.clone()), watch::Sender::new(lifted));
+        Self { path, cluster, ownership, newest }
     }
 
     pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Ownership>>> {
         self.ownership.subscribe()
+    }
+
+    /// Tells of it before it is on disk: clients may wait for a partition to be opened by it.
+    pub fn subscribe_newest(&self) -> watch::Receiver<Option<Arc<Ownership>>> {
+        self.newest.subscribe()
     }
 
     fn known(&self) -> Option<Arc<Ownership>> {
@@ -80,10 +88,12 @@ impl Examined {
     }
 
     fn replace(&self, ownership: &Ownership) -> anyhow::Result<()> {
+        let examined = Some(Arc::new(ownership.clone()));
+        self.newest.send_replace(examined.clone());
         let bytes = lower_ownership(&self.cluster, ownership);
         files::replace(&self.path, &bytes)
             .with_context(|| format!("write {}", self.path.display()))?;
-        self.ownership.send_replace(Some(Arc::new(ownership.clone())));
+        self.ownership.send_replace(examined);
         Ok(())
     }
 }

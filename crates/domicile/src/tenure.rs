@@ -7,6 +7,8 @@
 //!
 //! **Invariant:** the deadline is extended only after the guard's map is as new as the ownership
 //! that was read after the renewal.
+//!
+//! What is ours is not open for that: see [`domicile_core::opening`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,9 +17,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use domicile_core::config::{Config, Sequences};
 use domicile_core::continuity::Verdict;
-use domicile_core::id::{Origin, RegionId, RunId};
+use domicile_core::id::{Origin, PartitionRange, RegionId, RunId};
 use domicile_core::lease::Held;
 use domicile_core::lsn::{Cut, Lsn};
+use domicile_core::opening::{self, Open, Rows};
 use domicile_core::ownership::{Ownership, OwnershipChange};
 use domicile_core::sequence::Place;
 use domicile_core::time::Time;
@@ -64,6 +67,11 @@ pub struct TenureState {
     pub set_up: bool,
     /// Where PostgreSQL's WAL ended when this agent first reached it.
     pub wal_at_start: Option<Lsn>,
+    /// Where the WAL ended when the guard was closed for something last: behind all that an older map
+    /// let in.
+    pub written_to: Option<Lsn>,
+    /// What is this region's and not opened yet.
+    pub closed: Vec<PartitionRange>,
     /// This region's place in the steps of sequences, unless they are left alone.
     pub place: Option<Place>,
     /// A named state that stops everything, and why.
@@ -85,6 +93,10 @@ pub struct Tenure {
     /// Our logs of earlier incarnations: this region goes on where they end.
     pub older: Vec<(Origin, Log)>,
     pub positions: Positions,
+    /// The ownership that every log here was held against.
+    pub examined: watch::Receiver<Option<Arc<Ownership>>>,
+    /// Counts repairs.
+    pub repairs: watch::Receiver<u64>,
     pub state: watch::Sender<TenureState>,
 }
 
@@ -93,6 +105,14 @@ struct Guard {
     client: Client,
     door: Door,
     map: Option<(Ownership, u64)>,
+    /// What the map lets be written here.
+    open: Vec<Open>,
+    /// What is ours and not open.
+    closed: Vec<PartitionRange>,
+    /// Where the WAL ended when something was closed last.
+    written_to: Option<Lsn>,
+    /// All of that was read and judged when it was last asked what may be opened.
+    judged: bool,
     /// The newest renewal.
     held: Option<Held>,
 }
@@ -151,6 +171,15 @@ impl Tenure {
                         self.renew(&mut guard).await?;
                     }
                 }
+                settles = settles(
+                    &mut self.examined,
+                    &mut self.repairs,
+                    &self.positions,
+                    guard.written_to.filter(|_| !guard.judged),
+                ), if !guard.closed.is_empty() => {
+                    settles?;
+                    self.open_what_is_ready(&mut guard).await?;
+                }
             }
         }
     }
@@ -182,7 +211,9 @@ impl Tenure {
             state.wal_at_start = state.wal_at_start.or(Some(wal_end));
         });
         let door = Door::open(&self.postgres).await?;
-        Ok(Guard { client, door, map: None, held: None })
+        let open = guard::read_open(&client, &self.region).await?;
+        let (closed, written_to) = (Vec::new(), None);
+        Ok(Guard { client, door, map: None, open, closed, written_to, judged: false, held: None })
     }
 
     /// Writes the first ownership when this is a new cluster.
@@ -323,27 +354,102 @@ impl Tenure {
         revision: u64,
     ) -> anyhow::Result<()> {
         if guard.map.as_ref().is_some_and(|(_, known)| *known >= revision) {
-            return Ok(());
+            // Somebody may have mended by hand what held it up.
+            return self.open_what_is_ready(guard).await;
         }
-        let addresses: BTreeMap<RegionId, String> =
-            self.config.regions.iter().map(|r| (r.id.clone(), r.gateway.clone())).collect();
         let before = guard.map.as_ref().map(|(map, _)| map);
         let gained = before.is_some_and(|before| ownership.gives(before, &self.region));
         // Unknown means that something is: a drain too many costs milliseconds.
         let lost = before.is_none_or(|before| before.gives(ownership, &self.region));
+        let like_before = before.is_some_and(|before| before.admits_like(ownership));
+        if lost {
+            // What the old map lets in is not over before the drain is.
+            guard.written_to = None;
+        }
+        let closed = self.still_closed(guard, ownership).await?;
         if lost {
             let due = guard::barriers_due(ownership, &self.region);
-            drain(&guard.client, &guard.door, ownership, &addresses, &due).await?;
-        } else if !before.is_some_and(|before| before.admits_like(ownership)) {
-            guard::set_map(&guard.client, ownership, &addresses).await?;
+            let addresses = self.addresses();
+            let map = guard::Map { ownership, closed: &closed, addresses: &addresses };
+            guard.written_to = Some(drain(&guard.client, &guard.door, map, &due).await?);
+        } else if !like_before || closed != guard.closed {
+            self.set_map(guard, ownership, &closed).await?;
         }
         guard.map = Some((ownership.clone(), revision));
-        self.state.send_modify(|state| state.guard_revision = revision);
+        self.opened(guard, closed);
         if gained {
             // Only now, when writers are let in: regions draw different values in any case.
             self.advance_sequences(guard).await;
         }
+        // Only the drain has told up to where something may have been written.
+        if lost { self.open_what_is_ready(guard).await } else { Ok(()) }
+    }
+
+    /// Opens what was kept closed, as far as nothing is against it any more.
+    async fn open_what_is_ready(&self, guard: &mut Guard) -> anyhow::Result<()> {
+        if guard.closed.is_empty() {
+            return Ok(());
+        }
+        let Some((ownership, revision)) = guard.map.take() else { return Ok(()) };
+        let closed = self.still_closed(guard, &ownership).await?;
+        let opens = closed != guard.closed;
+        if opens {
+            self.set_map(guard, &ownership, &closed).await?;
+        }
+        guard.map = Some((ownership, revision));
+        if opens {
+            self.opened(guard, closed);
+            self.advance_sequences(guard).await;
+        }
         Ok(())
+    }
+
+    /// What of this region's partitions must not be open yet by `ownership`.
+    async fn still_closed(
+        &self,
+        guard: &mut Guard,
+        ownership: &Ownership,
+    ) -> anyhow::Result<Vec<PartitionRange>> {
+        let fresh = opening::fresh(ownership, &self.region, &guard.open);
+        if fresh.is_empty() {
+            return Ok(Vec::new());
+        }
+        guard.judged = guard.written_to.is_some_and(|end| self.positions.captured_to() >= end);
+        let examined = self.examined.borrow().clone();
+        // Only then: what was found by those is marked by now.
+        let repairs = guard::read_repairs(&guard.client).await?;
+        let rows = Rows { judged: guard.judged, examined: examined.as_deref() };
+        Ok(opening::closed(&fresh, &self.region, rows, &repairs))
+    }
+
+    async fn set_map(
+        &self,
+        guard: &Guard,
+        ownership: &Ownership,
+        closed: &[PartitionRange],
+    ) -> anyhow::Result<()> {
+        let addresses = self.addresses();
+        guard::set_map(&guard.client, guard::Map { ownership, closed, addresses: &addresses }).await
+    }
+
+    /// Takes note that the guard goes by its map and keeps `closed`.
+    fn opened(&self, guard: &mut Guard, closed: Vec<PartitionRange>) {
+        let Some((ownership, revision)) = &guard.map else { return };
+        guard.open = opening::open(ownership, &self.region, &closed);
+        if !closed.is_empty() && closed != guard.closed {
+            let ranges: Vec<String> = closed.iter().map(ToString::to_string).collect();
+            tracing::info!("partitions {} are ours and not opened yet", ranges.join(", "));
+        }
+        guard.closed = closed;
+        self.state.send_modify(|state| {
+            state.guard_revision = *revision;
+            state.written_to = guard.written_to;
+            state.closed.clone_from(&guard.closed);
+        });
+    }
+
+    fn addresses(&self) -> BTreeMap<RegionId, String> {
+        self.config.regions.iter().map(|r| (r.id.clone(), r.gateway.clone())).collect()
     }
 
     /// Tells the directory where our drained epochs end, once those barriers are in our log.
@@ -360,5 +466,19 @@ impl Tenure {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns when something of that has changed for which a partition is kept closed.
+async fn settles(
+    examined: &mut watch::Receiver<Option<Arc<Ownership>>>,
+    repairs: &mut watch::Receiver<u64>,
+    positions: &Positions,
+    unread: Option<Lsn>,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        changed = examined.changed() => changed.context("nobody examines the logs"),
+        changed = repairs.changed() => changed.context("nobody repairs rows"),
+        _ = positions.wait_for_capture(unread.unwrap_or_default()), if unread.is_some() => Ok(()),
     }
 }

@@ -24,13 +24,16 @@ pub fn automatic(policy: &FailoverPolicy, facts: &Facts) -> Option<Intent> {
 
 /// Returns the reachable region that shows most of what `from` has written, and of those the one
 /// that holds most: to fetch a log costs less time than to apply it, and writes wait for both.
+///
+/// One that has rows to repair only where there is no other: it would open what it is given later.
 pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
     let end = |positions: &Frontier| -> (u32, Lsn) {
         let origins = positions.iter().filter(|(origin, _)| origin.region == *from);
         origins.map(|(origin, lsn)| (origin.incarnation, lsn)).max().unwrap_or_default()
     };
     let near = |region: &RegionId| {
-        facts.regions.get(region).map(|seen| (end(&seen.applied), end(&seen.flushed)))
+        let seen = facts.regions.get(region);
+        seen.map(|seen| (seen.is_settled(), end(&seen.applied), end(&seen.flushed)))
     };
     let candidates = facts.regions.iter().filter(|(region, seen)| {
         let member = facts.ownership.members().contains(*region);

@@ -155,6 +155,12 @@ pub struct RegionFacts {
     pub left_behind: bool,
     /// Others may lack what it has written: nothing of it stands in any log.
     pub passed_over: bool,
+    /// Its tables may show what it alone wrote and is no history: that is not all found yet.
+    pub unsettled: bool,
+    /// Its rows that are known to be no history, or to differ, and wait to be repaired.
+    pub repairs_pending: u64,
+    /// It owns partitions into which it lets nobody yet.
+    pub not_opened: bool,
     /// The revision of `ownership` that its gateway and guard go by.
     pub ownership_seen: u64,
     /// The age of its oldest commit that no other region has flushed, by its own clock.
@@ -212,6 +218,10 @@ pub enum Blocker {
     },
     NotRerouted {
         regions: Vec<RegionId>,
+    },
+    /// It owns partitions that it keeps closed until its rows are history.
+    NotOpened {
+        region: RegionId,
     },
     /// So many people have not approved yet.
     Unapproved {
@@ -309,10 +319,20 @@ impl fmt::Display for Blocker {
                 write!(f, "partition {range} would be refused: {}", reasons.join("; "))
             }
             Self::Settling => write!(f, "the facts are settling"),
+            Self::NotOpened { region } => {
+                write!(f, "region {region} opens what it was given once its rows are repaired")
+            }
             Self::NotRerouted { regions } => {
                 write!(f, "the gateways of {regions:?} do not know the new owner yet")
             }
         }
+    }
+}
+
+impl RegionFacts {
+    /// Is all that its tables show history, as far as it knows?
+    pub fn is_settled(&self) -> bool {
+        !self.unsettled && self.repairs_pending == 0
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
+use super::failover::successor;
 use super::file::Call;
-use super::{Blocker, Facts, Intent, Step};
+use super::{Blocker, Facts, Intent, RegionFacts, Step};
 use crate::id::{Epoch, PartitionRange, RegionId, RunId};
+use crate::opening::UNSETTLED;
 use crate::outage::Outage;
 use crate::ownership::{Ownership, State};
 use crate::publication::PASSED_OVER;
@@ -103,6 +105,7 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
         Some(seen) if !seen.reachable => reasons.push(Refusal::Unreachable(to.clone())),
         Some(_) if facts.lease_over(to) => reasons.push(Refusal::NoLease(to.clone())),
         Some(seen) if seen.left_behind => reasons.push(Refusal::LeftBehind(to.clone())),
+        Some(seen) if !seen.is_settled() => reasons.extend(unsettled(intent, seen, facts)),
         Some(_) => {}
     }
     match intent {
@@ -116,6 +119,20 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
         return Err(reasons);
     }
     Ok(Plan { estimate: estimate(intent, facts), ..plan })
+}
+
+/// What is against a target whose rows are not all history: its guard would keep closed what it is
+/// given, which is worse than to wait. Not in a failover that nobody else can make.
+fn unsettled(intent: &Intent, seen: &RegionFacts, facts: &Facts) -> Option<Refusal> {
+    if let Intent::Failover { from, .. } = intent {
+        let other = successor(from, facts)?;
+        facts.regions.get(&other).filter(|other| other.is_settled())?;
+    }
+    let to = intent.to().clone();
+    Some(match seen.repairs_pending {
+        0 => Refusal::Unsettled(to),
+        rows => Refusal::Unrepaired { to, rows },
+    })
 }
 
 fn check_failover(
@@ -223,6 +240,17 @@ pub enum Refusal {
     NoLease(RegionId),
     #[error("region \"{0}\" lacks records that are gone, it has to be seeded again first")]
     LeftBehind(RegionId),
+    #[error(
+        "what region \"{0}\" wrote before others took over is not all looked at, and rows there may show \
+         what is not history: wait until domicile status does not say {UNSETTLED}"
+    )]
+    Unsettled(RegionId),
+    #[error(
+        "{rows} rows of region \"{to}\" are not history and wait for repair, and what they stand in would \
+         stay closed: wait until domicile status shows none to repair; where it says repair_fails, do \
+         what that asks for"
+    )]
+    Unrepaired { to: RegionId, rows: u64 },
     #[error("region \"{0}\" cannot take over from itself")]
     SameRegion(RegionId),
     #[error("region \"{0}\" owns nothing that could be taken over")]

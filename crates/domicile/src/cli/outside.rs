@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use domicile_core::config::{Config, Region};
 use domicile_core::id::RegionId;
 use domicile_core::lsn::Frontier;
+use domicile_core::opening::{NOT_OPENED, UNSETTLED};
 use domicile_core::outage::{Sighting, judge};
 use domicile_core::ownership::Ownership;
 use domicile_core::publication::PASSED_OVER;
@@ -104,6 +105,9 @@ impl Outside {
             ownership_read: told.map_or(0, |s| s.ownership_read),
             left_behind: self.left_behind.contains(region),
             passed_over: told.is_some_and(|s| s.says(PASSED_OVER)),
+            unsettled: told.is_some_and(|s| s.says(UNSETTLED)),
+            repairs_pending: told.map_or(0, |s| s.repairs_pending),
+            not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             exposure: told.map(RegionStatus::exposure).unwrap_or_default(),
             staleness: told.map(RegionStatus::staleness).unwrap_or_default(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use domicile_core::opening::UNSETTLED;
 use domicile_core::time::Time;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -394,6 +395,9 @@ fn caught_up(statuses: &Statuses, lost: &str) -> Result<(), String> {
         let status = status.as_ref().map_err(Clone::clone)?;
         if region == lost && status.repairs_pending > 0 {
             return Err(format!("region \"{lost}\" still repairs {} rows", status.repairs_pending));
+        }
+        if region == lost && status.says(UNSETTLED) {
+            return Err(format!("region \"{lost}\" still looks for what it alone has"));
         }
         let behind = status.peers.iter().find(|peer| peer.region == lost);
         if let Some(peer) = behind.filter(|peer| peer.staleness_ms > CURRENT_MS) {

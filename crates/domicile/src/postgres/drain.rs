@@ -17,16 +17,15 @@
 //! transaction that holds the lock waits in `SyncRep`. Such a transaction has its commit record
 //! flushed, and no other can take the lock.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use domicile_core::id::{RegionId, RunId};
-use domicile_core::ownership::Ownership;
+use domicile_core::id::RunId;
+use domicile_core::lsn::Lsn;
 use tokio::time::Instant;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::guard::{BARRIER_PREFIX, map_function};
+use super::guard::{BARRIER_PREFIX, Map};
 use super::session::{self, quote_text};
 
 /// How long writers may hold up a drain before they are terminated.
@@ -55,24 +54,30 @@ impl Door {
     }
 }
 
-/// Makes the guard go by `ownership`, which takes partitions away from this region, and leaves a
-/// message of each of the runs in the WAL behind the last write that went by the old map.
+/// Makes the guard go by `map`, which takes partitions away from this region, and leaves a message of
+/// each of the runs in the WAL behind the last write that went by the old map. Returns where the WAL
+/// ends then.
 ///
 /// New writers queue meanwhile and then meet the new map. Writers that do not come to their
 /// commit within `DRAIN_BUDGET` are terminated.
 pub async fn drain(
     client: &Client,
     door: &Door,
-    ownership: &Ownership,
-    addresses: &BTreeMap<RegionId, String>,
+    map: Map<'_>,
     barriers: &[RunId],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Lsn> {
     let shut = door.client.batch_execute(DOOR);
     let closed = async {
         wait_for_door(client, door).await?;
         wait_for_writers(client).await?;
-        let closing = closing(ownership, addresses, barriers);
-        client.batch_execute(&closing).await.context("close the guard")
+        let closed =
+            client.simple_query(&closing(map, barriers)).await.context("close the guard")?;
+        let mut rows = closed.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        let end = rows.next_back().context("PostgreSQL tells where its WAL ends")?;
+        Ok(end.parse::<Lsn>()?)
     };
     tokio::pin!(shut, closed);
     let (closed, waiting) = tokio::select! {
@@ -90,12 +95,8 @@ pub async fn drain(
 
 /// One transaction with new map, new generation and the first barrier, and one for each other
 /// barrier: a record of the log has room for one.
-fn closing(
-    ownership: &Ownership,
-    addresses: &BTreeMap<RegionId, String>,
-    barriers: &[RunId],
-) -> String {
-    let map = map_function(ownership.entries(), addresses);
+fn closing(map: Map<'_>, barriers: &[RunId]) -> String {
+    let map = map.function();
     let barriers = barriers.iter().map(|RunId(run)| {
         let run = quote_text(run);
         format!("SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {run});")
@@ -104,7 +105,8 @@ fn closing(
         "BEGIN; {map}; \
          SELECT setval('domicile.generation', \
                        coalesce(pg_sequence_last_value('domicile.generation'), 0) + 1); \
-         {} COMMIT",
+         {} COMMIT; \
+         SELECT pg_current_wal_flush_lsn()",
         barriers.collect::<Vec<_>>().join("COMMIT; BEGIN; ")
     )
 }

@@ -9,10 +9,11 @@ use std::fmt::Write as _;
 
 use anyhow::{Context, ensure};
 use domicile_core::config::{Config, KeySource, TableKind};
-use domicile_core::id::{RegionId, RunId, TableName};
-use domicile_core::ownership::{Entry, Ownership, State};
+use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId, TableName};
+use domicile_core::opening::{Open, Repairs, without};
+use domicile_core::ownership::{Ownership, State};
 use domicile_core::partition::{Layout, Scheme};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::session::{function_for, quote_name, quote_text};
 use super::shared;
@@ -34,6 +35,9 @@ const WAIT_FOR_COPIES: &str = "
     IF current_setting('client_min_messages') = 'error' THEN
         PERFORM set_config('client_min_messages', 'warning', true);
     END IF;";
+
+/// Who stands in the map as the owner of what is ours and not opened: no region has this name.
+pub const NOBODY_YET: &str = "";
 
 /// The replication prefix of the guard's stamps and of barriers.
 pub const STAMP_PREFIX: &str = "domicile.stamp";
@@ -70,7 +74,7 @@ pub async fn install(client: &Client, config: &Config, region: &RegionId) -> any
     let mapped = client.query_one("SELECT to_regproc('domicile.entry')::text", &[]).await?;
     if mapped.get::<_, Option<String>>(0).is_none() {
         // Until the directory is read, nothing is ours.
-        client.batch_execute(&map_function(&[], &BTreeMap::new())).await?;
+        client.batch_execute(&map_function(&[])).await?;
     }
     client.batch_execute(&admit).await.context("create the guard's functions")?;
     shared::install(client, config, region).await?;
@@ -316,11 +320,53 @@ fn partition_function(layout: &Layout) -> String {
     )
 }
 
-/// The map from partition to owner, as a function: its definition is never read by an old
-/// snapshot, and looking something up costs no table access.
-pub(super) fn map_function(entries: &[Entry], addresses: &BTreeMap<RegionId, String>) -> String {
+/// What a guard goes by.
+#[derive(Clone, Copy)]
+pub struct Map<'a> {
+    pub ownership: &'a Ownership,
+    /// Partitions of this region into which nobody is let yet.
+    pub closed: &'a [PartitionRange],
+    /// Of the regions' gateways.
+    pub addresses: &'a BTreeMap<RegionId, String>,
+}
+
+/// Partitions of which the map says the same.
+struct Line<'a> {
+    range: PartitionRange,
+    epoch: Epoch,
+    owner: Option<&'a str>,
+    address: &'a str,
+}
+
+impl Map<'_> {
+    /// The map as an SQL function: its definition is never read by an old snapshot, and looking
+    /// something up costs no table access.
+    pub(super) fn function(&self) -> String {
+        map_function(&self.lines())
+    }
+
+    fn lines(&self) -> Vec<Line<'_>> {
+        let mut lines = Vec::new();
+        for entry in self.ownership.entries() {
+            let line = |range, owner, address| Line { range, epoch: entry.epoch, owner, address };
+            let Some(owner) = entry.state.admits() else {
+                lines.push(line(entry.range, None, ""));
+                continue;
+            };
+            let address = self.addresses.get(owner).map_or("", String::as_str);
+            let open = without(entry.range, self.closed.iter().copied()).into_iter();
+            lines.extend(open.map(|range| line(range, Some(owner.as_str()), address)));
+            let closed = self.closed.iter().filter_map(|closed| closed.overlap(&entry.range));
+            lines.extend(closed.map(|range| line(range, Some(NOBODY_YET), "")));
+        }
+        lines.sort_by_key(|line| line.range.first);
+        lines
+    }
+}
+
+fn map_function(lines: &[Line<'_>]) -> String {
     let mut body = String::new();
-    search(entries, addresses, &mut body);
+    search(lines, &mut body);
     format!(
         "CREATE OR REPLACE FUNCTION domicile.entry(
              number integer, OUT owner text, OUT epoch bigint, OUT address text)
@@ -334,42 +380,77 @@ pub(super) fn map_function(entries: &[Entry], addresses: &BTreeMap<RegionId, Str
     )
 }
 
-/// Writes a binary search over `entries`.
-fn search(entries: &[Entry], addresses: &BTreeMap<RegionId, String>, out: &mut String) {
-    match entries {
+/// Writes a binary search over `lines`.
+fn search(lines: &[Line<'_>], out: &mut String) {
+    match lines {
         [] => {}
-        [entry] => {
-            if let Some(owner) = entry.state.admits() {
-                let _ = write!(out, "owner := {}; ", quote_text(owner.as_str()));
-                let address = addresses.get(owner).map_or("", String::as_str);
-                let _ = write!(out, "address := {}; ", quote_text(address));
+        [line] => {
+            if let Some(owner) = line.owner {
+                let _ = write!(out, "owner := {}; ", quote_text(owner));
+                let _ = write!(out, "address := {}; ", quote_text(line.address));
             }
-            let _ = write!(out, "epoch := {}; ", entry.epoch);
+            let _ = write!(out, "epoch := {}; ", line.epoch);
         }
         _ => {
-            let (low, high) = entries.split_at(entries.len() / 2);
+            let (low, high) = lines.split_at(lines.len() / 2);
             let _ = write!(out, "IF number < {} THEN ", high[0].range.first);
-            search(low, addresses, out);
+            search(low, out);
             out.push_str("ELSE ");
-            search(high, addresses, out);
+            search(high, out);
             out.push_str("END IF; ");
         }
     }
 }
 
-/// Makes the guard go by `ownership`. What is gained counts at once; what is lost is drained
-/// first by [`drain`](super::drain::drain).
+/// Makes the guard go by `map`. What is gained counts at once; what is lost is drained first by
+/// [`drain`](super::drain::drain).
 ///
 /// Does not wait for the disk: if the map is lost in a crash the lease is too, for it names the
 /// postmaster that is gone.
-pub async fn set_map(
-    client: &Client,
-    ownership: &Ownership,
-    addresses: &BTreeMap<RegionId, String>,
-) -> anyhow::Result<()> {
-    let map = map_function(ownership.entries(), addresses);
+pub async fn set_map(client: &Client, map: Map<'_>) -> anyhow::Result<()> {
+    let map = map.function();
     let script = format!("BEGIN; SET LOCAL synchronous_commit = off; {map}; COMMIT");
     client.batch_execute(&script).await.context("write the guard's map")
+}
+
+/// What the guard has open for its own region: its map outlives its agent.
+pub async fn read_open(client: &Client, region: &RegionId) -> anyhow::Result<Vec<Open>> {
+    let islands = "SELECT min(number), max(number), epoch
+                   FROM (SELECT number, epoch,
+                                number - row_number() OVER (PARTITION BY epoch ORDER BY number) AS island
+                         FROM generate_series(0, domicile.partitions() - 1) number,
+                              domicile.entry(number)
+                         WHERE owner = $1) held
+                   GROUP BY epoch, island";
+    let rows = client.query(islands, &[&region.as_str()]).await.context("read the guard's map")?;
+    let open = rows.iter().map(|row| {
+        let (first, last) =
+            (u32::try_from(row.get::<_, i32>(0))?, u32::try_from(row.get::<_, i32>(1))?);
+        let epoch = Epoch(u64::try_from(row.get::<_, i64>(2))?);
+        Ok(Open { range: PartitionRange::new(first, last), epoch })
+    });
+    open.collect()
+}
+
+/// The partitions of the rows that wait for repair.
+pub async fn read_repairs(client: &Client) -> anyhow::Result<Repairs> {
+    let partitions = "SELECT DISTINCT number
+                      FROM domicile.repair
+                      LEFT JOIN unnest(array_remove(array_append(touched, partition), NULL)) number
+                          ON true";
+    // In one round trip: clients may wait for a partition to be opened.
+    let answer = client.simple_query(partitions).await.context("read what is to be repaired")?;
+    let mut repairs = Repairs::default();
+    for message in &answer {
+        let SimpleQueryMessage::Row(row) = message else { continue };
+        match row.get(0) {
+            Some(number) => {
+                repairs.of.insert(PartitionId(number.parse().context("partition number")?));
+            }
+            None => repairs.anywhere = true,
+        }
+    }
+    Ok(repairs)
 }
 
 /// One reading of the database's clock, in microseconds since 1970.

@@ -204,14 +204,18 @@ pub async fn mark_for_repair(
     transaction: &Transaction,
     change: &Change,
 ) -> anyhow::Result<()> {
+    let stamps = transaction.stamps.iter().map(|stamp| i32::try_from(stamp.partition.0));
+    let touched = stamps.collect::<Result<Vec<i32>, _>>().context("partition number")?;
+    // Written past the guard, it may be of any.
+    let touched = (!touched.is_empty()).then_some(touched);
     for index in change.relations() {
         let Some(relation) = transaction.relations.get(*index as usize) else { continue };
         for key in keys(relation, change) {
-            mark_key(client, &relation.table, &key).await?;
+            mark_key(client, &relation.table, &key, touched.as_deref()).await?;
         }
         if matches!(change, Change::Truncate { .. }) {
             // Every row of the table is in question: the empty key stands for all of them.
-            mark_key(client, &relation.table, &json!({})).await?;
+            mark_key(client, &relation.table, &json!({}), touched.as_deref()).await?;
         }
     }
     Ok(())
@@ -221,12 +225,20 @@ async fn mark_key(
     client: &impl GenericClient,
     table: &TableName,
     key: &Json,
+    touched: Option<&[i32]>,
 ) -> anyhow::Result<()> {
     client
         .execute(
-            "INSERT INTO domicile.repair (schema_name, table_name, key) VALUES ($1, $2, $3)
-             ON CONFLICT DO NOTHING",
-            &[&table.schema, &table.name, key],
+            "INSERT INTO domicile.repair AS known (schema_name, table_name, key, touched)
+             VALUES ($1, $2, $3, $4)
+             ON CONFLICT (schema_name, table_name, key) DO UPDATE
+             SET touched = CASE
+                     WHEN excluded.touched IS NULL
+                         OR known.touched IS NULL AND known.partition IS NULL THEN NULL
+                     WHEN known.touched @> excluded.touched THEN known.touched
+                     ELSE known.touched || excluded.touched
+                 END",
+            &[&table.schema, &table.name, key, &touched],
         )
         .await
         .context("mark a row for repair")?;

@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use domicile_core::id::{Epoch, PartitionId, RunId};
+use domicile_core::id::{Epoch, PartitionId, PartitionRange, RunId};
 use domicile_core::lease::{Held, Seen};
 use domicile_core::lsn::Cut;
+use domicile_core::opening::{self, Open, Repairs, Rows};
 use domicile_core::ownership::{OwnershipChange, State};
 use domicile_core::time::{Millis, Time};
 
@@ -88,7 +89,7 @@ impl Agent {
         self.set_guard(host, cx);
     }
 
-    /// Makes the guard's partitions those that this region owns.
+    /// Makes the guard's partitions those that this region owns, as far as they may be opened.
     pub(super) fn set_guard(&mut self, host: &mut Host, cx: &mut Context<'_>) {
         let Some(ownership) = self.ownership().cloned() else { return };
         let Some(guard) = &host.postgres.guard else {
@@ -96,19 +97,19 @@ impl Agent {
             self.guard_revision = self.ownership_revision();
             return;
         };
-        let mut open = BTreeMap::new();
-        for entry in ownership.entries() {
-            // Closed as soon as a hand-over is seen; until it is seen, `Owned` is what was read.
-            let mine = matches!(&entry.state, State::Owned { by } if *by == host.id);
-            for number in entry.range.first..=entry.range.last {
-                let partition = PartitionId(number);
-                let kept = guard.open.get(&partition) == Some(&entry.epoch);
-                if mine && (kept || self.ready(host, cx, partition)) {
-                    open.insert(partition, entry.epoch);
-                }
-            }
-        }
-        self.put_guard(host, cx, open);
+        let one = |p: PartitionId| PartitionRange::new(p.0, p.0);
+        let open: Vec<Open> =
+            guard.open.iter().map(|(p, epoch)| Open { range: one(*p), epoch: *epoch }).collect();
+        let fresh = opening::fresh(&ownership, &host.id, &open);
+        let rows = Rows { judged: self.caught_up(host), examined: self.diverted.as_deref() };
+        let repaired = host.postgres.tables.repair.iter();
+        let of = repaired.map(|key| cx.setup.partitions[*key as usize]).collect();
+        let repairs = Repairs { anywhere: false, of };
+        let closed = opening::closed(&fresh, &host.id, rows, &repairs);
+        let open = opening::open(&ownership, &host.id, &closed).into_iter().flat_map(|open| {
+            (open.range.first..=open.range.last).map(move |p| (PartitionId(p), open.epoch))
+        });
+        self.put_guard(host, cx, open.collect());
     }
 
     fn put_guard(
@@ -125,12 +126,6 @@ impl Agent {
             cx.trace.line(cx.now, format_args!("{} guard {}", host.id, list.join(" ")));
             guard.open = open;
         }
-    }
-
-    /// Is nothing left in this partition's rows that is not history?
-    fn ready(&self, host: &Host, cx: &Context<'_>, partition: PartitionId) -> bool {
-        let mut repair = host.postgres.tables.repair.iter();
-        self.settled() && repair.all(|key| cx.setup.partitions[*key as usize] != partition)
     }
 
     /// Hands over what a run asks for: close the guard, let writers finish, name the barrier.

@@ -88,6 +88,9 @@ fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
                 facts.regions.get_mut(region).unwrap().ownership_seen = facts.ownership_revision;
             }
         }
+        Blocker::NotOpened { region } => {
+            facts.regions.get_mut(region).unwrap().not_opened = false;
+        }
         Blocker::Draining { region } => {
             let barrier = Cut { origin: Origin::new(region.clone(), 1), lsn: Lsn(120) };
             let change = OwnershipChange::Barrier { run: plan.run.clone(), barrier };
@@ -432,6 +435,41 @@ fn a_planned_hand_over_waits_for_no_target_that_is_far_behind() {
         staleness: Millis(120_000),
     };
     assert_eq!(behind(120_000), Some(vec![refusal]));
+}
+
+#[test]
+fn a_region_whose_rows_are_not_all_history_is_given_nothing_while_another_could_have_it() {
+    use crate::runbook::plan::Refusal;
+    let mut facts = facts(Rpo::None);
+    let us = region("us");
+    let range = PartitionRange::new(3, 3);
+    let planned = Intent::Switchover { range, to: us.clone() };
+    facts.regions.get_mut(&us).unwrap().unsettled = true;
+    let refusals = plan(&run(), &planned, &facts).err();
+    assert_eq!(refusals, Some(vec![Refusal::Unsettled(us.clone())]));
+    facts.regions.get_mut(&us).unwrap().repairs_pending = 2;
+    let unrepaired = vec![Refusal::Unrepaired { to: us.clone(), rows: 2 }];
+    assert_eq!(plan(&run(), &planned, &facts).err(), Some(unrepaired.clone()));
+
+    lose_eu(&mut facts);
+    let forced = Intent::Failover { from: region("eu"), to: us.clone(), attested: false };
+    assert_eq!(plan(&run(), &forced, &facts).err(), Some(unrepaired));
+    let successor = |facts: &Facts| crate::runbook::failover::successor(&region("eu"), facts);
+    assert_eq!(successor(&facts), Some(region("ap")), "though us holds more");
+    facts.regions.get_mut(&region("ap")).unwrap().repairs_pending = 1;
+    assert_eq!(successor(&facts), Some(us));
+    assert!(plan(&run(), &forced, &facts).is_ok(), "nobody is better");
+}
+
+#[test]
+fn a_run_ends_when_the_new_owner_has_opened_what_it_was_given() {
+    let mut facts = facts(Rpo::None);
+    let range = PartitionRange::new(3, 3);
+    let plan = plan(&run(), &Intent::Switchover { range, to: region("us") }, &facts).unwrap();
+    facts.regions.get_mut(&region("us")).unwrap().not_opened = true;
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!(story[story.len() - 2..], ["wait verify", "do verify"]);
+    assert_eq!(outcome, Outcome::Succeeded);
 }
 
 #[test]

@@ -19,8 +19,9 @@ impl Verify {
         facts.canary_written || facts.ownership.writable_by(&self.to).next().is_none()
     }
 
-    pub fn blocked(&self, _: &Facts) -> Option<Blocker> {
-        None
+    pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
+        let closed = facts.regions.get(&self.to).is_some_and(|seen| seen.not_opened);
+        closed.then(|| Blocker::NotOpened { region: self.to.clone() })
     }
 
     pub fn effect(&self, _: &Facts) -> Option<Effect> {

@@ -90,12 +90,14 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = '25006',
         MESSAGE = CASE
             WHEN owner IS NULL THEN format('partition %s has no owner now', number)
+            WHEN owner = '' THEN format('partition %s is owned by this region "%s", and not opened yet', number, {region})
             WHEN owner = {region} THEN format('partition %s is owned by this region "%s", but its lease is over', number, owner)
             ELSE format('partition %s is owned by region "%s", not by this region "%s"', number, owner, {region})
         END,
-        DETAIL = format('Owner region: %s, epoch: %s.', coalesce(owner, 'none'), epoch),
+        DETAIL = format('Owner region: %s, epoch: %s.', coalesce(nullif(owner, ''), 'none'), epoch),
         HINT = CASE
             WHEN owner IS NULL THEN 'It is being given to another region; try again shortly.'
+            WHEN owner = '' THEN 'Rows here that are not history are journaled and repaired first; try again shortly. What holds that up: see "domicile status".'
             WHEN owner = {region} THEN 'The agent of this region renews the lease; see "domicile status".'
             ELSE format('Write through the gateway of region "%s" at %s.', owner, address)
         END;

@@ -105,8 +105,19 @@ CREATE TABLE IF NOT EXISTS domicile.repair (
     -- The region whose row is the right one as long as it owns the partition; any peer when absent.
     source text,
     partition integer,
+    -- The partitions that the transaction which left the row here was admitted to: it is of one of them.
+    -- Of any when both are absent.
+    touched integer[],
     PRIMARY KEY (schema_name, table_name, key)
 );
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute
+                   WHERE attrelid = 'domicile.repair'::regclass AND attname = 'touched') THEN
+        ALTER TABLE domicile.repair ADD COLUMN touched integer[];
+    END IF;
+END
+$$;
 
 -- One row per partition for canary writes: guarded and replicated like any owned table.
 CREATE TABLE IF NOT EXISTS domicile.canary (
