@@ -17,6 +17,7 @@ pub mod ownership;
 pub mod partition;
 pub mod progress;
 pub mod publication;
+pub mod pulse;
 pub mod record;
 pub mod retention;
 pub mod route;

@@ -46,6 +46,7 @@ use crate::peer::intake::Intake;
 use crate::peer::server::Desk;
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
+use crate::postgres::pulse::{Listener, Silence};
 use crate::postgres::slot;
 use crate::recover::Recovery;
 use crate::repair::Repairer;
@@ -347,6 +348,7 @@ impl Parts {
     ) -> anyhow::Result<()> {
         let tenure_state = watch::Sender::new(TenureState::default());
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
+        let silence = watch::Sender::new(Silence::default());
         let capture = self.capture(tenure_state.subscribe());
         let stopping = shutdown.clone();
         let (judging, barriers) = (capture.judging(), capture.barriers());
@@ -391,7 +393,17 @@ impl Parts {
         self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), judging)?;
         self.start_peer_server(listeners.peer, status.subscribe(), false, shutdown, tasks);
         self.start_metrics(listeners.metrics, status.subscribe(), shutdown, tasks);
-        self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;
+        let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
+        self.start_gateway(listeners.gateway, tenure, heard, shutdown, tasks).await?;
+        let listener = Listener {
+            postgres: self.here.postgres.clone(),
+            target: local_target(&self.here.postgres)?,
+            clock: self.clock,
+            suspect_after: self.config.failover.suspect_after,
+            silence,
+        };
+        let listening = listener.run(shutdown.clone());
+        tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), listening));
         tasks.spawn(observer.clone().run(shutdown.clone()));
         let reporter = self.reporter(&observer, tenure_state.subscribe(), None, status);
         tasks.spawn(reporter.run(shutdown.clone()));
@@ -569,6 +581,7 @@ impl Parts {
         &self,
         listen: SocketAddr,
         tenure: watch::Receiver<TenureState>,
+        silence: watch::Receiver<Silence>,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
@@ -600,6 +613,7 @@ impl Parts {
             clock: self.clock,
             ownership: self.ownership.clone(),
             tenure,
+            silence,
             routes,
         };
         tasks.spawn(publisher.run(shutdown.clone()));

@@ -229,6 +229,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "a_postgres_that_was_dead_to_the_world_commits_nothing_late",
     ),
     (
+        4,
+        "whoever waits there through a gateway, the region's own or another's, is told that the outcome is unknown",
+        "tests/gateway/silence.rs",
+        "nobody_waits_for_a_server_that_is_silent_and_owns_nothing_any_more",
+    ),
+    (
         5,
         "it commits, too late: its client is told no success, its row is journaled and gone",
         "tests/faults/standstill.rs",
@@ -643,7 +649,7 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
 const OPEN: &[(usize, &str)] = &[
     (
         4,
-        "a statement that was under way there through another region's gateway waits until it goes on",
+        "where nobody takes over, as without `failover.automatic`, who waits there through its gateway waits on",
     ),
     (6, "that it is quick enough not to be suspected, where regions fail over by themselves"),
     (
