@@ -365,6 +365,7 @@ impl Parts {
             continuity: self.continuity.clone(),
             older: continuity::older(&self.logs, &self.origin),
             positions: self.positions.clone(),
+            silence: silence.subscribe(),
             state: tenure_state.clone(),
         };
         let recovery = Recovery {

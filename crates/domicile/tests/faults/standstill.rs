@@ -8,6 +8,7 @@ use super::world::{World, comes_to_an_end};
 use super::writers::connect;
 
 pub async fn try_all(world: &mut World) {
+    a_postmaster_that_hangs_alone_is_taken_over(world).await;
     an_agent_that_was_dead_to_the_world_gives_up_by_itself(world).await;
     a_postgres_that_was_dead_to_the_world_commits_nothing_late(world).await;
     a_backend_that_is_held_behind_its_last_check_is_told_no_success(world).await;
@@ -120,4 +121,19 @@ async fn an_agent_without_its_postgres_is_taken_over(world: &mut World) {
     world.others_go_on(&["eu"], "while eu has no PostgreSQL").await;
     world.regions.start_postgres("eu").await.unwrap();
     world.holds("an agent without its PostgreSQL").await;
+}
+
+/// F07: sessions that stand go on, and nobody new is answered.
+async fn a_postmaster_that_hangs_alone_is_taken_over(world: &mut World) {
+    let (branch, partition) = world.branch_of("us").await;
+    let stands = world.client("us").await;
+    let postmaster = Pid::from_raw(world.regions.postgres_pid("us").unwrap() as i32);
+    kill(postmaster, Signal::SIGSTOP).unwrap();
+    world.says("us", "postgres_takes_no_connections").await;
+    world.is_taken_over("us").await;
+    let owner = world.owners().await[partition as usize].0.clone().unwrap();
+    world.refuses_in_favour_of(&stands, branch, &owner).await;
+    world.others_go_on(&["us"], "while the postmaster of us hangs").await;
+    kill(postmaster, Signal::SIGCONT).unwrap();
+    world.holds("a postmaster that hung alone").await;
 }

@@ -265,6 +265,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "a_postgres_that_was_dead_to_the_world_commits_nothing_late",
     ),
     (
+        7,
+        "the postmaster alone hangs: the lease is given up, another region takes over, and sessions that stand are refused in its favour",
+        "tests/faults/standstill.rs",
+        "a_postmaster_that_hangs_alone_is_taken_over",
+    ),
+    (
         8,
         "others write on meanwhile; afterwards every acknowledged write is there and all are alike",
         "tests/chaos.rs",
@@ -652,10 +658,6 @@ const OPEN: &[(usize, &str)] = &[
         "where nobody takes over, as without `failover.automatic`, who waits there through its gateway waits on",
     ),
     (6, "that it is quick enough not to be suspected, where regions fail over by themselves"),
-    (
-        7,
-        "the postmaster alone hangs: sessions that stand go on, new ones wait, and nobody takes over",
-    ),
     (10, "peers renew no lease"),
     (11, "an agent gives no lease up before its end"),
     (12, "nobody looks from where clients are; no DNS"),
