@@ -18,6 +18,7 @@ pub mod ownership;
 pub mod partition;
 pub mod progress;
 pub mod publication;
+pub mod pulse;
 pub mod record;
 pub mod retention;
 pub mod route;

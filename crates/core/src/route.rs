@@ -46,6 +46,8 @@ pub struct Routes {
     pub settling: bool,
     /// This region's own guard is open for what the region owns.
     pub live: bool,
+    /// This region's PostgreSQL is silent and others own what it owned: nobody need wait for it.
+    pub abandoned: bool,
     /// Grows whenever something can be written that could not before: what waits, waits for this.
     pub openings: u64,
 }

@@ -48,6 +48,7 @@ use crate::peer::intake::Intake;
 use crate::peer::server::Desk;
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
+use crate::postgres::pulse::{Listener, Silence};
 use crate::postgres::slot;
 use crate::recover::Recovery;
 use crate::repair::Repairer;
@@ -362,6 +363,7 @@ impl Parts {
     ) -> anyhow::Result<()> {
         let tenure_state = watch::Sender::new(TenureState::default());
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
+        let silence = watch::Sender::new(Silence::default());
         let capture = self.capture(tenure_state.subscribe());
         let stopping = shutdown.clone();
         let examined = Examined::open(Path::new(&self.here.data), &self.config.cluster);
@@ -384,6 +386,7 @@ impl Parts {
             positions: self.positions.clone(),
             examined: newest.clone(),
             repairs: settled.repairs.subscribe(),
+            silence: silence.subscribe(),
             state: tenure_state.clone(),
         };
         let recovery = Recovery {
@@ -412,7 +415,17 @@ impl Parts {
         self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), settled)?;
         self.start_peer_server(listeners.peer, status.subscribe(), false, shutdown, tasks);
         self.start_metrics(listeners.metrics, status.subscribe(), shutdown, tasks);
-        self.start_gateway(listeners.gateway, tenure_state.subscribe(), shutdown, tasks).await?;
+        let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
+        self.start_gateway(listeners.gateway, tenure, heard, shutdown, tasks).await?;
+        let listener = Listener {
+            postgres: self.here.postgres.clone(),
+            target: local_target(&self.here.postgres)?,
+            clock: self.clock,
+            suspect_after: self.config.failover.suspect_after,
+            silence,
+        };
+        let listening = listener.run(shutdown.clone());
+        tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), listening));
         tasks.spawn(observer.clone().run(shutdown.clone()));
         let reporter = self.reporter(&observer, tenure_state.subscribe(), newest, None, status);
         tasks.spawn(reporter.run(shutdown.clone()));
@@ -593,6 +606,7 @@ impl Parts {
         &self,
         listen: SocketAddr,
         tenure: watch::Receiver<TenureState>,
+        silence: watch::Receiver<Silence>,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
@@ -624,6 +638,7 @@ impl Parts {
             clock: self.clock,
             ownership: self.ownership.clone(),
             tenure,
+            silence,
             routes,
         };
         tasks.spawn(publisher.run(shutdown.clone()));

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::directory::view::OwnershipView;
+use crate::postgres::pulse::Silence;
 use crate::tenure::TenureState;
 
 /// Publishes a new value whenever what it says has changed.
@@ -17,6 +18,7 @@ pub struct RoutePublisher {
     pub clock: Clock,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     pub tenure: watch::Receiver<TenureState>,
+    pub silence: watch::Receiver<Silence>,
     pub routes: watch::Sender<Arc<Routes>>,
 }
 
@@ -30,6 +32,7 @@ impl RoutePublisher {
                 revision: view.revision,
                 guard_revision: tenure.guard_revision,
                 lease_until: tenure.lease_until,
+                silent: self.silence.borrow_and_update().connected,
             };
             if let Some(routes) = self.router.see(sight, self.clock.now()) {
                 self.routes.send_replace(Arc::new(routes.clone()));
@@ -38,6 +41,7 @@ impl RoutePublisher {
                 () = shutdown.cancelled() => return,
                 changed = self.ownership.changed() => if changed.is_err() { return },
                 changed = self.tenure.changed() => if changed.is_err() { return },
+                changed = self.silence.changed() => if changed.is_err() { return },
             }
         }
     }

@@ -41,6 +41,7 @@ use crate::directory::{Client as Directory, Written};
 use crate::log::Log;
 use crate::positions::Positions;
 use crate::postgres::drain::{Door, drain};
+use crate::postgres::pulse::Silence;
 use crate::postgres::sequences::{self, Look};
 use crate::postgres::{guard, session, setup};
 
@@ -97,6 +98,7 @@ pub struct Tenure {
     pub examined: watch::Receiver<Option<Arc<Ownership>>>,
     /// Counts repairs.
     pub repairs: watch::Receiver<u64>,
+    pub silence: watch::Receiver<Silence>,
     pub state: watch::Sender<TenureState>,
 }
 
@@ -267,6 +269,9 @@ impl Tenure {
             guard::revoke_lease(&guard.client).await?;
             return Err(halted.into());
         }
+        if self.silence.borrow().connecting {
+            return self.give_up(guard).await;
+        }
         self.check_older()?;
         self.check_ack_fence(guard).await?;
         let held = Held { sent_at: self.clock.now() };
@@ -280,6 +285,22 @@ impl Tenure {
         guard.held = Some(held);
         let until = held.deadline(terms);
         self.state.send_modify(|state| state.lease_until = Some(until));
+        Ok(())
+    }
+
+    /// Where nobody new is served another region may have to: first the guard is closed, then the lease
+    /// in the directory is left to end. This session stays, so that the guard learns who owns what.
+    async fn give_up(&self, guard: &mut Guard) -> anyhow::Result<()> {
+        guard::revoke_lease(&guard.client).await?;
+        guard.held = None;
+        let way_out = "PostgreSQL answers nobody who connects, so this region writes nothing and its lease \
+                       ends: look whether its postmaster hangs";
+        let halted = Some(("postgres_takes_no_connections".to_owned(), way_out.to_owned()));
+        self.state.send_if_modified(|state| {
+            let changed = state.lease_until.is_some() || state.halted != halted;
+            (state.lease_until, state.halted) = (None, halted);
+            changed
+        });
         Ok(())
     }
 

@@ -15,6 +15,8 @@ pub struct Sight<'a> {
     pub guard_revision: u64,
     /// Until when that guard admits writes.
     pub lease_until: Option<Time>,
+    /// The region's PostgreSQL does not answer its sessions.
+    pub silent: bool,
 }
 
 /// Keeps one region's routes.
@@ -42,6 +44,7 @@ impl Router {
         let entries = sight.ownership.map_or(&[][..], Ownership::entries);
         let live = !behind && sight.lease_until.is_some_and(|until| now < until);
         let opened = opened || (live && !self.routes.live);
+        let owns = sight.ownership.is_none_or(|known| known.owns_anything(&self.region));
         let next = Routes {
             version: self.routes.version,
             owner_of_whole: entries.first().filter(|_| self.whole).and_then(|e| e.owner()).cloned(),
@@ -49,6 +52,7 @@ impl Router {
                 || behind
                 || entries.iter().any(|entry| entry.state.run().is_some()),
             live,
+            abandoned: sight.silent && !owns,
             openings: self.routes.openings + u64::from(opened),
         };
         if next == self.routes {
@@ -87,7 +91,8 @@ mod tests {
     /// Its guard goes by `guard_revision`, and its lease is live.
     fn sight(ownership: &Ownership, revision: u64, guard_revision: u64) -> Sight<'_> {
         let lease_until = Some(Time(1000));
-        Sight { ownership: Some(ownership), revision, guard_revision, lease_until }
+        let ownership = Some(ownership);
+        Sight { ownership, revision, guard_revision, lease_until, silent: false }
     }
 
     #[test]
@@ -129,5 +134,20 @@ mod tests {
         let before = router.see(lost, Time(0)).unwrap().openings;
         assert_eq!(router.see(sight(&owned, 1, 1), Time(0)).unwrap().openings, before + 1);
         assert!(!router.see(sight(&owned, 1, 1), Time(1000)).unwrap().live, "it has run out");
+    }
+
+    #[test]
+    fn only_a_silent_region_that_owns_nothing_any_more_is_abandoned() {
+        let owned = Ownership::initial(2, &[region("ap"), region("eu")]);
+        let lost = Ownership::initial(2, &[region("eu")]);
+        let abandoned = |ownership, silent| {
+            let sight = Sight { ownership, silent, ..sight(&owned, 1, 1) };
+            let mut router = Router::new(region("ap"), false);
+            router.see(sight, Time(0)).is_some_and(|routes| routes.abandoned)
+        };
+        assert!(abandoned(Some(&lost), true));
+        assert!(!abandoned(Some(&lost), false), "it answers: what runs there may run on");
+        assert!(!abandoned(Some(&owned), true), "it may stand still for a moment");
+        assert!(!abandoned(None, true));
     }
 }

@@ -120,7 +120,7 @@ impl Gateway {
     /// Serves until `shutdown`; then ends idle sessions at once, the others as they become idle
     /// or after [`SHUTDOWN_WAIT_MAX`].
     pub async fn run(self, shutdown: CancellationToken) {
-        let _pulses = pulse::listen(&self.shared.config, &self.silent);
+        let _pulses = pulse::listen(&self.shared.config, self.shared.routes.clone(), &self.silent);
         listener::run(self.listener, Shared { shutdown, ..self.shared }).await;
     }
 }

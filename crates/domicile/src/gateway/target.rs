@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use domicile_pg::startup;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::link::Link;
@@ -41,6 +42,20 @@ impl Target {
             })
         };
         tokio::time::timeout(CONNECT_WAIT_MAX, connecting).await?
+    }
+
+    /// Asks for encryption, which is answered at once: by a gateway itself, by PostgreSQL before
+    /// anybody logs in.
+    pub async fn ask(&self) -> io::Result<()> {
+        let mut link = self.connect().await?;
+        startup::put_ssl_request(&mut link.outgoing);
+        while link.incoming.is_empty() {
+            if link.has_ended() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            link.moved().await;
+        }
+        Ok(())
     }
 }
 

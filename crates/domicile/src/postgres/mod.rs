@@ -8,6 +8,7 @@ pub mod guard;
 pub mod journal;
 pub mod migration;
 pub mod passed_over;
+pub mod pulse;
 pub mod rows;
 pub mod sequences;
 pub mod session;

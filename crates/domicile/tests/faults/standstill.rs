@@ -5,8 +5,10 @@ use nix::unistd::Pid;
 
 use super::regions::eventually;
 use super::world::{World, comes_to_an_end};
+use super::writers::connect;
 
 pub async fn try_all(world: &mut World) {
+    a_postmaster_that_hangs_alone_is_taken_over(world).await;
     an_agent_that_was_dead_to_the_world_gives_up_by_itself(world).await;
     a_postgres_that_was_dead_to_the_world_commits_nothing_late(world).await;
     a_backend_that_is_held_behind_its_last_check_is_told_no_success(world).await;
@@ -38,16 +40,35 @@ async fn an_agent_that_was_dead_to_the_world_gives_up_by_itself(world: &mut Worl
     world.holds("an agent that stood still").await;
 }
 
-/// F04.
+/// F04; with a statement that is under way there for a client of another region's gateway.
 async fn a_postgres_that_was_dead_to_the_world_commits_nothing_late(world: &mut World) {
     let (branch, partition) = world.branch_of("us").await;
+    let holder = world.client("us").await;
+    holder.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
+    let gateway = world.regions.gateway("eu");
+    let address = format!("host={} port={} user=app dbname=postgres", gateway.ip(), gateway.port());
+    let sent_on = connect(&address).await.unwrap();
+    // The guard of eu refuses it before it has an answer, so it may go on.
+    let sql = format!(
+        "INSERT INTO payment VALUES ({branch}, 6, 'sent on'); INSERT INTO held_up VALUES (1)"
+    );
+    let sent_on = tokio::spawn(async move { sent_on.batch_execute(&sql).await });
+    eventually("it waits in us", async || {
+        let sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+        let row = holder.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        if row.get::<_, i64>(0) == 1 { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
     world.regions.pause_postgres("us");
     world.is_taken_over("us").await;
+    let error = comes_to_an_end(sent_on).await.expect_err("it was told a success");
+    assert_eq!(error.code().map(|code| code.code()), Some("08006"), "{error:?}");
     for region in ["eu", "ap"] {
         world.new_sessions_write_everything(region).await;
     }
     let owner = world.owners().await[partition as usize].0.clone().unwrap();
     world.regions.resume_postgres("us");
+    drop(holder);
     let client = world.client("us").await;
     world.refuses_in_favour_of(&client, branch, &owner).await;
     world.holds("a PostgreSQL that stood still").await;
@@ -100,4 +121,19 @@ async fn an_agent_without_its_postgres_is_taken_over(world: &mut World) {
     world.others_go_on(&["eu"], "while eu has no PostgreSQL").await;
     world.regions.start_postgres("eu").await.unwrap();
     world.holds("an agent without its PostgreSQL").await;
+}
+
+/// F07: sessions that stand go on, and nobody new is answered.
+async fn a_postmaster_that_hangs_alone_is_taken_over(world: &mut World) {
+    let (branch, partition) = world.branch_of("us").await;
+    let stands = world.client("us").await;
+    let postmaster = Pid::from_raw(world.regions.postgres_pid("us").unwrap() as i32);
+    kill(postmaster, Signal::SIGSTOP).unwrap();
+    world.says("us", "postgres_takes_no_connections").await;
+    world.is_taken_over("us").await;
+    let owner = world.owners().await[partition as usize].0.clone().unwrap();
+    world.refuses_in_favour_of(&stands, branch, &owner).await;
+    world.others_go_on(&["us"], "while the postmaster of us hangs").await;
+    kill(postmaster, Signal::SIGCONT).unwrap();
+    world.holds("a postmaster that hung alone").await;
 }

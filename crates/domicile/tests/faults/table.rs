@@ -229,6 +229,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "a_postgres_that_was_dead_to_the_world_commits_nothing_late",
     ),
     (
+        4,
+        "whoever waits there through a gateway, the region's own or another's, is told that the outcome is unknown",
+        "tests/gateway/silence.rs",
+        "nobody_waits_for_a_server_that_is_silent_and_owns_nothing_any_more",
+    ),
+    (
         5,
         "it commits, too late: its client is told no success, its row is journaled and gone",
         "tests/faults/standstill.rs",
@@ -257,6 +263,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "all of it hangs, sockets open: another region takes over",
         "tests/faults/standstill.rs",
         "a_postgres_that_was_dead_to_the_world_commits_nothing_late",
+    ),
+    (
+        7,
+        "the postmaster alone hangs: the lease is given up, another region takes over, and sessions that stand are refused in its favour",
+        "tests/faults/standstill.rs",
+        "a_postmaster_that_hangs_alone_is_taken_over",
     ),
     (
         8,
@@ -673,13 +685,9 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
 const OPEN: &[(usize, &str)] = &[
     (
         4,
-        "a statement that was under way there through another region's gateway waits until it goes on",
+        "where nobody takes over, as without `failover.automatic`, who waits there through its gateway waits on",
     ),
     (6, "that it is quick enough not to be suspected, where regions fail over by themselves"),
-    (
-        7,
-        "the postmaster alone hangs: sessions that stand go on, new ones wait, and nobody takes over",
-    ),
     (10, "peers renew no lease"),
     (11, "an agent gives no lease up before its end"),
     (12, "nobody looks from where clients are; no DNS"),

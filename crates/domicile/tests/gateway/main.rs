@@ -181,6 +181,7 @@ fn owned_by(version: u64, owner: Option<&str>) -> Routes {
         owner_of_whole: owner.map(region),
         settling: owner.is_none(),
         live: true,
+        abandoned: false,
         openings: version,
     }
 }

@@ -65,3 +65,31 @@ async fn an_idle_session_goes_on_when_a_silent_region_answers_again() {
     link.control().heal();
     assert_eq!(within(asking).await, "us");
 }
+
+/// Their own gateways say it to clients of the region and of other regions alike.
+#[tokio::test]
+async fn nobody_waits_for_a_server_that_is_silent_and_owns_nothing_any_more() {
+    let (eu, us) = Wanted::new(Mode::FollowOwner).owner("us").two_regions().await;
+    let idle = us.connect().await;
+    let (near, far) = (us.connect().await, eu.connect().await);
+    let mut sleeping = Vec::new();
+    for client in [near, far] {
+        assert_eq!(place(&client).await, "us");
+        sleeping
+            .push(tokio::spawn(async move { client.batch_execute("SELECT pg_sleep(600)").await }));
+    }
+    let sql = "SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    until(&us, sql).await;
+    us.cluster.pause();
+    eu.publish(owned_by(2, Some("eu")));
+    us.publish(Routes { abandoned: true, ..owned_by(2, Some("eu")) });
+    for sleeping in sleeping {
+        let error = within(sleeping).await.unwrap().unwrap_err();
+        assert_eq!(code(&error), "08006");
+    }
+    assert_eq!(place(&idle).await, "eu", "it goes where the owner is");
+    us.cluster.resume();
+    us.publish(owned_by(3, Some("us")));
+    eu.publish(owned_by(3, Some("us")));
+    assert_eq!(place(&idle).await, "us", "and comes back when all is well");
+}

@@ -12,9 +12,9 @@ const SLOTS_KEPT: i64 = 1;
 const SLOTS_PASSING: i64 = 1;
 /// One for capture, and one while a slot is being read again after a lost connection.
 const SENDERS_NEEDED: i64 = 2;
-/// For lease and guard, the door, the journal, durability, the status and the canary; beside them
-/// is one for each other region's changes.
-const SESSIONS_KEPT: i64 = 6;
+/// For lease and guard, the door, the journal, durability, the status, the canary and the pulse;
+/// beside them is one for each other region's changes.
+const SESSIONS_KEPT: i64 = 7;
 /// Two that look after shared tables.
 const SESSIONS_FOR_SHARED: i64 = 2;
 /// For guards, repairs, tails, comparisons, commands, and a region that copies this one; beside them
