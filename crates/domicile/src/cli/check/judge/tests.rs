@@ -172,20 +172,20 @@ fn room_that_is_too_small_is_told_by_the_limit_that_makes_it_so() {
     assert_eq!(with(left(0)), [(Blocker, "max_replication_slots")]);
     assert_eq!(with(left(1)), [(Warn, "max_replication_slots")]);
     assert_eq!(with(left(2)), []);
-    // Six and one for the other region; eleven that come and go.
+    // Seven and one for the other region; eleven that come and go.
     let with = |sessions| found(Server { sessions, ..server() });
-    assert_eq!(with(left(6)), [(Blocker, "max_connections")]);
-    assert_eq!(with(left(7)), [(Warn, "max_connections")]);
-    assert_eq!(with(left(18)), []);
+    assert_eq!(with(left(7)), [(Blocker, "max_connections")]);
+    assert_eq!(with(left(8)), [(Warn, "max_connections")]);
+    assert_eq!(with(left(19)), []);
     // And two WAL senders.
     let with = |limit| levels(Server { role_sessions: Some(limit), ..server() });
-    let way_out = "ALTER ROLE domicile CONNECTION LIMIT 20.".to_owned();
+    let way_out = "ALTER ROLE domicile CONNECTION LIMIT 21.".to_owned();
     let tight = |max| Room { max, used: 0 };
-    assert_eq!(with(tight(8)), [(Blocker, "connection_limit", way_out.clone())]);
-    assert_eq!(with(tight(9)), [(Warn, "connection_limit", way_out)]);
-    assert_eq!(with(tight(20)), []);
+    assert_eq!(with(tight(9)), [(Blocker, "connection_limit", way_out.clone())]);
+    assert_eq!(with(tight(10)), [(Warn, "connection_limit", way_out)]);
+    assert_eq!(with(tight(21)), []);
     let with = |limit| levels(Server { database_sessions: Some(limit), ..server() });
-    let way_out = "ALTER DATABASE shop CONNECTION LIMIT 25.".to_owned();
+    let way_out = "ALTER DATABASE shop CONNECTION LIMIT 26.".to_owned();
     assert_eq!(with(Room { max: 20, used: 5 }), [(Warn, "connection_limit", way_out)]);
     // One for the other region, one for repairs.
     let with = |origins| levels(Server { origins, ..server() });
