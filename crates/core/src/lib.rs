@@ -16,6 +16,7 @@ pub mod opening;
 pub mod outage;
 pub mod ownership;
 pub mod partition;
+pub mod probation;
 pub mod progress;
 pub mod publication;
 pub mod pulse;

@@ -69,6 +69,12 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
         gauge("peer_lease_silent", "How long no renewal of the peer's lease was seen.")
             .in_unit(Unit::Seconds)
             .of_peers(status, |peer| peer.lease_silent_ms as f64 / 1000.0),
+        gauge(
+            "peer_probation",
+            "How long no failover chooses the peer by itself where there is another, because it came and went.",
+        )
+        .in_unit(Unit::Seconds)
+        .of_peers(status, |peer| peer.probation_ms as f64 / 1000.0),
         gauge("peer_reseed_needed", "1 when the peer was left behind and must be seeded again.")
             .of_peers(status, |peer| number(peer.reseed_needed)),
         gauge(

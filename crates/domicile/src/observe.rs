@@ -14,6 +14,7 @@ use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::opening::{NOT_OPENED, UNSETTLED};
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::ownership::Ownership;
+use domicile_core::probation::Losses;
 use domicile_core::publication::PASSED_OVER;
 use domicile_core::retention::LeftBehind;
 use domicile_core::runbook::{Facts, RegionFacts};
@@ -66,6 +67,7 @@ struct Shared {
 #[derive(Clone, Default)]
 struct Remembered {
     lease: Option<Seen>,
+    losses: Losses,
     /// The last answer and when it came.
     status: Option<(Time, RegionStatus)>,
     probe: Option<Probe>,
@@ -81,11 +83,17 @@ impl Observer {
         for (region, client) in self.shared.sources.peers.clone() {
             tokio::spawn(self.clone().ask(region, client, shutdown.clone()));
         }
-        let mut leases = self.shared.sources.leases.clone();
-        let mut connected = false;
+        let sources = &self.shared.sources;
+        let mut leases = sources.leases.clone();
+        let (mut connected, mut awake) = (false, sources.clock.now());
+        // Renewals wake it far more often.
+        let at_least = Duration::from_millis(sources.config.failover.suspect_after.0 / 4);
         loop {
             let view = leases.borrow_and_update().clone();
-            if view.connected && !connected {
+            let now = sources.clock.now();
+            let stood_still = now.since(awake).0 > sources.config.failover.suspect_after.0 / 2;
+            awake = now;
+            if (view.connected && !connected) || stood_still {
                 self.hear_again();
             }
             connected = view.connected;
@@ -93,12 +101,13 @@ impl Observer {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 changed = leases.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(at_least) => {}
             }
         }
     }
 
     /// After a loss of the directory every lease has its full length again: the holders could
-    /// not renew either, or we could not see it.
+    /// not renew either, or we could not see it. So it is after this process stood still.
     fn hear_again(&self) {
         let now = self.shared.sources.clock.now();
         for remembered in self.lock().values_mut() {
@@ -108,11 +117,19 @@ impl Observer {
 
     fn note_leases(&self, view: &View) {
         let now = self.shared.sources.clock.now();
+        let suspect_after = self.shared.sources.config.failover.suspect_after;
         let mut seen = self.lock();
         for region in &self.shared.sources.config.regions {
             if let Some((_, revision)) = view.documents.get(&lease_key(&region.id)) {
                 let remembered = seen.entry(region.id.clone()).or_default();
-                remembered.lease = Some(Seen::note(remembered.lease, *revision, now));
+                let lease = Seen::note(remembered.lease, *revision, now);
+                let was_lost = remembered.lease.is_some_and(|before| {
+                    before != lease && before.silent_for(now) >= suspect_after
+                });
+                if was_lost {
+                    remembered.losses.note(now);
+                }
+                remembered.lease = Some(lease);
             }
         }
     }
@@ -227,6 +244,7 @@ impl Observer {
                 unsettled: own.says(UNSETTLED),
                 repairs_pending: own.repairs_pending,
                 not_opened: own.says(NOT_OPENED),
+                on_probation: on_probation(region, seen, now),
                 ownership_seen: own.ownership_seen,
                 exposure: own.exposure(),
                 staleness: own.staleness(),
@@ -249,6 +267,7 @@ impl Observer {
             unsettled: told.is_some_and(|s| s.says(UNSETTLED)),
             repairs_pending: told.map_or(0, |s| s.repairs_pending),
             not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
+            on_probation: on_probation(region, seen, now),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             // It may have acknowledged more since it was last heard.
             exposure: status.map(|(at, s)| s.exposure() + now.since(*at)).unwrap_or_default(),
@@ -293,6 +312,11 @@ impl Observer {
         self.lock().get(region).and_then(|r| r.probe)
     }
 
+    /// How long a region is still on probation, by what we have seen ourselves.
+    pub fn probation_of(&self, region: &RegionId, now: Time) -> Millis {
+        self.lock().get(region).map_or(Millis(0), |seen| seen.losses.probation(now))
+    }
+
     pub fn is_left_behind(&self, region: &RegionId) -> bool {
         self.left_behind().iter().any(|left| left.region == *region)
     }
@@ -306,6 +330,16 @@ impl Observer {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RegionId, Remembered>> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Has anybody seen `region` come and go? All are asked, so that all choose the same successor, that
+/// region too.
+fn on_probation(region: &RegionId, seen: &BTreeMap<RegionId, Remembered>, now: Time) -> bool {
+    let ours = seen.get(region).is_some_and(|seen| seen.losses.probation(now) > Millis(0));
+    let told = seen.values().filter_map(|remembered| remembered.status.as_ref());
+    let mut peers = told.flat_map(|(at, status)| status.peers.iter().map(move |peer| (at, peer)));
+    ours || peers
+        .any(|(at, peer)| peer.region == region.as_str() && peer.probation_ms > now.since(*at).0)
 }
 
 fn lift_frontier(positions: &BTreeMap<String, String>) -> Frontier {

@@ -218,6 +218,7 @@ impl Reporter {
                     // Never seen is not silent: the region may not have started yet.
                     lease_silent_ms: if silent.0 == u64::MAX { 0 } else { silent.0 },
                     probe: probe_word(self.observer.probe_of(&r.id)),
+                    probation_ms: self.observer.probation_of(&r.id, now).0,
                     reseed_needed: self.observer.is_left_behind(&r.id),
                 }
             })

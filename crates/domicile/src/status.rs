@@ -122,6 +122,9 @@ pub struct PeerStatus {
     /// `written`, `refused`, `unreachable`; empty while it is not tried.
     #[serde(default)]
     pub probe: String,
+    /// How long no failover chooses the peer by itself, where there is another: it came and went.
+    #[serde(default)]
+    pub probation_ms: u64,
     /// Records that the peer lacks may be gone: nobody waits for it any more.
     #[serde(default)]
     pub reseed_needed: bool,

@@ -25,7 +25,8 @@ pub fn automatic(policy: &FailoverPolicy, facts: &Facts) -> Option<Intent> {
 /// Returns the reachable region that shows most of what `from` has written, and of those the one
 /// that holds most: to fetch a log costs less time than to apply it, and writes wait for both.
 ///
-/// One that has rows to repair only where there is no other: it would open what it is given later.
+/// One that has rows to repair only where there is no other: it would open what it is given later. And
+/// so one that comes and goes: it would be lost again.
 pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
     let end = |positions: &Frontier| -> (u32, Lsn) {
         let origins = positions.iter().filter(|(origin, _)| origin.region == *from);
@@ -33,7 +34,9 @@ pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
     };
     let near = |region: &RegionId| {
         let seen = facts.regions.get(region);
-        seen.map(|seen| (seen.is_settled(), end(&seen.applied), end(&seen.flushed)))
+        seen.map(|seen| {
+            (seen.is_settled(), !seen.on_probation, end(&seen.applied), end(&seen.flushed))
+        })
     };
     let candidates = facts.regions.iter().filter(|(region, seen)| {
         let member = facts.ownership.members().contains(*region);

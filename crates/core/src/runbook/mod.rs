@@ -161,6 +161,8 @@ pub struct RegionFacts {
     pub repairs_pending: u64,
     /// It owns partitions into which it lets nobody yet.
     pub not_opened: bool,
+    /// Somebody has seen it come and go: see [`crate::probation`].
+    pub on_probation: bool,
     /// The revision of `ownership` that its gateway and guard go by.
     pub ownership_seen: u64,
     /// The age of its oldest commit that no other region has flushed, by its own clock.

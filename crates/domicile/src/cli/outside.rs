@@ -107,11 +107,17 @@ impl Outside {
             passed_over: told.is_some_and(|s| s.says(PASSED_OVER)),
             unsettled: told.is_some_and(|s| s.says(UNSETTLED)),
             repairs_pending: told.map_or(0, |s| s.repairs_pending),
+            on_probation: self.is_on_probation(region),
             not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             exposure: told.map(RegionStatus::exposure).unwrap_or_default(),
             staleness: told.map(RegionStatus::staleness).unwrap_or_default(),
         }
+    }
+
+    fn is_on_probation(&self, region: &RegionId) -> bool {
+        let mut peers = self.statuses.values().flatten().flat_map(|status| &status.peers);
+        peers.any(|peer| peer.region == region.as_str() && peer.probation_ms > 0)
     }
 
     /// What the other regions have seen of `region`.

@@ -105,6 +105,13 @@ fn links(output: &Output, statuses: &Statuses) -> String {
             } else {
                 output.cell("down", Color::Red)
             };
+            let silent = format!("{} ms", peer.lease_silent_ms);
+            let lease = match peer.probation_ms.div_ceil(60_000) {
+                0 => output.cell(&silent, Color::Reset),
+                left => {
+                    output.cell(&format!("{silent}, on probation for {left} min"), Color::Yellow)
+                }
+            };
             table.add_row([
                 output.cell(region.as_str(), Color::Reset),
                 output.cell(&peer.region, Color::Reset),
@@ -112,7 +119,7 @@ fn links(output: &Output, statuses: &Statuses) -> String {
                 output.cell(&format!("{} B", peer.lag_bytes), Color::Reset),
                 output.cell(&format!("{} ms", peer.staleness_ms), Color::Reset),
                 output.cell(&format!("{} ms", peer.exposure_ms), Color::Reset),
-                output.cell(&format!("{} ms", peer.lease_silent_ms), Color::Reset),
+                lease,
             ]);
         }
     }

@@ -15,7 +15,7 @@ pub async fn try_all(world: &mut World) {
     an_agent_without_its_postgres_is_taken_over(world).await;
 }
 
-/// F03; and F25, as far as a region that comes and goes gets nothing back by itself.
+/// F03 and F25: a region that comes and goes gets nothing back by itself, nor instead of another.
 async fn an_agent_that_was_dead_to_the_world_gives_up_by_itself(world: &mut World) {
     let (branch, partition) = world.branch_of("eu").await;
     let client = world.client("eu").await;
@@ -37,6 +37,13 @@ async fn an_agent_that_was_dead_to_the_world_gives_up_by_itself(world: &mut Worl
         world.refuses_in_favour_of(&client, branch, &owner).await;
     }
     assert_eq!(world.owners().await, taken, "it comes and goes, and nothing moves");
+    world.is_on_probation(&owner, "eu").await;
+    world.regions.kill_agent(&owner);
+    world.is_taken_over(&owner).await;
+    let owners = world.owners().await;
+    let with_eu = owners.iter().filter(|(owner, _)| owner.as_deref() == Some("eu")).count();
+    assert_eq!(with_eu, 0, "there is another than who comes and goes: {owners:?}");
+    world.regions.start_agent(&owner).unwrap();
     world.holds("an agent that stood still").await;
 }
 

@@ -470,7 +470,7 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
     ),
     (
         25,
-        "one failover; a region that comes and goes then gets nothing back by itself, so nothing moves",
+        "one failover; a region that comes and goes then gets nothing back by itself, nor takes over from another while there is a third",
         "tests/faults/standstill.rs",
         "an_agent_that_was_dead_to_the_world_gives_up_by_itself",
     ),
@@ -696,7 +696,7 @@ const OPEN: &[(usize, &str)] = &[
     (19, "a wrong rate is not told"),
     (21, "an error of fsync"),
     (24, "packets that are lost, narrow links; writers are made to wait, not slowed down"),
-    (25, "there is no probation"),
+    (25, "how many failovers nobody needed is not counted"),
     (26, "the last of three alone: two must agree on an outage, and seal"),
     (27, "with real processes: between barrier and grant, and after it"),
     (33, "the directory is lost together with the owner"),

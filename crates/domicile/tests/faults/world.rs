@@ -226,6 +226,19 @@ impl World {
         .await;
     }
 
+    /// Waits until a region is not relied on any more, by what another one says of it.
+    pub async fn is_on_probation(&self, by: &str, region: &str) {
+        eventually(&format!("{region} is on probation for {by}"), async || {
+            let status = self.regions.status(by).await.map_err(|e| e.to_string())?;
+            let seen = status.peers.iter().find(|peer| peer.region == region);
+            match seen.is_some_and(|peer| peer.probation_ms > 0) {
+                true => Ok(()),
+                false => Err(format!("{seen:?}")),
+            }
+        })
+        .await;
+    }
+
     /// Waits until a region says this of itself.
     pub async fn says(&self, region: &str, state: &str) {
         eventually(&format!("{region} says {state}"), async || {

@@ -462,6 +462,17 @@ fn a_region_whose_rows_are_not_all_history_is_given_nothing_while_another_could_
 }
 
 #[test]
+fn a_region_that_comes_and_goes_takes_over_only_where_there_is_no_other() {
+    let mut facts = facts(Rpo::None);
+    let successor = |facts: &Facts| crate::runbook::failover::successor(&region("eu"), facts);
+    assert_eq!(successor(&facts), Some(region("us")));
+    facts.regions.get_mut(&region("us")).unwrap().on_probation = true;
+    assert_eq!(successor(&facts), Some(region("ap")), "though us holds more");
+    facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
+    assert_eq!(successor(&facts), Some(region("us")));
+}
+
+#[test]
 fn a_run_ends_when_the_new_owner_has_opened_what_it_was_given() {
     let mut facts = facts(Rpo::None);
     let range = PartitionRange::new(3, 3);

@@ -1,0 +1,87 @@
+//! Which region has come and gone too often to be relied on?
+//!
+//! A region that was lost once and is back is as good as any. One that was lost twice within an hour is
+//! on probation: no failover that nobody asks for chooses it while there is another. It lasts five
+//! minutes from when the region was heard again, and with each further loss twice as long, at most an
+//! hour. People may move to it what they like.
+//!
+//! Each region counts what it has seen itself, and tells the others; an agent that starts anew has seen
+//! nothing.
+
+use crate::time::{Millis, Time};
+
+/// Losses that are older are forgotten.
+const REMEMBERED: Millis = Millis(3_600_000);
+const LOSSES_MIN: usize = 2;
+const FIRST: Millis = Millis(300_000);
+const LONGEST: Millis = Millis(3_600_000);
+
+/// When one region was heard again, after its lease had been silent for long enough to suspect it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// The oldest first.
+    ends: Vec<Time>,
+}
+
+impl Losses {
+    /// It is heard again.
+    pub fn note(&mut self, now: Time) {
+        self.forget(now);
+        self.ends.push(now);
+    }
+
+    /// How long it is still on probation; zero when it is not.
+    pub fn probation(&self, now: Time) -> Millis {
+        let recent = self.ends.iter().filter(|end| now.since(**end) < REMEMBERED).count();
+        let Some(last) = self.ends.last().filter(|_| recent >= LOSSES_MIN) else {
+            return Millis(0);
+        };
+        let doubled = u32::try_from(recent - LOSSES_MIN).unwrap_or(u32::MAX);
+        let lasts = FIRST.0.saturating_mul(2_u64.saturating_pow(doubled)).min(LONGEST.0);
+        Millis(lasts.saturating_sub(now.since(*last).0))
+    }
+
+    fn forget(&mut self, now: Time) {
+        self.ends.retain(|end| now.since(*end) < REMEMBERED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000;
+
+    fn lost_at(minutes: &[u64]) -> Losses {
+        let mut losses = Losses::default();
+        minutes.iter().for_each(|minute| losses.note(Time(minute * MINUTE)));
+        losses
+    }
+
+    fn minutes_left(losses: &Losses, now: u64) -> u64 {
+        losses.probation(Time(now * MINUTE)).0 / MINUTE
+    }
+
+    #[test]
+    fn one_loss_is_forgiven_at_once_and_two_are_not() {
+        assert_eq!(minutes_left(&lost_at(&[]), 1), 0);
+        assert_eq!(minutes_left(&lost_at(&[1]), 1), 0);
+        let twice = lost_at(&[1, 10]);
+        assert_eq!([10, 12, 15].map(|now| minutes_left(&twice, now)), [5, 3, 0]);
+    }
+
+    #[test]
+    fn each_further_loss_doubles_it_up_to_an_hour() {
+        assert_eq!(minutes_left(&lost_at(&[1, 2, 3]), 3), 10);
+        assert_eq!(minutes_left(&lost_at(&[1, 2, 3, 4]), 4), 20);
+        assert_eq!(minutes_left(&lost_at(&(1..50).collect::<Vec<_>>()), 49), 60);
+    }
+
+    #[test]
+    fn what_is_an_hour_old_is_forgotten() {
+        assert_eq!(minutes_left(&lost_at(&[1, 61]), 61), 0);
+        assert_eq!(minutes_left(&lost_at(&[2, 61]), 61), 5);
+        let often = lost_at(&(1..50).collect::<Vec<_>>());
+        assert_eq!(minutes_left(&often, 109), 0);
+    }
+}
