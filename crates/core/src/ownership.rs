@@ -249,6 +249,13 @@ impl Ownership {
         self.entries.get(i)
     }
 
+    /// Returns the entries that share partitions with `range`. They stand together: a value may have
+    /// thousands, and who looks at every one for each of another value's does not come to an end.
+    fn overlapping(&self, range: PartitionRange) -> impl Iterator<Item = &Entry> {
+        let first = self.entries.partition_point(|e| e.range.last < range.first);
+        self.entries[first..].iter().take_while(move |e| e.range.first <= range.last)
+    }
+
     /// Returns the entries that `region` may write now: owned, or handed over but not yet drained.
     pub fn writable_by<'a>(&'a self, region: &'a RegionId) -> impl Iterator<Item = &'a Entry> {
         self.entries.iter().filter(move |e| match &e.state {
@@ -291,7 +298,7 @@ impl Ownership {
     pub fn first_new_cut(&self, before: Option<&Self>, origin: &Origin) -> Option<Lsn> {
         let known = |range: PartitionRange, ending: (Epoch, &Cut)| {
             before.is_some_and(|before| {
-                let mut parts = before.entries.iter().filter(|e| e.range.overlap(&range).is_some());
+                let mut parts = before.overlapping(range);
                 range.last < before.total() && parts.all(|e| e.endings().any(|e| e == ending))
             })
         };
@@ -304,9 +311,7 @@ impl Ownership {
     pub fn gives(&self, before: &Self, region: &RegionId) -> bool {
         let mine = |entry: &&Entry| entry.state.admits() == Some(region);
         self.entries.iter().filter(mine).any(|now| {
-            before.entries.iter().any(|old| {
-                old.range.overlap(&now.range).is_some() && (old.epoch != now.epoch || !mine(&old))
-            })
+            before.overlapping(now.range).any(|old| old.epoch != now.epoch || !mine(&old))
         })
     }
 
