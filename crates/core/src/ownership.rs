@@ -17,6 +17,9 @@
 //! nothing was ever counted on that a cut did not ask.
 
 mod forgets;
+mod room;
+
+pub use room::{FAILOVERS_MIN, OWNERSHIP_BYTES_MAX};
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -145,6 +148,11 @@ pub enum OwnershipRefusal {
     NotMember(RegionId),
     #[error("region \"{0}\" owns partitions, or is about to")]
     OwnsSomething(RegionId),
+    #[error(
+        "ownership would be in {ranges} ranges, and of {bytes} bytes after as many failovers as there must \
+         be room for ({failovers}), more than {OWNERSHIP_BYTES_MAX}: move ranges that stand together"
+    )]
+    TooScattered { ranges: usize, failovers: usize, bytes: usize },
 }
 
 /// Where a write belongs.
@@ -440,7 +448,7 @@ impl Ownership {
         if !moves {
             return Err(OwnershipRefusal::AlreadyOwner { range, to: to.clone() });
         }
-        Ok(self.with_entries(entries).remembering(run))
+        self.with_entries(entries).remembering(run).check_room(self)
     }
 
     fn set_barrier(&self, run: &RunId, barrier: &Cut) -> Result<Self, OwnershipRefusal> {
