@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use domicile_core::change::Stamp;
-use domicile_core::id::{Epoch, PartitionId, RunId};
+use domicile_core::id::{Epoch, PartitionId, PartitionRange, RunId};
 use domicile_core::lsn::Lsn;
 use domicile_core::time::PgTime;
 
@@ -21,7 +21,16 @@ pub struct Guard {
     pub start: u64,
     pub granted_at: PgTime,
     pub deadline: PgTime,
-    pub open: BTreeMap<PartitionId, Epoch>,
+    /// Sorted, and joined where the epoch is the same.
+    pub open: Vec<(PartitionRange, Epoch)>,
+}
+
+impl Guard {
+    /// The epoch under which a partition is open, were the lease live.
+    pub fn epoch_of(&self, partition: PartitionId) -> Option<Epoch> {
+        let i = self.open.partition_point(|(range, _)| range.last < partition.0);
+        self.open.get(i).filter(|(range, _)| range.contains(partition)).map(|(_, epoch)| *epoch)
+    }
 }
 
 /// A client's transaction that has not committed. It holds its partitions' shared locks.
@@ -217,7 +226,7 @@ impl Postgres {
         let guard = self.guard.as_ref()?;
         let live = guard.granted_at <= now && now < guard.deadline;
         let bound = guard.start == self.start;
-        if bound && (live || ignore_deadline) { guard.open.get(&partition).copied() } else { None }
+        if bound && (live || ignore_deadline) { guard.epoch_of(partition) } else { None }
     }
 
     /// Is no admitted write to these partitions in flight?

@@ -5,13 +5,12 @@
 //! region and then waits out its lease waits long enough. And once a guard is closed for a
 //! hand-over, only a grant opens it again: a barrier that is on its way may still arrive.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use domicile_core::id::{Epoch, PartitionId, RunId};
+use domicile_core::id::{Epoch, PartitionId, PartitionRange, RunId};
 use domicile_core::lease::{Held, Seen};
 use domicile_core::lsn::Cut;
-use domicile_core::ownership::{OwnershipChange, State};
+use domicile_core::ownership::{Entry, OwnershipChange, State};
 use domicile_core::time::{Millis, Time};
 
 use super::{Agent, Context, Host, Renewal, send};
@@ -81,7 +80,7 @@ impl Agent {
         let deadline = domicile_core::time::PgTime(wall.0 + life.0 as i64 * 1000);
         let open = match host.postgres.guard.take() {
             Some(guard) if guard.start == start => guard.open,
-            _ => BTreeMap::new(),
+            _ => Vec::new(),
         };
         host.postgres.guard = Some(Guard { start, granted_at: wall, deadline, open });
         self.guard_revision = 0;
@@ -96,15 +95,20 @@ impl Agent {
             self.guard_revision = self.ownership_revision();
             return;
         };
-        let mut open = BTreeMap::new();
-        for entry in ownership.entries() {
-            // Closed as soon as a hand-over is seen; until it is seen, `Owned` is what was read.
-            let mine = matches!(&entry.state, State::Owned { by } if *by == host.id);
-            for number in entry.range.first..=entry.range.last {
+        let all_ready = self.settled() && host.postgres.tables.repair.is_empty();
+        let mut open = Vec::new();
+        // Closed as soon as a hand-over is seen; until it is seen, `Owned` is what was read.
+        let mine = |entry: &&Entry| matches!(&entry.state, State::Owned { by } if *by == host.id);
+        for Entry { range, epoch, .. } in ownership.entries().iter().filter(mine) {
+            if all_ready {
+                join(&mut open, *range, *epoch);
+                continue;
+            }
+            for number in range.first..=range.last {
                 let partition = PartitionId(number);
-                let kept = guard.open.get(&partition) == Some(&entry.epoch);
-                if mine && (kept || self.ready(host, cx, partition)) {
-                    open.insert(partition, entry.epoch);
+                let kept = guard.epoch_of(partition) == Some(*epoch);
+                if kept || self.ready(host, cx, partition) {
+                    join(&mut open, PartitionRange::new(number, number), *epoch);
                 }
             }
         }
@@ -115,7 +119,7 @@ impl Agent {
         &mut self,
         host: &mut Host,
         cx: &mut Context<'_>,
-        open: BTreeMap<PartitionId, Epoch>,
+        open: Vec<(PartitionRange, Epoch)>,
     ) {
         self.guard_revision = self.ownership_revision();
         if let Some(guard) = &mut host.postgres.guard
@@ -181,6 +185,14 @@ impl Agent {
     pub(super) fn lease_live(&self, host: &Host, cx: &Context<'_>) -> bool {
         let now = host.clock.monotonic(cx.now);
         self.held.is_some_and(|held| held.live(now, &cx.setup.terms))
+    }
+}
+
+/// Adds a range that comes after all others.
+fn join(open: &mut Vec<(PartitionRange, Epoch)>, range: PartitionRange, epoch: Epoch) {
+    match open.last_mut() {
+        Some((last, of)) if *of == epoch && last.last + 1 == range.first => last.last = range.last,
+        _ => open.push((range, epoch)),
     }
 }
 
