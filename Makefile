@@ -5,7 +5,7 @@ SEEDS ?= 1000
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench-failover bench-memory bench-replication sim model build check fix clean setup
+.PHONY: help demo test chaos bench-failover bench-memory bench-replication sim scale model build check fix clean setup
 
 help: ## list these targets
 	@echo "Domicile: multi-region for ordinary PostgreSQL."
@@ -35,6 +35,9 @@ bench-replication: setup ## replication against native and pglogical, about 25 m
 
 sim: ## simulate SEEDS worlds (default 1000) and check the invariants in each
 	cargo run --release --locked --package domicile-sim -- --seeds $(SEEDS)
+
+scale: ## count what the failover of one region costs, in worlds of up to 50 regions and a million partitions (ARGS="--regions 3")
+	cargo run --release --locked --package domicile-sim -- scale $(ARGS)
 
 model: ## try every order of events of the protocol, further than `make test` does; needs time and memory
 	MODEL_WRITES=$(or $(WRITES),2) MODEL_RESTARTS=$(or $(RESTARTS),1) cargo test --release --locked --package domicile-sim --test model -- --nocapture

@@ -58,11 +58,13 @@ pub struct Fresh<'a> {
     entry: &'a Entry,
 }
 
-/// Returns the partitions of `region` that are not `open` at their epoch yet.
+/// Returns the partitions of `region` that are not `open` at their epoch yet; `open` is sorted.
 pub fn fresh<'a>(ownership: &'a Ownership, region: &RegionId, open: &[Open]) -> Vec<Fresh<'a>> {
     let mine = ownership.entries().iter().filter(|e| e.state.admits() == Some(region));
     let fresh = mine.flat_map(|entry| {
-        let kept = open.iter().filter(|open| open.epoch == entry.epoch).map(|open| open.range);
+        let first = open.partition_point(|open| open.range.last < entry.range.first);
+        let near = open[first..].iter().take_while(|open| open.range.first <= entry.range.last);
+        let kept = near.filter(|open| open.epoch == entry.epoch).map(|open| open.range);
         without(entry.range, kept).into_iter().map(move |range| Fresh { range, entry })
     });
     fresh.collect()
@@ -86,7 +88,7 @@ pub fn closed(
     joined(closed)
 }
 
-/// Returns what is open where `region` goes by `ownership` and keeps `closed`.
+/// Returns what is open, sorted, where `region` goes by `ownership` and keeps `closed`.
 pub fn open(ownership: &Ownership, region: &RegionId, closed: &[PartitionRange]) -> Vec<Open> {
     let mine = ownership.entries().iter().filter(|e| e.state.admits() == Some(region));
     let open = mine.flat_map(|entry| {

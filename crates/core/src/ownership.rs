@@ -17,6 +17,9 @@
 //! nothing was ever counted on that a cut did not ask.
 
 mod forgets;
+mod room;
+
+pub use room::{FAILOVERS_MIN, OWNERSHIP_BYTES_MAX};
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -145,6 +148,11 @@ pub enum OwnershipRefusal {
     NotMember(RegionId),
     #[error("region \"{0}\" owns partitions, or is about to")]
     OwnsSomething(RegionId),
+    #[error(
+        "ownership would be in {ranges} ranges, and of {bytes} bytes after as many failovers as there must \
+         be room for ({failovers}), more than {OWNERSHIP_BYTES_MAX}: move ranges that stand together"
+    )]
+    TooScattered { ranges: usize, failovers: usize, bytes: usize },
 }
 
 /// Where a write belongs.
@@ -249,6 +257,13 @@ impl Ownership {
         self.entries.get(i)
     }
 
+    /// Returns the entries that share partitions with `range`. They stand together: a value may have
+    /// thousands, and who looks at every one for each of another value's does not come to an end.
+    fn overlapping(&self, range: PartitionRange) -> impl Iterator<Item = &Entry> {
+        let first = self.entries.partition_point(|e| e.range.last < range.first);
+        self.entries[first..].iter().take_while(move |e| e.range.first <= range.last)
+    }
+
     /// Returns the entries that `region` may write now: owned, or handed over but not yet drained.
     pub fn writable_by<'a>(&'a self, region: &'a RegionId) -> impl Iterator<Item = &'a Entry> {
         self.entries.iter().filter(move |e| match &e.state {
@@ -302,7 +317,7 @@ impl Ownership {
 
     /// Is it known here that in all of `range` this epoch ends there?
     fn knows(&self, range: PartitionRange, ending: (Epoch, &Cut)) -> bool {
-        let mut parts = self.entries.iter().filter(|e| e.range.overlap(&range).is_some());
+        let mut parts = self.overlapping(range);
         range.last < self.total() && parts.all(|e| e.endings().any(|e| e == ending))
     }
 
@@ -310,9 +325,7 @@ impl Ownership {
     pub fn gives(&self, before: &Self, region: &RegionId) -> bool {
         let mine = |entry: &&Entry| entry.state.admits() == Some(region);
         self.entries.iter().filter(mine).any(|now| {
-            before.entries.iter().any(|old| {
-                old.range.overlap(&now.range).is_some() && (old.epoch != now.epoch || !mine(&old))
-            })
+            before.overlapping(now.range).any(|old| old.epoch != now.epoch || !mine(&old))
         })
     }
 
@@ -441,7 +454,7 @@ impl Ownership {
         if !moves {
             return Err(OwnershipRefusal::AlreadyOwner { range, to: to.clone() });
         }
-        Ok(self.with_entries(entries).remembering(run))
+        self.with_entries(entries).remembering(run).check_room(self)
     }
 
     fn set_barrier(&self, run: &RunId, barrier: &Cut) -> Result<Self, OwnershipRefusal> {

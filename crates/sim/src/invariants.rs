@@ -121,6 +121,16 @@ impl Oracle {
         (self.ledger.len(), self.ledger.values().filter(|c| c.acknowledged.is_some()).count())
     }
 
+    /// When another region than `lost` first had a write to one of `partitions` acknowledged.
+    pub fn acknowledged_elsewhere(&self, lost: usize, partitions: &Ownership) -> Option<Micros> {
+        let theirs = &self.origins[lost].region;
+        let meant = |stamp: &Stamp| {
+            partitions.entry(stamp.partition).and_then(|e| e.owner()) == Some(theirs)
+        };
+        let commits = self.ledger.values().filter(|c| c.region != lost && !c.keys.is_empty());
+        commits.filter(|c| c.stamps.iter().any(meant)).filter_map(|c| c.acknowledged).min()
+    }
+
     /// The guard let these writes through, at the moment of its last check.
     pub fn admitted(&mut self, region: usize, stamps: &[Stamp]) {
         // Where nothing runs ahead of its copies the seal ends an epoch, and the guard may run late.

@@ -13,15 +13,19 @@ mod message;
 mod network;
 mod postgres;
 mod region;
+mod report;
 mod rng;
 mod setup;
 mod trace;
+mod work;
 mod workload;
 mod world;
 
 pub use invariants::{Kind, Violation};
+pub use report::{Row, json, svg, table};
 pub use setup::Sabotage;
-pub use world::Report;
+pub use work::{Work, work};
+pub use world::{Cost, Deal, Failover, Report, Shape, fail_over};
 
 use world::World;
 

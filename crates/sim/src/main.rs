@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use domicile_sim::{Kind, Options, Report, Sabotage, explain, run, run_twice};
+use domicile_sim::{
+    Cost, Deal, Kind, Options, Report, Row, Sabotage, Shape, explain, fail_over, json, run,
+    run_twice, svg, table, work,
+};
 
 /// Runs seeded worlds of regions, with crashes, cuts, pauses and wrong clocks, and checks that
 /// what must hold does.
@@ -47,6 +50,26 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         from: u64,
     },
+    /// Lose one region in worlds of several sizes and count what its failover costs.
+    #[command(after_help = "Examples:\n  \
+        domicile-sim scale\n  \
+        domicile-sim scale --regions 3,50 --partitions 1000000 --json scale.json --svg scale.svg")]
+    Scale {
+        /// In worlds of so many regions.
+        #[arg(long, value_delimiter = ',', default_values_t = [3, 5, 10, 20, 50],
+              value_parser = clap::value_parser!(u16).range(3..=99))]
+        regions: Vec<u16>,
+        /// With so many partitions.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 10_000, 1_000_000],
+              value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        partitions: Vec<u32>,
+        /// Write the figures here, for a machine.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Draw them here.
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -58,9 +81,49 @@ fn main() -> ExitCode {
     };
     match (arguments.command, arguments.seed) {
         (Some(Command::Meta { seeds, from }), _) => many(from, seeds, |s| run_twice(s, options)),
+        (Some(Command::Scale { regions, partitions, json, svg }), _) => {
+            scale(&regions, &partitions, json, svg)
+        }
         (None, Some(seed)) => one(seed, options, arguments.trace),
         (None, None) => many(arguments.from, arguments.seeds, |s| run(s, options)),
     }
+}
+
+fn scale(
+    regions: &[u16],
+    partitions: &[u32],
+    json_file: Option<PathBuf>,
+    svg_file: Option<PathBuf>,
+) -> ExitCode {
+    let sizes = regions.iter().flat_map(|r| partitions.iter().map(|p| (usize::from(*r), *p)));
+    let together = sizes.map(|(r, p)| Shape { regions: r, partitions: p, deal: Deal::Together });
+    let fewest = regions.iter().min().copied().map_or(3, usize::from);
+    let alternating = partitions.iter().filter(|p| **p > 1).map(|p| Shape {
+        regions: fewest,
+        partitions: *p,
+        deal: Deal::Alternating,
+    });
+    let counted = together.chain(alternating).map(fail_over);
+    let costs: Vec<Cost> = match counted.collect() {
+        Ok(costs) => costs,
+        Err(why) => {
+            eprintln!("a failover does not end as it should: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    print!("{}", table(&costs));
+    for partitions in partitions {
+        println!("core, {partitions} ranges: {}", work(*partitions));
+    }
+    let rows: Vec<Row> = costs.iter().filter_map(Row::of).collect();
+    for (file, text) in [(json_file, json(&costs)), (svg_file, svg(&rows))] {
+        let Some(file) = file else { continue };
+        if let Err(why) = fs::write(&file, text) {
+            eprintln!("failed to write {}: {why}", file.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn one(seed: u64, options: Options, file: Option<PathBuf>) -> ExitCode {

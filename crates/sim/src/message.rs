@@ -70,6 +70,41 @@ pub enum Message {
     Rows(Rc<Rows>),
 }
 
+/// What is a message sent for?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Leases, reports and records: whether anything is amiss or not.
+    EveryDay,
+    /// Reads of the directory's documents, and their answers.
+    Read,
+    /// What a run, and what leads to it, is made of.
+    Failover,
+}
+
+impl Message {
+    pub fn errand(&self) -> Errand {
+        match self {
+            Self::Renew { .. }
+            | Self::Renewed { .. }
+            | Self::Fetch { .. }
+            | Self::Records { .. }
+            | Self::Report(_) => Errand::EveryDay,
+            Self::Read | Self::State(_) => Errand::Read,
+            Self::SwapOwnership { .. }
+            | Self::PutRun(_)
+            | Self::Changed
+            | Self::SealThese { .. }
+            | Self::Sealed { .. }
+            | Self::WriteCanary(_)
+            | Self::CanaryWritten(_)
+            | Self::ProbeGuard
+            | Self::Probed(_)
+            | Self::AskRows(_)
+            | Self::Rows(_) => Errand::Failover,
+        }
+    }
+}
+
 /// What an agent tells every other one, several times a second.
 #[derive(Clone, Debug)]
 pub struct Report {

@@ -13,12 +13,21 @@ pub struct Network {
     /// Added to every message between two nodes while a link is slow.
     slow: Vec<Micros>,
     base: Micros,
+    /// So many of a thousand messages take much longer than all the others.
+    late_permille: u64,
 }
 
 impl Network {
     pub fn new(nodes: usize, rng: &mut Rng) -> Self {
         let links = nodes * nodes;
-        Self { nodes, cut: vec![0; links], slow: vec![0; links], base: rng.between(1, 40) * MS }
+        let base = rng.between(1, 40) * MS;
+        Self { nodes, cut: vec![0; links], slow: vec![0; links], base, late_permille: 2 }
+    }
+
+    /// All regions are equally far from each other, and nothing is held up on the way.
+    pub fn even(nodes: usize, base: Micros) -> Self {
+        let links = nodes * nodes;
+        Self { nodes, cut: vec![0; links], slow: vec![0; links], base, late_permille: 0 }
     }
 
     /// When a message sent now arrives; `None` when it is lost.
@@ -27,8 +36,7 @@ impl Network {
             return None;
         }
         let usual = self.base / 2 + rng.below(self.base);
-        // Now and then one message takes much longer than all the others.
-        let late = if rng.chance(2) { rng.below(2500) * MS } else { 0 };
+        let late = if rng.chance(self.late_permille) { rng.below(2500) * MS } else { 0 };
         Some(usual + late + self.slow[from * self.nodes + to])
     }
 

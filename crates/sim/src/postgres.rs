@@ -10,6 +10,7 @@ use std::rc::Rc;
 use domicile_core::change::Stamp;
 use domicile_core::id::{Epoch, PartitionId, RunId};
 use domicile_core::lsn::Lsn;
+use domicile_core::opening::Open;
 use domicile_core::time::PgTime;
 
 use crate::disk::Record;
@@ -21,7 +22,16 @@ pub struct Guard {
     pub start: u64,
     pub granted_at: PgTime,
     pub deadline: PgTime,
-    pub open: BTreeMap<PartitionId, Epoch>,
+    /// Sorted.
+    pub open: Vec<Open>,
+}
+
+impl Guard {
+    /// The epoch under which a partition is open, were the lease live.
+    pub fn epoch_of(&self, partition: PartitionId) -> Option<Epoch> {
+        let i = self.open.partition_point(|open| open.range.last < partition.0);
+        self.open.get(i).filter(|open| open.range.contains(partition)).map(|open| open.epoch)
+    }
 }
 
 /// A client's transaction that has not committed. It holds its partitions' shared locks.
@@ -217,7 +227,7 @@ impl Postgres {
         let guard = self.guard.as_ref()?;
         let live = guard.granted_at <= now && now < guard.deadline;
         let bound = guard.start == self.start;
-        if bound && (live || ignore_deadline) { guard.open.get(&partition).copied() } else { None }
+        if bound && (live || ignore_deadline) { guard.epoch_of(partition) } else { None }
     }
 
     /// Is no admitted write to these partitions in flight?

@@ -1,10 +1,10 @@
 //! Which world does this seed stand for? Fixed for the whole run.
 
 use domicile_core::config::FailoverPolicy;
-use domicile_core::id::{Origin, PartitionId, RegionId};
+use domicile_core::id::{Epoch, Origin, PartitionId, PartitionRange, RegionId};
 use domicile_core::lease::LeaseTerms;
 use domicile_core::lsn::{Frontier, Lsn};
-use domicile_core::ownership::Ownership;
+use domicile_core::ownership::{Entry, Ownership, State};
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
 use domicile_core::time::{DriftPpm, Millis};
@@ -19,6 +19,15 @@ const REGION_NAMES: [&str; 5] = ["ap", "eu", "us", "sa", "af"];
 const KEYS: u32 = 24;
 pub const DRIFT_PPM_MAX: u64 = 500;
 const RPO_AGE: Millis = Millis(250);
+const KEYS_OF_A_REGION: u32 = 4;
+const TERMS: LeaseTerms = LeaseTerms {
+    ttl: Millis(3000),
+    renew_every: Millis(500),
+    margin: Millis(200),
+    drift: DriftPpm(DRIFT_PPM_MAX),
+};
+const POLICY: FailoverPolicy =
+    FailoverPolicy { automatic: true, observers: 2, suspect_after: Millis(2000) };
 
 /// A rule broken on purpose, to show that the invariants can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -54,6 +63,11 @@ pub struct Setup {
     /// When the last region joins; from the beginning when it is `None`.
     pub joins_at: Option<Micros>,
     pub sabotage: Option<Sabotage>,
+    /// Whoever sees an outage begins a failover, half of the time; otherwise only the region that is
+    /// to take over does, as agents do.
+    pub anyone_begins: bool,
+    /// Every other partition is the first region's: no two stand together.
+    pub alternates: bool,
 }
 
 impl Setup {
@@ -83,15 +97,33 @@ impl Setup {
             regions,
             layout,
             rpo,
-            terms: LeaseTerms {
-                ttl: Millis(3000),
-                renew_every: Millis(500),
-                margin: Millis(200),
-                drift: DriftPpm(DRIFT_PPM_MAX),
-            },
+            terms: TERMS,
             joins_at: newcomer.chance(300).then(|| newcomer.between(2, 15) * SECOND),
-            policy: FailoverPolicy { automatic: true, observers: 2, suspect_after: Millis(2000) },
+            policy: POLICY,
             sabotage,
+            anyone_begins: true,
+            alternates: false,
+        }
+    }
+
+    /// Many regions or many partitions, where acknowledgements wait for a copy.
+    pub fn large(count: usize, partitions: u32, alternates: bool) -> Self {
+        let name = |number| format!("r{number:02}").parse().expect("these are region names");
+        let regions: Vec<RegionId> = (1..=count).map(name).collect();
+        let keys = KEYS_OF_A_REGION * count as u32;
+        let spread = |key| u64::from(key) * u64::from(partitions) / u64::from(keys);
+        Self {
+            origins: regions.iter().map(|r| Origin::new(r.clone(), 1)).collect(),
+            partitions: (0..keys).map(|key| PartitionId(spread(key) as u32)).collect(),
+            regions,
+            layout: Layout { scheme: Scheme::Hash { count: partitions }, has_reference: false },
+            rpo: Rpo::Zero { copies: 1 },
+            terms: TERMS,
+            policy: POLICY,
+            joins_at: None,
+            sabotage: None,
+            anyone_begins: false,
+            alternates,
         }
     }
 
@@ -109,6 +141,9 @@ impl Setup {
     }
 
     pub fn first_owners(&self) -> Ownership {
+        if self.alternates {
+            return alternating(self.layout.total(), &self.regions);
+        }
         let newcomers = usize::from(self.joins_at.is_some());
         Ownership::initial(self.layout.total(), &self.regions[..self.count() - newcomers])
     }
@@ -120,6 +155,23 @@ impl Setup {
     pub fn breaks(&self, rule: Sabotage) -> bool {
         self.sabotage == Some(rule)
     }
+}
+
+/// Every other partition is the first region's, those between are the others' by turns.
+pub fn alternating(total: u32, regions: &[RegionId]) -> Ownership {
+    let owner = |number: u32| match number % 2 {
+        0 => 0,
+        _ => 1 + number as usize / 2 % (regions.len() - 1),
+    };
+    let entry = |number| Entry {
+        range: PartitionRange::new(number, number),
+        epoch: Epoch(1),
+        state: State::Owned { by: regions[owner(number)].clone() },
+        closed: Vec::new(),
+    };
+    let members = regions.iter().cloned().collect();
+    let entries = (0..total).map(entry).collect();
+    Ownership::from_entries(members, entries).expect("one after the other")
 }
 
 fn partition(layout: &Layout, regions: &[RegionId], key: Key) -> PartitionId {

@@ -37,6 +37,11 @@ impl Workload {
         }
     }
 
+    /// Clients write, and nobody does anything else.
+    pub fn steady(write_every: Micros) -> Self {
+        Self { write_every, operate_every: 0, bypass_permille: 0, attested_permille: 0 }
+    }
+
     pub fn next_write_after(&self, rng: &mut Rng) -> Micros {
         1 + rng.below(2 * self.write_every)
     }
@@ -48,9 +53,10 @@ impl Workload {
     pub fn write(&self, rng: &mut Rng, setup: &Setup, host: &Host) -> Write {
         let postgres = &host.postgres;
         let past_guard = rng.chance(self.bypass_permille);
-        let open = postgres.guard.as_ref().map(|g| &g.open);
-        let ours =
-            |key: &Key| open.is_some_and(|o| o.contains_key(&setup.partitions[*key as usize]));
+        let guard = postgres.guard.as_ref();
+        let ours = |key: &Key| {
+            guard.is_some_and(|g| g.epoch_of(setup.partitions[*key as usize]).is_some())
+        };
         let total = setup.partitions.len() as u32;
         let astray = past_guard || rng.chance(50);
         let choice: Vec<Key> = (0..total).filter(|key| astray || ours(key)).collect();

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use domicile_core::ownership::OwnershipChange;
+use domicile_core::ownership::{OWNERSHIP_BYTES_MAX, OwnershipChange};
 
 use crate::clock::{Clock, MS, Micros, SECOND};
 use crate::directory::Directory;
@@ -25,8 +25,12 @@ use crate::workload::Workload;
 mod client;
 mod operator;
 mod rest;
+mod scale;
+
+pub use scale::{Cost, Deal, Failover, Shape, fail_over};
 
 use operator::Operator;
+use scale::Tally;
 
 /// After healing, everything must have come to rest within this time.
 const REST_WITHIN: Micros = 60 * SECOND;
@@ -54,6 +58,7 @@ pub struct World {
     healed: bool,
     last_session: u64,
     done: bool,
+    tally: Tally,
 }
 
 #[derive(Debug)]
@@ -110,6 +115,19 @@ impl World {
     pub fn new(seed: u64, sabotage: Option<Sabotage>, keep_trace: bool) -> Self {
         let mut rng = Rng::new(seed);
         let setup = Setup::choose(seed, &mut rng, sabotage);
+        let mut world = Self::calm(seed, setup, rng, keep_trace);
+        world.at(2 * SECOND, Event::Strike);
+        world.at(SECOND, Event::Order);
+        world.at(SECOND, Event::Meddle);
+        world.at(world.heal_at, Event::Heal);
+        if let Some(joins_at) = world.setup.joins_at {
+            world.at(joins_at, Event::Join);
+        }
+        world
+    }
+
+    /// A world in which clients write, and nothing else happens.
+    fn calm(seed: u64, setup: Setup, mut rng: Rng, keep_trace: bool) -> Self {
         let count = setup.count();
         let regions = (0..count).map(|index| region(index, &setup, &mut rng)).collect();
         let mut world = Self {
@@ -130,19 +148,13 @@ impl World {
             healed: false,
             last_session: 0,
             done: false,
+            tally: Tally::default(),
             setup,
             rng,
         };
         for region in 0..count {
             world.start_agent(region);
             world.at(region as u64 * MS, Event::Begin { region });
-        }
-        world.at(2 * SECOND, Event::Strike);
-        world.at(SECOND, Event::Order);
-        world.at(SECOND, Event::Meddle);
-        world.at(world.heal_at, Event::Heal);
-        if let Some(joins_at) = world.setup.joins_at {
-            world.at(joins_at, Event::Join);
         }
         world
     }
@@ -263,6 +275,7 @@ impl World {
 
     fn send(&mut self, from: usize, to: usize, message: Message) {
         let Some(delay) = self.network.delay(from, to, &mut self.rng) else { return };
+        self.tally.sent(&message);
         let life = self.regions.get(to).map_or(0, |region| region.life);
         self.after(delay, Event::Arrive { to, life, from, message });
     }
@@ -279,6 +292,9 @@ impl World {
                 let state = Rc::new(self.directory.read().clone());
                 self.send(directory, from, Message::State(state));
             }
+            Message::SwapOwnership { value, .. } if value.bytes() > OWNERSHIP_BYTES_MAX => {
+                self.trace.line(self.now, format_args!("directory: {} bytes", value.bytes()));
+            }
             Message::SwapOwnership { expected, value } => {
                 if self.directory.swap_ownership(expected, value.clone()) {
                     let states: Vec<String> = value
@@ -287,6 +303,7 @@ impl World {
                         .map(|e| format!("{}:{} {}", e.range, e.epoch, e.state))
                         .collect();
                     self.trace.line(self.now, format_args!("directory: {}", states.join(", ")));
+                    self.tally.written(&value);
                     self.oracle.owned(value);
                     self.tell_watchers();
                 }

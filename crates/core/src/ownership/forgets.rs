@@ -18,9 +18,8 @@ impl Ownership {
     /// cannot have come after `seen`.
     pub fn forgets(&self, seen: &Self) -> Option<PartitionRange> {
         seen.entries.iter().find_map(|before| {
-            let now = self.entries.iter().filter(|now| now.range.overlap(&before.range).is_some());
             let mut held = 0;
-            for now in now {
+            for now in self.overlapping(before.range) {
                 let both = now.range.overlap(&before.range)?;
                 if !now.follows(before) {
                     return Some(both);

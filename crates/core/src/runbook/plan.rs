@@ -8,7 +8,7 @@ use super::{Blocker, Facts, Intent, RegionFacts, Step};
 use crate::id::{Epoch, PartitionRange, RegionId, RunId};
 use crate::opening::UNSETTLED;
 use crate::outage::Outage;
-use crate::ownership::{Ownership, State};
+use crate::ownership::{Ownership, OwnershipChange, OwnershipRefusal, State};
 use crate::publication::PASSED_OVER;
 use crate::time::Millis;
 
@@ -112,7 +112,10 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
         Intent::Failover { from, to, attested } => {
             check_failover(from, to, *attested, facts, &mut reasons);
         }
-        Intent::Switchover { range, to } => check_switchover(*range, to, facts, &mut reasons),
+        Intent::Switchover { range, to } => {
+            check_switchover(*range, to, facts, &mut reasons);
+            reasons.extend(scattered(*range, to, &plan.run, &facts.ownership));
+        }
         Intent::Evacuation { from, to } => check_evacuation(from, to, facts, &mut reasons),
     }
     if !reasons.is_empty() {
@@ -212,6 +215,18 @@ fn check_switchover(
     }
 }
 
+/// Why the directory has no room for what a hand-over would leave.
+pub(super) fn scattered(
+    range: PartitionRange,
+    to: &RegionId,
+    run: &RunId,
+    ownership: &Ownership,
+) -> Option<Refusal> {
+    let change = OwnershipChange::HandOver { range, to: to.clone(), run: run.clone() };
+    let refused = ownership.apply(&change).err()?;
+    matches!(refused, OwnershipRefusal::TooScattered { .. }).then_some(Refusal::Scattered(refused))
+}
+
 fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
     match intent {
         Intent::Switchover { .. } | Intent::Evacuation { .. } => Estimate::default(),
@@ -273,6 +288,8 @@ pub enum Refusal {
          any more: wait until it does not say {PASSED_OVER}; where rows differ, domicile verify --repair"
     )]
     PassedOver(RegionId),
+    #[error("{0}")]
+    Scattered(OwnershipRefusal),
     #[error("{0}")]
     Blocked(Blocker),
 }

@@ -84,6 +84,7 @@ impl Report {
         let Some(figures) = events.figures() else { return };
         match name {
             Name::OursDefault => drop(self.ours.insert("default", figures)),
+            Name::OursMany => drop(self.ours.insert("many", figures)),
             Name::OursFast => drop(self.ours.insert("fast", figures)),
             Name::OursSealed => drop(self.ours.insert("sealed", figures)),
             Name::PatroniDefault => self.patroni_default = Some(figures),

@@ -327,6 +327,8 @@ mod tests {
         for ownership in [start, fenced, cut, granted, moving, overruled, joined] {
             let stored = lower_ownership("shop", &ownership);
             assert_eq!(lift_ownership("shop", &stored).unwrap(), ownership);
+            let spare = ownership.bytes().checked_sub(stored.len());
+            assert!(spare.is_some_and(|spare| spare < 128), "{spare:?} of {}", stored.len());
             assert!(lift_ownership("other", &stored).is_err(), "another cluster's");
         }
     }

@@ -26,6 +26,7 @@ mod store;
 pub mod view;
 
 use bytes::Bytes;
+use domicile_core::ownership::OWNERSHIP_BYTES_MAX;
 
 pub use client::{Client, DirectoryError};
 pub use follow::View;
@@ -35,6 +36,7 @@ pub const KEY_BYTES_MAX: usize = 256;
 
 /// Longest value the directory accepts.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+const _: () = assert!(VALUE_BYTES_MAX == OWNERSHIP_BYTES_MAX, "core keeps ownership within it");
 
 /// Most bytes of keys and values that one read may return.
 pub const READ_BYTES_MAX: usize = 32 * 1024 * 1024;

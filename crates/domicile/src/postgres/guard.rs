@@ -421,7 +421,8 @@ pub async fn read_open(client: &Client, region: &RegionId) -> anyhow::Result<Vec
                          FROM generate_series(0, domicile.partitions() - 1) number,
                               domicile.entry(number)
                          WHERE owner = $1) held
-                   GROUP BY epoch, island";
+                   GROUP BY epoch, island
+                   ORDER BY 1";
     let rows = client.query(islands, &[&region.as_str()]).await.context("read the guard's map")?;
     let open = rows.iter().map(|row| {
         let (first, last) =

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use domicile_core::id::RunId;
+use domicile_core::id::{PartitionId, RunId};
 use domicile_core::lsn::Frontier;
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::runbook::{Facts, RegionFacts};
@@ -82,8 +82,8 @@ impl Agent {
     pub(super) fn answer_probe(&mut self, host: &mut Host, cx: &mut Context<'_>, asker: usize) {
         let wall = host.clock.wall(cx.now);
         let open = host.postgres.guard.as_ref().is_some_and(|guard| {
-            let first = guard.open.keys().next();
-            first.is_some_and(|p| host.postgres.admits(*p, wall, false).is_some())
+            let first = guard.open.first().map(|open| PartitionId(open.range.first));
+            first.is_some_and(|p| host.postgres.admits(p, wall, false).is_some())
         });
         let probe = match host.postgres.answers() {
             true if open => Probe::Written,

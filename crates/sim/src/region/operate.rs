@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use domicile_core::history::Seal;
-use domicile_core::id::{Epoch, RegionId, RunId};
+use domicile_core::id::{Epoch, PartitionId, RegionId, RunId};
 use domicile_core::lsn::Cut;
 use domicile_core::ownership::{Ownership, OwnershipChange, State};
 use domicile_core::runbook::file::Call;
@@ -221,8 +221,9 @@ impl Agent {
     ) {
         let wall = host.clock.wall(cx.now);
         let postgres = &mut host.postgres;
-        let open = postgres.guard.iter().flat_map(|guard| guard.open.keys()).copied().next();
-        let (Some(partition), true) = (open, postgres.answers()) else { return };
+        let open = postgres.guard.iter().flat_map(|guard| &guard.open).next();
+        let (Some(open), true) = (open, postgres.answers()) else { return };
+        let partition = PartitionId(open.range.first);
         let Some(epoch) = postgres.admits(partition, wall, false) else { return };
         let stamps = vec![domicile_core::change::Stamp { partition, epoch }];
         // The canary's own row is of no interest to anybody.
@@ -246,7 +247,11 @@ impl Agent {
         let known = self.state.as_ref().is_some_and(|state| {
             state.open_runs().any(|run| same_outage(&run.plan.intent, &intent))
         });
-        if !known && cx.rng.chance(500) {
+        let begins = match cx.setup.anyone_begins {
+            true => !known && cx.rng.chance(500),
+            false => !known && *intent.to() == host.id,
+        };
+        if begins {
             self.begin(host, cx, &intent, &Call::ready(&intent));
         }
     }

@@ -5,10 +5,9 @@
 //! region and then waits out its lease waits long enough. And once a guard is closed for a
 //! hand-over, only a grant opens it again: a barrier that is on its way may still arrive.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use domicile_core::id::{Epoch, PartitionId, PartitionRange, RunId};
+use domicile_core::id::{PartitionId, RunId};
 use domicile_core::lease::{Held, Seen};
 use domicile_core::lsn::Cut;
 use domicile_core::opening::{self, Open, Repairs, Rows};
@@ -82,7 +81,7 @@ impl Agent {
         let deadline = domicile_core::time::PgTime(wall.0 + life.0 as i64 * 1000);
         let open = match host.postgres.guard.take() {
             Some(guard) if guard.start == start => guard.open,
-            _ => BTreeMap::new(),
+            _ => Vec::new(),
         };
         host.postgres.guard = Some(Guard { start, granted_at: wall, deadline, open });
         self.guard_revision = 0;
@@ -97,32 +96,22 @@ impl Agent {
             self.guard_revision = self.ownership_revision();
             return;
         };
-        let one = |p: PartitionId| PartitionRange::new(p.0, p.0);
-        let open: Vec<Open> =
-            guard.open.iter().map(|(p, epoch)| Open { range: one(*p), epoch: *epoch }).collect();
-        let fresh = opening::fresh(&ownership, &host.id, &open);
+        let fresh = opening::fresh(&ownership, &host.id, &guard.open);
         let rows = Rows { judged: self.caught_up(host), examined: self.diverted.as_deref() };
         let repaired = host.postgres.tables.repair.iter();
         let of = repaired.map(|key| cx.setup.partitions[*key as usize]).collect();
         let repairs = Repairs { anywhere: false, of };
         let closed = opening::closed(&fresh, &host.id, rows, &repairs);
-        let open = opening::open(&ownership, &host.id, &closed).into_iter().flat_map(|open| {
-            (open.range.first..=open.range.last).map(move |p| (PartitionId(p), open.epoch))
-        });
-        self.put_guard(host, cx, open.collect());
+        self.put_guard(host, cx, opening::open(&ownership, &host.id, &closed));
     }
 
-    fn put_guard(
-        &mut self,
-        host: &mut Host,
-        cx: &mut Context<'_>,
-        open: BTreeMap<PartitionId, Epoch>,
-    ) {
+    fn put_guard(&mut self, host: &mut Host, cx: &mut Context<'_>, open: Vec<Open>) {
         self.guard_revision = self.ownership_revision();
         if let Some(guard) = &mut host.postgres.guard
             && guard.open != open
         {
-            let list: Vec<String> = open.iter().map(|(p, e)| format!("{p}:{e}")).collect();
+            let list: Vec<String> =
+                open.iter().map(|Open { range, epoch }| format!("{range}:{epoch}")).collect();
             cx.trace.line(cx.now, format_args!("{} guard {}", host.id, list.join(" ")));
             guard.open = open;
         }

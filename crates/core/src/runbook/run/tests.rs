@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::id::{Origin, PartitionRange, RunId};
+use crate::id::{Epoch, Origin, PartitionRange, RunId};
 use crate::lsn::{Cut, Lsn};
 use crate::outage::Outage;
-use crate::ownership::Ownership;
+use crate::ownership::{Entry, Ownership, OwnershipRefusal};
 use crate::progress::Rpo;
 use crate::runbook::file::{Arguments, Runbook};
+use crate::runbook::plan::Refusal;
 use crate::runbook::{Answer, Approval, PlanId, RegionFacts, part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
 
@@ -429,11 +430,8 @@ fn a_planned_hand_over_waits_for_no_target_that_is_far_behind() {
         plan(&run(), &intent, &facts).err()
     };
     assert_eq!(behind(5000), None);
-    let refusal = crate::runbook::plan::Refusal::TooFarBehind {
-        to: region("us"),
-        owner: region("eu"),
-        staleness: Millis(120_000),
-    };
+    let refusal =
+        Refusal::TooFarBehind { to: region("us"), owner: region("eu"), staleness: Millis(120_000) };
     assert_eq!(behind(120_000), Some(vec![refusal]));
 }
 
@@ -488,11 +486,37 @@ fn a_region_whose_rows_others_may_lack_hands_nothing_over_and_can_still_be_repla
     let mut facts = facts(Rpo::None);
     facts.regions.get_mut(&region("eu")).unwrap().passed_over = true;
     let intent = Intent::Switchover { range: PartitionRange::new(3, 3), to: region("us") };
-    let refusal = crate::runbook::plan::Refusal::PassedOver(region("eu"));
+    let refusal = Refusal::PassedOver(region("eu"));
     assert_eq!(plan(&run(), &intent, &facts).err(), Some(vec![refusal]));
     lose_eu(&mut facts);
     let intent = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
     assert!(plan(&run(), &intent, &facts).is_ok());
+}
+
+#[test]
+fn a_hand_over_that_leaves_no_room_for_failovers_waits_with_its_reason() {
+    let mut facts = facts(Rpo::None);
+    let range = PartitionRange::new(0, 0);
+    let intent = Intent::Switchover { range, to: region("us") };
+    let planned = plan(&run(), &intent, &facts).unwrap();
+    // No two ranges stand together.
+    let entry = |number: u32| Entry {
+        range: PartitionRange::new(2 * number, 2 * number + 1),
+        epoch: Epoch(1),
+        state: State::Owned { by: region(["eu", "us", "ap"][number as usize % 3]) },
+        closed: Vec::new(),
+    };
+    let members = facts.ownership.members().clone();
+    facts.ownership = Ownership::from_entries(members, (0..2000).map(entry).collect()).unwrap();
+    let reasons = plan(&run(), &intent, &facts).unwrap_err();
+    let [Refusal::Scattered(refusal)] = reasons.as_slice() else { panic!("{reasons:?}") };
+    assert!(matches!(refusal, OwnershipRefusal::TooScattered { .. }), "{refusal}");
+    let blocker = Blocker::NotNow { range, reasons };
+    assert_eq!(next(&planned, &recorded(false), &facts), Next::Wait { step: 0, blocker });
+    lose_eu(&mut facts);
+    let intent = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
+    let plan = plan(&run(), &intent, &facts).unwrap();
+    assert_eq!(go_on(&plan, false, &mut facts).1, Outcome::Succeeded);
 }
 
 #[test]

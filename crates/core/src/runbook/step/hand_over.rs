@@ -6,6 +6,7 @@
 use super::{Blocker, Effect, Facts};
 use crate::id::{PartitionRange, RegionId, RunId};
 use crate::ownership::{OwnershipChange, State};
+use crate::runbook::plan::scattered;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandOver {
@@ -37,7 +38,7 @@ impl HandOver {
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
         let mut in_hands = facts.ownership.ranges_of(&self.run).peekable();
         if in_hands.peek().is_none() {
-            return self.in_other_hands(facts);
+            return self.in_other_hands(facts).or_else(|| self.too_scattered(facts));
         }
         let draining = in_hands.find_map(|e| match &e.state {
             State::HandingOver { by, barrier: None, .. } => Some(by.clone()),
@@ -52,6 +53,11 @@ impl HandOver {
             to: self.to.clone(),
             run: self.run.clone(),
         }))
+    }
+
+    fn too_scattered(&self, facts: &Facts) -> Option<Blocker> {
+        let reason = scattered(self.range, &self.to, &self.run, &facts.ownership)?;
+        Some(Blocker::NotNow { range: self.range, reasons: vec![reason] })
     }
 
     fn in_other_hands(&self, facts: &Facts) -> Option<Blocker> {

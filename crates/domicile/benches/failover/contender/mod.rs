@@ -17,6 +17,8 @@ use patroni::Patroni;
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS public.entry (id bigint PRIMARY KEY)";
 /// Between the ids of one event and of the next.
 const IDS_OF_AN_EVENT: i64 = 1_000_000_000;
+/// Partitions of a region that has many.
+const MANY: u32 = 10_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -25,6 +27,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub enum Name {
     /// rpo "none", everything else as it is when nothing is said
     OursDefault,
+    /// As ours_default, but with 10,000 partitions in place of one
+    OursMany,
     /// rpo "none", lease.ttl "1500ms", failover.suspect_after "1s"
     OursFast,
     /// rpo "0", failover.suspect_after "1s"
@@ -39,6 +43,7 @@ impl Name {
     pub fn words(self) -> &'static str {
         match self {
             Self::OursDefault => "ours, default",
+            Self::OursMany => "ours, 10,000 partitions",
             Self::OursFast => "ours, fast",
             Self::OursSealed => "ours, sealed",
             Self::PatroniDefault => "Patroni, default",
@@ -65,10 +70,10 @@ impl Contender {
         round_trip: Duration,
         binary: &Path,
     ) -> anyhow::Result<Option<Self>> {
-        let ours = async |rpo, lease_ms, suspect_ms| {
+        let ours = async |partitions, rpo, lease_ms, suspect_ms| {
             let lease = Duration::from_millis(lease_ms);
             let suspect_after = Duration::from_millis(suspect_ms);
-            let profile = Profile { rpo, lease, suspect_after };
+            let profile = Profile { partitions, rpo, lease, suspect_after };
             let made = Ours::start(profile, round_trip, binary).await?;
             anyhow::Ok(Some(Kind::Ours(Box::new(made))))
         };
@@ -77,9 +82,10 @@ impl Contender {
             anyhow::Ok(made.map(|made| Kind::Patroni(Box::new(made))))
         };
         let kind = match name {
-            Name::OursDefault => ours("none", 3000, 2000).await?,
-            Name::OursFast => ours("none", 1500, 1000).await?,
-            Name::OursSealed => ours("0", 3000, 1000).await?,
+            Name::OursDefault => ours(1, "none", 3000, 2000).await?,
+            Name::OursMany => ours(MANY, "none", 3000, 2000).await?,
+            Name::OursFast => ours(1, "none", 1500, 1000).await?,
+            Name::OursSealed => ours(1, "0", 3000, 1000).await?,
             Name::PatroniDefault => patroni(patroni::DEFAULT).await?,
             Name::PatroniFastest => patroni(patroni::FASTEST).await?,
         };

@@ -12,6 +12,8 @@ pub struct Ours(Regions);
 
 /// What an operator chooses.
 pub struct Profile {
+    /// All of one region.
+    pub partitions: u32,
     pub rpo: &'static str,
     pub lease: Duration,
     pub suspect_after: Duration,
@@ -24,14 +26,34 @@ impl Ours {
         binary: &Path,
     ) -> anyhow::Result<Self> {
         let mut config = RegionsConfig::three(binary.to_owned(), PgBin::find(None)?, "", 1);
-        config.partition = "whole".to_owned();
+        let whole = profile.partitions == 1;
+        config.partition = match whole {
+            true => "whole".to_owned(),
+            false => format!("hash(id, {})", profile.partitions),
+        };
         config.rpo = profile.rpo.to_owned();
         config.lease = profile.lease;
         config.suspect_after = profile.suspect_after;
         config.round_trip = round_trip;
         config.seed_sql = super::TABLE.to_owned();
-        config.tables = "[[table]]\nname = \"entry\"\n".to_owned();
-        Ok(Self(Regions::start(config).await?))
+        config.tables = match whole {
+            true => "[[table]]\nname = \"entry\"\n".to_owned(),
+            false => "[[table]]\nname = \"entry\"\nkey = \"id\"\n".to_owned(),
+        };
+        let ours = Self(Regions::start(config).await?);
+        if !whole {
+            ours.gather().await?;
+        }
+        Ok(ours)
+    }
+
+    /// Many partitions are dealt out among the regions: gives all of them to one.
+    async fn gather(&self) -> anyhow::Result<()> {
+        let (to, others) = self.0.names().split_first().context("there are no regions")?;
+        for from in others {
+            self.switch_over(from, to).await?;
+        }
+        Ok(())
     }
 
     pub fn postgres(&self, region: &str) -> String {
@@ -62,7 +84,10 @@ impl Ours {
     }
 
     pub async fn hand_over(&self, from: &str) -> anyhow::Result<()> {
-        let to = self.another(from);
+        self.switch_over(from, self.another(from)).await
+    }
+
+    async fn switch_over(&self, from: &str, to: &str) -> anyhow::Result<()> {
         let output = Command::new(self.0.binary())
             .arg("--config")
             .arg(self.0.config_file(to))
