@@ -70,16 +70,25 @@ pub fn admit(
 
 /// May a transaction that needs `needs` be applied where `applied` is shown?
 ///
+/// What was committed in this region, `own`, is shown here, but for commits that wait for a copy: a peer
+/// may show them and have built on them before they show themselves where they were made. They are
+/// `released` up to a place; `None` where none waits.
+///
 /// A cause that lies beyond the end of its origin's history will never come: its region had
 /// applied a tail before it learned of the cut. It is not waited for.
 pub fn covered(
     needs: &Frontier,
     applied: &Frontier,
     own: &RegionId,
+    released: Option<&Cut>,
     ownership: Option<&Ownership>,
 ) -> bool {
-    needs.iter().filter(|(origin, _)| origin.region != *own).all(|(origin, lsn)| {
-        let at = applied.get(origin);
+    needs.iter().all(|(origin, lsn)| {
+        let at = match released.filter(|released| released.origin == *origin) {
+            Some(released) => released.lsn,
+            None if origin.region == *own => return true,
+            None => applied.get(origin),
+        };
         at >= lsn || ownership.is_some_and(|known| known.ends_at(origin, at))
     })
 }
@@ -248,13 +257,31 @@ mod tests {
         let us = region("us");
         let needs: Frontier = [(eu(), Lsn(9))].into_iter().collect();
         let applied: Frontier = [(eu(), Lsn(5))].into_iter().collect();
-        assert!(!covered(&needs, &applied, &us, Some(&cut_at(7))), "there is more up to the cut");
+        let here = |known: Option<&Ownership>| covered(&needs, &applied, &us, None, known);
+        assert!(!here(Some(&cut_at(7))), "there is more up to the cut");
         let granted = cut_at(5)
             .apply(&OwnershipChange::Grant { run: RunId("1".into()), to: us.clone() })
             .unwrap();
-        assert!(covered(&needs, &applied, &us, Some(&granted)));
-        assert!(!covered(&needs, &applied, &us, None));
-        assert!(covered(&needs, &applied, &region("eu"), None), "one's own history is there");
+        assert!(here(Some(&granted)));
+        assert!(!here(None));
+    }
+
+    #[test]
+    fn ones_own_history_is_there_once_its_commits_wait_no_more() {
+        let needs: Frontier = [(eu(), Lsn(9))].into_iter().collect();
+        let here = |released: Option<Cut>, known: Option<&Ownership>| {
+            covered(&needs, &Frontier::default(), &region("eu"), released.as_ref(), known)
+        };
+        let up_to = |lsn| Some(Cut { origin: eu(), lsn: Lsn(lsn) });
+        assert!(here(None, None), "nothing waits");
+        assert!(here(up_to(9), None));
+        assert!(!here(up_to(8), None), "a peer shows it, and here it still waits");
+        let granted = cut_at(5)
+            .apply(&OwnershipChange::Grant { run: RunId("1".into()), to: region("us") })
+            .unwrap();
+        assert!(here(up_to(8), Some(&granted)), "it is beyond the cut: it stays where it is");
+        let before = Cut { origin: Origin::new(region("eu"), 2), lsn: Lsn(1) };
+        assert!(here(Some(before), None), "of an earlier incarnation nothing waits");
     }
 
     #[test]

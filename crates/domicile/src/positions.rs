@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domicile_core::id::{Origin, RegionId};
-use domicile_core::lsn::{Frontier, Lsn};
+use domicile_core::lsn::{Cut, Frontier, Lsn};
 use domicile_core::progress::{CommitTimes, OriginProgress, Progress, Rpo, Sifted};
 use domicile_core::time::{Millis, PgTime, Time};
 use tokio::sync::watch;
@@ -43,6 +43,8 @@ struct State {
     captured_transactions: u64,
     applied_transactions: u64,
     confirmed: Lsn,
+    /// Up to where no commit of ours waits for a copy; `None` where none does.
+    released: Option<Cut>,
 }
 
 impl Positions {
@@ -59,6 +61,7 @@ impl Positions {
             captured_transactions: 0,
             applied_transactions: 0,
             confirmed: Lsn::ZERO,
+            released: None,
         };
         let changed = watch::Sender::new(0);
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed }) }
@@ -104,6 +107,17 @@ impl Positions {
 
     pub fn confirmed(&self, lsn: Lsn) {
         self.lock().confirmed = lsn;
+    }
+
+    /// Commits of ours up to `released` wait for no copy any more; `None` when nobody tells them so.
+    pub fn released(&self, released: Option<Cut>) {
+        if self.lock().released != released {
+            self.change(|state| state.released = released);
+        }
+    }
+
+    pub fn released_to(&self) -> Option<Cut> {
+        self.lock().released.clone()
     }
 
     /// Our log was held against the ownership at `revision`, which has these `members`.

@@ -247,7 +247,9 @@ impl Applier {
     fn covered(&self, transactions: &[Transaction]) -> usize {
         let (view, frontier) = (self.ownership.borrow(), self.positions.frontier());
         let (own, known) = (&self.config.region, view.ownership.as_ref());
-        let covered = |next: &&Transaction| covered(&next.needs, &frontier, own, known);
+        let released = self.positions.released_to();
+        let covered =
+            |next: &&Transaction| covered(&next.needs, &frontier, own, released.as_ref(), known);
         transactions.iter().take_while(covered).count()
     }
 

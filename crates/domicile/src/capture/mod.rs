@@ -132,6 +132,8 @@ impl Capture {
                 () = shutdown.cancelled() => return,
                 ended = self.stream_past(refused_at) => ended,
             };
+            // Whatever waits now may wait for long, and others' changes must not.
+            self.positions.released(None);
             if let Err(error) = ended {
                 complaint.warn("capture stopped, it starts again", &error);
                 let at = error.is::<Refused>().then(|| self.positions.captured_to());
@@ -442,6 +444,10 @@ impl Session<'_> {
             // A standby that has not even received what was sent is pinged without a pause.
             let (received, at) = (self.received.max(self.confirmed), self.confirmed);
             self.stream.confirm(received, at, at).await.context("confirm the slot")?;
+            if self.is_waited_for() {
+                let origin = self.capture.config.origin.clone();
+                self.capture.positions.released(Some(Cut { origin, lsn: at }));
+            }
         }
         Ok(())
     }
