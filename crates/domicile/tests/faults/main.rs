@@ -41,7 +41,8 @@ use world::World;
 /// One world at a time: each has a dozen busy processes.
 static MACHINE: Mutex<()> = Mutex::const_new(());
 
-const FILES: [&str; 4] = ["cuts", "hand_over", "standstill", "tails"];
+/// The first loses a region twice, before any other was lost: later all are on probation.
+const FILES: [&str; 4] = ["standstill", "cuts", "hand_over", "tails"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_is_borne() {

@@ -8,8 +8,8 @@ use super::world::{World, comes_to_an_end};
 use super::writers::connect;
 
 pub async fn try_all(world: &mut World) {
-    a_postmaster_that_hangs_alone_is_taken_over(world).await;
     an_agent_that_was_dead_to_the_world_gives_up_by_itself(world).await;
+    a_postmaster_that_hangs_alone_is_taken_over(world).await;
     a_postgres_that_was_dead_to_the_world_commits_nothing_late(world).await;
     a_backend_that_is_held_behind_its_last_check_is_told_no_success(world).await;
     an_agent_without_its_postgres_is_taken_over(world).await;
