@@ -72,6 +72,12 @@ impl Seen {
         Self { at: now, ..self }
     }
 
+    /// Did an observer stand still between two looks, at `before` and `now`? It looks several times while
+    /// it would come to suspect anybody; the silence of a time without looks is its own.
+    pub fn stood_still(before: Time, now: Time, suspect_after: Millis) -> bool {
+        now.since(before).0 > suspect_after.0 / 2
+    }
+
     /// How long no renewal was seen.
     pub fn silent_for(&self, now: Time) -> Millis {
         now.since(self.at)
@@ -120,6 +126,13 @@ mod tests {
         let seen = Seen { revision: 7, at: Time(100) }.heard_again(Time(60_000));
         assert_eq!(seen.silent_for(Time(60_000)), Millis(0));
         assert_eq!(Seen::note(Some(seen), 7, Time(60_500)).silent_for(Time(60_500)), Millis(500));
+    }
+
+    #[test]
+    fn an_observer_that_did_not_look_has_heard_no_silence() {
+        let stood_still = |now| Seen::stood_still(Time(100), Time(now), Millis(2000));
+        assert!(!stood_still(1100));
+        assert!(stood_still(1101));
     }
 
     #[test]

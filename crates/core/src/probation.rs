@@ -8,6 +8,7 @@
 //! Each region counts what it has seen itself, and tells the others; an agent that starts anew has seen
 //! nothing.
 
+use crate::lease::Seen;
 use crate::time::{Millis, Time};
 
 /// Losses that are older are forgotten.
@@ -24,8 +25,16 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// It is heard again.
-    pub fn note(&mut self, now: Time) {
+    /// Its lease was seen as `before` until it was seen as `after` now: counts a loss if it had been silent for
+    /// so long that it was suspected.
+    pub fn saw(&mut self, before: Option<Seen>, after: Seen, now: Time, suspect_after: Millis) {
+        let renewed = before.filter(|before| before.revision != after.revision);
+        if renewed.is_some_and(|before| before.silent_for(now) >= suspect_after) {
+            self.note(now);
+        }
+    }
+
+    fn note(&mut self, now: Time) {
         self.forget(now);
         self.ends.push(now);
     }
@@ -75,6 +84,20 @@ mod tests {
         assert_eq!(minutes_left(&lost_at(&[1, 2, 3]), 3), 10);
         assert_eq!(minutes_left(&lost_at(&[1, 2, 3, 4]), 4), 20);
         assert_eq!(minutes_left(&lost_at(&(1..50).collect::<Vec<_>>()), 49), 60);
+    }
+
+    #[test]
+    fn a_renewal_after_a_suspicion_is_a_loss_and_others_are_none() {
+        let at = |revision, at| Seen { revision, at: Time(at) };
+        let losses = |before: Option<Seen>, revision, now| {
+            let mut losses = Losses::default();
+            losses.saw(before, at(revision, now), Time(now), Millis(2000));
+            losses.ends.len()
+        };
+        assert_eq!(losses(None, 1, 9000), 0);
+        assert_eq!(losses(Some(at(1, 0)), 2, 1999), 0);
+        assert_eq!(losses(Some(at(1, 0)), 1, 9000), 0, "it is still silent");
+        assert_eq!(losses(Some(at(1, 0)), 2, 2000), 1);
     }
 
     #[test]

@@ -87,11 +87,12 @@ impl Observer {
         let mut leases = sources.leases.clone();
         let (mut connected, mut awake) = (false, sources.clock.now());
         // Renewals wake it far more often.
-        let at_least = Duration::from_millis(sources.config.failover.suspect_after.0 / 4);
+        let suspect_after = sources.config.failover.suspect_after;
+        let at_least = Duration::from_millis(suspect_after.0 / 4);
         loop {
             let view = leases.borrow_and_update().clone();
             let now = sources.clock.now();
-            let stood_still = now.since(awake).0 > sources.config.failover.suspect_after.0 / 2;
+            let stood_still = Seen::stood_still(awake, now, suspect_after);
             awake = now;
             if (view.connected && !connected) || stood_still {
                 self.hear_again();
@@ -123,12 +124,7 @@ impl Observer {
             if let Some((_, revision)) = view.documents.get(&lease_key(&region.id)) {
                 let remembered = seen.entry(region.id.clone()).or_default();
                 let lease = Seen::note(remembered.lease, *revision, now);
-                let was_lost = remembered.lease.is_some_and(|before| {
-                    before != lease && before.silent_for(now) >= suspect_after
-                });
-                if was_lost {
-                    remembered.losses.note(now);
-                }
+                remembered.losses.saw(remembered.lease, lease, now, suspect_after);
                 remembered.lease = Some(lease);
             }
         }
