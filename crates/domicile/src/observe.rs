@@ -73,6 +73,14 @@ struct Remembered {
     probe: Option<Probe>,
 }
 
+impl Remembered {
+    /// Did it answer lately?
+    fn answers(&self, now: Time) -> bool {
+        let lately = Millis(3 * ANSWER_TIMEOUT.as_millis() as u64 / 2);
+        self.status.as_ref().is_some_and(|(at, _)| now.since(*at) <= lately)
+    }
+}
+
 impl Observer {
     pub fn new(sources: Sources) -> Self {
         Self { shared: Arc::new(Shared { sources, seen: Mutex::default() }) }
@@ -246,9 +254,8 @@ impl Observer {
                 staleness: own.staleness(),
             };
         }
-        let fresh = Millis(3 * ANSWER_TIMEOUT.as_millis() as u64 / 2);
         let status = remembered.status.as_ref();
-        let reachable = status.is_some_and(|(at, _)| now.since(*at) <= fresh);
+        let reachable = remembered.answers(now);
         let told = status.map(|(_, status)| status);
         RegionFacts {
             reachable,
@@ -328,14 +335,16 @@ impl Observer {
     }
 }
 
-/// Has anybody seen `region` come and go? All are asked, so that all choose the same successor, that
-/// region too.
+/// Has anybody seen `region` come and go? All who answer are asked, that region too, so that all choose
+/// the same successor; not all remember what one said that is lost now.
 fn on_probation(region: &RegionId, seen: &BTreeMap<RegionId, Remembered>, now: Time) -> bool {
     let ours = seen.get(region).is_some_and(|seen| seen.losses.probation(now) > Millis(0));
-    let told = seen.values().filter_map(|remembered| remembered.status.as_ref());
-    let mut peers = told.flat_map(|(at, status)| status.peers.iter().map(move |peer| (at, peer)));
-    ours || peers
-        .any(|(at, peer)| peer.region == region.as_str() && peer.probation_ms > now.since(*at).0)
+    let told = seen.values().filter(|remembered| remembered.answers(now));
+    let mut told = told.filter_map(|remembered| remembered.status.as_ref());
+    ours || told.any(|(at, status)| {
+        let mut peers = status.peers.iter().filter(|peer| peer.region == region.as_str());
+        peers.any(|peer| peer.probation_ms > now.since(*at).0)
+    })
 }
 
 fn lift_frontier(positions: &BTreeMap<String, String>) -> Frontier {

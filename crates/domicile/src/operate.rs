@@ -143,12 +143,8 @@ impl Operator {
 
     /// Starts the failover that nobody has to ask for, if this region is to take over.
     async fn start_automatic(&self, facts: &Facts) -> anyhow::Result<()> {
-        let Some(intent) = failover::automatic(&self.config.failover, facts) else {
-            return Ok(());
-        };
-        if *intent.to() != self.region || self.is_running(&intent) {
-            return Ok(());
-        }
+        let due = failover::started_by(&self.region, &self.config.failover, facts);
+        let Some(intent) = due.filter(|intent| !self.is_running(intent)) else { return Ok(()) };
         let by = format!("the agent of {}", self.region);
         match Prepared::new(&Call::ready(&intent), facts, &by) {
             Ok(prepared) => {

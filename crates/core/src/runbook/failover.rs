@@ -1,4 +1,4 @@
-//! Which failover does nobody have to ask for?
+//! Which failover does nobody have to ask for, and who starts it?
 
 use super::{Facts, Intent};
 use crate::config::FailoverPolicy;
@@ -22,6 +22,25 @@ pub fn automatic(policy: &FailoverPolicy, facts: &Facts) -> Option<Intent> {
     Some(Intent::Failover { from: from.clone(), to, attested: false })
 }
 
+/// Returns the failover that `here` starts without being asked: of what it would take over itself.
+///
+/// Regions know different things of each other, so each may leave it to another. Whoever could take over
+/// leaves it to a better one only until the lease has been over for as long as it takes to suspect anybody.
+pub fn started_by(here: &RegionId, policy: &FailoverPolicy, facts: &Facts) -> Option<Intent> {
+    let due = automatic(policy, facts)?;
+    let Intent::Failover { from, to, attested } = &due else { return None };
+    if to == here {
+        return Some(due);
+    }
+    let over_at = facts.regions.get(from)?.lease_over_at?;
+    let overdue = facts.now >= over_at + policy.suspect_after;
+    (overdue && may_take_over(here, from, facts)).then(|| Intent::Failover {
+        from: from.clone(),
+        to: here.clone(),
+        attested: *attested,
+    })
+}
+
 /// Returns the reachable region that shows most of what `from` has written, and of those the one
 /// that holds most: to fetch a log costs less time than to apply it, and writes wait for both.
 ///
@@ -38,13 +57,13 @@ pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
             (seen.is_settled(), !seen.on_probation, end(&seen.applied), end(&seen.flushed))
         })
     };
-    let candidates = facts.regions.iter().filter(|(region, seen)| {
-        let member = facts.ownership.members().contains(*region);
-        let whole = seen.reachable && !seen.left_behind && !facts.lease_over(region);
-        *region != from && member && whole
-    });
-    candidates
-        .map(|(region, _)| region)
-        .max_by(|a, b| near(a).cmp(&near(b)).then_with(|| b.cmp(a)))
-        .cloned()
+    let candidates = facts.regions.keys().filter(|region| may_take_over(region, from, facts));
+    candidates.max_by(|a, b| near(a).cmp(&near(b)).then_with(|| b.cmp(a))).cloned()
+}
+
+fn may_take_over(region: &RegionId, from: &RegionId, facts: &Facts) -> bool {
+    let Some(seen) = facts.regions.get(region) else { return false };
+    let member = facts.ownership.members().contains(region);
+    let whole = seen.reachable && !seen.left_behind && !facts.lease_over(region);
+    region != from && member && whole
 }

@@ -243,15 +243,17 @@ impl Agent {
     /// Starts the failover that nobody has to ask for.
     fn fail_over(&mut self, host: &mut Host, cx: &mut Context<'_>) {
         let Some(facts) = self.facts(host, cx.setup, cx.now, None) else { return };
-        let Some(intent) = failover::automatic(&cx.setup.policy, &facts) else { return };
+        let policy = &cx.setup.policy;
+        let due = match cx.setup.anyone_begins {
+            true => failover::automatic(policy, &facts),
+            false => failover::started_by(&host.id, policy, &facts),
+        };
+        let Some(intent) = due else { return };
         let known = self.state.as_ref().is_some_and(|state| {
             state.open_runs().any(|run| same_outage(&run.plan.intent, &intent))
         });
-        let begins = match cx.setup.anyone_begins {
-            true => !known && cx.rng.chance(500),
-            false => !known && *intent.to() == host.id,
-        };
-        if begins {
+        // Of those of whom anyone may begin not all do so at once.
+        if !known && (!cx.setup.anyone_begins || cx.rng.chance(500)) {
             self.begin(host, cx, &intent, &Call::ready(&intent));
         }
     }

@@ -320,6 +320,39 @@ fn nobody_fails_over_a_region_that_owns_nothing() {
     assert_eq!(automatic(&policy, &facts), None);
 }
 
+#[test]
+fn regions_that_each_leave_it_to_the_other_do_so_for_a_while_only() {
+    use crate::config::FailoverPolicy;
+    use crate::runbook::failover::started_by;
+    use crate::time::Millis;
+    let policy = FailoverPolicy { automatic: true, observers: 2, suspect_after: Millis(2000) };
+    // us has seen ap come and go, and ap has seen us.
+    let known_to = |here: &str| {
+        let mut facts = facts(Rpo::None);
+        lose_eu(&mut facts);
+        for name in ["us", "ap"] {
+            let seen = facts.regions.get_mut(&region(name)).unwrap();
+            (seen.lease_over_at, seen.on_probation) = (Some(Time(99_000)), name == here);
+        }
+        facts
+    };
+    for (here, other) in [("us", "ap"), ("ap", "us")] {
+        let mut facts = known_to(here);
+        let starts = |at: &str, facts: &Facts| {
+            started_by(&region(at), &policy, facts).map(|intent| intent.to().clone())
+        };
+        assert_eq!(starts(other, &facts), Some(region(other)), "it is the better one");
+        assert_eq!(starts(here, &facts), None, "it leaves it to the other");
+        let over_at = facts.regions[&region("eu")].lease_over_at.unwrap();
+        facts.now = over_at + Millis(1999);
+        assert_eq!(starts(here, &facts), None);
+        facts.now = over_at + Millis(2000);
+        assert_eq!(starts(here, &facts), Some(region(here)));
+        facts.regions.get_mut(&region(here)).unwrap().left_behind = true;
+        assert_eq!(starts(here, &facts), None, "it could not take over");
+    }
+}
+
 fn change(facts: &mut Facts, change: OwnershipChange) {
     perform(facts, Effect::Change(change));
 }
