@@ -245,7 +245,7 @@ impl Drop for Reader {
 }
 
 async fn look_on(address: String, region: &'static str, history: Arc<Mutex<History>>) {
-    let process = history.lock().unwrap().process();
+    let mut process = history.lock().unwrap().process();
     let mut session: Option<tokio_postgres::Client> = None;
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -253,6 +253,9 @@ async fn look_on(address: String, region: &'static str, history: Arc<Mutex<Histo
         pace.tick().await;
         if session.as_ref().is_none_or(tokio_postgres::Client::is_closed) {
             session = connect(&address).await.ok();
+            // What is applied need not outlast a crash of PostgreSQL: it comes again, and no session
+            // sees it go.
+            process = history.lock().unwrap().process();
         }
         let Some(client) = &session else { continue };
         let branches: Vec<i32> = (first..first + 6).collect();
