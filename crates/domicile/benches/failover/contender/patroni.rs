@@ -102,11 +102,7 @@ impl Patroni {
         patroni.wait_until_whole(START_WAIT_MAX).await?;
         let leader = patroni.leader().await?;
         connect(&patroni.postgres(&leader)).await?.batch_execute(super::TABLE).await?;
-        // It may have been the wrong moment for the proxy's first look.
-        wait_until("HAProxy leads to the leader", START_WAIT_MAX, async || {
-            connect(&patroni.entry()).await.map(drop).map_err(|error| format!("{error:#}"))
-        })
-        .await?;
+        patroni.wait_until_led(START_WAIT_MAX).await?;
         Ok(Some(patroni))
     }
 
@@ -136,7 +132,7 @@ impl Patroni {
 
     pub async fn leader(&self) -> anyhow::Result<String> {
         for node in &self.nodes {
-            if node.takes_writes().await.unwrap_or(false) {
+            if takes_writes(&node.postgres()).await.unwrap_or(false) {
                 return Ok(node.name.to_owned());
             }
         }
@@ -165,7 +161,25 @@ impl Patroni {
 
     pub async fn heal(&mut self, at_most: Duration) -> anyhow::Result<()> {
         self.start_all()?;
-        self.wait_until_whole(at_most).await
+        self.wait_until_whole(at_most).await?;
+        self.wait_until_led(at_most).await
+    }
+
+    /// Waits until HAProxy has seen who is the leader, and that no other is: it believes in an old one
+    /// for some of its looks, and sends every second client there.
+    async fn wait_until_led(&self, at_most: Duration) -> anyhow::Result<()> {
+        wait_until("HAProxy leads to the leader alone", at_most, async || {
+            // It takes the servers by turns.
+            for _ in 0..2 * NODES.len() {
+                match takes_writes(&self.entry()).await {
+                    Ok(true) => {}
+                    Ok(false) => return Err("it leads to a standby, too".into()),
+                    Err(error) => return Err(format!("{error:#}")),
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Waits until one server takes writes and the others have all that it has.
@@ -197,16 +211,16 @@ impl Node {
         format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port)
     }
 
-    async fn takes_writes(&self) -> anyhow::Result<bool> {
-        let row = connect(&self.postgres()).await?;
-        Ok(!row.query_one("SELECT pg_is_in_recovery()", &[]).await?.get::<_, bool>(0))
-    }
-
     /// Patroni first, or it would start the server again.
     fn kill(&mut self) {
         (self.patroni, self.guardian) = (None, None);
         kill_server(&self.data);
     }
+}
+
+async fn takes_writes(postgres: &str) -> anyhow::Result<bool> {
+    let client = connect(postgres).await?;
+    Ok(!client.query_one("SELECT pg_is_in_recovery()", &[]).await?.get::<_, bool>(0))
 }
 
 fn spawn(command: &mut Command, log: &Path) -> anyhow::Result<Guarded> {
