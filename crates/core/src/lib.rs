@@ -20,6 +20,7 @@ pub mod probation;
 pub mod progress;
 pub mod publication;
 pub mod pulse;
+pub mod rate;
 pub mod record;
 pub mod retention;
 pub mod route;

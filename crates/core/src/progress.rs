@@ -283,17 +283,66 @@ impl Sifted {
     }
 }
 
+/// What a region has committed and no other holds: what losing it would cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Exposure {
+    /// Of the oldest such commit.
+    pub age: Millis,
+    pub commits: u64,
+    /// Of WAL, with what is not replicated.
+    pub bytes: u64,
+}
+
+/// How fast a region's own log grows, in the mean of the last minute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    pub commits_per_s: u64,
+    /// Of WAL.
+    pub bytes_per_s: u64,
+}
+
+impl Exposure {
+    /// What it may be once nothing was heard for `silence`: the region may have gone on at this pace.
+    pub fn after(self, silence: Millis, pace: Pace) -> Self {
+        let meanwhile = |per_s: u64| per_s.saturating_mul(silence.0).div_ceil(1000);
+        Self {
+            age: self.age + silence,
+            commits: self.commits.saturating_add(meanwhile(pace.commits_per_s)),
+            bytes: self.bytes.saturating_add(meanwhile(pace.bytes_per_s)),
+        }
+    }
+
+    /// What it is at most where commits are bound to copies.
+    pub fn within(self, rpo: Rpo) -> Self {
+        match rpo.loss_max() {
+            Some(Millis(0)) => Self::default(),
+            Some(most) => Self { age: self.age.min(most), ..self },
+            None => self,
+        }
+    }
+}
+
 /// Recent commits of one origin with their times, by that origin's PostgreSQL clock alone.
 #[derive(Clone, Debug)]
 pub struct CommitTimes {
-    commits: VecDeque<(Lsn, PgTime)>,
+    commits: VecDeque<Commit>,
     limit: usize,
+    /// How many there were, remembered or not.
+    count: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Commit {
+    lsn: Lsn,
+    at: PgTime,
+    /// How many came before it.
+    before: u64,
 }
 
 impl CommitTimes {
     /// Remembers at least `limit / 2` commits, spread over the whole time that is asked about.
     pub fn new(limit: usize) -> Self {
-        Self { commits: VecDeque::with_capacity(limit), limit: limit.max(2) }
+        Self { commits: VecDeque::with_capacity(limit), limit: limit.max(2), count: 0 }
     }
 
     pub fn note(&mut self, lsn: Lsn, at: PgTime) {
@@ -305,13 +354,22 @@ impl CommitTimes {
                 keep
             });
         }
-        self.commits.push_back((lsn, at));
+        self.commits.push_back(Commit { lsn, at, before: self.count });
+        self.count += 1;
     }
 
     /// Returns the age of the oldest commit that a reader at `position` lacks; zero when none.
     pub fn age_beyond(&self, position: Lsn, now: PgTime) -> Millis {
-        let i = self.commits.partition_point(|(lsn, _)| *lsn <= position);
-        self.commits.get(i).map_or(Millis(0), |(_, at)| now.since(*at))
+        self.first_beyond(position).map_or(Millis(0), |commit| now.since(commit.at))
+    }
+
+    /// Returns how many commits a reader at `position` lacks; fewer where not all are remembered.
+    pub fn count_beyond(&self, position: Lsn) -> u64 {
+        self.first_beyond(position).map_or(0, |commit| self.count - commit.before)
+    }
+
+    fn first_beyond(&self, position: Lsn) -> Option<&Commit> {
+        self.commits.get(self.commits.partition_point(|commit| commit.lsn <= position))
     }
 }
 
@@ -533,6 +591,7 @@ mod tests {
         let now = PgTime(10_000_000);
         assert_eq!(times.age_beyond(Lsn(20), now), Millis(7000));
         assert_eq!(times.age_beyond(Lsn(40), now), Millis(0));
+        assert_eq!([0, 20, 40].map(|position| times.count_beyond(Lsn(position))), [4, 2, 0]);
     }
 
     #[test]
@@ -543,5 +602,17 @@ mod tests {
         }
         let age = times.age_beyond(Lsn(0), PgTime(1_000_000_000));
         assert_eq!(age, Millis(999_000), "the oldest commit is kept");
+        assert_eq!(times.count_beyond(Lsn(0)), 1000);
+    }
+
+    #[test]
+    fn what_a_silent_region_may_cost_grows_up_to_what_the_rpo_allows() {
+        let told = Exposure { age: Millis(100), commits: 3, bytes: 512 };
+        let silent = told.after(Millis(900), Pace { commits_per_s: 10, bytes_per_s: 1000 });
+        assert_eq!(silent, Exposure { age: Millis(1000), commits: 12, bytes: 1412 });
+        assert_eq!(silent.within(Rpo::None), silent);
+        let bounded = Rpo::Within { copies: 1, age: Millis(250) };
+        assert_eq!(silent.within(bounded), Exposure { age: Millis(250), ..silent });
+        assert_eq!(silent.within(ZERO), Exposure::default());
     }
 }

@@ -31,7 +31,7 @@ use crate::log::Logs;
 use crate::peer;
 use crate::positions::Positions;
 use crate::proto::{ProbeRequest, StatusRequest};
-use crate::status::RegionStatus;
+use crate::status::{LastHeard, RegionStatus};
 
 /// How often every region is asked.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -251,6 +251,9 @@ impl Observer {
                 on_probation: on_probation(region, seen, now),
                 ownership_seen: own.ownership_seen,
                 exposure: own.exposure(),
+                open_writers: own.open_writers(),
+                pace: own.pace(),
+                capacity: sources.config.region(region).and_then(|region| region.capacity),
                 staleness: own.staleness(),
             };
         }
@@ -272,8 +275,12 @@ impl Observer {
             not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
             on_probation: on_probation(region, seen, now),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
-            // It may have acknowledged more since it was last heard.
-            exposure: status.map(|(at, s)| s.exposure() + now.since(*at)).unwrap_or_default(),
+            exposure: status
+                .map(|(at, s)| s.exposure().after(now.since(*at), s.pace()))
+                .unwrap_or_default(),
+            open_writers: told.map(RegionStatus::open_writers).unwrap_or_default(),
+            pace: told.map(RegionStatus::pace).unwrap_or_default(),
+            capacity: sources.config.region(region).and_then(|region| region.capacity),
             staleness: told.map(RegionStatus::staleness).unwrap_or_default(),
         }
     }
@@ -318,6 +325,21 @@ impl Observer {
     /// How long a region is still on probation, by what we have seen ourselves.
     pub fn probation_of(&self, region: &RegionId, now: Time) -> Millis {
         self.lock().get(region).map_or(Millis(0), |seen| seen.losses.probation(now))
+    }
+
+    /// What a region said of itself when it was heard last.
+    pub fn last_heard(&self, region: &RegionId, now: Time) -> Option<LastHeard> {
+        let seen = self.lock();
+        let (at, status) = seen.get(region)?.status.as_ref()?;
+        let exposure = status.exposure();
+        Some(LastHeard {
+            ago_ms: now.since(*at).0,
+            exposure_ms: exposure.age.0,
+            exposure_commits: exposure.commits,
+            exposure_bytes: exposure.bytes,
+            commits_per_s: status.commits_per_s,
+            wal_bytes_per_s: status.wal_bytes_per_s,
+        })
     }
 
     pub fn is_left_behind(&self, region: &RegionId) -> bool {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Cut, Frontier, Lsn};
-use domicile_core::progress::{CommitTimes, OriginProgress, Progress, Rpo, Sifted};
+use domicile_core::progress::{CommitTimes, Exposure, OriginProgress, Progress, Rpo, Sifted};
 use domicile_core::time::{Millis, PgTime, Time};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -199,7 +199,11 @@ impl Positions {
             progress,
             heard: state.heard.get(region).copied(),
             lag_bytes: state.own_flushed.bytes_since(progress.applied),
-            exposure: state.times.age_beyond(progress.flushed, now),
+            exposure: Exposure {
+                age: state.times.age_beyond(progress.flushed, now),
+                commits: state.times.count_beyond(progress.flushed),
+                bytes: state.own_flushed.bytes_since(progress.flushed),
+            },
             staleness: state.times.age_beyond(progress.applied, now),
         }
     }
@@ -251,6 +255,6 @@ pub struct PeerView {
     /// When the peer last told.
     pub heard: Option<Instant>,
     pub lag_bytes: u64,
-    pub exposure: Millis,
+    pub exposure: Exposure,
     pub staleness: Millis,
 }

@@ -8,6 +8,9 @@ use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::opening::{NOT_OPENED, Rows, UNSETTLED};
 use domicile_core::ownership::Ownership;
+use domicile_core::progress::Pace;
+use domicile_core::rate::Rate;
+use domicile_core::runbook::caution::little_headroom;
 use domicile_core::time::{Millis, PgTime, Time};
 use tokio::sync::watch;
 use tokio::try_join;
@@ -21,16 +24,19 @@ use crate::log::Logs;
 use crate::notices::Notices;
 use crate::observe::Observer;
 use crate::positions::Positions;
+use crate::postgres::drain::open_writers;
 use crate::postgres::session;
 use crate::status::{
-    Condition, JournalCount, OwnedRange, PeerStatus, RegionStatus, SeedingStatus, log_ends,
-    probe_word,
+    Condition, JournalCount, OpenWriterStatus, OwnedRange, PeerStatus, RegionStatus, SeedingStatus,
+    log_ends, probe_word,
 };
 use crate::tenure::TenureState;
 
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Counting journal rows is a scan: not at every report.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// Transactions that write for less time hold up no hand-over that anybody would notice.
+const OPEN_LONG: Duration = Duration::from_secs(1);
 /// For so long a region is on its way to be settled after each hand-over, and that is no news.
 const SETTLES_WITHIN: Millis = Millis(1000);
 /// Microseconds from 1970 to 2000, where PostgreSQL's timestamps begin.
@@ -63,6 +69,9 @@ struct Counted {
     journal: Vec<JournalCount>,
     repairs_pending: u64,
     migration: i64,
+    open_writers: Vec<OpenWriterStatus>,
+    pace: Pace,
+    little_headroom: Option<String>,
 }
 
 impl Reporter {
@@ -94,6 +103,7 @@ impl Reporter {
     async fn count(&self, counted: &watch::Sender<Counted>) {
         let mut client: Option<Client> = None;
         let mut blocked = Blocked::new(self.notices.clone());
+        let (mut commits, mut bytes) = (Rate::default(), Rate::default());
         let mut tick = tokio::time::interval(COUNT_EVERY);
         loop {
             tick.tick().await;
@@ -106,6 +116,11 @@ impl Reporter {
             };
             let Ok(open) = open else { continue };
             let before = self.clock.now();
+            let own = self.positions.counts();
+            let pace = Pace {
+                commits_per_s: commits.note(before, own.captured_transactions),
+                bytes_per_s: bytes.note(before, own.log_end.0),
+            };
             let asked = try_join!(
                 open.query_one(
                     "SELECT domicile.now_us(), (SELECT count(*) FROM domicile.repair),
@@ -117,8 +132,9 @@ impl Reporter {
                      GROUP BY conflict, status ORDER BY conflict, status",
                     &[],
                 ),
+                open_writers(&open, OPEN_LONG),
             );
-            if let Ok((row, journal)) = asked {
+            if let Ok((row, journal, writers)) = asked {
                 let number = |count: i64| u64::try_from(count).unwrap_or(0);
                 let alike = journal.iter().map(|row| JournalCount {
                     conflict: row.get(0),
@@ -130,12 +146,23 @@ impl Reporter {
                     journal: alike.collect(),
                     repairs_pending: number(row.get(1)),
                     migration: row.get(2),
+                    open_writers: writers,
+                    pace,
+                    little_headroom: self.little_headroom(),
                 });
                 if blocked.look(&open).await.is_ok() {
                     client = Some(open);
                 }
             }
         }
+    }
+
+    fn little_headroom(&self) -> Option<String> {
+        let facts = self.observer.facts()?;
+        let short = little_headroom(&self.region, &facts)?;
+        Some(format!(
+            "{short}: give it more, or another region that takes over (region[].capacity)"
+        ))
     }
 
     /// Is everything found that was written here and is no history? Of a newcomer nobody asks, and
@@ -169,6 +196,12 @@ impl Reporter {
         let text = |(o, lsn): (&Origin, Lsn)| (o.to_string(), lsn.to_string());
         let trimmed = logs.iter().map(|(o, log)| (o.to_string(), log.trimmed().to_string()));
         let frontier = self.positions.frontier();
+        let mut conditions = self.conditions(&tenure, &view, settled);
+        conditions.extend(
+            counted
+                .little_headroom
+                .map(|detail| Condition { name: "little_headroom".into(), detail }),
+        );
         let waits = |alike: &&JournalCount| matches!(alike.status.as_str(), "open" | "parked");
         let waiting = counted.journal.iter().filter(waits);
         RegionStatus {
@@ -190,13 +223,16 @@ impl Reporter {
             log_bytes: self.logs.room().used(),
             peers: self.peers(database_now, now),
             captured_transactions_total: counts.captured_transactions,
+            commits_per_s: counted.pace.commits_per_s,
+            wal_bytes_per_s: counted.pace.bytes_per_s,
+            open_writers: counted.open_writers,
             applied_transactions_total: counts.applied_transactions,
             journal_entries: counted.journal.iter().map(|alike| alike.entries).sum(),
             journal_open: waiting.map(|alike| alike.entries).sum(),
             journal: counted.journal,
             repairs_pending: counted.repairs_pending,
             migration: counted.migration,
-            conditions: self.conditions(&tenure, &view, settled),
+            conditions,
             seeding: self.seeding.as_ref().map(|seeding| seeding.borrow().clone()),
         }
     }
@@ -213,13 +249,16 @@ impl Reporter {
                     flushed: seen.progress.flushed.to_string(),
                     applied: seen.progress.applied.to_string(),
                     lag_bytes: seen.lag_bytes,
-                    exposure_ms: seen.exposure.0,
+                    exposure_ms: seen.exposure.age.0,
+                    exposure_commits: seen.exposure.commits,
+                    exposure_bytes: seen.exposure.bytes,
                     staleness_ms: seen.staleness.0,
                     // Never seen is not silent: the region may not have started yet.
                     lease_silent_ms: if silent.0 == u64::MAX { 0 } else { silent.0 },
                     probe: probe_word(self.observer.probe_of(&r.id)),
                     probation_ms: self.observer.probation_of(&r.id, now).0,
                     reseed_needed: self.observer.is_left_behind(&r.id),
+                    last_heard: self.observer.last_heard(&r.id, now),
                 }
             })
             .collect()

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use domicile_core::id::RegionId;
 use domicile_core::outage::Probe;
+use domicile_core::progress::{Exposure, Pace};
+use domicile_core::runbook::OpenWriter;
 use domicile_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,15 @@ pub struct RegionStatus {
     pub log_bytes: u64,
     pub peers: Vec<PeerStatus>,
     pub captured_transactions_total: u64,
+    /// Commits of this region's own, in the mean of the last minute.
+    #[serde(default)]
+    pub commits_per_s: u64,
+    /// Bytes of their WAL, likewise.
+    #[serde(default)]
+    pub wal_bytes_per_s: u64,
+    /// Its transactions that hold up a hand-over, the oldest first; ten at most.
+    #[serde(default)]
+    pub open_writers: Vec<OpenWriterStatus>,
     pub applied_transactions_total: u64,
     /// Rows in this region's conflict journal.
     pub journal_entries: u64,
@@ -114,6 +125,12 @@ pub struct PeerStatus {
     pub lag_bytes: u64,
     /// Age of our oldest commit that the peer's log does not hold: what losing us would cost.
     pub exposure_ms: u64,
+    /// How many commits of ours the peer's log does not hold.
+    #[serde(default)]
+    pub exposure_commits: u64,
+    /// Bytes of our WAL that the peer's log does not hold.
+    #[serde(default)]
+    pub exposure_bytes: u64,
     /// Age of our oldest commit that the peer's tables do not show.
     pub staleness_ms: u64,
     /// How long we have seen no renewal of the peer's lease.
@@ -128,6 +145,45 @@ pub struct PeerStatus {
     /// Records that the peer lacks may be gone: nobody waits for it any more.
     #[serde(default)]
     pub reseed_needed: bool,
+    /// What the peer said of itself when it was heard last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard: Option<LastHeard>,
+}
+
+/// What remains known of a region that does not answer any more.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LastHeard {
+    pub ago_ms: u64,
+    /// What losing it would have cost then.
+    pub exposure_ms: u64,
+    pub exposure_commits: u64,
+    pub exposure_bytes: u64,
+    pub commits_per_s: u64,
+    pub wal_bytes_per_s: u64,
+}
+
+impl LastHeard {
+    /// What losing the region may cost now.
+    pub fn exposure(&self) -> Exposure {
+        let told = Exposure {
+            age: Millis(self.exposure_ms),
+            commits: self.exposure_commits,
+            bytes: self.exposure_bytes,
+        };
+        told.after(Millis(self.ago_ms), self.pace())
+    }
+
+    pub fn pace(&self) -> Pace {
+        Pace { commits_per_s: self.commits_per_s, bytes_per_s: self.wal_bytes_per_s }
+    }
+}
+
+/// A transaction that has written and not ended for a second or longer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OpenWriterStatus {
+    pub pid: i32,
+    pub role: String,
+    pub open_ms: u64,
 }
 
 impl RegionStatus {
@@ -136,9 +192,27 @@ impl RegionStatus {
         self.conditions.iter().any(|condition| condition.name == state)
     }
 
-    /// What losing this region would cost: the age of its oldest commit that no peer has flushed.
-    pub fn exposure(&self) -> Millis {
-        Millis(self.peers.iter().map(|p| p.exposure_ms).min().unwrap_or(0))
+    /// What losing this region would cost: what it has committed and no peer has flushed.
+    pub fn exposure(&self) -> Exposure {
+        let exposures = self.peers.iter().map(|peer| Exposure {
+            age: Millis(peer.exposure_ms),
+            commits: peer.exposure_commits,
+            bytes: peer.exposure_bytes,
+        });
+        exposures.min().unwrap_or_default()
+    }
+
+    pub fn pace(&self) -> Pace {
+        Pace { commits_per_s: self.commits_per_s, bytes_per_s: self.wal_bytes_per_s }
+    }
+
+    pub fn open_writers(&self) -> Vec<OpenWriter> {
+        let open = self.open_writers.iter().map(|writer| OpenWriter {
+            pid: writer.pid,
+            role: writer.role.clone(),
+            open_for: Millis(writer.open_ms),
+        });
+        open.collect()
     }
 
     /// By peer: the age of our oldest commit that its tables do not show.

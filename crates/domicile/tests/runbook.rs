@@ -130,7 +130,12 @@ async fn world() -> Regions {
 
 /// `more` stands in every region's configuration.
 async fn world_with(more: &str) -> Regions {
+    world_at("0", more).await
+}
+
+async fn world_at(rpo: &str, more: &str) -> Regions {
     let mut config = config(&["eu", "us", "ap"], "hash(id, 9)", 9);
+    config.rpo = rpo.to_owned();
     // A region whose agent stands still for a moment keeps its lease.
     config.lease = Duration::from_secs(30);
     config.seed_sql = SEED.to_owned();
@@ -268,6 +273,42 @@ async fn what_was_planned_is_what_runs_and_its_story_is_kept() {
     // The one that waits until its target is well, which it is.
     assert!(begin(&regions, &["failback", "partitions=1", "to=us"]).wait().unwrap().success());
     assert_eq!(owned(&regions, "1"), ("us".to_owned(), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_says_whom_it_ends_and_what_would_be_lost() {
+    let mut regions = world_at("none", "").await;
+    let client = regions.connect("eu").await.unwrap();
+    for id in 0..20 {
+        // Some are others'.
+        let _ = client.execute("INSERT INTO item VALUES ($1, 0)", &[&id]).await;
+    }
+    let mine = "SELECT min(id) FROM item WHERE domicile.partition_of(id::text) < 3";
+    let id: i32 = client.query_one(mine, &[]).await.unwrap().get(0);
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    client.batch_execute(&format!("BEGIN; UPDATE item SET n = 1 WHERE id = {id}")).await.unwrap();
+    let called = ["runbook", "plan", "switchover", "partitions=0-2", "to=us"];
+    eventually("the plan names who holds it up", async || {
+        let (planned, _) = asked(&regions, &called);
+        let cautions = planned["cautions"].to_string();
+        let named = cautions.contains(&format!("pid {pid} (role \\\""));
+        if named { Ok(()) } else { Err(format!("{planned:#}")) }
+    })
+    .await;
+    client.batch_execute("COMMIT").await.unwrap();
+
+    regions.kill_region("eu");
+    let called = ["runbook", "plan", "failover", "from=eu", "to=us", "attest=true"];
+    eventually("the plan says what would be lost", async || {
+        let (planned, _) = asked(&regions, &called);
+        let loss =
+            ["ms", "commits", "bytes"].map(|of| planned[format!("estimated_loss_{of}")].as_u64());
+        match loss.iter().all(|loss| loss.is_some_and(|loss| loss > 0)) {
+            true => Ok(()),
+            false => Err(format!("{planned:#}")),
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,9 +21,10 @@ use crate::id::{PartitionRange, RegionId, RunId};
 use crate::lsn::{Cut, Frontier, Lsn};
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange};
-use crate::progress::Rpo;
+use crate::progress::{Exposure, Pace, Rpo};
 use crate::time::{Millis, Time};
 
+pub mod caution;
 pub mod failover;
 pub mod file;
 pub mod plan;
@@ -165,10 +166,24 @@ pub struct RegionFacts {
     pub on_probation: bool,
     /// The revision of `ownership` that its gateway and guard go by.
     pub ownership_seen: u64,
-    /// The age of its oldest commit that no other region has flushed, by its own clock.
-    pub exposure: Millis,
+    /// What it has committed and no other region has flushed, by its own clock.
+    pub exposure: Exposure,
+    /// Its transactions that have written and been open for long, the oldest first.
+    pub open_writers: Vec<OpenWriter>,
+    pub pace: Pace,
+    /// How many commits a second it is made for, where somebody has said so.
+    pub capacity: Option<u64>,
     /// By other region: the age of the oldest commit of this one that it does not show.
     pub staleness: BTreeMap<RegionId, Millis>,
+}
+
+/// A transaction that has written what a guard watches, and has not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenWriter {
+    /// Of PostgreSQL's process.
+    pub pid: i32,
+    pub role: String,
+    pub open_for: Millis,
 }
 
 /// A change to the world: the complete list of what a run may do.

@@ -9,6 +9,7 @@ use crate::id::{Epoch, PartitionRange, RegionId, RunId};
 use crate::opening::UNSETTLED;
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange, OwnershipRefusal, State};
+use crate::progress::Exposure;
 use crate::publication::PASSED_OVER;
 use crate::time::Millis;
 
@@ -81,8 +82,8 @@ pub struct Move {
 /// What the plan is expected to cost, from the facts it was made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimate {
-    /// Acknowledged work that may be lost: the age of the oldest commit that no survivor holds.
-    pub loss: Millis,
+    /// Acknowledged work that may be lost: what no survivor holds.
+    pub loss: Exposure,
     /// How long until the old owner has certainly stopped, where that must be waited for.
     pub lease_wait: Millis,
 }
@@ -233,9 +234,8 @@ fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
         Intent::Failover { from, .. } => {
             let seen = facts.regions.get(from);
             let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| facts.rpo.runs_ahead());
-            let exposure = seen.map_or(Millis(0), |s| s.exposure);
             Estimate {
-                loss: facts.rpo.loss_max().map_or(exposure, |most| exposure.min(most)),
+                loss: seen.map(|s| s.exposure).unwrap_or_default().within(facts.rpo),
                 lease_wait: over_at.map_or(Millis(0), |t| t.since(facts.now)),
             }
         }

@@ -19,7 +19,7 @@ use crate::directory::documents::{OWNERSHIP_KEY, RESEED_PREFIX, lift_left_behind
 use crate::directory::{self};
 use crate::peer;
 use crate::proto::StatusRequest;
-use crate::status::RegionStatus;
+use crate::status::{LastHeard, RegionStatus};
 use crate::tls::Credentials;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -95,6 +95,7 @@ impl Outside {
             let lift = |(o, l): (&String, &String)| Some((o.parse().ok()?, l.parse().ok()?));
             positions.iter().filter_map(lift).collect()
         };
+        let remembered = self.last_heard(region);
         RegionFacts {
             reachable: told.is_some(),
             lease_over_at: Some(Time((now + lasts).0.saturating_sub(silent.0))),
@@ -110,9 +111,20 @@ impl Outside {
             on_probation: self.is_on_probation(region),
             not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
-            exposure: told.map(RegionStatus::exposure).unwrap_or_default(),
+            exposure: told.map_or_else(|| remembered.exposure(), RegionStatus::exposure),
+            open_writers: told.map(RegionStatus::open_writers).unwrap_or_default(),
+            pace: told.map_or_else(|| remembered.pace(), RegionStatus::pace),
+            capacity: config.region(region).and_then(|region| region.capacity),
             staleness: told.map(RegionStatus::staleness).unwrap_or_default(),
         }
+    }
+
+    /// What the others remember of a region, by whoever has heard it last.
+    fn last_heard(&self, region: &RegionId) -> LastHeard {
+        let peers = self.statuses.values().flatten().flat_map(|status| &status.peers);
+        let about = peers.filter(|peer| peer.region == region.as_str());
+        let heard = about.filter_map(|peer| peer.last_heard.clone());
+        heard.min_by_key(|heard| heard.ago_ms).unwrap_or_default()
     }
 
     fn is_on_probation(&self, region: &RegionId) -> bool {

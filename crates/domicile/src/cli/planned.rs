@@ -1,9 +1,11 @@
 //! How is a plan shown to a person who is to approve it?
 
 use domicile_core::id::RunId;
+use domicile_core::runbook::caution::{Caution, cautions};
 use domicile_core::runbook::file::{Call, CallError};
 use domicile_core::runbook::plan::{Move, Refusal, check};
-use domicile_core::runbook::{Facts, Plan, PlanId};
+use domicile_core::runbook::{Estimate, Facts, Plan, PlanId};
+use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
 
 use super::runbook::past::Past;
@@ -18,6 +20,7 @@ pub struct Planned {
     /// What runs exactly this.
     command: String,
     past: Option<Past>,
+    cautions: Vec<Caution>,
 }
 
 impl Planned {
@@ -34,7 +37,8 @@ impl Planned {
             Ok(plan) => (plan, Vec::new()),
             Err(reasons) => (plan, reasons),
         };
-        Ok(Self { plan, id, moves, reasons_against, command, past: None })
+        let cautions = cautions(&plan, facts);
+        Ok(Self { plan, id, moves, reasons_against, command, past: None, cautions })
     }
 
     /// Says how long the runbook took before.
@@ -64,8 +68,11 @@ impl Planned {
             "intent": self.plan.intent.to_string(),
             "steps": steps.collect::<Vec<_>>(),
             "moves": moves.collect::<Vec<_>>(),
-            "estimated_loss_ms": estimate.map(|e| e.loss.0),
+            "estimated_loss_ms": estimate.map(|e| e.loss.age.0),
+            "estimated_loss_commits": estimate.map(|e| e.loss.commits),
+            "estimated_loss_bytes": estimate.map(|e| e.loss.bytes),
             "lease_wait_ms": estimate.map(|e| e.lease_wait.0),
+            "cautions": self.cautions.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "reasons_against": against.collect::<Vec<_>>(),
             "past": self.past,
             "command": (!self.is_refused()).then_some(&self.command),
@@ -83,11 +90,15 @@ impl Planned {
         if self.is_refused() {
             lines.extend(self.reasons_against.iter().map(|why| format!("  refused: {why}")));
         } else {
-            let estimate = self.plan.estimate;
+            let Estimate { loss, lease_wait } = self.plan.estimate;
             lines.push(format!(
-                "  estimated loss: {} of acknowledged writes; wait for the old lease: {}",
-                estimate.loss, estimate.lease_wait
+                "  estimated loss: {} of acknowledged writes ({} commits, {} of WAL); wait for the old \
+                 lease: {lease_wait}",
+                loss.age,
+                loss.commits,
+                HumanBytes(loss.bytes)
             ));
+            lines.extend(self.cautions.iter().map(|caution| format!("  caution: {caution}")));
             lines.extend(self.past.iter().map(|past| format!("  {}", past.text())));
             lines.push(format!("  to run it: {}", self.command));
         }

@@ -22,14 +22,15 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use domicile_core::id::RunId;
 use domicile_core::lsn::Lsn;
+use domicile_core::runbook::caution;
 use tokio::time::Instant;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::guard::{BARRIER_PREFIX, Map};
 use super::session::{self, quote_text};
+use crate::status::OpenWriterStatus;
 
-/// How long writers may hold up a drain before they are terminated.
-const DRAIN_BUDGET: Duration = Duration::from_secs(2);
+const DRAIN_BUDGET: Duration = Duration::from_millis(caution::DRAIN_BUDGET.0);
 /// The door opens by itself, should its agent die: longer than two budgets.
 const DOOR: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; \
                     LOCK TABLE domicile.commit_check IN EXCLUSIVE MODE";
@@ -125,6 +126,28 @@ async fn wait_for_door(client: &Client, door: &Door) -> anyhow::Result<()> {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(())
+}
+
+/// Returns the transactions that have written and been open for `at_least`, the oldest first: what
+/// holds up a drain.
+pub async fn open_writers(
+    client: &Client,
+    at_least: Duration,
+) -> Result<Vec<OpenWriterStatus>, tokio_postgres::Error> {
+    let sql = "SELECT lock.pid, coalesce(activity.usename::text, ''),
+                      (extract(epoch FROM clock_timestamp() - activity.xact_start) * 1000)::bigint
+               FROM pg_locks lock JOIN pg_stat_activity activity ON activity.pid = lock.pid
+               WHERE lock.relation = 'domicile.commit_check'::regclass
+                 AND lock.mode = 'RowExclusiveLock' AND lock.granted
+                 AND activity.xact_start < clock_timestamp() - $1::float8 * interval '1 s'
+               ORDER BY activity.xact_start LIMIT 10";
+    let rows = client.query(sql, &[&at_least.as_secs_f64()]).await?;
+    let open = rows.iter().map(|row| OpenWriterStatus {
+        pid: row.get(0),
+        role: row.get(1),
+        open_ms: u64::try_from(row.get::<_, i64>(2)).unwrap_or(0),
+    });
+    Ok(open.collect())
 }
 
 /// Returns once every transaction that holds the lock has its commit record in the WAL.

@@ -282,6 +282,12 @@ pub const KEYS: &[Key] = &[
         "`host:port` at which the agent answers `GET /metrics`, for Prometheus; nowhere unless given. It is not encrypted and asks for no password.",
     ),
     key(
+        "region[].capacity",
+        Number,
+        Words("none"),
+        "How many commits a second the region is made for. Plans, and the region itself, then say when it would be more than it can take after another one is lost (`little_headroom`).",
+    ),
+    key(
         "region[].data",
         Text,
         Required,

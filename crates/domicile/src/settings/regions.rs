@@ -51,6 +51,7 @@ fn resolve_one(
         Some(text) => address(&path("metrics"), Some(text), mistakes).map(Some),
         None => Some(None),
     };
+    let capacity = capacity(&path("capacity"), written.capacity, mistakes);
     let data = required(&path("data"), written.data.as_deref(), mistakes);
     Some(Region {
         id: id?,
@@ -60,8 +61,21 @@ fn resolve_one(
         gateway: gateway?,
         gateway_listen: gateway_listen?,
         metrics: metrics?,
+        capacity: capacity?,
         data: data?.to_owned(),
     })
+}
+
+/// Commits a second; none where nothing is said.
+fn capacity(path: &str, written: Option<i64>, mistakes: &mut Mistakes) -> Option<Option<u64>> {
+    let Some(number) = written else { return Some(None) };
+    match u64::try_from(number) {
+        Ok(commits) if commits > 0 => Some(Some(commits)),
+        _ => {
+            mistakes.add(path, format!("{number}: expected how many commits a second, at least 1"));
+            None
+        }
+    }
 }
 
 fn name(path: &str, written: Option<&str>, mistakes: &mut Mistakes) -> Option<RegionId> {

@@ -30,7 +30,7 @@ async fn of_two_regions_the_one_that_the_directory_sees_goes_on() {
     write(&eu, 1).await;
     eventually("nobody has heard of it for longer than a lease lasts", async || {
         let status = regions.status("eu").await.map_err(|e| e.to_string())?;
-        let exposed = status.exposure().0;
+        let exposed = status.exposure().age.0;
         if exposed > 2 * LEASE.as_millis() as u64 { Ok(()) } else { Err(exposed.to_string()) }
     })
     .await;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use domicile_core::id::{PartitionId, RunId};
 use domicile_core::lsn::Frontier;
 use domicile_core::outage::{Probe, Sighting, judge};
+use domicile_core::progress::{Exposure, Pace};
 use domicile_core::runbook::{Facts, RegionFacts};
 use domicile_core::time::{Millis, Time};
 
@@ -156,7 +157,10 @@ impl Agent {
                 Some((_, report)) => report.ownership_seen,
                 None => 0,
             },
-            exposure: Millis(0),
+            exposure: Exposure::default(),
+            open_writers: Vec::new(),
+            pace: Pace::default(),
+            capacity: None,
             ..RegionFacts::default()
         }
     }

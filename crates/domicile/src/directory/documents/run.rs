@@ -202,7 +202,7 @@ impl RunDocument {
             approvals: Vec::new(),
             answers: BTreeMap::new(),
             executor: None,
-            estimated_loss_ms: plan.estimate.loss.0,
+            estimated_loss_ms: plan.estimate.loss.age.0,
             steps: plan.steps.iter().map(step).collect(),
             journal: Vec::new(),
         }
