@@ -121,6 +121,8 @@ pub struct Region {
     pub gateway_listen: String,
     /// `host:port` at which the agent gives its metrics, if it does.
     pub metrics: Option<String>,
+    /// `host:port` at which the agent answers load balancers, if it does.
+    pub health: Option<String>,
     /// How many commits a second it is made for, where somebody has said so.
     pub capacity: Option<u64>,
     /// Folder of the agent's replication logs and seals.

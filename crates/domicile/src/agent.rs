@@ -35,6 +35,7 @@ use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFI
 use crate::directory::{self, view};
 use crate::durable::Durability;
 use crate::gateway::{self, Gateway, Mode, Routes};
+use crate::health;
 use crate::kill_at::KillAt;
 use crate::log::{Log, LogState, Logs, Room};
 use crate::metrics;
@@ -133,6 +134,7 @@ pub async fn run(
 struct Listeners {
     peer: TcpListener,
     metrics: Option<TcpListener>,
+    health: Option<TcpListener>,
     gateway: SocketAddr,
 }
 
@@ -142,15 +144,15 @@ impl Listeners {
         let peer = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen for peers on {}", here.peer_listen))?;
-        let metrics = match &here.metrics {
-            Some(address) => Some(
-                TcpListener::bind(resolve(address).await?)
-                    .await
-                    .with_context(|| format!("listen for readers of metrics on {address}"))?,
-            ),
-            None => None,
-        };
-        Ok(Self { peer, metrics, gateway: resolve(&here.gateway_listen).await? })
+        let metrics = Self::optional(&here.metrics, "readers of metrics").await?;
+        let health = Self::optional(&here.health, "load balancers").await?;
+        Ok(Self { peer, metrics, health, gateway: resolve(&here.gateway_listen).await? })
+    }
+
+    async fn optional(address: &Option<String>, whom: &str) -> anyhow::Result<Option<TcpListener>> {
+        let Some(address) = address else { return Ok(None) };
+        let listener = TcpListener::bind(resolve(address).await?).await;
+        listener.map(Some).with_context(|| format!("listen for {whom} on {address}"))
     }
 }
 
@@ -285,7 +287,7 @@ impl Parts {
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
         let observer = self.observer(status.subscribe());
         self.start_peer_server(listeners.peer, status.subscribe(), true, shutdown, tasks);
-        self.start_metrics(listeners.metrics, status.subscribe(), shutdown, tasks);
+        self.start_pages(listeners.metrics, listeners.health, &status, &observer, shutdown, tasks);
         tasks.spawn(observer.clone().run(shutdown.clone()));
         let seen = Some(seeding.subscribe());
         let nothing = watch::Sender::new(None).subscribe();
@@ -414,7 +416,7 @@ impl Parts {
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
         self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), settled)?;
         self.start_peer_server(listeners.peer, status.subscribe(), false, shutdown, tasks);
-        self.start_metrics(listeners.metrics, status.subscribe(), shutdown, tasks);
+        self.start_pages(listeners.metrics, listeners.health, &status, &observer, shutdown, tasks);
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
         self.start_gateway(listeners.gateway, tenure, heard, shutdown, tasks).await?;
         let listener = Listener {
@@ -585,21 +587,39 @@ impl Parts {
         });
     }
 
-    fn start_metrics(
+    /// What is asked for over plain HTTP.
+    fn start_pages(
         &self,
-        listener: Option<TcpListener>,
-        status: watch::Receiver<Arc<RegionStatus>>,
+        metrics: Option<TcpListener>,
+        health: Option<TcpListener>,
+        status: &watch::Sender<Arc<RegionStatus>>,
+        observer: &Observer,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) {
-        let Some(listener) = listener else { return };
         let place = (self.config.cluster.clone(), self.here.id.to_string());
-        let shutdown = shutdown.clone();
-        tasks.spawn(async move {
-            if let Err(error) = metrics::serve(listener, status, place, shutdown).await {
-                tracing::error!("nobody can read the metrics any more: {error:#}");
-            }
+        let metrics = metrics.map(|at| (at, metrics::router(status.subscribe(), place)));
+        let health = health.map(|at| {
+            let sources = health::Sources {
+                partitions: self.config.layout.total(),
+                status: status.subscribe(),
+                observer: observer.clone(),
+                clock: self.clock,
+            };
+            (at, health::router(sources))
         });
+        for (listener, router) in metrics.into_iter().chain(health) {
+            let shutdown = shutdown.clone();
+            // Who reads keeps a connection open: it is not waited for.
+            tasks.spawn(async move {
+                tokio::select! {
+                    Err(error) = axum::serve(listener, router) => {
+                        tracing::error!("a page cannot be read any more: {error:#}");
+                    }
+                    () = shutdown.cancelled() => {}
+                }
+            });
+        }
     }
 
     async fn start_gateway(

@@ -16,6 +16,7 @@ pub mod durable;
 pub mod files;
 pub mod gateway;
 pub mod guards;
+pub mod health;
 mod kill_at;
 pub mod lab;
 pub mod log;

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Context;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -17,9 +16,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::status::{PeerStatus, RegionStatus};
 
@@ -170,13 +167,11 @@ impl Collector for Figures {
     }
 }
 
-/// Answers `GET /metrics` in the form of OpenMetrics, which Prometheus reads, until `shutdown`.
-pub async fn serve(
-    listener: TcpListener,
+/// Answers `GET /metrics` in the form of OpenMetrics, which Prometheus reads.
+pub fn router(
     status: watch::Receiver<Arc<RegionStatus>>,
     (cluster, region): (String, String),
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+) -> Router {
     let labels = [("cluster", cluster), ("region", region)];
     let labels = labels.into_iter().map(|(name, value)| (name.into(), value.into()));
     let mut registry = Registry::with_prefix_and_labels(PREFIX, labels);
@@ -186,12 +181,7 @@ pub async fn serve(
         let registry = registry.clone();
         async move { page(&registry) }
     };
-    let router = Router::new().route("/metrics", get(answer));
-    // Who reads keeps a connection open: it is not waited for.
-    tokio::select! {
-        ended = axum::serve(listener, router) => ended.context("serve the metrics"),
-        () = shutdown.cancelled() => Ok(()),
-    }
+    Router::new().route("/metrics", get(answer))
 }
 
 fn page(registry: &Registry) -> Response {

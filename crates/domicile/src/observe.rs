@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domicile_core::config::Config;
+use domicile_core::health::Behind;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lease::Seen;
 use domicile_core::lsn::{Frontier, Lsn};
@@ -31,7 +32,7 @@ use crate::log::Logs;
 use crate::peer;
 use crate::positions::Positions;
 use crate::proto::{ProbeRequest, StatusRequest};
-use crate::status::{LastHeard, RegionStatus};
+use crate::status::{LastHeard, PeerStatus, RegionStatus};
 
 /// How often every region is asked.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -340,6 +341,30 @@ impl Observer {
             commits_per_s: status.commits_per_s,
             wal_bytes_per_s: status.wal_bytes_per_s,
         })
+    }
+
+    /// How far we are behind each other region that owns something, as that told; `None` where it does
+    /// not answer.
+    pub fn behind(&self, now: Time) -> BTreeMap<RegionId, Option<Behind>> {
+        let sources = &self.shared.sources;
+        let view = sources.ownership.borrow().clone();
+        let Some(ownership) = view.ownership.as_ref() else { return BTreeMap::new() };
+        let seen = self.lock();
+        let others = sources.config.regions.iter().map(|other| &other.id);
+        let owners =
+            others.filter(|other| **other != sources.region && ownership.owns_anything(other));
+        let behind = owners.map(|owner| {
+            let heard = seen.get(owner).filter(|remembered| remembered.answers(now));
+            let told = heard.and_then(|remembered| remembered.status.as_ref());
+            let behind = told.and_then(|(at, status)| {
+                let us = |peer: &&PeerStatus| peer.region == sources.region.as_str();
+                let us = status.peers.iter().find(us)?;
+                let age = Millis(us.staleness_ms) + now.since(*at);
+                Some(Behind { age, bytes: us.lag_bytes })
+            });
+            (owner.clone(), behind)
+        });
+        behind.collect()
     }
 
     pub fn is_left_behind(&self, region: &RegionId) -> bool {

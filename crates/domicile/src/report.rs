@@ -211,6 +211,7 @@ impl Reporter {
             postgres_version: tenure.postgres_version,
             lease_live: tenure.lease_until.is_some_and(|until| now < until),
             owns: owns.collect(),
+            not_opened: tenure.closed.iter().map(ToString::to_string).collect(),
             ownership_seen: view.revision.min(tenure.guard_revision),
             ownership_read: view.revision,
             directory_connected: view.connected,

@@ -23,7 +23,7 @@ mod regions;
 mod resolve;
 mod shared;
 mod tables;
-mod units;
+pub(crate) mod units;
 mod written;
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub struct RegionStatus {
     /// May this region's PostgreSQL admit writes to what it owns, right now?
     pub lease_live: bool,
     pub owns: Vec<OwnedRange>,
+    /// Those of them that nobody may write yet.
+    #[serde(default)]
+    pub not_opened: Vec<String>,
     /// The directory's revision of ownership that guard and gateway go by.
     pub ownership_seen: u64,
     /// The revision of ownership that this status goes by, or a later one.

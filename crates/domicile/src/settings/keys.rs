@@ -282,6 +282,12 @@ pub const KEYS: &[Key] = &[
         "`host:port` at which the agent answers `GET /metrics`, for Prometheus; nowhere unless given. It is not encrypted and asks for no password.",
     ),
     key(
+        "region[].health",
+        Text,
+        Words("none"),
+        "`host:port` at which the agent answers load balancers (`GET /primary` and others), whether clients may be sent to the region; nowhere unless given. It is not encrypted and asks for no password.",
+    ),
+    key(
         "region[].capacity",
         Number,
         Words("none"),

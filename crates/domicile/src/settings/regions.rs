@@ -47,10 +47,8 @@ fn resolve_one(
     let peer_listen = listen(&path("peer_listen"), &written.peer_listen, &peer, mistakes);
     let gateway_listen =
         listen(&path("gateway_listen"), &written.gateway_listen, &gateway, mistakes);
-    let metrics = match &written.metrics {
-        Some(text) => address(&path("metrics"), Some(text), mistakes).map(Some),
-        None => Some(None),
-    };
+    let metrics = optional(&path("metrics"), &written.metrics, mistakes);
+    let health = optional(&path("health"), &written.health, mistakes);
     let capacity = capacity(&path("capacity"), written.capacity, mistakes);
     let data = required(&path("data"), written.data.as_deref(), mistakes);
     Some(Region {
@@ -61,6 +59,7 @@ fn resolve_one(
         gateway: gateway?,
         gateway_listen: gateway_listen?,
         metrics: metrics?,
+        health: health?,
         capacity: capacity?,
         data: data?.to_owned(),
     })
@@ -100,6 +99,17 @@ pub(super) fn address(
         return None;
     }
     Some(text.to_owned())
+}
+
+fn optional(
+    path: &str,
+    written: &Option<String>,
+    mistakes: &mut Mistakes,
+) -> Option<Option<String>> {
+    match written {
+        Some(text) => address(path, Some(text), mistakes).map(Some),
+        None => Some(None),
+    }
 }
 
 fn listen(
@@ -160,6 +170,7 @@ pub(super) fn check_addresses(
             ("peer_listen", &region.peer_listen),
             ("gateway_listen", &region.gateway_listen),
             ("metrics", &region.metrics),
+            ("health", &region.health),
         ] {
             if let Some(address) = address {
                 taken.claim(format!("listen {machine} {address}"), path(key));

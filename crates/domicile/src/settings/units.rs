@@ -16,7 +16,7 @@ pub(crate) fn duration(text: &str) -> Result<Millis, String> {
 }
 
 /// Returns a number of bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     measure(text, SIZES).ok_or_else(|| {
         format!(
             "\"{text}\" is not a size: expected a number and B, KiB, MiB, GiB or TiB, as in \

@@ -110,6 +110,7 @@ pub(super) struct WrittenRegion {
     pub gateway: Option<String>,
     pub gateway_listen: Option<String>,
     pub metrics: Option<String>,
+    pub health: Option<String>,
     pub capacity: Option<i64>,
     pub data: Option<String>,
 }

@@ -37,6 +37,7 @@ pub(super) struct Seen {
     pub(super) gateway: SocketAddr,
     pub(super) gateway_listen: SocketAddr,
     pub(super) metrics: SocketAddr,
+    pub(super) health: SocketAddr,
 }
 
 /// The directory as one process reaches it.
@@ -79,12 +80,13 @@ pub(super) fn text(
     );
     let _ = writeln!(text, "{}", common.more);
     for region in regions {
-        let Seen { name, postgres, peer, peer_listen, gateway, gateway_listen, metrics } = region;
+        let Seen { name, postgres, peer, peer_listen, gateway, gateway_listen, metrics, health } =
+            region;
         let _ = write!(
             text,
             "[[region]]\nname = {}\npostgres = {}\npeer = \"{peer}\"\npeer_listen = \"{peer_listen}\"\n\
              gateway = \"{gateway}\"\ngateway_listen = \"{gateway_listen}\"\n\
-             metrics = \"{metrics}\"\ndata = {}\n\n",
+             metrics = \"{metrics}\"\nhealth = \"{health}\"\ndata = {}\n\n",
             quote(name),
             quote(postgres),
             quote(&format!("{folder}/{name}/agent")),
@@ -131,6 +133,7 @@ mod tests {
             gateway: address,
             gateway_listen: address,
             metrics: address,
+            health: address,
         };
         let directory = Directory::Embedded(address);
         let text = text(&common, &directory, &[seen("eu"), seen("us")], Path::new("/tmp/lab"));

@@ -62,6 +62,7 @@ struct Place {
     peer: SocketAddr,
     gateway: SocketAddr,
     metrics: SocketAddr,
+    health: SocketAddr,
 }
 
 /// A world of regions; everything ends when it is dropped.
@@ -130,8 +131,9 @@ impl Regions {
                 let data = folder.join(name).join("agent");
                 symlink(disk.path(), &data).map_err(RegionsError::file("link", &data))?;
             }
-            let (peer, gateway, metrics) = (*peer, *gateway, address());
-            let place = Place { cluster, agent, log_disk, config_file, peer, gateway, metrics };
+            let (peer, gateway, metrics, health) = (*peer, *gateway, address(), address());
+            let place =
+                Place { cluster, agent, log_disk, config_file, peer, gateway, metrics, health };
             places.insert(name.clone(), place);
         }
         let credentials =
@@ -190,6 +192,11 @@ impl Regions {
     /// Returns where a region's agent answers with its metrics.
     pub fn metrics(&self, region: &str) -> SocketAddr {
         self.place(region).metrics
+    }
+
+    /// Returns where a region's agent answers load balancers.
+    pub fn health(&self, region: &str) -> SocketAddr {
+        self.place(region).health
     }
 
     /// Returns how to reach a region's PostgreSQL past its gateway.
@@ -432,6 +439,7 @@ impl Regions {
             gateway: over(Purpose::Gateway, place.gateway),
             gateway_listen: place.gateway,
             metrics: place.metrics,
+            health: place.health,
         }
     }
 }
