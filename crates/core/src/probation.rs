@@ -16,22 +16,43 @@ const REMEMBERED: Millis = Millis(3_600_000);
 const LOSSES_MIN: usize = 2;
 const FIRST: Millis = Millis(300_000);
 const LONGEST: Millis = Millis(3_600_000);
+/// Who is heard again so soon after it was suspected would have been waited for by most people.
+const BRIEF: Millis = Millis(10_000);
 
 /// When one region was heard again, after its lease had been silent for long enough to suspect it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
     /// The oldest first.
     ends: Vec<Time>,
+    /// Since this process began.
+    count: LossCount,
+}
+
+/// How often a region was suspected and heard again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LossCount {
+    pub all: u64,
+    /// Of these it was heard again within ten seconds: a failover that began was hardly needed.
+    pub brief: u64,
 }
 
 impl Losses {
     /// Its lease was seen as `before` until it was seen as `after` now: counts a loss if it had been silent for
     /// so long that it was suspected.
     pub fn saw(&mut self, before: Option<Seen>, after: Seen, now: Time, suspect_after: Millis) {
-        let renewed = before.filter(|before| before.revision != after.revision);
-        if renewed.is_some_and(|before| before.silent_for(now) >= suspect_after) {
+        let Some(before) = before.filter(|before| before.revision != after.revision) else {
+            return;
+        };
+        let silent = before.silent_for(now);
+        if silent >= suspect_after {
             self.note(now);
+            self.count.all += 1;
+            self.count.brief += u64::from(silent < suspect_after + BRIEF);
         }
+    }
+
+    pub fn count(&self) -> LossCount {
+        self.count
     }
 
     fn note(&mut self, now: Time) {
@@ -92,12 +113,15 @@ mod tests {
         let losses = |before: Option<Seen>, revision, now| {
             let mut losses = Losses::default();
             losses.saw(before, at(revision, now), Time(now), Millis(2000));
-            losses.ends.len()
+            assert_eq!(losses.ends.len() as u64, losses.count().all);
+            (losses.count().all, losses.count().brief)
         };
-        assert_eq!(losses(None, 1, 9000), 0);
-        assert_eq!(losses(Some(at(1, 0)), 2, 1999), 0);
-        assert_eq!(losses(Some(at(1, 0)), 1, 9000), 0, "it is still silent");
-        assert_eq!(losses(Some(at(1, 0)), 2, 2000), 1);
+        assert_eq!(losses(None, 1, 9000), (0, 0));
+        assert_eq!(losses(Some(at(1, 0)), 2, 1999), (0, 0));
+        assert_eq!(losses(Some(at(1, 0)), 1, 9000), (0, 0), "it is still silent");
+        assert_eq!(losses(Some(at(1, 0)), 2, 2000), (1, 1));
+        assert_eq!(losses(Some(at(1, 0)), 2, 11_999), (1, 1));
+        assert_eq!(losses(Some(at(1, 0)), 2, 12_000), (1, 0), "that was an outage");
     }
 
     #[test]

@@ -72,6 +72,14 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
         )
         .in_unit(Unit::Seconds)
         .of_peers(status, |peer| peer.probation_ms as f64 / 1000.0),
+        counter("peer_losses", "How often the peer was suspected and heard again.")
+            .of_peers(status, |peer| peer.losses as f64),
+        counter(
+            "peer_brief_losses",
+            "Of these, how often within ten seconds: a failover that began was hardly needed. \
+             With many, `failover.suspect_after` is too short for this link.",
+        )
+        .of_peers(status, |peer| peer.brief_losses as f64),
         gauge("peer_reseed_needed", "1 when the peer was left behind and must be seeded again.")
             .of_peers(status, |peer| number(peer.reseed_needed)),
         gauge(

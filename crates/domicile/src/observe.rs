@@ -15,7 +15,7 @@ use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::opening::{NOT_OPENED, UNSETTLED};
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::ownership::Ownership;
-use domicile_core::probation::Losses;
+use domicile_core::probation::{LossCount, Losses};
 use domicile_core::publication::PASSED_OVER;
 use domicile_core::retention::LeftBehind;
 use domicile_core::runbook::{Facts, RegionFacts};
@@ -365,6 +365,11 @@ impl Observer {
             (owner.clone(), behind)
         });
         behind.collect()
+    }
+
+    /// How often a region was suspected and heard again, by what we have seen ourselves.
+    pub fn losses_of(&self, region: &RegionId) -> LossCount {
+        self.lock().get(region).map(|seen| seen.losses.count()).unwrap_or_default()
     }
 
     pub fn is_left_behind(&self, region: &RegionId) -> bool {

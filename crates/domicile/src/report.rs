@@ -244,6 +244,7 @@ impl Reporter {
             .map(|r| {
                 let seen = self.positions.peer_view(&r.id, database_now);
                 let silent = self.observer.silent_for(&r.id, now);
+                let losses = self.observer.losses_of(&r.id);
                 PeerStatus {
                     region: r.id.to_string(),
                     connected: seen.heard.is_some_and(|at| at.elapsed() < crate::peer::SILENCE_MAX),
@@ -258,6 +259,8 @@ impl Reporter {
                     lease_silent_ms: if silent.0 == u64::MAX { 0 } else { silent.0 },
                     probe: probe_word(self.observer.probe_of(&r.id)),
                     probation_ms: self.observer.probation_of(&r.id, now).0,
+                    losses: losses.all,
+                    brief_losses: losses.brief,
                     reseed_needed: self.observer.is_left_behind(&r.id),
                     last_heard: self.observer.last_heard(&r.id, now),
                 }

@@ -145,6 +145,12 @@ pub struct PeerStatus {
     /// How long no failover chooses the peer by itself, where there is another: it came and went.
     #[serde(default)]
     pub probation_ms: u64,
+    /// How often the peer was suspected and heard again, since this agent began.
+    #[serde(default)]
+    pub losses: u64,
+    /// Of these, how often within ten seconds.
+    #[serde(default)]
+    pub brief_losses: u64,
     /// Records that the peer lacks may be gone: nobody waits for it any more.
     #[serde(default)]
     pub reseed_needed: bool,
