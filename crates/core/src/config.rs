@@ -1,6 +1,7 @@
 //! What did the operator ask for, once checked? Resolved values only; every limit has a name.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::conflict::policy::Policy;
 use crate::id::{PartitionId, RegionId, TableName};
@@ -28,6 +29,8 @@ pub struct Config {
     pub directory: Directory,
     /// Without it agents, the embedded directory and commands speak in the clear.
     pub tls: Option<MutualTls>,
+    /// Without it no names are answered.
+    pub dns: Option<Dns>,
     pub regions: Vec<Region>,
     pub tables: BTreeMap<TableName, TableKind>,
     /// How long an entry of the conflict journal is kept at least.
@@ -54,6 +57,15 @@ pub struct FailoverPolicy {
     pub observers: usize,
     /// How long a lease must be silent before an observer says so.
     pub suspect_after: Millis,
+}
+
+/// The zone that agents answer for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// As in `db.example.com`.
+    pub zone: String,
+    /// How long an answer may be kept: whole seconds.
+    pub ttl: Millis,
 }
 
 /// Where the owners of all partitions are agreed on.
@@ -121,6 +133,10 @@ pub struct Region {
     pub gateway_listen: String,
     /// `host:port` at which the agent gives its metrics, if it does.
     pub metrics: Option<String>,
+    /// `host:port` at which the agent answers questions for names, if it does.
+    pub dns: Option<String>,
+    /// Those of the gateway that names are answered with.
+    pub addresses: Vec<IpAddr>,
     /// `host:port` at which the agent answers load balancers, if it does.
     pub health: Option<String>,
     /// How many commits a second it is made for, where somebody has said so.

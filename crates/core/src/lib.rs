@@ -29,3 +29,4 @@ pub mod runbook;
 pub mod seeding;
 pub mod sequence;
 pub mod time;
+pub mod traffic;

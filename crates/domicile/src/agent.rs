@@ -33,6 +33,7 @@ use crate::clock::Clock;
 use crate::continuity::{self, Continuity};
 use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
 use crate::directory::{self, view};
+use crate::dns;
 use crate::durable::Durability;
 use crate::gateway::{self, Gateway, Mode, Routes};
 use crate::health;
@@ -93,7 +94,7 @@ pub async fn run(
     let mut incarnations = parts.incarnations.clone();
     let (mut tasks, joined) = (JoinSet::new(), CancellationToken::new());
     if parts.is_newcomer().await {
-        parts.start_newcomer(listeners, &joined, &shutdown, &mut tasks);
+        parts.start_newcomer(listeners, &joined, &shutdown, &mut tasks)?;
         tracing::info!(%region, %origin, "agent started; the region is not a member of the cluster yet");
     } else {
         parts.start(listeners, &shutdown, &mut tasks).await?;
@@ -133,9 +134,15 @@ pub async fn run(
 
 struct Listeners {
     peer: TcpListener,
+    gateway: SocketAddr,
+    outlets: Outlets,
+}
+
+/// Where others may ask for what the agent knows, as far as somebody wants that.
+struct Outlets {
     metrics: Option<TcpListener>,
     health: Option<TcpListener>,
-    gateway: SocketAddr,
+    dns: Option<dns::Sockets>,
 }
 
 impl Listeners {
@@ -144,9 +151,20 @@ impl Listeners {
         let peer = TcpListener::bind(address)
             .await
             .with_context(|| format!("listen for peers on {}", here.peer_listen))?;
+        let outlets = Outlets::bind(here).await?;
+        Ok(Self { peer, gateway: resolve(&here.gateway_listen).await?, outlets })
+    }
+}
+
+impl Outlets {
+    async fn bind(here: &Region) -> anyhow::Result<Self> {
         let metrics = Self::optional(&here.metrics, "readers of metrics").await?;
         let health = Self::optional(&here.health, "load balancers").await?;
-        Ok(Self { peer, metrics, health, gateway: resolve(&here.gateway_listen).await? })
+        let dns = match &here.dns {
+            Some(address) => Some(dns::Sockets::bind(resolve(address).await?).await?),
+            None => None,
+        };
+        Ok(Self { metrics, health, dns })
     }
 
     async fn optional(address: &Option<String>, whom: &str) -> anyhow::Result<Option<TcpListener>> {
@@ -154,6 +172,21 @@ impl Listeners {
         let listener = TcpListener::bind(resolve(address).await?).await;
         listener.map(Some).with_context(|| format!("listen for {whom} on {address}"))
     }
+}
+
+/// Serves until `shutdown`, whether or not that goes well. Who reads may keep a connection open: it is not
+/// waited for.
+async fn until(
+    shutdown: CancellationToken,
+    what: &'static str,
+    serve: impl Future<Output = anyhow::Result<()>>,
+) {
+    let ended = tokio::select! {
+        ended = serve => ended,
+        () = shutdown.cancelled() => return,
+    };
+    tracing::error!("nobody can read {what} any more: {ended:?}");
+    shutdown.cancelled().await;
 }
 
 async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
@@ -281,13 +314,13 @@ impl Parts {
         joined: &CancellationToken,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
-    ) {
+    ) -> anyhow::Result<()> {
         let tenure = watch::Sender::new(TenureState::default());
         let seeding = watch::Sender::new(SeedingStatus::default());
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
         let observer = self.observer(status.subscribe());
         self.start_peer_server(listeners.peer, status.subscribe(), true, shutdown, tasks);
-        self.start_pages(listeners.metrics, listeners.health, &status, &observer, shutdown, tasks);
+        self.start_outlets(listeners.outlets, &status, &observer, shutdown, tasks)?;
         tasks.spawn(observer.clone().run(shutdown.clone()));
         let seen = Some(seeding.subscribe());
         let nothing = watch::Sender::new(None).subscribe();
@@ -311,6 +344,7 @@ impl Parts {
             status: seeding,
         };
         tasks.spawn(newcomer.run(joined.clone(), shutdown.clone()));
+        Ok(())
     }
 
     fn observer(&self, own_status: watch::Receiver<Arc<RegionStatus>>) -> Observer {
@@ -416,7 +450,7 @@ impl Parts {
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
         self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), settled)?;
         self.start_peer_server(listeners.peer, status.subscribe(), false, shutdown, tasks);
-        self.start_pages(listeners.metrics, listeners.health, &status, &observer, shutdown, tasks);
+        self.start_outlets(listeners.outlets, &status, &observer, shutdown, tasks)?;
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
         self.start_gateway(listeners.gateway, tenure, heard, shutdown, tasks).await?;
         let listener = Listener {
@@ -587,39 +621,44 @@ impl Parts {
         });
     }
 
-    /// What is asked for over plain HTTP.
-    fn start_pages(
+    /// Lets others ask for what this agent knows. It goes on without whoever cannot ask any more.
+    fn start_outlets(
         &self,
-        metrics: Option<TcpListener>,
-        health: Option<TcpListener>,
+        outlets: Outlets,
         status: &watch::Sender<Arc<RegionStatus>>,
         observer: &Observer,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
-    ) {
-        let place = (self.config.cluster.clone(), self.here.id.to_string());
-        let metrics = metrics.map(|at| (at, metrics::router(status.subscribe(), place)));
-        let health = health.map(|at| {
-            let sources = health::Sources {
+    ) -> anyhow::Result<()> {
+        let Outlets { metrics, health, dns } = outlets;
+        if let Some(listener) = metrics {
+            let place = (self.config.cluster.clone(), self.here.id.to_string());
+            let router = metrics::router(status.subscribe(), place);
+            let serve = async { axum::serve(listener, router).await.map_err(Into::into) };
+            tasks.spawn(until(shutdown.clone(), "the metrics", serve));
+        }
+        if let Some(listener) = health {
+            let router = health::router(health::Sources {
                 partitions: self.config.layout.total(),
                 status: status.subscribe(),
                 observer: observer.clone(),
                 clock: self.clock,
-            };
-            (at, health::router(sources))
-        });
-        for (listener, router) in metrics.into_iter().chain(health) {
-            let shutdown = shutdown.clone();
-            // Who reads keeps a connection open: it is not waited for.
-            tasks.spawn(async move {
-                tokio::select! {
-                    Err(error) = axum::serve(listener, router) => {
-                        tracing::error!("a page cannot be read any more: {error:#}");
-                    }
-                    () = shutdown.cancelled() => {}
-                }
             });
+            let serve = async { axum::serve(listener, router).await.map_err(Into::into) };
+            tasks.spawn(until(shutdown.clone(), "the answers to load balancers", serve));
         }
+        if let Some(sockets) = dns {
+            let zone = dns::Zone::new(dns::Sources {
+                config: self.config.clone(),
+                region: self.here.id.clone(),
+                ownership: self.ownership.clone(),
+                status: status.subscribe(),
+                observer: observer.clone(),
+                clock: self.clock,
+            })?;
+            tasks.spawn(until(shutdown.clone(), "names", dns::serve(sockets, zone)));
+        }
+        Ok(())
     }
 
     async fn start_gateway(

@@ -12,6 +12,7 @@ mod complain;
 pub mod continuity;
 pub mod demo;
 pub mod directory;
+mod dns;
 pub mod durable;
 pub mod files;
 pub mod gateway;

@@ -3,7 +3,7 @@
 //! Times the other regions' leases on our own clock, probes a region whose lease fell silent, and
 //! asks every region how it sees things. Judges nothing: `core::outage` and `core::runbook` do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -370,6 +370,20 @@ impl Observer {
     /// How often a region was suspected and heard again, by what we have seen ourselves.
     pub fn losses_of(&self, region: &RegionId) -> LossCount {
         self.lock().get(region).map(|seen| seen.losses.count()).unwrap_or_default()
+    }
+
+    /// The others that do not answer, or whose PostgreSQL does not.
+    pub fn down(&self) -> BTreeSet<RegionId> {
+        let sources = &self.shared.sources;
+        let (seen, now) = (self.lock(), sources.clock.now());
+        let up = |region: &RegionId| {
+            let heard = seen.get(region).filter(|remembered| remembered.answers(now));
+            let told = heard.and_then(|remembered| remembered.status.as_ref());
+            told.is_some_and(|(_, status)| status.postgres_reachable)
+        };
+        let others = sources.config.regions.iter().map(|other| &other.id);
+        let others = others.filter(|other| **other != sources.region);
+        others.filter(|other| !up(other)).cloned().collect()
     }
 
     pub fn is_left_behind(&self, region: &RegionId) -> bool {

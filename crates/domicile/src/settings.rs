@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use domicile_core::config::Config;
 
 mod directory;
+mod dns;
 pub mod keys;
 pub mod mistake;
 mod outline;

@@ -149,6 +149,18 @@ pub const KEYS: &[Key] = &[
         "File with the private key of `tls.certificate`, in PEM.",
     ),
     key(
+        "dns.zone",
+        Text,
+        Words("required with `[dns]`"),
+        "The zone, as in `db.example.com`: this name leads to the gateways of the regions that own something and are up, `REGION.db.example.com` to one region's.",
+    ),
+    key(
+        "dns.ttl",
+        Duration,
+        Value("\"10s\""),
+        "How long an answer may be kept, in whole seconds from `1s` to `60s`.",
+    ),
+    key(
         "lease.ttl",
         Duration,
         Value("\"3s\""),
@@ -282,6 +294,18 @@ pub const KEYS: &[Key] = &[
         "`host:port` at which the agent answers `GET /metrics`, for Prometheus; nowhere unless given. It is not encrypted and asks for no password.",
     ),
     key(
+        "region[].dns",
+        Text,
+        Words("none"),
+        "`host:port` at which the agent answers for the zone of `[dns]`, over UDP and TCP; nowhere unless given. Its own name there is `ns-REGION`.",
+    ),
+    key(
+        "region[].addresses",
+        Names,
+        Words("the host of `gateway`, where that is an address"),
+        "The IP addresses that names of this region are answered with: those at which clients reach its gateway, and resolvers its `dns`.",
+    ),
+    key(
         "region[].health",
         Text,
         Words("none"),
@@ -377,6 +401,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
          Without this section they speak in the clear. All regions have it or none; `domicile certificates` makes the files. \
          New files are taken up without a restart.",
     ),
+    ("dns.", "`[dns]`", "Names that lead clients to the right region (docs/operating/dns.md)."),
     ("lease.", "`[lease]`", "The owner's right to write, and how clocks are trusted."),
     ("failover.", "`[failover]`", "When a region counts as gone."),
     ("log.", "`[log]`", "How long replication logs are kept, and how large they may get."),

@@ -48,6 +48,13 @@ fn resolve_one(
     let gateway_listen =
         listen(&path("gateway_listen"), &written.gateway_listen, &gateway, mistakes);
     let metrics = optional(&path("metrics"), &written.metrics, mistakes);
+    let dns = optional(&path("dns"), &written.dns, mistakes);
+    let addresses = super::dns::addresses(
+        &path("addresses"),
+        written.addresses.as_ref(),
+        written.gateway.as_deref(),
+        mistakes,
+    );
     let health = optional(&path("health"), &written.health, mistakes);
     let capacity = capacity(&path("capacity"), written.capacity, mistakes);
     let data = required(&path("data"), written.data.as_deref(), mistakes);
@@ -59,6 +66,8 @@ fn resolve_one(
         gateway: gateway?,
         gateway_listen: gateway_listen?,
         metrics: metrics?,
+        dns: dns?,
+        addresses,
         health: health?,
         capacity: capacity?,
         data: data?.to_owned(),
@@ -171,6 +180,7 @@ pub(super) fn check_addresses(
             ("gateway_listen", &region.gateway_listen),
             ("metrics", &region.metrics),
             ("health", &region.health),
+            ("dns", &region.dns),
         ] {
             if let Some(address) = address {
                 taken.claim(format!("listen {machine} {address}"), path(key));

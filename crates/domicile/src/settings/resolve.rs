@@ -14,7 +14,7 @@ use domicile_core::time::{DriftPpm, Millis};
 use super::mistake::Mistakes;
 use super::partition::Partition;
 use super::written::{Written, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo, WrittenTls};
-use super::{directory, regions, tables, units};
+use super::{directory, dns, regions, tables, units};
 
 const CLUSTER_NAME_BYTES_MAX: usize = 32;
 /// Shorter leases end whenever a machine is busy for a moment.
@@ -54,6 +54,13 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let log = log_terms(log.unwrap_or(&WrittenLog::default()), written.region.len(), mistakes);
     let directory = directory::resolve(written.directory.as_ref(), mistakes);
     let tls = written.tls.as_ref().map(|tls| self::tls(tls, mistakes));
+    let dns = written.dns.as_ref().map(|written| dns::resolve(written, mistakes));
+    dns::check(
+        written.dns.as_ref(),
+        &written.region,
+        regions.as_deref().unwrap_or_default(),
+        mistakes,
+    );
     let ids: Vec<RegionId> = regions.iter().flatten().map(|r| r.id.clone()).collect();
     let tables = tables::resolve(&written.table, partition.as_ref(), &ids, mistakes);
     let keep = written.journal.as_ref().and_then(|journal| journal.keep.as_deref());
@@ -77,6 +84,10 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         tls: match tls {
             None => None,
             Some(tls) => Some(tls?),
+        },
+        dns: match dns {
+            None => None,
+            Some(dns) => Some(dns?),
         },
         regions,
         tables,
@@ -325,7 +336,12 @@ fn size(path: &str, value: Option<&str>, default: u64, mistakes: &mut Mistakes) 
     }
 }
 
-fn duration(path: &str, value: Option<&str>, default: Millis, mistakes: &mut Mistakes) -> Millis {
+pub(super) fn duration(
+    path: &str,
+    value: Option<&str>,
+    default: Millis,
+    mistakes: &mut Mistakes,
+) -> Millis {
     match value.map_or(Ok(default), units::duration) {
         Ok(duration) => duration,
         Err(wrong) => {

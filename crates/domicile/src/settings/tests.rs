@@ -320,3 +320,27 @@ fn compare(file: &Path, printed: &str) {
     let expected = std::fs::read_to_string(file).unwrap_or_default();
     assert_eq!(expected, printed, "{} is stale: UPDATE=1 rewrites it", file.display());
 }
+
+#[test]
+fn a_zone_without_names_or_names_without_a_zone_answer_nothing() {
+    let host = "[[region]]\nname = \"ap\"\npostgres = \"host=ap\"\npeer = \"ap:1\"\ngateway = \"ap:2\"\ndata = \"/ap\"\n";
+    let about = |more: &str| {
+        let mistakes = mistakes_with(more).into_iter();
+        mistakes
+            .filter(|mistake| mistake.contains("dns") || mistake.contains("addresses"))
+            .collect()
+    };
+    let found: Vec<String> = about("[dns]\nzone = \"db..example\"\nttl = \"90s\"");
+    let ttl = "dns.ttl: expected whole seconds, 1s to 60s";
+    let zone = "dns.zone: \"db..example\" is not the name of a zone, as in \"db.example.com\"";
+    assert_eq!(found, [zone, ttl]);
+    let found: Vec<String> = about(&format!("[dns]\nzone = \"db.example\"\n{host}"));
+    assert!(
+        found[0].ends_with("a region's name needs an answer, and its gateway is no address"),
+        "{found:?}"
+    );
+    let found: Vec<String> =
+        about(&format!("{host}dns = \"10.0.0.1:53\"\naddresses = [\"10.0.0.1\", \"x\"]"));
+    assert!(found[0].starts_with("region[3].dns: answers for no zone"), "{found:?}");
+    assert_eq!(found[1], "region[3].addresses: \"x\" is not an IP address");
+}

@@ -14,6 +14,7 @@ pub(super) struct Written {
     pub sequences: Option<String>,
     pub directory: Option<WrittenDirectory>,
     pub tls: Option<WrittenTls>,
+    pub dns: Option<WrittenDns>,
     pub lease: Option<WrittenLease>,
     pub failover: Option<WrittenFailover>,
     pub log: Option<WrittenLog>,
@@ -52,6 +53,13 @@ pub(super) struct WrittenTls {
     pub ca: Option<String>,
     pub certificate: Option<String>,
     pub key: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenDns {
+    pub zone: Option<String>,
+    pub ttl: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -110,6 +118,8 @@ pub(super) struct WrittenRegion {
     pub gateway: Option<String>,
     pub gateway_listen: Option<String>,
     pub metrics: Option<String>,
+    pub dns: Option<String>,
+    pub addresses: Option<Names>,
     pub health: Option<String>,
     pub capacity: Option<i64>,
     pub data: Option<String>,

@@ -41,6 +41,8 @@ pub struct RegionsConfig {
     pub keep: Option<PathBuf>,
     /// Runs in every region before its agent starts, so it must do the same everywhere.
     pub seed_sql: String,
+    /// The zone that agents answer for, if they do.
+    pub zone: Option<String>,
     /// More of the configuration, as in `[log]`.
     pub more: String,
     /// The `[[table]]` part of the configuration.
@@ -70,6 +72,7 @@ impl RegionsConfig {
             tls: false,
             keep: None,
             seed_sql: String::new(),
+            zone: None,
             more: String::new(),
             tables: String::new(),
             binary,

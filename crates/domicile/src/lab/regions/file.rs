@@ -22,6 +22,7 @@ pub(super) struct Common {
     pub(super) automatic_failover: bool,
     pub(super) suspect_after: Duration,
     /// More sections, as in `[log]`.
+    pub(super) zone: Option<String>,
     pub(super) more: String,
     /// The `[[table]]` part.
     pub(super) tables: String,
@@ -38,6 +39,7 @@ pub(super) struct Seen {
     pub(super) gateway_listen: SocketAddr,
     pub(super) metrics: SocketAddr,
     pub(super) health: SocketAddr,
+    pub(super) dns: SocketAddr,
 }
 
 /// The directory as one process reaches it.
@@ -78,17 +80,33 @@ pub(super) fn text(
         common.automatic_failover,
         common.suspect_after.as_millis()
     );
+    if let Some(zone) = &common.zone {
+        let _ = write!(text, "[dns]\nzone = {}\n\n", quote(zone));
+    }
     let _ = writeln!(text, "{}", common.more);
-    for region in regions {
-        let Seen { name, postgres, peer, peer_listen, gateway, gateway_listen, metrics, health } =
-            region;
+    for (number, region) in (1..).zip(regions) {
+        let named =
+            |_: &String| format!("dns = \"{}\"\naddresses = \"192.0.2.{number}\"\n", region.dns);
+        let names = common.zone.as_ref().map(named).unwrap_or_default();
+        let Seen {
+            name,
+            postgres,
+            peer,
+            peer_listen,
+            gateway,
+            gateway_listen,
+            metrics,
+            health,
+            ..
+        } = region;
         let _ = write!(
             text,
             "[[region]]\nname = {}\npostgres = {}\npeer = \"{peer}\"\npeer_listen = \"{peer_listen}\"\n\
              gateway = \"{gateway}\"\ngateway_listen = \"{gateway_listen}\"\n\
-             metrics = \"{metrics}\"\nhealth = \"{health}\"\ndata = {}\n\n",
+             metrics = \"{metrics}\"\nhealth = \"{health}\"\n{}data = {}\n\n",
             quote(name),
             quote(postgres),
+            names,
             quote(&format!("{folder}/{name}/agent")),
         );
     }
@@ -121,6 +139,7 @@ mod tests {
             lease: Duration::from_secs(3),
             automatic_failover: true,
             suspect_after: Duration::from_secs(2),
+            zone: Some("db.example".to_owned()),
             more: "[log]\nkeep = \"1s\"\n".to_owned(),
             tables: "[[table]]\nname = \"kept\"\nkind = \"owned\"\n".to_owned(),
         };
@@ -134,6 +153,7 @@ mod tests {
             gateway_listen: address,
             metrics: address,
             health: address,
+            dns: address,
         };
         let directory = Directory::Embedded(address);
         let text = text(&common, &directory, &[seen("eu"), seen("us")], Path::new("/tmp/lab"));

@@ -63,6 +63,7 @@ struct Place {
     gateway: SocketAddr,
     metrics: SocketAddr,
     health: SocketAddr,
+    dns: SocketAddr,
 }
 
 /// A world of regions; everything ends when it is dropped.
@@ -131,9 +132,17 @@ impl Regions {
                 let data = folder.join(name).join("agent");
                 symlink(disk.path(), &data).map_err(RegionsError::file("link", &data))?;
             }
-            let (peer, gateway, metrics, health) = (*peer, *gateway, address(), address());
-            let place =
-                Place { cluster, agent, log_disk, config_file, peer, gateway, metrics, health };
+            let place = Place {
+                cluster,
+                agent,
+                log_disk,
+                config_file,
+                peer: *peer,
+                gateway: *gateway,
+                metrics: address(),
+                health: address(),
+                dns: address(),
+            };
             places.insert(name.clone(), place);
         }
         let credentials =
@@ -197,6 +206,11 @@ impl Regions {
     /// Returns where a region's agent answers load balancers.
     pub fn health(&self, region: &str) -> SocketAddr {
         self.place(region).health
+    }
+
+    /// Returns where a region's agent answers for names.
+    pub fn dns(&self, region: &str) -> SocketAddr {
+        self.place(region).dns
     }
 
     /// Returns how to reach a region's PostgreSQL past its gateway.
@@ -388,6 +402,7 @@ impl Regions {
             lease: config.lease,
             automatic_failover: config.automatic_failover,
             suspect_after: config.suspect_after,
+            zone: config.zone.clone(),
             more: config.more.clone(),
             tables: config.tables.clone(),
         };
@@ -440,6 +455,7 @@ impl Regions {
             gateway_listen: place.gateway,
             metrics: place.metrics,
             health: place.health,
+            dns: place.dns,
         }
     }
 }

@@ -1,0 +1,141 @@
+//! Where are clients led that ask by name, and how often is one of them answered?
+//!
+//! The answer is what the directory has committed: who owns something takes clients. What is seen of a
+//! region may only take it out of the answer, never put another in. Were it the other way round, a name
+//! server that is cut off would lead clients to a region that owns nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::id::RegionId;
+use crate::ownership::Ownership;
+use crate::time::Time;
+
+/// Returns the regions that clients are led to: those that own something and are not known to be down.
+///
+/// When all are down, or nobody owns anything for a moment, there is nothing better than the last word
+/// of the directory: all owners, or all members.
+pub fn led_to(ownership: &Ownership, down: &BTreeSet<RegionId>) -> Vec<RegionId> {
+    let members: Vec<RegionId> = ownership.members().iter().cloned().collect();
+    let mut owners = members.clone();
+    owners.retain(|region| ownership.owns_anything(region));
+    let mut up = owners.clone();
+    up.retain(|region| !down.contains(region));
+    [up, owners, members].into_iter().find(|regions| !regions.is_empty()).unwrap_or_default()
+}
+
+/// Answers to one network in a second; further ones are sent on to TCP, which cannot be forged.
+const PER_SECOND: u32 = 100;
+/// Networks that are remembered; when there are more, all begin anew.
+const NETWORKS_MAX: usize = 16_384;
+
+/// Counts answers that went to addresses which anybody may have written onto a packet.
+///
+/// By network, as in "DNS Response Rate Limiting" (ISC, Technical Note 2012-1): what is beyond the rate is
+/// answered truncated, with nothing in it.
+#[derive(Debug, Default)]
+pub struct AnswerRate {
+    second: u64,
+    answered: BTreeMap<IpAddr, u32>,
+}
+
+impl AnswerRate {
+    /// May `client` be answered in full at `now`?
+    pub fn admits(&mut self, client: IpAddr, now: Time) -> bool {
+        let second = now.0 / 1000;
+        if second != self.second || self.answered.len() >= NETWORKS_MAX {
+            (self.second, self.answered) = (second, BTreeMap::new());
+        }
+        let answered = self.answered.entry(network(client)).or_default();
+        *answered = answered.saturating_add(1);
+        *answered <= PER_SECOND
+    }
+}
+
+/// Of 24 bits, or of 56 in IPv6: whoever has one address of it has them all.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8)).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 72)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Origin, RunId};
+    use crate::lsn::{Cut, Lsn};
+    use crate::ownership::OwnershipChange;
+
+    fn region(name: &str) -> RegionId {
+        name.parse().unwrap()
+    }
+
+    fn regions(names: &[&str]) -> Vec<RegionId> {
+        names.iter().map(|name| region(name)).collect()
+    }
+
+    fn down(names: &[&str]) -> BTreeSet<RegionId> {
+        names.iter().map(|name| region(name)).collect()
+    }
+
+    /// Of three members eu and us own three partitions each.
+    fn ownership() -> Ownership {
+        let initial = Ownership::initial(6, &regions(&["eu", "us"]));
+        initial.apply(&OwnershipChange::Join { region: region("ap") }).unwrap()
+    }
+
+    fn fence(from: &str) -> OwnershipChange {
+        OwnershipChange::Fence { from: region(from), run: RunId(from.to_owned()) }
+    }
+
+    #[test]
+    fn owners_that_are_not_known_to_be_down_take_clients() {
+        assert_eq!(led_to(&ownership(), &down(&[])), regions(&["eu", "us"]));
+        assert_eq!(led_to(&ownership(), &down(&["eu", "ap"])), regions(&["us"]));
+    }
+
+    #[test]
+    fn who_sees_nobody_answers_as_the_directory_does() {
+        assert_eq!(led_to(&ownership(), &down(&["eu", "us", "ap"])), regions(&["eu", "us"]));
+        let fenced =
+            ["eu", "us"].iter().fold(ownership(), |now, lost| now.apply(&fence(lost)).unwrap());
+        assert_eq!(led_to(&fenced, &down(&["eu"])), regions(&["ap", "eu", "us"]));
+    }
+
+    #[test]
+    fn nobody_is_promoted_before_the_directory_says_so() {
+        let run = || RunId("eu".to_owned());
+        let fenced = ownership().apply(&fence("eu")).unwrap();
+        assert_eq!(led_to(&fenced, &down(&["eu"])), regions(&["us"]));
+        let cut = Cut { origin: Origin::new(region("eu"), 1), lsn: Lsn(10) };
+        let cut = fenced.apply(&OwnershipChange::Cut { run: run(), cut }).unwrap();
+        let granted = cut.apply(&OwnershipChange::Grant { run: run(), to: region("ap") }).unwrap();
+        assert_eq!(led_to(&granted, &down(&["eu"])), regions(&["ap", "us"]));
+    }
+
+    #[test]
+    fn a_network_gets_so_many_answers_a_second_and_others_get_theirs() {
+        let mut rate = AnswerRate::default();
+        let ours: Vec<IpAddr> = (1..=4).map(|host| Ipv4Addr::new(10, 0, 0, host).into()).collect();
+        let admitted = |rate: &mut AnswerRate, now| {
+            let asked = ours.iter().cycle().take(1000);
+            asked.filter(|client| rate.admits(**client, Time(now))).count()
+        };
+        assert_eq!(admitted(&mut rate, 1000), 100);
+        assert_eq!(admitted(&mut rate, 1999), 0);
+        assert!(rate.admits(Ipv4Addr::new(10, 0, 1, 1).into(), Time(1999)));
+        let mapped: Ipv6Addr = Ipv4Addr::new(10, 0, 0, 9).to_ipv6_mapped();
+        assert!(!rate.admits(mapped.into(), Time(1999)), "it is the same network");
+        assert_eq!(admitted(&mut rate, 2000), 100);
+    }
+
+    #[test]
+    fn forged_addresses_take_no_more_memory_than_is_there_for_them() {
+        let mut rate = AnswerRate::default();
+        for network in 0..100_000_u32 {
+            rate.admits(Ipv4Addr::from_bits(network << 8).into(), Time(0));
+            assert!(rate.answered.len() <= NETWORKS_MAX);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Which addresses does somebody get who asks for the cluster by name?
+//!
+//! Each agent may be a name server of one zone:
+//!
+//! ```text
+//!   db.example.com      A, AAAA   gateways of the regions that own something and are up
+//!   eu.db.example.com   A, AAAA   the gateway of region eu, whatever it is like
+//!   ns-eu. ...          A, AAAA   the name server of region eu, beside its gateway
+//! ```
+//!
+//! Who is in the first answer is decided by `core::traffic`. Nothing else is answered: no other zones, no
+//! transfers, no updates.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use domicile_core::config::Config;
+use domicile_core::id::RegionId;
+use domicile_core::traffic::{AnswerRate, led_to};
+use hickory_server::net::runtime::Time;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::proto::op::{Edns, Metadata, OpCode, ResponseCode};
+use hickory_server::proto::rr::rdata::{A, AAAA, NS, SOA};
+use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo, Server};
+use hickory_server::zone_handler::MessageResponseBuilder;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::directory::view::OwnershipView;
+use crate::observe::Observer;
+use crate::status::RegionStatus;
+
+/// A larger answer than this may be lost in pieces on the way (DNS flag day 2020).
+const PAYLOAD_MAX: u16 = 1232;
+/// Who says nothing for so long over TCP is let go.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Answers that wait for a slow client.
+const ANSWERS_WAITING: usize = 16;
+
+/// What answers are made of.
+pub struct Sources {
+    pub config: Arc<Config>,
+    pub region: RegionId,
+    pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    pub status: watch::Receiver<Arc<RegionStatus>>,
+    pub observer: Observer,
+    pub clock: Clock,
+}
+
+/// The two ways on which one is asked.
+pub struct Sockets {
+    pub udp: UdpSocket,
+    pub tcp: TcpListener,
+}
+
+impl Sockets {
+    pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
+        let whom = || format!("listen for resolvers on {address}");
+        let udp = UdpSocket::bind(address).await.with_context(whom)?;
+        let tcp = TcpListener::bind(address).await.with_context(whom)?;
+        Ok(Self { udp, tcp })
+    }
+}
+
+/// Answers for as long as it is polled.
+pub async fn serve(sockets: Sockets, zone: Zone) -> anyhow::Result<()> {
+    let mut server = Server::new(zone);
+    server.register_socket(sockets.udp);
+    server.register_listener(sockets.tcp, SILENCE_MAX, ANSWERS_WAITING);
+    server.block_until_done().await.context("serve names")
+}
+
+/// The zone, as this agent answers for it.
+pub struct Zone {
+    sources: Sources,
+    name: Name,
+    ttl: u32,
+    rate: Mutex<AnswerRate>,
+}
+
+/// What is said to one question.
+struct Answer {
+    code: ResponseCode,
+    authoritative: bool,
+    truncated: bool,
+    records: Vec<Record>,
+    /// Beside an answer without records: for how long there is none.
+    soa: Option<Record>,
+}
+
+impl Answer {
+    fn refusal(code: ResponseCode) -> Self {
+        Self { code, authoritative: false, truncated: false, records: Vec::new(), soa: None }
+    }
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Zone {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut respond: R,
+    ) -> ResponseInfo {
+        let answer = self.answer(request);
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.response_code = answer.code;
+        metadata.authoritative = answer.authoritative;
+        metadata.truncation = answer.truncated;
+        let mut edns = Edns::new();
+        edns.set_max_payload(PAYLOAD_MAX).set_version(0);
+        let mut response = MessageResponseBuilder::from_message_request(request);
+        if request.edns.is_some() {
+            response.edns(&edns);
+        }
+        let response = response.build(metadata, &answer.records, [], &answer.soa, []);
+        match respond.send_response(response).await {
+            Ok(info) => info,
+            // The client is gone; what is returned is only for a log.
+            Err(_) => {
+                metadata.response_code = ResponseCode::ServFail;
+                hickory_server::proto::op::Header { metadata, counts: Default::default() }.into()
+            }
+        }
+    }
+}
+
+impl Zone {
+    /// Fails where the configuration names no zone.
+    pub fn new(sources: Sources) -> anyhow::Result<Self> {
+        let dns = sources.config.dns.as_ref().context("dns.zone names no zone")?;
+        let mut name = Name::from_ascii(&dns.zone).context("dns.zone is no name")?.to_lowercase();
+        name.set_fqdn(true);
+        let ttl = u32::try_from(dns.ttl.0 / 1000).unwrap_or(u32::MAX);
+        Ok(Self { sources, name, ttl, rate: Mutex::default() })
+    }
+
+    fn answer(&self, request: &Request) -> Answer {
+        if request.metadata.op_code != OpCode::Query {
+            return Answer::refusal(ResponseCode::NotImp);
+        }
+        let Ok(asked) = request.request_info() else {
+            return Answer::refusal(ResponseCode::FormErr);
+        };
+        let (kind, class) = (asked.query.query_type(), asked.query.query_class());
+        let name = Name::from(asked.query.name());
+        let refused = [RecordType::AXFR, RecordType::IXFR, RecordType::ANY].contains(&kind);
+        if class != DNSClass::IN || !self.name.zone_of(&name) || refused {
+            return Answer::refusal(ResponseCode::Refused);
+        }
+        if asked.protocol == Protocol::Udp && !self.admits(asked.src.ip()) {
+            return Answer { truncated: true, ..Answer::refusal(ResponseCode::NoError) };
+        }
+        let here = self.records(&name);
+        let records: Vec<Record> = match &here {
+            Some(here) => here.iter().filter(|r| r.record_type() == kind).cloned().collect(),
+            None => Vec::new(),
+        };
+        let code = if here.is_some() { ResponseCode::NoError } else { ResponseCode::NXDomain };
+        let soa = records.is_empty().then(|| self.soa());
+        Answer { code, authoritative: true, truncated: false, records, soa }
+    }
+
+    fn admits(&self, client: IpAddr) -> bool {
+        let now = self.sources.clock.now();
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner).admits(client, now)
+    }
+
+    /// Everything of one name; `None` where there is no such name.
+    fn records(&self, name: &Name) -> Option<Vec<Record>> {
+        let regions = &self.sources.config.regions;
+        if *name == self.name {
+            let servers = regions.iter().filter(|region| region.dns.is_some());
+            let servers = servers.filter_map(|region| self.name_server(&region.id));
+            let named = servers.map(|server| RData::NS(NS(server)));
+            let mut records: Vec<Record> = named.map(|data| self.record(name, data)).collect();
+            records.push(self.soa());
+            for region in self.led_to() {
+                records.extend(self.addresses(name, &region));
+            }
+            return Some(records);
+        }
+        let region = regions.iter().find(|region| {
+            let place = self.beneath(region.id.as_str());
+            place.as_ref() == Some(name)
+                || (region.dns.is_some() && self.name_server(&region.id).as_ref() == Some(name))
+        })?;
+        Some(self.addresses(name, &region.id))
+    }
+
+    /// By the last ownership that was read, without those that are seen to be down.
+    fn led_to(&self) -> Vec<RegionId> {
+        let view = self.sources.ownership.borrow().clone();
+        let Some(ownership) = view.ownership.as_ref() else { return Vec::new() };
+        led_to(ownership, &self.down())
+    }
+
+    fn down(&self) -> BTreeSet<RegionId> {
+        let mut down = self.sources.observer.down();
+        let status = self.sources.status.borrow().clone();
+        if !status.postgres_reachable || !status.lease_live {
+            down.insert(self.sources.region.clone());
+        }
+        down
+    }
+
+    fn addresses(&self, name: &Name, region: &RegionId) -> Vec<Record> {
+        let region = self.sources.config.region(region);
+        let addresses = region.map(|region| region.addresses.as_slice()).unwrap_or_default();
+        let data = addresses.iter().map(|address| match address {
+            IpAddr::V4(address) => RData::A(A(*address)),
+            IpAddr::V6(address) => RData::AAAA(AAAA(*address)),
+        });
+        data.map(|data| self.record(name, data)).collect()
+    }
+
+    fn record(&self, name: &Name, data: RData) -> Record {
+        Record::from_rdata(name.clone(), self.ttl, data)
+    }
+
+    fn soa(&self) -> Record {
+        let regions = &self.sources.config.regions;
+        let mut servers = regions.iter().filter(|region| region.dns.is_some());
+        let first = servers.find_map(|region| self.name_server(&region.id));
+        let master = first.unwrap_or_else(|| self.name.clone());
+        let person = self.beneath("hostmaster").unwrap_or_else(|| self.name.clone());
+        // All name servers read one directory, so the same answers carry the same number.
+        let serial = self.sources.ownership.borrow().revision as u32;
+        let data = SOA::new(master, person, serial, 3600, 600, 86_400, self.ttl);
+        self.record(&self.name, RData::SOA(data))
+    }
+
+    fn name_server(&self, region: &RegionId) -> Option<Name> {
+        self.beneath(&format!("ns-{region}"))
+    }
+
+    fn beneath(&self, label: &str) -> Option<Name> {
+        self.name.prepend_label(label).ok()
+    }
+}
