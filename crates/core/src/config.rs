@@ -29,6 +29,7 @@ pub struct Config {
     pub directory: Directory,
     /// Without it agents, the embedded directory and commands speak in the clear.
     pub tls: Option<MutualTls>,
+    pub gateway: Gateway,
     /// Without it no names are answered.
     pub dns: Option<Dns>,
     pub regions: Vec<Region>,
@@ -57,6 +58,15 @@ pub struct FailoverPolicy {
     pub observers: usize,
     /// How long a lease must be silent before an observer says so.
     pub suspect_after: Millis,
+}
+
+/// How gateways speak with clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gateway {
+    /// What clients are shown; without it they speak in the clear.
+    pub identity: Option<Identity>,
+    /// No session begins in the clear.
+    pub require_tls: bool,
 }
 
 /// The zone that agents answer for.

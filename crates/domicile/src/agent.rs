@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use domicile_core::config::{Config, Region};
+use domicile_core::config::{self, Config, Region};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
@@ -63,7 +63,7 @@ use crate::shared::Keeper;
 use crate::status::{RegionStatus, SeedingStatus};
 use crate::tail::{Examined, Tails};
 use crate::tenure::{Tenure, TenureState};
-use crate::tls::{self, Credentials};
+use crate::tls::{self, Credentials, Shown};
 use crate::{guards, log, peer};
 
 /// How long a region that was a member starts up without knowing whether it still is one.
@@ -612,7 +612,8 @@ impl Parts {
         };
         let (credentials, shutdown) = (self.credentials.clone(), shutdown.clone());
         if let Some(credentials) = credentials.clone() {
-            tasks.spawn(tls::watch(credentials, self.notices.clone(), shutdown.clone()));
+            let (notices, shutdown) = (self.notices.clone(), shutdown.clone());
+            tasks.spawn(tls::watch(credentials, "agents", notices, shutdown));
         }
         tasks.spawn(async move {
             if let Err(error) = peer::server::serve(desk, listener, credentials, shutdown).await {
@@ -679,10 +680,11 @@ impl Parts {
                 .regions
                 .iter()
                 .filter(|r| r.id != self.here.id)
-                .map(|r| Ok((r.id.clone(), tcp_target(&r.gateway)?)))
+                .map(|r| Ok((r.id.clone(), gateway_target(r)?)))
                 .collect::<anyhow::Result<_>>()?,
             park_budget: PARK_BUDGET,
             rpo: self.config.rpo,
+            secure: self.secure(shutdown, tasks)?,
             mode: match self.config.layout.scheme {
                 Scheme::Whole => Mode::FollowOwner,
                 Scheme::Hash { .. } | Scheme::Home { .. } => Mode::Local,
@@ -702,6 +704,22 @@ impl Parts {
         };
         tasks.spawn(publisher.run(shutdown.clone()));
         Ok(())
+    }
+
+    /// What the gateway shows, watched until `shutdown`.
+    fn secure(
+        &self,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<gateway::Secure> {
+        let config::Gateway { identity, require_tls } = &self.config.gateway;
+        let clients = identity.as_ref().map(Shown::open_shown).transpose()?.map(Arc::new);
+        if let Some(shown) = clients.clone() {
+            let (notices, shutdown) = (self.notices.clone(), shutdown.clone());
+            tasks.spawn(tls::watch(shown, "clients", notices, shutdown));
+        }
+        let gateways = self.credentials.clone();
+        Ok(gateway::Secure { clients, gateways, required: *require_tls })
     }
 
     fn reporter(
@@ -777,9 +795,16 @@ async fn after_setup(
     part.await;
 }
 
-fn tcp_target(address: &str) -> anyhow::Result<gateway::Target> {
-    let (host, port) = address.rsplit_once(':').context("an address is host:port")?;
-    Ok(gateway::Target::Tcp { host: host.to_owned(), port: port.parse()? })
+/// Certificates name the host at which agents are reached.
+fn gateway_target(region: &Region) -> anyhow::Result<gateway::Target> {
+    let parted = |address: &str| {
+        let (host, port) = address.rsplit_once(':').context("an address is host:port")?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        anyhow::Ok((host, port.parse()?))
+    };
+    let ((host, port), (named, _)): ((_, _), (_, u16)) =
+        (parted(&region.gateway)?, parted(&region.peer)?);
+    Ok(gateway::Target::Gateway { host, port, named })
 }
 
 /// Where the gateway finds the region's own PostgreSQL: as the agent does.

@@ -20,6 +20,8 @@ pub const PROTOCOL_MAJOR: u16 = 3;
 /// Options whose name starts like this extend the protocol; unknown ones are refused by name.
 pub const PROTOCOL_OPTION_PREFIX: &str = "_pq_.";
 
+/// The answer to [`FirstPacket::SslRequest`]: begin the handshake.
+pub const ENCRYPTION_ACCEPTED: u8 = b'S';
 /// The answer to [`FirstPacket::SslRequest`] and [`FirstPacket::GssEncRequest`]: go on in the clear.
 pub const ENCRYPTION_REFUSED: u8 = b'N';
 

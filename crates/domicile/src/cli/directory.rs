@@ -79,7 +79,8 @@ impl Directory {
         let shutdown = self.lifetime.token()?;
         if let Some(credentials) = config.credentials.clone() {
             // It has no status of its own: its log has it.
-            tokio::spawn(tls::watch(credentials, Notices::default(), shutdown.clone()));
+            let notices = Notices::default();
+            tokio::spawn(tls::watch(credentials, "agents", notices, shutdown.clone()));
         }
         server::serve(config, listener, shutdown).await.map(|()| Exit::Done)
     }

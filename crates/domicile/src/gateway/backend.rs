@@ -83,7 +83,7 @@ impl Backend {
         if shared.is_silent(region) {
             return Err(OpenError::Slow);
         }
-        let connecting = target.connect().await;
+        let connecting = target.connect(&shared.secure).await;
         let mut link =
             connecting.map_err(|source| OpenError::Connect { target: target.clone(), source })?;
         let mut startup = startup.clone();

@@ -12,6 +12,7 @@ use domicile_pg::backend::BackendKeyData;
 use domicile_pg::startup::CancelRequest;
 use tokio::sync::Notify;
 
+use super::secure::Secure;
 use super::target::Target;
 
 /// A server answers a cancel request by closing; nobody waits longer than this for it.
@@ -40,7 +41,7 @@ pub struct Cancellable {
 
 impl Cancels {
     /// Passes the request on to the server that works for the session, if there is such a session.
-    pub async fn forward(&self, request: &CancelRequest) {
+    pub async fn forward(&self, request: &CancelRequest, secure: &Secure) {
         let slot = lock(&self.0).get(&(request.pid, request.key.clone())).cloned();
         let Some(slot) = slot else {
             tracing::debug!(pid = request.pid, "cancel request for no session of this gateway");
@@ -50,7 +51,7 @@ impl Cancels {
         let at = lock(&slot.at).clone();
         let Some((target, key)) = at else { return };
         let send = async {
-            let mut link = target.connect().await?;
+            let mut link = target.connect(secure).await?;
             CancelRequest { pid: key.pid, key: key.key }.put(&mut link.outgoing);
             while !link.has_ended() {
                 link.moved().await;

@@ -2,9 +2,12 @@
 
 use domicile_core::route::Caller;
 use domicile_pg::startup::{self, CancelRequest, FirstPacket, PROTOCOL_MAJOR, Startup};
+use tokio::net::TcpStream;
 
 use super::link::Link;
 use super::refusals::{self, End};
+use super::rewound::Rewound;
+use super::secure::{Other, Secure};
 use super::{STARTUP_WAIT_MAX, Shared, session};
 
 /// Another region's gateway says so with this startup parameter.
@@ -14,63 +17,115 @@ pub const HOP: &str = "1";
 /// A client may ask for TLS and for GSS, each once, and then has to begin.
 const ENCRYPTION_REQUESTS_MAX: usize = 2;
 
+/// The first byte of a TLS handshake; of a first packet it would be the length of 370 MB.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 enum Wish {
     Cancel(CancelRequest),
     Session(Startup),
 }
 
+/// Somebody who came in, and has not said much yet.
+struct Visitor {
+    link: Link,
+    is: Other,
+}
+
 /// Serves one connection to its end.
-pub async fn serve(mut client: Link, shared: Shared) {
-    let wish = tokio::time::timeout(STARTUP_WAIT_MAX, wish(&mut client));
+pub async fn serve(stream: TcpStream, shared: Shared) {
+    let mut visitor = Visitor::new(stream);
+    let wish = tokio::time::timeout(STARTUP_WAIT_MAX, visitor.wish(&shared.secure));
     let wish = tokio::select! {
         wish = wish => wish.unwrap_or_else(|_| Err(refusals::startup_too_slow())),
         () = shared.shutdown.cancelled() => Err(refusals::shutting_down()),
     };
     match wish {
-        Ok(Wish::Cancel(request)) => shared.cancels.forward(&request).await,
-        Ok(Wish::Session(startup)) => begin(client, startup, shared).await,
-        Err(end) => say(&mut client, end).await,
+        Ok(Wish::Cancel(request)) => shared.cancels.forward(&request, &shared.secure).await,
+        Ok(Wish::Session(startup)) => visitor.begin(startup, shared).await,
+        Err(end) => say(&mut visitor.link, end).await,
     }
 }
 
 /// Tells a connection that there are too many.
-pub async fn refuse(mut client: Link) {
-    let wish = tokio::time::timeout(STARTUP_WAIT_MAX, wish(&mut client)).await;
+pub async fn refuse(stream: TcpStream, shared: Shared) {
+    let mut visitor = Visitor::new(stream);
+    let wish = tokio::time::timeout(STARTUP_WAIT_MAX, visitor.wish(&shared.secure)).await;
     if matches!(wish, Ok(Ok(Wish::Session(_)))) {
-        say(&mut client, refusals::too_many_connections()).await;
+        say(&mut visitor.link, refusals::too_many_connections()).await;
     }
 }
 
-async fn begin(mut client: Link, mut startup: Startup, shared: Shared) {
-    let hop = startup.remove(HOP_PARAMETER);
-    let caller = if hop.as_deref() == Some(HOP) { Caller::Peer } else { Caller::Client };
-    if let Some(negotiation) = startup.settle() {
-        negotiation.put(&mut client.outgoing);
+impl Visitor {
+    fn new(stream: TcpStream) -> Self {
+        Self { link: Link::new(stream), is: Other::Clear }
     }
-    session::serve(client, caller, startup, shared).await;
-}
 
-async fn wish(client: &mut Link) -> Result<Wish, End> {
-    let mut encryption_requests = 0;
-    loop {
-        let packet = startup::take(&mut client.incoming).map_err(|e| refusals::protocol(&e))?;
-        match packet {
-            Some(FirstPacket::SslRequest | FirstPacket::GssEncRequest) => {
-                encryption_requests += 1;
-                if encryption_requests > ENCRYPTION_REQUESTS_MAX {
-                    return Err(refusals::protocol(&"encryption was asked for again"));
+    async fn begin(mut self, mut startup: Startup, shared: Shared) {
+        if !shared.secure.admits(self.is) {
+            return say(&mut self.link, refusals::encryption_required()).await;
+        }
+        let hop = startup.remove(HOP_PARAMETER);
+        let is_hop = hop.as_deref() == Some(HOP) && shared.secure.believes(self.is);
+        let caller = if is_hop { Caller::Peer } else { Caller::Client };
+        if let Some(negotiation) = startup.settle() {
+            negotiation.put(&mut self.link.outgoing);
+        }
+        session::serve((self.link, self.is), caller, startup, shared).await;
+    }
+
+    async fn wish(&mut self, secure: &Secure) -> Result<Wish, End> {
+        let mut encryption_requests = 0;
+        loop {
+            let may_encrypt = secure.can_encrypt() && self.is == Other::Clear;
+            if may_encrypt && self.link.incoming.first() == Some(&TLS_HANDSHAKE) {
+                self.encrypt(secure).await?;
+                continue;
+            }
+            let packet = startup::take(&mut self.link.incoming);
+            match packet.map_err(|e| refusals::protocol(&e))? {
+                Some(FirstPacket::SslRequest) if may_encrypt => {
+                    // Somebody on the way may have put it there, to be read as if it came encrypted.
+                    if !self.link.incoming.is_empty() {
+                        return Err(refusals::protocol(&"data came before encryption began"));
+                    }
+                    self.link.outgoing.extend_from_slice(&[startup::ENCRYPTION_ACCEPTED]);
+                    self.encrypt(secure).await?;
                 }
-                client.outgoing.extend_from_slice(&[startup::ENCRYPTION_REFUSED]);
+                Some(FirstPacket::SslRequest | FirstPacket::GssEncRequest) => {
+                    encryption_requests += 1;
+                    if encryption_requests > ENCRYPTION_REQUESTS_MAX {
+                        return Err(refusals::protocol(&"encryption was asked for again"));
+                    }
+                    self.link.outgoing.extend_from_slice(&[startup::ENCRYPTION_REFUSED]);
+                }
+                Some(FirstPacket::Cancel(request)) => return Ok(Wish::Cancel(request)),
+                Some(FirstPacket::Startup(startup)) if startup.major == PROTOCOL_MAJOR => {
+                    return Ok(Wish::Session(startup));
+                }
+                Some(FirstPacket::Startup(startup)) => {
+                    return Err(refusals::unsupported_version(startup.major, startup.minor));
+                }
+                None if self.link.has_ended() => return Err(End::Quietly),
+                None => self.link.moved().await,
             }
-            Some(FirstPacket::Cancel(request)) => return Ok(Wish::Cancel(request)),
-            Some(FirstPacket::Startup(startup)) if startup.major == PROTOCOL_MAJOR => {
-                return Ok(Wish::Session(startup));
+        }
+    }
+
+    /// Takes the handshake that comes now; what has come in already is its beginning.
+    async fn encrypt(&mut self, secure: &Secure) -> Result<(), End> {
+        let socket = self.link.take_socket().await.map_err(|_| End::Quietly)?;
+        let begun = self.link.incoming.split().freeze();
+        match secure.accept(Rewound::new(begun, socket)).await {
+            Ok((encrypted, other)) => {
+                self.link.put_socket(encrypted);
+                self.is = other;
+                Ok(())
             }
-            Some(FirstPacket::Startup(startup)) => {
-                return Err(refusals::unsupported_version(startup.major, startup.minor));
+            Err(error) => {
+                // There is no connection any more on which it could be said.
+                tracing::debug!("a handshake of the gateway failed: {error}");
+                Err(End::Quietly)
             }
-            None if client.has_ended() => return Err(End::Quietly),
-            None => client.moved().await,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Link {
     pub outgoing: BytesMut,
     /// Nothing comes in any more.
     ended: bool,
+    /// What was written may still lie in the socket's own buffer, as with TLS.
+    unflushed: bool,
     /// Nothing can be sent any more; what is put in `outgoing` is forgotten.
     mute: bool,
 }
@@ -42,8 +45,26 @@ impl Link {
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
             ended: false,
+            unflushed: false,
             mute: false,
         }
+    }
+
+    /// Sends what is to be sent, and takes the socket for something else. Fails when the other side is gone;
+    /// what has come in stays.
+    pub async fn take_socket(&mut self) -> io::Result<Box<dyn Socket>> {
+        while !self.outgoing.is_empty() {
+            poll_fn(|cx| self.poll_write(cx)).await;
+        }
+        if self.mute {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(std::mem::replace(&mut self.socket, Box::new(tokio::io::empty())))
+    }
+
+    /// Goes on over another socket.
+    pub fn put_socket(&mut self, socket: impl Socket + 'static) {
+        self.socket = Box::new(socket);
     }
 
     /// Returns whether nothing comes in any more, except what is in `incoming`.
@@ -80,8 +101,13 @@ impl Link {
             self.outgoing.clear();
         }
         if self.outgoing.is_empty() {
+            // To be heard sooner is no news to anybody here.
+            if self.unflushed && Pin::new(&mut self.socket).poll_flush(cx).is_ready() {
+                self.unflushed = false;
+            }
             return Poll::Pending;
         }
+        self.unflushed = true;
         match Pin::new(&mut self.socket).poll_write(cx, &self.outgoing) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(sent)) if sent > 0 => self.outgoing.advance(sent),

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::link::Link;
 use super::{CONNECTIONS_MAX, SHUTDOWN_WAIT_MAX, Shared, door};
 
 /// So many more connections are told why they are not served; beyond, they are just closed.
@@ -48,10 +47,9 @@ fn take(stream: TcpStream, connections: &mut JoinSet<()>, shared: &Shared) {
         return;
     }
     let shared = shared.clone();
-    let link = Link::new(stream);
     if connections.len() < CONNECTIONS_MAX {
-        connections.spawn(door::serve(link, shared));
+        connections.spawn(door::serve(stream, shared));
     } else if connections.len() < CONNECTIONS_MAX + REFUSALS_MAX {
-        connections.spawn(door::refuse(link));
+        connections.spawn(door::refuse(stream, shared));
     }
 }

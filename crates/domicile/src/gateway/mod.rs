@@ -9,7 +9,7 @@
 //! Where to go is decided in `core::route`. The gateway never decides who may write: the guard in
 //! PostgreSQL does, and a gateway that is wrong costs time, not rows.
 //!
-//! What it does not do yet: TLS; a second connection for a session whose server asks for a
+//! What it does not do yet: TLS to PostgreSQL; a second connection for a session whose server asks for a
 //! password; redirecting the extended protocol. A session with LISTEN, temporary tables, SQL-level
 //! PREPARE or cursors WITH HOLD is ended, with a reason, when it would have to move; settings made
 //! by functions (`set_config`), and session-level advisory locks, are not seen and stay behind.
@@ -39,6 +39,8 @@ mod pulse;
 mod redirect;
 mod refusals;
 mod relay;
+mod rewound;
+mod secure;
 mod session;
 mod setting;
 mod target;
@@ -47,6 +49,7 @@ mod unconfirmed;
 
 use cancel::Cancels;
 use pulse::Silent;
+pub use secure::Secure;
 pub use target::Target;
 
 use crate::clock::Clock;
@@ -73,6 +76,7 @@ pub struct Config {
     pub mode: Mode,
     /// Whether a commit is a success only once another region holds it.
     pub rpo: Rpo,
+    pub secure: Secure,
 }
 
 /// A gateway that listens and does not serve yet.
@@ -91,6 +95,7 @@ struct Shared {
     routes: watch::Receiver<Arc<Routes>>,
     silent: Silent,
     cancels: Cancels,
+    secure: Secure,
     clock: Clock,
     shutdown: CancellationToken,
 }
@@ -102,6 +107,7 @@ impl Gateway {
         let address = listener.local_addr()?;
         let (silent, seen) = watch::channel(BTreeSet::new());
         let shared = Shared {
+            secure: config.secure.clone(),
             config: Arc::new(config),
             routes,
             silent: seen,

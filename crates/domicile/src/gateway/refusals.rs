@@ -39,6 +39,18 @@ pub fn startup_too_slow() -> End {
     End::saying(sqlstate::PROTOCOL_VIOLATION, "startup packet did not arrive in time")
 }
 
+pub fn encryption_required() -> End {
+    let message = "the gateway takes no session that is not encrypted";
+    End::saying(sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, message)
+        .hint("Connect with TLS: sslmode=require, or better sslmode=verify-full with sslrootcert.")
+}
+
+pub fn password_in_the_clear() -> End {
+    let message = "the server asks for the password itself, and the connection is not encrypted";
+    End::saying(sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, message)
+        .hint("Connect with TLS, or have pg_hba.conf ask for scram-sha-256.")
+}
+
 pub fn too_many_connections() -> End {
     End::saying(sqlstate::TOO_MANY_CONNECTIONS, "gateway has too many connections already")
 }

@@ -5,12 +5,13 @@
 
 use bytes::Bytes;
 use domicile_core::route::Caller;
-use domicile_pg::backend::{self, Report, tag};
+use domicile_pg::backend::{self, Authentication, Report, tag};
 use domicile_pg::frontend::tag as from_client;
 
 use super::backend::{is_passing, note_status};
 use super::cut::{self, Piece};
 use super::refusals::{self, End};
+use super::secure::Other;
 use super::session::{Held, Session};
 use super::unconfirmed::{self, Told};
 
@@ -77,6 +78,9 @@ impl Session {
     }
 
     async fn answer(&mut self, tag: u8, raw: Bytes) -> Result<(), End> {
+        if tag == tag::AUTHENTICATION {
+            self.check_way_of(&raw)?;
+        }
         self.note(tag, &raw);
         if self.is_held_back(tag, &raw) {
             return Ok(());
@@ -110,6 +114,18 @@ impl Session {
             Told::End => return Err(refusals::unconfirmed_copy()),
         }
         Ok(())
+    }
+
+    /// Asks nobody for a password that others could read on its way.
+    fn check_way_of(&self, asked: &Bytes) -> Result<(), End> {
+        let asked = backend::authentication(&cut::body(asked));
+        let is_clear = self.caller == Caller::Client && self.other == Other::Clear;
+        match asked {
+            Ok(Authentication::CleartextPassword) if is_clear => {
+                Err(refusals::password_in_the_clear())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Remembers what later connections need to know.

@@ -23,6 +23,7 @@ use super::link::Link;
 use super::memory::Memory;
 use super::moving::{Wait, unless_overtaken};
 use super::refusals::{self, End};
+use super::secure::Other;
 use super::track::Track;
 use super::unconfirmed::Unconfirmed;
 use super::{Shared, door};
@@ -37,6 +38,8 @@ pub struct Session {
     pub caller: Caller,
     pub startup: Startup,
     pub client: Link,
+    /// Who reads along with the client.
+    pub other: Other,
     pub client_cutter: Cutter,
     pub home: Backend,
     /// Servers of other regions, kept for statements that their guards take.
@@ -67,7 +70,12 @@ pub struct Held {
 }
 
 /// Serves one session to its end.
-pub async fn serve(mut client: Link, caller: Caller, startup: Startup, shared: Shared) {
+pub async fn serve(
+    (mut client, other): (Link, Other),
+    caller: Caller,
+    startup: Startup,
+    shared: Shared,
+) {
     let mut routes = shared.routes.clone();
     let home = match first_home(&shared, &mut routes, &mut client, caller, &startup).await {
         Ok(home) => home,
@@ -81,6 +89,7 @@ pub async fn serve(mut client: Link, caller: Caller, startup: Startup, shared: S
         caller,
         startup,
         client,
+        other,
         client_cutter: Cutter::default(),
         home,
         others: BTreeMap::new(),

@@ -9,6 +9,7 @@ use domicile_pg::startup;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::link::Link;
+use super::secure::Secure;
 
 /// A server that does not answer a connection request for so long is as good as gone.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -20,6 +21,13 @@ pub enum Target {
         host: String,
         port: u16,
     },
+    /// Another region's gateway.
+    Gateway {
+        host: String,
+        port: u16,
+        /// The host that its certificate names.
+        named: String,
+    },
     /// The socket `<dir>/.s.PGSQL.<port>`.
     Unix {
         dir: PathBuf,
@@ -28,13 +36,13 @@ pub enum Target {
 }
 
 impl Target {
-    pub(super) async fn connect(&self) -> io::Result<Link> {
+    /// Encrypts what goes to another region, where the cluster has certificates.
+    pub(super) async fn connect(&self, secure: &Secure) -> io::Result<Link> {
         let connecting = async {
             Ok(match self {
-                Self::Tcp { host, port } => {
-                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                    stream.set_nodelay(true)?;
-                    Link::new(stream)
+                Self::Tcp { host, port } => Link::new(tcp(host, *port).await?),
+                Self::Gateway { host, port, named } => {
+                    secure.connect(tcp(host, *port).await?, named).await?
                 }
                 Self::Unix { dir, port } => {
                     Link::new(UnixStream::connect(dir.join(format!(".s.PGSQL.{port}"))).await?)
@@ -47,7 +55,7 @@ impl Target {
     /// Asks for encryption, which is answered at once: by a gateway itself, by PostgreSQL before
     /// anybody logs in.
     pub async fn ask(&self) -> io::Result<()> {
-        let mut link = self.connect().await?;
+        let mut link = self.connect(&Secure::default()).await?;
         startup::put_ssl_request(&mut link.outgoing);
         while link.incoming.is_empty() {
             if link.has_ended() {
@@ -59,10 +67,18 @@ impl Target {
     }
 }
 
+async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port } | Self::Gateway { host, port, .. } => {
+                write!(f, "{host}:{port}")
+            }
             Self::Unix { dir, port } => write!(f, "{}:{port}", dir.display()),
         }
     }

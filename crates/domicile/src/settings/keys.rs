@@ -149,6 +149,24 @@ pub const KEYS: &[Key] = &[
         "File with the private key of `tls.certificate`, in PEM.",
     ),
     key(
+        "gateway.certificate",
+        Text,
+        Words("none: in the clear"),
+        "File with the certificate, in PEM, that the gateway shows its clients, with those that signed it. It names the host that clients connect to.",
+    ),
+    key(
+        "gateway.key",
+        Text,
+        Words("required with `certificate`"),
+        "File with the private key of `gateway.certificate`, in PEM.",
+    ),
+    key(
+        "gateway.require_tls",
+        Flag,
+        Value("false"),
+        "Refuse sessions that are not encrypted. Needs `[tls]`, by which gateways know each other.",
+    ),
+    key(
         "dns.zone",
         Text,
         Words("required with `[dns]`"),
@@ -400,6 +418,11 @@ const SECTIONS: &[(&str, &str, &str)] = &[
         "How agents, the embedded directory and commands encrypt what they say to each other (TLS 1.3), and know each other. \
          Without this section they speak in the clear. All regions have it or none; `domicile certificates` makes the files. \
          New files are taken up without a restart.",
+    ),
+    (
+        "gateway.",
+        "`[gateway]`",
+        "How the gateway speaks with clients. New files are taken up without a restart.",
     ),
     ("dns.", "`[dns]`", "Names that lead clients to the right region (docs/operating/dns.md)."),
     ("lease.", "`[lease]`", "The owner's right to write, and how clocks are trusted."),

@@ -344,3 +344,14 @@ fn a_zone_without_names_or_names_without_a_zone_answer_nothing() {
     assert!(found[0].starts_with("region[3].dns: answers for no zone"), "{found:?}");
     assert_eq!(found[1], "region[3].addresses: \"x\" is not an IP address");
 }
+
+#[test]
+fn a_gateway_shows_a_certificate_with_its_key_or_none() {
+    let mistakes = mistakes_with("[gateway]\ncertificate = \"/etc/gateway.pem\"");
+    assert_eq!(mistakes, ["gateway.key: is missing"]);
+    let mistakes = mistakes_with("[gateway]\nrequire_tls = true");
+    let text = "gateway.require_tls: gateways would refuse each other: give [tls], too, by which they know \
+                each other";
+    assert_eq!(mistakes, ["gateway.certificate: is missing", "gateway.key: is missing", text]);
+    assert_eq!(sound_with("[gateway]\nrequire_tls = false").gateway.identity, None);
+}

@@ -14,6 +14,7 @@ pub(super) struct Written {
     pub sequences: Option<String>,
     pub directory: Option<WrittenDirectory>,
     pub tls: Option<WrittenTls>,
+    pub gateway: Option<WrittenGateway>,
     pub dns: Option<WrittenDns>,
     pub lease: Option<WrittenLease>,
     pub failover: Option<WrittenFailover>,
@@ -53,6 +54,14 @@ pub(super) struct WrittenTls {
     pub ca: Option<String>,
     pub certificate: Option<String>,
     pub key: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenGateway {
+    pub certificate: Option<String>,
+    pub key: Option<String>,
+    pub require_tls: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,54 +3,60 @@
 //! Agents, the embedded directory and commands show each other certificates of one authority, and
 //! speak in TLS 1.3 only. Whoever connects also wants the name of the address that it connects to.
 //!
-//! **Invariant:** new files are taken up at the next connection, and those that do not go together,
-//! or cannot be read, never take the place of those that do.
+//! A gateway shows its clients another certificate, and wants none of theirs: PostgreSQL asks who they are.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use domicile_core::config::{Config, MutualTls};
+use domicile_core::config::{Config, Identity, MutualTls};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::version::TLS13;
+use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use time::OffsetDateTime;
 
 pub mod authority;
 mod ends;
+mod files;
 mod watch;
 
 pub use ends::{channel, incoming};
+pub use files::{Ends, Files};
 pub use watch::watch;
 
 /// HTTP/2, which is all that is spoken over these connections.
 const ALPN: &[u8] = b"h2";
 
+/// Between gateways, so that a gateway knows its like from a client.
+pub const HOP_ALPN: &[u8] = b"domicile-hop";
+/// What clients say that begin with TLS at once (PostgreSQL 17 and newer).
+const CLIENT_ALPN: &[u8] = b"postgresql";
+
 /// What this process shows of itself, and whom it trusts.
-pub struct Credentials {
-    files: MutualTls,
-    state: Mutex<State>,
-}
-
-struct State {
-    stamps: Stamps,
-    loaded: Loaded,
-    /// Why the files as they are now cannot be used.
-    fault: Option<String>,
-}
-
-/// When each file was changed last; `None` where it is not there.
-type Stamps = [Option<SystemTime>; 3];
+pub type Credentials = Files<Loaded>;
 
 #[derive(Clone)]
 pub struct Loaded {
     pub client: Arc<ClientConfig>,
     pub server: Arc<ServerConfig>,
+    /// The same between gateways.
+    pub hop: Hop,
     /// When our own certificate ends.
     pub ends: OffsetDateTime,
+}
+
+#[derive(Clone)]
+pub struct Hop {
+    pub client: Arc<ClientConfig>,
+    pub server: Arc<ServerConfig>,
+}
+
+impl Ends for Loaded {
+    fn ends(&self) -> OffsetDateTime {
+        self.ends
+    }
 }
 
 impl Credentials {
@@ -61,38 +67,11 @@ impl Credentials {
     }
 
     pub fn open(files: &MutualTls) -> anyhow::Result<Self> {
-        // Before they are read: what changes meanwhile is read again.
-        let stamps = stamps(files);
-        let loaded = load(files)?;
-        Ok(Self { files: files.clone(), state: Mutex::new(State { stamps, loaded, fault: None }) })
+        let Identity { certificate, key } = &files.identity;
+        let paths = vec![files.ca.clone(), certificate.clone(), key.clone()];
+        let files = files.clone();
+        Self::read(paths, move || load(&files))
     }
-
-    /// Returns what holds now, and why the newest files do not.
-    pub fn current(&self) -> (Loaded, Option<String>) {
-        let mut state = self.lock();
-        let stamps = stamps(&self.files);
-        if stamps != state.stamps {
-            state.stamps = stamps;
-            match load(&self.files) {
-                Ok(loaded) => {
-                    tracing::info!(ends = %loaded.ends, "a new certificate is shown from now on");
-                    (state.loaded, state.fault) = (loaded, None);
-                }
-                Err(error) => state.fault = Some(format!("{error:#}")),
-            }
-        }
-        (state.loaded.clone(), state.fault.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change leaves it whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn stamps(files: &MutualTls) -> Stamps {
-    let paths = [&files.ca, &files.identity.certificate, &files.identity.key];
-    paths.map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok())
 }
 
 fn load(files: &MutualTls) -> anyhow::Result<Loaded> {
@@ -116,9 +95,54 @@ fn load(files: &MutualTls) -> anyhow::Result<Loaded> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key()?)
         .with_context(mismatch)?;
+    let (mut hop_client, mut hop_server) = (client.clone(), server.clone());
+    hop_client.alpn_protocols = vec![HOP_ALPN.to_vec()];
+    hop_server.alpn_protocols = vec![HOP_ALPN.to_vec()];
+    let hop = Hop { client: Arc::new(hop_client), server: Arc::new(hop_server) };
     client.alpn_protocols = vec![ALPN.to_vec()];
     server.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Loaded { client: Arc::new(client), server: Arc::new(server), ends })
+    Ok(Loaded { client: Arc::new(client), server: Arc::new(server), hop, ends })
+}
+
+/// What a gateway shows its clients.
+pub type Shown = Files<ForClients>;
+
+#[derive(Clone)]
+pub struct ForClients {
+    pub server: Arc<ServerConfig>,
+    pub ends: OffsetDateTime,
+}
+
+impl Ends for ForClients {
+    fn ends(&self) -> OffsetDateTime {
+        self.ends
+    }
+}
+
+impl Shown {
+    pub fn open_shown(identity: &Identity) -> anyhow::Result<Self> {
+        let paths = vec![identity.certificate.clone(), identity.key.clone()];
+        let identity = identity.clone();
+        Self::read(paths, move || load_shown(&identity))
+    }
+}
+
+fn load_shown(Identity { certificate, key }: &Identity) -> anyhow::Result<ForClients> {
+    let chain = certificates("gateway.certificate", certificate)?;
+    let ends =
+        ends_at(&chain[0]).with_context(|| format!("gateway.certificate: read {certificate}"))?;
+    let secret =
+        PrivateKeyDer::from_pem_file(key).with_context(|| format!("gateway.key: read {key}"))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .with_context(|| {
+            format!("gateway.key: {key} and gateway.certificate do not go together")
+        })?;
+    server.alpn_protocols = vec![CLIENT_ALPN.to_vec()];
+    Ok(ForClients { server: Arc::new(server), ends })
 }
 
 fn roots(path: &str) -> anyhow::Result<RootCertStore> {
@@ -147,8 +171,7 @@ fn ends_at(certificate: &CertificateDer<'_>) -> anyhow::Result<OffsetDateTime> {
 /// Says where somebody finds the files, in the way of [`MutualTls`].
 pub fn files(ca: &Path, certificate: &Path, key: &Path) -> MutualTls {
     let text = |path: &Path| path.display().to_string();
-    let identity =
-        domicile_core::config::Identity { certificate: text(certificate), key: text(key) };
+    let identity = Identity { certificate: text(certificate), key: text(key) };
     MutualTls { ca: text(ca), identity }
 }
 

@@ -62,7 +62,7 @@ async fn those_of_one_authority_speak_with_each_other() {
 
 #[tokio::test]
 async fn strangers_are_refused_at_both_ends_and_hold_nobody_up() {
-    let (_folder, ours) = credentials("127.0.0.1");
+    let (folder, ours) = credentials("127.0.0.1");
     let uri = echo(ours.clone()).await;
     let (_other, theirs) = credentials("127.0.0.1");
     let refused = answers(&theirs, &uri).await.unwrap_err();
@@ -77,7 +77,7 @@ async fn strangers_are_refused_at_both_ends_and_hold_nobody_up() {
     let nobody = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .unwrap()
-        .with_root_certificates(roots(&ours.files.ca).unwrap())
+        .with_root_certificates(roots(&folder.path().join(CA).display().to_string()).unwrap())
         .with_no_client_auth();
     let address = uri.authority().unwrap().as_str();
     for config in [liar, nobody] {

@@ -6,31 +6,38 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::Credentials;
+use super::{Ends, Files};
 use crate::notices::Notices;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long before its end a certificate is spoken of.
 const TOLD_BEFORE: time::Duration = time::Duration::days(30);
-const PART: &str = "certificate";
 
-/// Says what is wrong, and what soon will be, until `shutdown`.
-pub async fn watch(credentials: Arc<Credentials>, notices: Notices, shutdown: CancellationToken) {
+/// Says what is wrong with the certificate for `whom`, and what soon will be, until `shutdown`.
+pub async fn watch<T: Clone + Ends>(
+    files: Arc<Files<T>>,
+    whom: &'static str,
+    notices: Notices,
+    shutdown: CancellationToken,
+) {
     let mut turn = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             _ = turn.tick() => {}
         }
-        let (loaded, fault) = credentials.current();
-        let left = loaded.ends - OffsetDateTime::now_utc();
+        let (loaded, fault) = files.current();
+        let left = loaded.ends() - OffsetDateTime::now_utc();
+        let part = format!("certificate for {whom}");
         match fault {
             Some(fault) => {
                 let detail = format!("{fault}; what was read before is still shown");
-                notices.post(PART, "certificate_unusable", detail);
+                notices.post(&part, "certificate_unusable", detail);
             }
-            None if left < TOLD_BEFORE => notices.post(PART, "certificate_ends", told(left)),
-            None => notices.clear(PART),
+            None if left < TOLD_BEFORE => {
+                notices.post(&part, "certificate_ends", format!("for {whom}: {}", told(left)));
+            }
+            None => notices.clear(&part),
         }
     }
 }

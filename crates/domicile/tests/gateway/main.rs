@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile::gateway::{Config, Gateway, Mode, Routes, Target};
+use domicile::gateway::{Config, Gateway, Mode, Routes, Secure, Target};
 use domicile::lab::cluster::{Cluster, TemporaryFolder, free_port, temporary_cluster};
 use domicile_core::id::RegionId;
 use domicile_core::progress::Rpo;
@@ -105,6 +105,7 @@ impl Wanted {
             park_budget: self.park_budget,
             mode: self.mode,
             rpo: self.rpo,
+            secure: Secure::default(),
         };
         let gateway = Gateway::bind(config, seen).await.unwrap();
         let (address, stop) = (gateway.address(), CancellationToken::new());

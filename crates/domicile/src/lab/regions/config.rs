@@ -37,6 +37,8 @@ pub struct RegionsConfig {
     pub etcd: Vec<String>,
     /// Whether processes speak with each other in TLS.
     pub tls: bool,
+    /// Gateways take no session in the clear.
+    pub require_tls: bool,
     /// Kept afterwards; a temporary one that goes when it is absent.
     pub keep: Option<PathBuf>,
     /// Runs in every region before its agent starts, so it must do the same everywhere.
@@ -70,6 +72,7 @@ impl RegionsConfig {
             disk_bytes: None,
             etcd: Vec::new(),
             tls: false,
+            require_tls: false,
             keep: None,
             seed_sql: String::new(),
             zone: None,

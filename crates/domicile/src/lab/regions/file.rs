@@ -114,11 +114,14 @@ pub(super) fn text(
     text
 }
 
-/// Writes the section that names a process's certificate.
-pub(super) fn tls(files: &MutualTls) -> String {
+/// Writes the sections that name a process's certificate, which its gateway shows as well.
+pub(super) fn tls(files: &MutualTls, required: bool) -> String {
     let (ca, identity) = (quote(&files.ca), &files.identity);
     let (certificate, key) = (quote(&identity.certificate), quote(&identity.key));
-    format!("\n[tls]\nca = {ca}\ncertificate = {certificate}\nkey = {key}\n")
+    format!(
+        "\n[tls]\nca = {ca}\ncertificate = {certificate}\nkey = {key}\n\n\
+         [gateway]\ncertificate = {certificate}\nkey = {key}\nrequire_tls = {required}\n"
+    )
 }
 
 /// A TOML basic string.

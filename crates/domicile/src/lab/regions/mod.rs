@@ -425,7 +425,7 @@ impl Regions {
         let mut common = common.clone();
         if self.config.tls {
             let tls = certificate_of(&self.folder.join(CERTIFICATES), holder);
-            common.more.push_str(&file::tls(&tls));
+            common.more.push_str(&file::tls(&tls, self.config.require_tls));
         }
         common
     }
