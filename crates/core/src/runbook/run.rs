@@ -223,7 +223,9 @@ fn lost_again(plan: &Plan, facts: &Facts) -> Option<Outcome> {
 
 /// How a run of many parts ends that begins no other part. What has moved stays where it is.
 fn no_further(each: &ForEach, recorded: &Recorded, facts: &Facts) -> Option<Outcome> {
-    recorded.is_to_abort().then_some(Outcome::Aborted).or_else(|| each.failed(facts))
+    let undone = || each.came_back(facts).then_some(Outcome::Overruled);
+    let aborted = recorded.is_to_abort().then_some(Outcome::Aborted);
+    aborted.or_else(|| each.failed(facts)).or_else(undone)
 }
 
 /// A failover that has fenced nothing, and need not any more.

@@ -1039,6 +1039,25 @@ fn an_evacuation_that_is_stopped_begins_no_other_part() {
 }
 
 #[test]
+fn an_evacuation_that_others_have_undone_ends() {
+    let mut facts = facts(Rpo::None);
+    let plan = evacuation(&mut facts);
+    let (story, _) = go_on(&plan, false, &mut facts);
+    assert!(!story.is_empty());
+    let moved = facts.ownership.entries().iter().find(|e| e.range.first == 3).unwrap().range;
+    let back = RunId("back".into());
+    change(
+        &mut facts,
+        OwnershipChange::HandOver { range: moved, to: region("eu"), run: back.clone() },
+    );
+    let barrier = Cut { origin: Origin::new(region("us"), 1), lsn: Lsn(7) };
+    change(&mut facts, OwnershipChange::Barrier { run: back.clone(), barrier });
+    change(&mut facts, OwnershipChange::Grant { run: back, to: region("eu") });
+    let next = next(&plan, &recorded(false), &facts);
+    assert_eq!(next, Next::Finished(Outcome::Overruled));
+}
+
+#[test]
 fn a_part_that_only_the_owners_tell_of_counts_as_on_its_way() {
     let mut facts = facts(Rpo::None);
     let plan = evacuation(&mut facts);

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::{Blocker, Effect, Facts};
 use crate::id::{PartitionRange, RegionId, RunId};
-use crate::ownership::State;
+use crate::ownership::{CameTo, State};
 use crate::runbook::plan::check;
 use crate::runbook::{Intent, Outcome, Plan, part_of, range_of_part};
 
@@ -51,6 +51,19 @@ impl ForEach {
     pub fn failed(&self, facts: &Facts) -> Option<Outcome> {
         let mut ends = facts.parts.values().flatten();
         ends.find(|outcome| **outcome != Outcome::Succeeded).cloned()
+    }
+
+    /// Is all that the region still owns what it was given back? No part moves twice, so none is left.
+    pub fn came_back(&self, facts: &Facts) -> bool {
+        let granted =
+            |range| facts.ownership.turn(&part_of(&self.run, range)) == Some(CameTo::Granted);
+        let held = facts.ownership.entries().iter().filter(|entry| match &entry.state {
+            State::Owned { by } | State::HandingOver { by, .. } => *by == self.from,
+            State::Fenced { from, .. } => *from == self.from,
+        });
+        let mut held = held.peekable();
+        held.peek().is_some()
+            && held.all(|entry| matches!(entry.state, State::Owned { .. }) && granted(entry.range))
     }
 
     pub fn on_their_way(&self, facts: &Facts) -> usize {
