@@ -25,7 +25,7 @@ async fn an_agent_that_is_back_at_once_stays_the_owner(world: &mut World) {
     world.regions.start_agent("eu").unwrap();
     world.all_go_on("when the agent of eu is back").await;
     assert_eq!(world.owners().await, before);
-    world.holds("an agent that was started again").await;
+    world.holds("an agent that is back at once stays the owner").await;
 }
 
 /// F24.
@@ -35,7 +35,7 @@ async fn long_links_move_no_owner(world: &mut World) {
     world.all_go_on("over long links").await;
     world.regions.links().set_delay(Duration::ZERO);
     assert_eq!(world.owners().await, before);
-    world.holds("long links").await;
+    world.holds("long links move no owner").await;
 }
 
 /// F09.
@@ -58,7 +58,7 @@ async fn an_owner_that_nobody_can_read_waits_and_stays(world: &mut World) {
     world.regions.links().resume_shipping("eu");
     world.all_go_on("when eu can be read again").await;
     assert_eq!(world.owners().await, before);
-    world.holds("an owner that nobody could read").await;
+    world.holds("an owner that nobody can read waits and stays").await;
 }
 
 /// F13.
@@ -79,7 +79,7 @@ async fn two_that_do_not_see_each_other_hear_of_each_other_over_the_third(world:
     }
     assert_eq!(world.owners().await, before);
     world.regions.links().heal("us", "ap");
-    world.holds("a cut between two").await;
+    world.holds("two that do not see each other hear of each other over the third").await;
 }
 
 /// F15.
@@ -98,7 +98,7 @@ async fn without_the_directory_leases_end_and_no_owner_changes(world: &mut World
     world.regions.start_directory().unwrap();
     world.all_go_on("when the directory is back").await;
     assert_eq!(world.owners().await, before);
-    world.holds("a directory that was gone").await;
+    world.holds("without the directory leases end and no owner changes").await;
 }
 
 /// F10.
@@ -110,7 +110,7 @@ async fn an_owner_without_the_directory_is_taken_over(world: &mut World) {
     world.refuses(&client, branch).await;
     world.others_go_on(&["us"], "while us has no directory").await;
     world.regions.links().heal_directory("us");
-    world.holds("an owner without the directory").await;
+    world.holds("an owner without the directory is taken over").await;
 }
 
 /// F08.
@@ -123,7 +123,7 @@ async fn an_owner_that_is_cut_off_is_taken_over(world: &mut World) {
     assert!(error.as_db_error().unwrap().message().contains("lease is over"), "{error:?}");
     world.others_go_on(&["ap"], "while ap is cut off").await;
     world.regions.links().rejoin("ap");
-    world.holds("an owner that was cut off").await;
+    world.holds("an owner that is cut off is taken over").await;
 }
 
 /// F17, for agents that saw what the copy lacks.
@@ -163,7 +163,7 @@ async fn an_old_copy_of_the_directory_is_not_believed(world: &mut World) {
     }
     world.all_go_on("when the newest copy is back").await;
     assert_eq!(world.owners().await, owners);
-    world.holds("an old copy of the directory").await;
+    world.holds("an old copy of the directory is not believed").await;
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -31,7 +31,7 @@ async fn two_runs_for_one_partition_leave_one_owner(world: &mut World) {
         }
     })
     .await;
-    world.holds("two runs for one partition").await;
+    world.holds("two runs for one partition leave one owner").await;
 }
 
 /// F35.
@@ -48,7 +48,7 @@ async fn a_transaction_that_stays_open_is_terminated(world: &mut World) {
     assert!(told, "{error:?}");
     world.all_go_on("when the transaction is gone").await;
     world.no_payment("open").await;
-    world.holds("a transaction that stayed open").await;
+    world.holds("a transaction that stays open is terminated").await;
 }
 
 /// F27: the hand-over is in the directory, and the owner dies before it has drained.
@@ -64,7 +64,7 @@ async fn an_owner_that_is_lost_while_it_hands_over_is_taken_over(world: &mut Wor
     world.regions.start_region("us").await.unwrap();
     // Whatever became of it, it ends.
     succeeds(run).await;
-    world.holds("an owner that was lost while it handed over").await;
+    world.holds("an owner that is lost while it hands over is taken over").await;
 }
 
 /// F28: the target cannot have applied the barrier before it is lost.
@@ -86,5 +86,5 @@ async fn a_target_that_is_lost_gets_nothing(world: &mut World) {
     world.others_go_on(&["us"], "while us is gone").await;
     world.regions.links().resume_reading("us");
     world.regions.start_region("us").await.unwrap();
-    world.holds("a target that was lost").await;
+    world.holds("a target that is lost gets nothing").await;
 }

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adya::{Opts, Valid, Workload};
 use serde_json::{Value, json};
@@ -75,6 +75,9 @@ pub struct History {
     /// Which branches a snapshot of a region showed half a transfer of.
     torn: Vec<(&'static str, Vec<i32>)>,
     processes: u64,
+    /// When a write to an entity was acknowledged last, since everybody rested.
+    written: BTreeMap<i32, Instant>,
+    longest_pause: Duration,
 }
 
 impl History {
@@ -93,7 +96,24 @@ impl History {
     /// `accesses` are those of `begin`, with what was found.
     pub fn end(&mut self, process: u64, region: &'static str, fate: Fate, accesses: Vec<Access>) {
         self.note_fates(&accesses, fate);
+        if fate == Fate::Acknowledged {
+            self.note_writes(&accesses);
+        }
         self.events.push(Event { process, region, ended: Some(fate), accesses });
+    }
+
+    fn note_writes(&mut self, accesses: &[Access]) {
+        let now = Instant::now();
+        for access in accesses.iter().filter(|access| matches!(access, Access::Append { .. })) {
+            if let Some(before) = self.written.insert(access.branch(), now) {
+                self.longest_pause = self.longest_pause.max(now - before);
+            }
+        }
+    }
+
+    /// The longest time in which no write to some entity was acknowledged.
+    pub fn longest_pause(&self) -> Duration {
+        self.longest_pause
     }
 
     /// A snapshot of a region's database: lists, and branches whose accounts do not add up.
@@ -117,6 +137,8 @@ impl History {
     pub fn turn_over(&mut self) {
         self.events.clear();
         self.torn.clear();
+        self.written.clear();
+        self.longest_pause = Duration::ZERO;
         self.chapter += 1;
     }
 

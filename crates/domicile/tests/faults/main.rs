@@ -11,7 +11,8 @@
 //!   cause in any region;
 //! - all regions are alike.
 //!
-//! `FAULT=standstill` runs the faults of one file, `KEEP=FOLDER` keeps files and logs.
+//! `FAULT=standstill` runs the faults of one file, `KEEP=FOLDER` keeps files and logs, `UPDATE=1` writes
+//! down what clients felt.
 
 use std::panic::AssertUnwindSafe;
 
@@ -21,6 +22,7 @@ use tokio::sync::Mutex;
 mod cuts;
 mod hand_over;
 mod history;
+mod measured;
 #[path = "../pages/mod.rs"]
 mod pages;
 mod planted;
@@ -36,6 +38,7 @@ mod two;
 mod world;
 mod writers;
 
+use measured::Sheet;
 use world::World;
 
 /// One world at a time: each has a dozen busy processes.
@@ -57,6 +60,10 @@ async fn every_fault_is_borne() {
             drop(world);
             world = World::start(file).await;
         }
+    }
+    if std::env::var_os("UPDATE").is_some() && failed.is_empty() && wanted.is_empty() {
+        let made = world.circumstances().await;
+        measured::write(&Sheet { made, faults: world.measured.clone() });
     }
     world.end().await;
     assert!(failed.is_empty(), "in {failed:?}");

@@ -44,7 +44,7 @@ async fn an_agent_that_was_dead_to_the_world_gives_up_by_itself(world: &mut Worl
     let with_eu = owners.iter().filter(|(owner, _)| owner.as_deref() == Some("eu")).count();
     assert_eq!(with_eu, 0, "there is another than who comes and goes: {owners:?}");
     world.regions.start_agent(&owner).unwrap();
-    world.holds("an agent that stood still").await;
+    world.holds("an agent that was dead to the world gives up by itself").await;
 }
 
 /// F04; with a statement that is under way there for a client of another region's gateway.
@@ -78,7 +78,7 @@ async fn a_postgres_that_was_dead_to_the_world_commits_nothing_late(world: &mut 
     drop(holder);
     let client = world.client("us").await;
     world.refuses_in_favour_of(&client, branch, &owner).await;
-    world.holds("a PostgreSQL that stood still").await;
+    world.holds("a postgres that was dead to the world commits nothing late").await;
 }
 
 /// F05: the only place that the guard cannot see. The transaction comes behind its partition's cut.
@@ -118,7 +118,7 @@ async fn a_backend_that_is_held_behind_its_last_check_is_told_no_success(world: 
     world.regions.links().rejoin("ap");
     assert!(comes_to_an_end(late).await.is_err(), "it was told a success");
     world.is_journaled("ap", "late").await;
-    world.holds("a backend that stood still").await;
+    world.holds("a backend that is held behind its last check is told no success").await;
 }
 
 /// F11, without a lease that is given up.
@@ -127,7 +127,7 @@ async fn an_agent_without_its_postgres_is_taken_over(world: &mut World) {
     world.is_taken_over("eu").await;
     world.others_go_on(&["eu"], "while eu has no PostgreSQL").await;
     world.regions.start_postgres("eu").await.unwrap();
-    world.holds("an agent without its PostgreSQL").await;
+    world.holds("an agent without its postgres is taken over").await;
 }
 
 /// F07: sessions that stand go on, and nobody new is answered.
@@ -142,5 +142,5 @@ async fn a_postmaster_that_hangs_alone_is_taken_over(world: &mut World) {
     world.refuses_in_favour_of(&stands, branch, &owner).await;
     world.others_go_on(&["us"], "while the postmaster of us hangs").await;
     kill(postmaster, Signal::SIGCONT).unwrap();
-    world.holds("a postmaster that hung alone").await;
+    world.holds("a postmaster that hangs alone is taken over").await;
 }

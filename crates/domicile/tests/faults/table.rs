@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use super::measured;
 use super::pages::{assert_current, assert_stands, link};
 
 /// What fails, and what is expected then; numbered from 1.
@@ -325,6 +326,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "an_agent_without_its_postgres_is_taken_over",
     ),
     (
+        12,
+        "names lead to regions that own something and are up, by the directory's word",
+        "tests/names.rs",
+        "names_lead_to_who_owns_something_and_is_up",
+    ),
+    (
         13,
         "a survivor relays the log of a region that is out of sight",
         "tests/retention.rs",
@@ -473,6 +480,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "one failover; a region that comes and goes then gets nothing back by itself, nor takes over from another while there is a third",
         "tests/faults/standstill.rs",
         "an_agent_that_was_dead_to_the_world_gives_up_by_itself",
+    ),
+    (
+        25,
+        "a metric counts who was taken for lost and heard again at once",
+        "../core/src/probation.rs",
+        "a_renewal_after_a_suspicion_is_a_loss_and_others_are_none",
     ),
     (
         26,
@@ -668,6 +681,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "regions_with_other_schemas_or_one_database_are_refused",
     ),
     (
+        43,
+        "plans say that the target would get more than it is made for, and a region that could hardly take over says so before",
+        "../core/src/runbook/caution.rs",
+        "a_region_that_could_hardly_take_over_from_another_says_so_before_it_must",
+    ),
+    (
         44,
         "rows whose schema is missing wait and are told",
         "tests/migrate.rs",
@@ -690,13 +709,12 @@ const OPEN: &[(usize, &str)] = &[
     (6, "that it is quick enough not to be suspected, where regions fail over by themselves"),
     (10, "peers renew no lease"),
     (11, "an agent gives no lease up before its end"),
-    (12, "nobody looks from where clients are; no DNS"),
+    (12, "nobody looks from where clients are"),
     (15, "peers renew no lease"),
     (17, "what to do when no copy is new enough"),
     (19, "a wrong rate is not told"),
     (21, "an error of fsync"),
     (24, "packets that are lost, narrow links; writers are made to wait, not slowed down"),
-    (25, "how many failovers nobody needed is not counted"),
     (26, "the last of three alone: two must agree on an outage, and seal"),
     (27, "with real processes: between barrier and grant, and after it"),
     (33, "the directory is lost together with the owner"),
@@ -704,8 +722,7 @@ const OPEN: &[(usize, &str)] = &[
     (39, "a clone of a disk beside its original"),
     (40, "past the gateways PostgreSQL tells a success with a warning"),
     (41, "messages carry no version"),
-    (42, "clients and gateways speak in the clear"),
-    (43, "plans know no capacity"),
+    (42, "agents and gateways speak in the clear with PostgreSQL"),
     (44, "plans do not look at it"),
     (45, "runs notify nobody by themselves: an `exec` of one's own runbook does"),
 ];
@@ -720,22 +737,35 @@ fn page_text() -> String {
                     is expected it shows stands beside it.\nTests of `core` and `sim` try decisions alone, all \
                     others real files, processes and PostgreSQL.\nAfter each fault of `tests/faults` everything that clients \
                     were told is checked: no acknowledged write is missing (set), no\nsnapshot shows half a transfer (bank), \
-                    each list and register is strictly serialisable, and no region shows an effect\nwithout its cause. Made by\n`crates/domicile/tests/faults/table.rs`.\n\n\
-                    | | Fault | Expected | What holds | Where |\n|---|---|---|---|---|\n"
+                    each list and register is strictly serialisable, and no region shows an effect\nwithout its cause. Made by\n`crates/domicile/tests/faults/table.rs`.\n\n"
         .to_owned();
+    let sheet = measured::read().expect("what was measured last stands beside this file");
+    writeln!(
+        text,
+        "Measured on {}. An entity is tried about once a second, so that is how long one goes \
+                    unwritten without any fault.\n",
+        sheet.made
+    )
+    .unwrap();
+    text.push_str(
+        "| | Fault | Expected | What holds | Where | Measured last |\n|---|---|---|---|---|---|\n",
+    );
     for (number, (fault, expected)) in (1..).zip(FAULTS) {
         let tried =
             TRIED.iter().filter(|tried| tried.0 == number).map(|(_, what, file, function)| {
                 assert_stands(file, function);
-                (*what, link(file))
+                let felt =
+                    sheet.faults.get(*function).filter(|_| file.starts_with("tests/faults/"));
+                (*what, link(file), felt.map(ToString::to_string).unwrap_or_default())
             });
         let open = OPEN.iter().filter(|open| open.0 == number);
-        let rows: Vec<_> =
-            tried.chain(open.map(|(_, what)| (*what, "not yet".to_owned()))).collect();
+        let rows: Vec<_> = tried
+            .chain(open.map(|(_, what)| (*what, "not yet".to_owned(), String::new())))
+            .collect();
         assert!(!rows.is_empty(), "nothing is said of F{number:02}");
         let mut named = format!("F{number:02} | {fault} | {expected}");
-        for (what, place) in rows {
-            writeln!(text, "| {named} | {what} | {place} |").unwrap();
+        for (what, place, felt) in rows {
+            writeln!(text, "| {named} | {what} | {place} | {felt} |").unwrap();
             named = " | | ".to_owned();
         }
     }

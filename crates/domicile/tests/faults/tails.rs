@@ -64,7 +64,7 @@ async fn what_an_old_owner_brings_back_gives_way(world: &mut World) {
         world.is_journaled("eu", reference).await;
     }
     world.refuses_in_favour_of(&client, branch, &owner).await;
-    world.holds("an old owner that came back with a tail").await;
+    world.holds("what an old owner brings back gives way").await;
     for (region, expected) in [("eu", "10 ours, 20 both"), ("us", "10 ours, 20 both")] {
         let client = world.regions.connect(region).await.unwrap();
         let sql = "SELECT string_agg(id || ' ' || reference, ', ' ORDER BY id) FROM payment
@@ -89,5 +89,5 @@ async fn two_owners_are_lost_one_after_the_other(world: &mut World) {
     assert!(owner.is_some_and(|owner| owner != second) && epoch == first + 2, "{epoch}");
     world.others_go_on(&[&second], "when two were lost").await;
     world.regions.start_region(&second).await.unwrap();
-    world.holds("two owners that were lost").await;
+    world.holds("two owners are lost one after the other").await;
 }

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use super::history::{Access, Fate, History};
+use super::measured::{Felt, Measured};
 use super::regions::{PATIENCE, assert_alike, config, converge, eventually, start};
 use super::statements::{BRANCHES, glance, numbers};
 use super::writers::{By, Reader, Writer, connect};
@@ -58,6 +59,7 @@ pub struct World {
     /// How many changes each region has journaled as beyond a cut.
     tails: BTreeMap<&'static str, i64>,
     began: Instant,
+    pub measured: Measured,
 }
 
 /// A partition's owner, if it has one, and its epoch.
@@ -85,7 +87,8 @@ impl World {
         }
         let _readers = NAMES.map(|region| Reader::start(&regions, region, history.clone()));
         let (epochs, tails, began) = (Epochs::new(), BTreeMap::new(), Instant::now());
-        let world = Self { regions, writers, _readers, history, epochs, tails, began };
+        let measured = Measured::new();
+        let world = Self { regions, writers, _readers, history, epochs, tails, began, measured };
         world.all_go_on("at the start").await;
         world
     }
@@ -304,10 +307,12 @@ impl World {
         self.regions.wait_until_ready().await.unwrap();
     }
 
-    /// Has everything come to rest, and looks at what must hold.
+    /// Has everything come to rest, and looks at what must hold. `fault` is the name of the function that
+    /// tried it, in words.
     pub async fn holds(&mut self, fault: &str) {
         self.deal_out().await;
         self.all_go_on(&format!("after {fault}")).await;
+        self.measure(fault);
         for writer in &self.writers {
             writer.rest().await;
         }
@@ -321,6 +326,38 @@ impl World {
         self.reads_hold(fault).await;
         self.writers.iter().for_each(Writer::go_on);
         println!("{:>5} s  {fault}", self.began.elapsed().as_secs());
+    }
+
+    /// When, where and with what all this is measured.
+    pub async fn circumstances(&self) -> String {
+        let client = self.client(NAMES[0]).await;
+        let sql =
+            "SELECT current_date::text, split_part(current_setting('server_version'), ' ', 1)";
+        let row = client.query_one(sql, &[]).await.unwrap();
+        let (date, version): (String, String) = (row.get(0), row.get(1));
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let build = if cfg!(debug_assertions) { "a debug build" } else { "an optimised build" };
+        format!(
+            "{date}, PostgreSQL {version}, {cores} cores, {build}; a lease lasts {LEASE:?}, and a region is \
+             suspected after {SUSPECT_AFTER:?}"
+        )
+    }
+
+    fn measure(&mut self, fault: &str) {
+        let (fates, pause) = {
+            let history = self.history.lock().unwrap();
+            (history.fates.clone(), history.longest_pause())
+        };
+        let before = |of: fn(&Felt) -> u64| self.measured.values().map(of).sum::<u64>();
+        let count = |wanted| fates.values().filter(|fate| **fate == wanted).count() as u64;
+        let felt = Felt {
+            pause_ms: pause.as_millis() as u64,
+            acknowledged: count(Fate::Acknowledged) - before(|felt| felt.acknowledged),
+            refused: count(Fate::Refused) - before(|felt| felt.refused),
+            // One that is under way counts as unknown for now.
+            unknown: count(Fate::Unknown).saturating_sub(before(|felt| felt.unknown)),
+        };
+        self.measured.insert(fault.replace(' ', "_"), felt);
     }
 
     /// Each epoch is one region's for ever, ends in one place, and follows on the one before.
