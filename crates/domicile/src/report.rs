@@ -104,6 +104,15 @@ impl Reporter {
         let mut client: Option<Client> = None;
         let mut blocked = Blocked::new(self.notices.clone());
         let (mut commits, mut bytes) = (Rate::default(), Rate::default());
+        let mut pace = || {
+            let (now, own) = (self.clock.now(), self.positions.counts());
+            Pace {
+                commits_per_s: commits.note(now, own.captured_transactions),
+                bytes_per_s: bytes.note(now, own.log_end.0),
+            }
+        };
+        // What is committed before the first answer counts, too.
+        pace();
         let mut tick = tokio::time::interval(COUNT_EVERY);
         loop {
             tick.tick().await;
@@ -116,11 +125,7 @@ impl Reporter {
             };
             let Ok(open) = open else { continue };
             let before = self.clock.now();
-            let own = self.positions.counts();
-            let pace = Pace {
-                commits_per_s: commits.note(before, own.captured_transactions),
-                bytes_per_s: bytes.note(before, own.log_end.0),
-            };
+            let pace = pace();
             let asked = try_join!(
                 open.query_one(
                     "SELECT domicile.now_us(), (SELECT count(*) FROM domicile.repair),

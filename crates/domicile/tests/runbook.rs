@@ -297,6 +297,16 @@ async fn a_plan_says_whom_it_ends_and_what_would_be_lost() {
     .await;
     client.batch_execute("COMMIT").await.unwrap();
 
+    eventually("us has heard how much eu commits", async || {
+        let status = regions.status("us").await.map_err(|e| e.to_string())?;
+        let eu = status.peers.iter().find(|peer| peer.region == "eu");
+        let heard = eu.and_then(|eu| eu.last_heard.clone()).unwrap_or_default();
+        match heard.commits_per_s > 0 && heard.wal_bytes_per_s > 0 {
+            true => Ok(()),
+            false => Err(format!("{heard:?}")),
+        }
+    })
+    .await;
     regions.kill_region("eu");
     let called = ["runbook", "plan", "failover", "from=eu", "to=us", "attest=true"];
     eventually("the plan says what would be lost", async || {
