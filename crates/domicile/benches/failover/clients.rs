@@ -62,14 +62,14 @@ impl Clients {
         Ok(Instant::now())
     }
 
-    /// Waits until something was acknowledged that was sent after an outage that began at `begin`.
+    /// Waits until something was acknowledged that was sent after `begin`.
     pub async fn wait_for_writes_after(
         &self,
         begin: Instant,
         at_most: Duration,
     ) -> anyhow::Result<()> {
         let clients = CLIENTS as usize;
-        // More than may have been on their way when it began.
+        // More than may have been on their way then.
         while lock(&self.noted).after(begin).count() <= 2 * clients {
             if begin.elapsed() > at_most {
                 bail!("no writes are taken {} s after it began", at_most.as_secs());
