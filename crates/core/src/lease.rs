@@ -51,6 +51,15 @@ impl Held {
     }
 }
 
+/// How long the holder waits for the directory before it asks its peers: half of what is left, so that
+/// there is time for either. `held` is its last renewal.
+pub fn patience(held: Option<Held>, now: Time, terms: &LeaseTerms) -> Millis {
+    let life = terms.ttl - terms.margin;
+    let left =
+        held.filter(|held| held.live(now, terms)).map(|held| held.deadline(terms).since(now));
+    Millis(left.unwrap_or(life).0 / 2)
+}
+
 /// An observer's side: the lease's latest revision and when it was first seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
@@ -119,6 +128,16 @@ mod tests {
         assert!(!held.may_pass_over(Time(11_010), &terms()));
         let slow = LeaseTerms { renew_every: Millis(1450), ..terms() };
         assert!(!held.may_pass_over(Time(11_450), &slow));
+    }
+
+    #[test]
+    fn a_directory_that_does_not_answer_leaves_time_to_ask_the_peers() {
+        let held = Some(Held { sent_at: Time(10_000) });
+        assert_eq!(patience(held, Time(10_500), &terms()), Millis(1200));
+        assert_eq!(patience(held, Time(12_880), &terms()), Millis(10));
+        // Where there is nothing to lose, there is time.
+        assert_eq!(patience(held, Time(60_000), &terms()), Millis(1450));
+        assert_eq!(patience(None, Time(60_000), &terms()), Millis(1450));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod ownership;
 pub mod partition;
 pub mod probation;
 pub mod progress;
+pub mod promise;
 pub mod publication;
 pub mod pulse;
 pub mod rate;

@@ -318,6 +318,7 @@ mod tests {
                 (region("us"), seen(true, at(shown))),
             ]),
             seals: BTreeMap::new(),
+            promises_over_at: None,
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),

@@ -2,7 +2,8 @@
 //!
 //! One observer may itself be the one that is cut off. A region is confirmed down when enough
 //! *other* regions report that its lease fell silent and that a write through its guard does not
-//! succeed; a single successful probe disputes the outage.
+//! succeed; a single successful probe disputes the outage, and so does a promise that the region lives
+//! on: it was asked for a moment ago.
 
 use crate::id::RegionId;
 use crate::time::Millis;
@@ -22,6 +23,8 @@ pub enum Probe {
     Written,
     Refused,
     Unreachable,
+    /// Not tried: the observer has just promised the region its lease, in the directory's stead.
+    Promised,
 }
 
 /// The verdict of several observers.
@@ -32,7 +35,7 @@ pub enum Outage {
     Suspected {
         by: Vec<RegionId>,
     },
-    /// Its lease is silent, yet somebody could write there: no failover.
+    /// Its lease is silent, yet somebody could write there, or has promised it another: no failover.
     Disputed {
         by: RegionId,
     },
@@ -55,8 +58,14 @@ pub fn judge(
     if silent.is_empty() {
         return Outage::None;
     }
-    if let Some(writer) = silent.iter().find(|s| s.probe == Probe::Written) {
-        return Outage::Disputed { by: writer.observer.clone() };
+    let alive = |s: &&Sighting| match s.probe {
+        Probe::Written => s.silent_for >= suspect_after,
+        // Whoever promises hears the region, even one that cannot hear the directory.
+        Probe::Promised => true,
+        Probe::Refused | Probe::Unreachable => false,
+    };
+    if let Some(witness) = sightings.iter().filter(|s| s.observer != *region).find(alive) {
+        return Outage::Disputed { by: witness.observer.clone() };
     }
     let by: Vec<RegionId> = silent.iter().map(|s| s.observer.clone()).collect();
     if by.len() >= observers { Outage::Confirmed { by } } else { Outage::Suspected { by } }
@@ -93,6 +102,14 @@ mod tests {
         let outage =
             judge_eu(&[saw("us", 3000, Probe::Unreachable), saw("ap", 3000, Probe::Written)]);
         assert_eq!(outage, Outage::Disputed { by: "ap".parse().unwrap() });
+    }
+
+    #[test]
+    fn a_region_that_lives_on_a_promise_is_not_failed_over() {
+        let promised = saw("sa", 0, Probe::Promised);
+        let silent = ["us", "ap"].map(|observer| saw(observer, 3000, Probe::Unreachable));
+        let sightings = [&silent[..], &[promised]].concat();
+        assert_eq!(judge_eu(&sightings), Outage::Disputed { by: "sa".parse().unwrap() });
     }
 
     #[test]

@@ -208,6 +208,7 @@ impl Observer {
             ownership_revision,
             regions,
             seals: BTreeMap::new(),
+            promises_over_at: None,
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),

@@ -257,6 +257,7 @@ pub fn probe_word(probe: Option<Probe>) -> String {
         Some(Probe::Written) => WRITTEN,
         Some(Probe::Refused) => REFUSED,
         Some(Probe::Unreachable) => "unreachable",
+        Some(Probe::Promised) => "promised",
     }
     .to_owned()
 }

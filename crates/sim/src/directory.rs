@@ -1,8 +1,8 @@
 //! What does the directory hold, and who may change it?
 //!
 //! Documents with one revision counter, changed by compare-and-set; reads are always of the
-//! latest state. The directory itself never fails here: a region that is cut from it sees the
-//! same as an outage. Its clock does not matter: nobody asks it for a time.
+//! latest state. The directory itself never fails here: regions that are cut from it see the
+//! same as an outage, and all of them may be. Its clock does not matter: nobody asks it for a time.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

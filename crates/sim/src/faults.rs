@@ -53,12 +53,15 @@ pub struct Weather {
     every: Micros,
 }
 
-const KINDS: u64 = 10;
+const KINDS: u64 = 12;
+/// What goes on around a directory that is lost again and again.
+const AROUND_THE_DIRECTORY: [u64; 9] = [0, 2, 5, 6, 10, 10, 11, 11, 11];
 
 impl Weather {
     pub fn choose(rng: &mut Rng) -> Self {
-        let kinds = match rng.below(4) {
+        let kinds = match rng.below(5) {
             0 => (0..KINDS).filter(|_| rng.chance(350)).collect(),
+            1 => AROUND_THE_DIRECTORY.to_vec(),
             _ => (0..KINDS).collect(),
         };
         Self { kinds, every: rng.between(400, 4000) * MS }
@@ -82,6 +85,9 @@ impl Weather {
             6 => Fault::Cut(split(rng, setup)),
             7 => slow(rng, setup),
             8 => Fault::StepClock { region, by: step(rng) },
+            // The directory is lost for all, or for some: those see each other and not it.
+            10 => Fault::Cut(without_directory(1000, setup, rng)),
+            11 => Fault::Cut(without_directory(500, setup, rng)),
             _ => Fault::KillAtEffect { region, after: rng.below(4) },
         };
         Some((fault, lasts(rng)))
@@ -119,6 +125,12 @@ fn split(rng: &mut Rng, setup: &Setup) -> Vec<(usize, usize)> {
     let side: Vec<bool> = (0..nodes).map(|_| rng.chance(500)).collect();
     let all = (0..nodes).flat_map(|a| (0..nodes).map(move |b| (a, b)));
     all.filter(|(a, b)| side[*a] != side[*b]).collect()
+}
+
+/// So many of a thousand regions and the directory do not hear each other.
+fn without_directory(permille: u64, setup: &Setup, rng: &mut Rng) -> Vec<(usize, usize)> {
+    let lost = (0..setup.count()).filter(|_| rng.chance(permille));
+    lost.flat_map(|region| [(region, setup.directory()), (setup.directory(), region)]).collect()
 }
 
 fn slow(rng: &mut Rng, setup: &Setup) -> Fault {

@@ -121,6 +121,12 @@ impl Oracle {
         (self.ledger.len(), self.ledger.values().filter(|c| c.acknowledged.is_some()).count())
     }
 
+    /// How many writes of a region were acknowledged since then.
+    pub fn acknowledged_since(&self, region: usize, since: Micros) -> usize {
+        let commits = self.ledger.values().filter(|c| c.region == region && !c.keys.is_empty());
+        commits.filter(|c| c.acknowledged.is_some_and(|at| at >= since)).count()
+    }
+
     /// When another region than `lost` first had a write to one of `partitions` acknowledged.
     pub fn acknowledged_elsewhere(&self, lost: usize, partitions: &Ownership) -> Option<Micros> {
         let theirs = &self.origins[lost].region;

@@ -25,7 +25,7 @@ pub use invariants::{Kind, Violation};
 pub use report::{Row, json, svg, table};
 pub use setup::Sabotage;
 pub use work::{Work, work};
-pub use world::{Cost, Deal, Failover, Report, Shape, fail_over};
+pub use world::{Cost, Deal, Failover, Report, Shape, Stage, fail_over};
 
 use world::World;
 

@@ -8,7 +8,8 @@ use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::outage::{Probe, Sighting};
 use domicile_core::ownership::Ownership;
 use domicile_core::progress::Progress;
-use domicile_core::time::Time;
+use domicile_core::promise::Ask;
+use domicile_core::time::{Millis, Time};
 
 use crate::directory::{RunDocument, Snapshot};
 use crate::disk::Record;
@@ -61,6 +62,16 @@ pub enum Message {
     Sealed {
         run: RunId,
         held: Vec<Cut>,
+        /// For how long what the sender has promised may still be lived on.
+        promised: Millis,
+    },
+    /// A lease in the directory's stead. The token comes back, as that of a renewal does.
+    AskPromise {
+        token: Time,
+        ask: Ask,
+    },
+    Promised {
+        token: Time,
     },
     WriteCanary(RunId),
     CanaryWritten(RunId),
@@ -86,6 +97,8 @@ impl Message {
         match self {
             Self::Renew { .. }
             | Self::Renewed { .. }
+            | Self::AskPromise { .. }
+            | Self::Promised { .. }
             | Self::Fetch { .. }
             | Self::Records { .. }
             | Self::Report(_) => Errand::EveryDay,

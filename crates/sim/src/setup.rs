@@ -48,6 +48,8 @@ pub enum Sabotage {
     ForgetAge,
     /// A repair takes a peer's rows without asking how far the peer is.
     RepairBlindly,
+    /// A cut does not wait for what the survivors have promised.
+    CutUnderPromises,
 }
 
 #[derive(Clone, Debug)]

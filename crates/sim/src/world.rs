@@ -26,8 +26,10 @@ mod client;
 mod operator;
 mod rest;
 mod scale;
+mod stage;
 
 pub use scale::{Cost, Deal, Failover, Shape, fail_over};
+pub use stage::Stage;
 
 use operator::Operator;
 use scale::Tally;

@@ -87,3 +87,11 @@ fn counting_the_copies_of_a_region_that_is_no_member_is_noticed() {
 fn repairing_from_just_any_peer_is_noticed() {
     is_noticed(Sabotage::RepairBlindly, Kind::Safety);
 }
+
+/// Promises are lived on in few of the worlds, so this one is named.
+#[test]
+fn a_cut_that_does_not_wait_for_promises_is_noticed() {
+    let options = Options { sabotage: Some(Sabotage::CutUnderPromises), ..Options::default() };
+    let broken = run(519, options).violation.map(|broken| broken.kind);
+    assert_eq!(broken, Some(Kind::Safety));
+}

@@ -83,6 +83,8 @@ pub struct Facts {
     pub regions: BTreeMap<RegionId, RegionFacts>,
     /// What each survivor held of the fenced region's logs when it sealed them for this run.
     pub seals: BTreeMap<RegionId, Vec<Cut>>,
+    /// When what those had promised to the fenced region is over for certain: see [`crate::promise`].
+    pub promises_over_at: Option<Time>,
     /// A write went through the guard of the new owner, for this run.
     pub canary_written: bool,
     /// Who has approved this run.
@@ -305,7 +307,7 @@ impl fmt::Display for Blocker {
                 write!(f, "the outage of region {region} is not confirmed")?;
                 match outage {
                     Some(Outage::Suspected { by }) => write!(f, ": only {by:?} agree"),
-                    Some(Outage::Disputed { by }) => write!(f, ": {by} could write there"),
+                    Some(Outage::Disputed { by }) => write!(f, ": {by} knows that it is there"),
                     _ => Ok(()),
                 }
             }

@@ -77,6 +77,7 @@ impl Outside {
             ownership_revision: self.ownership_revision,
             regions: regions.collect(),
             seals: BTreeMap::new(),
+            promises_over_at: None,
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),

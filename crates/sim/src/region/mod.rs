@@ -14,6 +14,7 @@ use domicile_core::lsn::Lsn;
 use domicile_core::outage::Probe;
 use domicile_core::ownership::Ownership;
 use domicile_core::progress::OriginProgress;
+use domicile_core::promise::Promises;
 use domicile_core::time::{PgTime, Time};
 
 use crate::clock::{Clock, MS, Micros};
@@ -96,8 +97,18 @@ pub struct Agent {
     state: Option<Rc<Snapshot>>,
     /// By region: the lease's revision as this agent timed it.
     leases: Vec<Option<Seen>>,
+    /// When it was read last.
+    heard_directory: Option<Time>,
     renewal: Renewal,
+    /// The newest renewal by the directory.
+    renewed_at: Time,
     held: Option<Held>,
+    /// The guard's deadline is one that peers have promised.
+    on_promises: bool,
+    /// What the peers are asked for now.
+    asking: Option<tenure::Asking>,
+    /// What this agent has promised to others.
+    promises: Promises,
     /// The ownership revision that the guard goes by.
     guard_revision: u64,
     /// Runs for which the guard is closed, with the barrier once it is written.
@@ -156,12 +167,18 @@ impl Agent {
     pub fn start(host: &mut Host, cx: &mut Context<'_>) -> Self {
         let count = cx.setup.count();
         let end = host.disk.logs[host.index].flushed;
+        let now = host.clock.monotonic(cx.now);
         cx.out.push(Output::Wake { after: cx.rng.below(TICK), wake: Wake::Tick });
         Self {
             state: None,
             leases: vec![None; count],
+            heard_directory: None,
             renewal: Renewal::Idle,
+            renewed_at: now,
             held: None,
+            on_promises: false,
+            asking: None,
+            promises: Promises::new(now),
             guard_revision: 0,
             draining: BTreeMap::new(),
             progress: OriginProgress::resume(end),
@@ -252,7 +269,11 @@ impl Agent {
             }
             Message::Report(report) => self.hear(host, cx, from, report),
             Message::SealThese { run, seals } => self.seal(host, cx, from, run, seals),
-            Message::Sealed { run, held } => self.sealed(cx, from, run, held),
+            Message::Sealed { run, held, promised } => {
+                self.sealed(host, cx, from, run, (held, promised));
+            }
+            Message::AskPromise { token, ask } => self.answer_ask(host, cx, from, token, &ask),
+            Message::Promised { token } => self.promised(host, cx, from, token),
             Message::WriteCanary(run) => self.write_canary(host, cx, from, run),
             Message::CanaryWritten(run) => self.canary_written(&run),
             Message::ProbeGuard => self.answer_probe(host, cx, from),

@@ -33,8 +33,9 @@ impl Agent {
         // A database that is down admits nothing, and comes back without a guard.
         let ownership_seen =
             if host.postgres.up { self.guard_revision } else { self.ownership_revision() };
-        let sightings =
-            (0..cx.setup.count()).filter_map(|r| Some((r, self.sighting(host, r, now)?))).collect();
+        let sightings = (0..cx.setup.count())
+            .filter_map(|r| Some((r, self.sighting(host, cx.setup, r, now)?)))
+            .collect();
         let ownership_read = self.ownership_revision();
         let report = Rc::new(Report { progress, ownership_read, ownership_seen, sightings });
         for peer in (0..cx.setup.count()).filter(|r| *r != host.index) {
@@ -53,12 +54,14 @@ impl Agent {
         self.heard[from] = Some((host.clock.monotonic(cx.now), report));
     }
 
-    fn sighting(&self, host: &Host, region: usize, now: Time) -> Option<Sighting> {
+    fn sighting(&self, host: &Host, setup: &Setup, region: usize, now: Time) -> Option<Sighting> {
         if region == host.index {
             return None;
         }
-        let silent_for = self.leases[region]?.silent_for(now);
+        let seen = self.leases[region]?;
+        let silent_for = if self.hears_directory(now) { seen.silent_for(now) } else { Millis(0) };
         let probe = match self.probes[region] {
+            _ if self.promises.hold(&setup.regions[region], now, &setup.terms) => Probe::Promised,
             Some((at, probe)) if now.since(at) < HEARD_LATELY => probe,
             _ => Probe::Unreachable,
         };
@@ -119,6 +122,7 @@ impl Agent {
             ownership_revision: state.ownership_revision,
             regions,
             seals: execution.map(|e| e.seals.clone()).unwrap_or_default(),
+            promises_over_at: execution.and_then(|e| e.promises_over_at),
             canary_written: execution.is_some_and(|e| e.canary_written),
             approvals: Vec::new(),
             run_known_for: Millis(0),
@@ -139,7 +143,8 @@ impl Agent {
         let origins = || setup.origins.iter().cloned().zip(&progress);
         let flushed: Frontier = origins().map(|(o, p)| (o, p.flushed)).collect();
         let applied: Frontier = origins().map(|(o, p)| (o, p.applied)).collect();
-        let mut sightings: Vec<Sighting> = self.sighting(host, region, now).into_iter().collect();
+        let mut sightings: Vec<Sighting> =
+            self.sighting(host, setup, region, now).into_iter().collect();
         for (_, heard) in self.heard.iter().flatten().filter(lately) {
             let told = heard.sightings.iter().filter(|(about, _)| *about == region);
             sightings.extend(told.map(|(_, sighting)| sighting.clone()));

@@ -11,6 +11,7 @@ use domicile_core::history::Seal;
 use domicile_core::id::{Epoch, PartitionId, RegionId, RunId};
 use domicile_core::lsn::Cut;
 use domicile_core::ownership::{Ownership, OwnershipChange, State};
+use domicile_core::promise;
 use domicile_core::runbook::file::Call;
 use domicile_core::runbook::plan::check;
 use domicile_core::runbook::{Effect, Intent, Next, Plan, executor, failover, next, part_of};
@@ -21,7 +22,7 @@ use crate::clock::Micros;
 use crate::directory::RunDocument;
 use crate::message::Message;
 use crate::postgres::EntryKind;
-use crate::setup::Setup;
+use crate::setup::{Sabotage, Setup};
 
 const OPERATE_EVERY: Millis = Millis(100);
 /// How long the answer to an effect is awaited before the facts are looked at again.
@@ -31,6 +32,7 @@ const EFFECT_PATIENCE: Millis = Millis(400);
 #[derive(Default)]
 pub struct Execution {
     pub seals: BTreeMap<RegionId, Vec<Cut>>,
+    pub promises_over_at: Option<Time>,
     pub canary_written: bool,
     act_again_at: Time,
 }
@@ -199,9 +201,21 @@ impl Agent {
         self.ask_directory(cx);
     }
 
-    pub(super) fn sealed(&mut self, cx: &Context<'_>, from: usize, run: RunId, held: Vec<Cut>) {
+    pub(super) fn sealed(
+        &mut self,
+        host: &Host,
+        cx: &Context<'_>,
+        from: usize,
+        run: RunId,
+        (held, promised): (Vec<Cut>, Millis),
+    ) {
+        let now = host.clock.monotonic(cx.now);
         let execution = self.executions.entry(run).or_default();
         execution.seals.insert(cx.setup.regions[from].clone(), held);
+        if !cx.setup.breaks(Sabotage::CutUnderPromises) {
+            let over_at = promise::over_at(promised, now, &cx.setup.terms);
+            execution.promises_over_at = execution.promises_over_at.max(Some(over_at));
+        }
         execution.look_again();
     }
 

@@ -180,6 +180,7 @@ impl Agent {
         asked: Vec<Seal>,
     ) {
         host.disk.logs.iter_mut().for_each(|log| log.flush());
+        let region = asked.first().map(|seal| seal.region.clone());
         let mut held: Vec<Cut> = Vec::new();
         for seal in asked {
             let region = cx.setup.index(&seal.region).expect("regions never change here");
@@ -200,7 +201,12 @@ impl Agent {
         }
         cx.trace.line(cx.now, format_args!("{} seals for {run}: {held:?}", host.id));
         self.answer_askers(host, cx);
-        send(cx, asker, Message::Sealed { run, held });
+        let now = host.clock.monotonic(cx.now);
+        let promised = match &region {
+            Some(region) => self.promises.left(region, now, &cx.setup.terms),
+            None => Millis(0),
+        };
+        send(cx, asker, Message::Sealed { run, held, promised });
     }
 }
 

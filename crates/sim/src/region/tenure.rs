@@ -5,14 +5,16 @@
 //! region and then waits out its lease waits long enough. And once a guard is closed for a
 //! hand-over, only a grant opens it again: a barrier that is on its way may still arrive.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use domicile_core::id::{PartitionId, RunId};
+use domicile_core::id::{PartitionId, RegionId, RunId};
 use domicile_core::lease::{Held, Seen};
 use domicile_core::lsn::Cut;
 use domicile_core::opening::{self, Open, Repairs, Rows};
 use domicile_core::ownership::{OwnershipChange, State};
-use domicile_core::time::{Millis, Time};
+use domicile_core::promise::{Ask, Needed, judge};
+use domicile_core::time::{Millis, PgTime, Time};
 
 use super::{Agent, Context, Host, Renewal, send};
 use crate::directory::Snapshot;
@@ -21,6 +23,20 @@ use crate::postgres::{EntryKind, Guard};
 
 /// A renewal without an answer is given up after this long.
 const RENEWAL_PATIENCE: Millis = Millis(1000);
+/// After so long without a renewal the peers are asked as well.
+const ASKS_AFTER: Millis = Millis(1200);
+/// A directory that was not read for so long is not heard: what it does not say means nothing.
+const UNHEARD_AFTER: Millis = Millis(1000);
+
+/// Promises that the peers are asked for.
+pub struct Asking {
+    at: Time,
+    wall: PgTime,
+    start: u64,
+    /// The ownership that they are for.
+    revision: u64,
+    given: BTreeSet<RegionId>,
+}
 
 impl Agent {
     pub(super) fn renew(&mut self, host: &mut Host, cx: &mut Context<'_>) {
@@ -30,11 +46,16 @@ impl Agent {
         {
             self.renewal = Renewal::Idle;
         }
-        let waiting = matches!(self.renewal, Renewal::Sent { .. });
-        if now < self.due.renew || waiting || !host.postgres.answers() {
+        if now < self.due.renew || !host.postgres.answers() {
             return;
         }
         self.due.renew = now + cx.setup.terms.renew_every;
+        if now.since(self.renewed_at) > ASKS_AFTER {
+            self.ask_peers(host, cx, now);
+        }
+        if matches!(self.renewal, Renewal::Sent { .. }) {
+            return;
+        }
         let (wall, start) = (host.clock.wall(cx.now), host.postgres.start);
         self.renewal = Renewal::Sent { at: now, wall, start };
         send(cx, cx.setup.directory(), Message::Renew { token: now });
@@ -45,8 +66,79 @@ impl Agent {
             && at == token
         {
             self.held = Some(Held { sent_at: at });
+            (self.renewed_at, self.asking) = (at, None);
             self.renewal = Renewal::Reading { revision, wall, start };
             self.ask_directory(cx);
+        }
+    }
+
+    /// Asks for what the directory does not grant.
+    fn ask_peers(&mut self, host: &Host, cx: &mut Context<'_>, now: Time) {
+        let Some(state) = &self.state else { return };
+        let revision = state.ownership_revision;
+        let terms = &cx.setup.terms;
+        let ask = Ask::new(&host.id, &state.ownership, revision, terms);
+        let (wall, start) = (host.clock.wall(cx.now), host.postgres.start);
+        for peer in self.needed(host, cx).of {
+            let to = cx.setup.index(&peer).expect("regions never change here");
+            send(cx, to, Message::AskPromise { token: now, ask: ask.clone() });
+        }
+        let given = BTreeSet::new();
+        self.asking = Some(Asking { at: now, wall, start, revision, given });
+    }
+
+    fn needed(&self, host: &Host, cx: &Context<'_>) -> Needed {
+        let known = self.ownership().expect("nobody asks before it has read the directory");
+        Needed::new(cx.setup.rpo, known, &host.id, &cx.setup.regions)
+    }
+
+    pub(super) fn answer_ask(
+        &mut self,
+        host: &Host,
+        cx: &mut Context<'_>,
+        asker: usize,
+        token: Time,
+        ask: &Ask,
+    ) {
+        let now = host.clock.monotonic(cx.now);
+        let known = self.state.as_ref().map(|state| state.ownership_revision);
+        if let Err(why) = judge(ask, known, &host.disk.seals, &cx.setup.terms) {
+            let (here, from) = (&host.id, &ask.from);
+            cx.trace.line(cx.now, format_args!("{here} promises {from} nothing: {why}"));
+            return;
+        }
+        self.promises.give(&ask.from, now);
+        // It is there.
+        self.leases[asker] = self.leases[asker].map(|seen| seen.heard_again(now));
+        send(cx, asker, Message::Promised { token });
+    }
+
+    pub(super) fn promised(
+        &mut self,
+        host: &mut Host,
+        cx: &mut Context<'_>,
+        from: usize,
+        token: Time,
+    ) {
+        let revision = self.ownership_revision();
+        let peer = cx.setup.regions[from].clone();
+        let asked = self.asking.as_mut().filter(|a| a.at == token && a.revision == revision);
+        let Some(asking) = asked else { return };
+        asking.given.insert(peer);
+        let (wall, start) = (asking.wall, asking.start);
+        if start != host.postgres.start || !host.postgres.answers() {
+            return;
+        }
+        let given = asking.given.clone();
+        if self.needed(host, cx).suffice(&given) {
+            cx.trace.line(cx.now, format_args!("{} lives on promises of {given:?}", host.id));
+            self.asking = None;
+            let newer = self.held.is_none_or(|held| held.sent_at < token);
+            if newer {
+                self.held = Some(Held { sent_at: token });
+                self.on_promises = true;
+                self.set_deadline(host, cx, wall, start);
+            }
         }
     }
 
@@ -56,6 +148,12 @@ impl Agent {
             return;
         }
         let now = host.clock.monotonic(cx.now);
+        if !self.hears_directory(now) {
+            for seen in self.leases.iter_mut().flatten() {
+                *seen = seen.heard_again(now);
+            }
+        }
+        self.heard_directory = Some(now);
         for (seen, revision) in self.leases.iter_mut().zip(&read.leases) {
             if *revision > 0 {
                 *seen = Some(Seen::note(*seen, *revision, now));
@@ -65,8 +163,22 @@ impl Agent {
             self.executions.values_mut().for_each(|e| e.look_again());
             self.due.operate = now;
         }
+        let gains = match (self.ownership(), &read.ownership) {
+            (Some(before), after) => after.gives(before, &host.id),
+            (None, _) => true,
+        };
         self.state = Some(read);
+        if gains && self.on_promises {
+            // The promises that it lives on do not speak of what it gains.
+            (self.held, self.on_promises) = (None, false);
+            host.postgres.guard = None;
+        }
         self.extend(host, cx);
+    }
+
+    /// Was the directory read lately?
+    pub(super) fn hears_directory(&self, now: Time) -> bool {
+        self.heard_directory.is_some_and(|at| now.since(at) < UNHEARD_AFTER)
     }
 
     /// Sets the guard's deadline for a renewal whose ownership is known now.
@@ -76,9 +188,13 @@ impl Agent {
         if !fresh || !host.postgres.answers() {
             return;
         }
-        self.renewal = Renewal::Idle;
+        (self.renewal, self.on_promises) = (Renewal::Idle, false);
+        self.set_deadline(host, cx, wall, start);
+    }
+
+    fn set_deadline(&mut self, host: &mut Host, cx: &mut Context<'_>, wall: PgTime, start: u64) {
         let life = cx.setup.terms.ttl - cx.setup.terms.margin;
-        let deadline = domicile_core::time::PgTime(wall.0 + life.0 as i64 * 1000);
+        let deadline = PgTime(wall.0 + life.0 as i64 * 1000);
         let open = match host.postgres.guard.take() {
             Some(guard) if guard.start == start => guard.open,
             _ => Vec::new(),

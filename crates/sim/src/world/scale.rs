@@ -117,7 +117,7 @@ pub fn fail_over(shape: Shape) -> Result<Cost, String> {
 }
 
 impl World {
-    fn run_until(&mut self, time: Micros) {
+    pub(super) fn run_until(&mut self, time: Micros) {
         while self.oracle.violation.is_none()
             && let Some(entry) = self.queue.first_entry()
             && entry.key().0 <= time

@@ -304,6 +304,7 @@ impl Protocol {
             ownership_revision: known.ownership_revision,
             regions: (0..3).map(|other| (id(other), seen(other))).collect::<BTreeMap<_, _>>(),
             seals: seals.map(|(peer, held)| (id(*peer), held.clone())).collect(),
+            promises_over_at: None,
             canary_written: owner.is_some(),
             approvals: Vec::new(),
             run_known_for: Millis(0),

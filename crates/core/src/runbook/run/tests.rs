@@ -39,6 +39,7 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         ownership_revision: 1,
         regions: regions.iter().map(alive).collect(),
         seals: Default::default(),
+        promises_over_at: None,
         canary_written: false,
         approvals: Vec::new(),
         run_known_for: Millis(0),
@@ -450,6 +451,29 @@ fn a_fenced_region_that_came_back_and_knows_the_fence_is_not_waited_for() {
         matches!(next(&plan, &recorded(true), &facts), Next::Do { step: 3, .. }),
         "it goes on to the cut"
     );
+}
+
+#[test]
+fn a_cut_waits_for_the_longest_promise_where_acknowledgements_run_ahead() {
+    let within = Rpo::Within { copies: 1, age: Millis(250) };
+    for rpo in [Rpo::None, within, Rpo::Zero { copies: 1 }] {
+        let mut facts = facts(rpo);
+        lose_eu(&mut facts);
+        let plan = failover(&facts);
+        facts.now = Time(9000);
+        change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: run() });
+        for survivor in ["ap", "us"] {
+            facts.seals.insert(region(survivor), Vec::new());
+        }
+        facts.promises_over_at = Some(Time(9500));
+        let waits = matches!(
+            next(&plan, &recorded(true), &facts),
+            Next::Wait { blocker: Blocker::LeaseLive { over_at: Time(9500), .. }, .. }
+        );
+        assert_eq!(waits, rpo.runs_ahead(), "{rpo:?}");
+        facts.now = Time(9500);
+        assert!(matches!(next(&plan, &recorded(true), &facts), Next::Do { step: 3, .. }));
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@
 //! nothing more can be acknowledged, and what was is held by a sealed survivor. The lease need
 //! not be waited for.
 //!
+//! It may also live on promises of its peers ([`crate::promise`]); the seals of those say until when.
+//!
 //! With a bounded RPO that says that the owner can run ahead of its copies no further than the
 //! bound; but it may still begin to, so the end of the lease is waited for too. Without remote
 //! copies only the end of the lease stops acknowledgements.
@@ -73,7 +75,7 @@ impl Seal {
     /// the fence, it admits nothing that the fence forbids.
     fn lease_wait(&self, facts: &Facts) -> Option<Blocker> {
         let from = facts.regions.get(&self.from)?;
-        let over_at = from.lease_over_at?;
+        let over_at = from.lease_over_at.max(facts.promises_over_at)?;
         let knows = from.reachable && from.ownership_seen >= facts.ownership_revision;
         (facts.rpo.runs_ahead() && facts.now < over_at && !knows)
             .then(|| Blocker::LeaseLive { region: self.from.clone(), over_at })
