@@ -52,6 +52,7 @@ use crate::positions::Positions;
 use crate::postgres::canary::Canary;
 use crate::postgres::pulse::{Listener, Silence};
 use crate::postgres::slot;
+use crate::promises::Given;
 use crate::recover::Recovery;
 use crate::repair::Repairer;
 use crate::report::Reporter;
@@ -220,6 +221,7 @@ struct Parts {
     incarnations: watch::Receiver<Arc<directory::View>>,
     notices: Notices,
     intake: Arc<Intake>,
+    promises: Given,
     peers: BTreeMap<RegionId, peer::Client>,
     credentials: Option<Arc<Credentials>>,
     continuity: Continuity,
@@ -254,7 +256,10 @@ impl Parts {
         let runs = directory.follow(RUN_PREFIX, shutdown.clone());
         let reseeds = directory.follow(RESEED_PREFIX, shutdown.clone());
         let incarnations = directory.follow(INCARNATION_PREFIX, shutdown.clone());
-        let intake = Arc::new(Intake::open(logs.clone(), ownership.clone(), &data)?);
+        let clock = Clock::new();
+        let promises = Given::new(clock, config.lease);
+        let intake = Intake::open(logs.clone(), ownership.clone(), promises.clone(), &data)?;
+        let intake = Arc::new(intake);
         let peers = config
             .regions
             .iter()
@@ -271,7 +276,7 @@ impl Parts {
         }
         Ok(Self {
             positions,
-            clock: Clock::new(),
+            clock,
             config,
             here,
             origin,
@@ -285,6 +290,7 @@ impl Parts {
             incarnations,
             notices,
             intake,
+            promises,
             peers,
             credentials,
             continuity,
@@ -359,6 +365,7 @@ impl Parts {
             positions: self.positions.clone(),
             own_status,
             peers: self.peers.clone(),
+            promises: self.promises.clone(),
         })
     }
 
@@ -415,6 +422,7 @@ impl Parts {
             agent: uuid::Uuid::now_v7().to_string(),
             clock: self.clock,
             directory: self.directory.clone(),
+            peers: self.peers.clone(),
             ownership: self.ownership.clone(),
             barriers,
             continuity: self.continuity.clone(),

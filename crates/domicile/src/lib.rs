@@ -33,6 +33,7 @@ pub mod pieces;
 pub mod positions;
 pub mod postgres;
 mod programs;
+pub mod promises;
 pub mod proto;
 pub mod recover;
 pub mod repair;

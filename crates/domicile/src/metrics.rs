@@ -40,6 +40,11 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
         gauge("directory_reachable", "1 while the agent hears the directory.")
             .is(status.directory_connected),
         gauge("lease_live", "1 while this region may write what it owns.").is(status.lease_live),
+        gauge(
+            "lease_promised",
+            "1 while other regions renew this region's lease because the directory does not.",
+        )
+        .is(!status.promised_by.is_empty()),
         gauge("partitions_owned", "Partitions that this region owns.").of(owned as f64),
         counter("captured_transactions", "Transactions read from this region's WAL.")
             .of(status.captured_transactions_total as f64),

@@ -31,6 +31,7 @@ use crate::directory::view::OwnershipView;
 use crate::log::Logs;
 use crate::peer;
 use crate::positions::Positions;
+use crate::promises::Given;
 use crate::proto::{ProbeRequest, StatusRequest};
 use crate::status::{LastHeard, PeerStatus, RegionStatus};
 
@@ -58,6 +59,7 @@ pub struct Sources {
     pub positions: Positions,
     pub own_status: watch::Receiver<Arc<RegionStatus>>,
     pub peers: BTreeMap<RegionId, peer::Client>,
+    pub promises: Given,
 }
 
 struct Shared {
@@ -147,6 +149,7 @@ impl Observer {
                 .and_then(Result::ok)
                 .and_then(|answer| serde_json::from_str(&answer.into_inner().json).ok());
             let now = self.shared.sources.clock.now();
+            self.hear_promised(&region);
             if let Some(status) = status {
                 self.lock().entry(region.clone()).or_default().status = Some((now, status));
             }
@@ -161,6 +164,15 @@ impl Observer {
                 () = tokio::time::sleep(ASK_EVERY) => {}
             }
         }
+    }
+
+    /// Who has just asked us for a promise was there, whatever the directory says.
+    fn hear_promised(&self, region: &RegionId) {
+        let Some(at) = self.shared.sources.promises.given(region) else { return };
+        let mut seen = self.lock();
+        let Some(remembered) = seen.get_mut(region) else { return };
+        let later = |lease: Seen| if lease.at < at { lease.heard_again(at) } else { lease };
+        remembered.lease = remembered.lease.map(later);
     }
 
     async fn probe(&self, client: &mut peer::Client) -> Probe {
@@ -295,13 +307,13 @@ impl Observer {
         now: Time,
     ) -> domicile_core::outage::Outage {
         let sources = &self.shared.sources;
-        let ours = seen.get(region).cloned().unwrap_or_default();
+        let ours = seen.get(region);
         let heard = sources.leases.borrow().connected;
-        let silent_for =
-            ours.lease.filter(|_| heard).map_or(Millis(0), |lease| lease.silent_for(now));
+        let lease = ours.and_then(|ours| ours.lease).filter(|_| heard);
+        let silent_for = lease.map_or(Millis(0), |lease| lease.silent_for(now));
         // A region that was never seen alive is starting up, not lost.
         let mut sightings = Vec::new();
-        if let Some(probe) = ours.probe {
+        if let Some(probe) = self.probed(region, ours) {
             sightings.push(Sighting { observer: sources.region.clone(), silent_for, probe });
         }
         for (observer, remembered) in seen {
@@ -321,7 +333,17 @@ impl Observer {
 
     /// Our own last probe of a region, for our status.
     pub fn probe_of(&self, region: &RegionId) -> Option<Probe> {
-        self.lock().get(region).and_then(|r| r.probe)
+        self.probed(region, self.lock().get(region))
+    }
+
+    fn probed(&self, region: &RegionId, ours: Option<&Remembered>) -> Option<Probe> {
+        let promised = self.shared.sources.promises.holds(region).then_some(Probe::Promised);
+        promised.or(ours.and_then(|ours| ours.probe))
+    }
+
+    /// By this agent's clock.
+    pub fn now(&self) -> Time {
+        self.shared.sources.clock.now()
     }
 
     /// How long a region is still on probation, by what we have seen ourselves.

@@ -14,13 +14,14 @@ use domicile_core::config::Config;
 use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::Ownership;
+use domicile_core::promise;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
     Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, ended,
     executor, failover, next, part_of, range_of_part, waits_for_people,
 };
-use domicile_core::time::Time;
+use domicile_core::time::{Millis, Time};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -38,11 +39,11 @@ use crate::directory::{Client as Directory, View, Written};
 use crate::kill_at::{KillAt, Moment};
 use crate::observe::Observer;
 use crate::peer;
-use crate::peer::intake::Intake;
+use crate::peer::intake::{Intake, Sealed};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
 use crate::programs;
-use crate::proto::{ProbeRequest, SealRequest, seal_request};
+use crate::proto::{ProbeRequest, SealRequest, SealResponse, seal_response};
 
 /// How often the facts are looked at when nothing tells of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -76,6 +77,8 @@ struct Performing {
     /// When this agent has first seen it.
     known_since: Time,
     seals: BTreeMap<RegionId, Vec<Cut>>,
+    /// When what those had promised is over.
+    promises_over_at: Option<Time>,
     canary_written: bool,
     /// The program that runs for a step, by the step's number; it ends with the run.
     program: Option<(usize, AbortOnDropHandle<(Answer, String)>)>,
@@ -197,6 +200,7 @@ impl Operator {
                     plan,
                     known_since: facts.now,
                     seals: BTreeMap::new(),
+                    promises_over_at: None,
                     canary_written: false,
                     program: None,
                     answers: BTreeMap::new(),
@@ -222,6 +226,7 @@ impl Operator {
         self.hear_program(run).await?;
         loop {
             facts.seals.clone_from(&run.seals);
+            facts.promises_over_at = run.promises_over_at;
             facts.canary_written = run.canary_written;
             facts.approvals = lift_approvals(&run.document.approvals);
             facts.run_known_for = facts.now.since(run.known_since);
@@ -316,8 +321,11 @@ impl Operator {
                 });
                 for (region, sealed) in futures_util::future::join_all(asked).await {
                     match sealed {
-                        Ok(held) => {
-                            run.seals.insert(region, held);
+                        Ok(sealed) => {
+                            let (now, terms) = (self.observer.now(), &self.config.lease);
+                            let over_at = promise::over_at(sealed.promised, now, terms);
+                            run.promises_over_at = run.promises_over_at.max(Some(over_at));
+                            run.seals.insert(region, sealed.held);
                         }
                         Err(error) => tracing::warn!(%region, "did not seal: {error:#}"),
                     }
@@ -396,7 +404,7 @@ impl Operator {
         from: &RegionId,
         epochs: &[(PartitionRange, Epoch)],
         run: &RunId,
-    ) -> anyhow::Result<Vec<Cut>> {
+    ) -> anyhow::Result<Sealed> {
         if *region == self.region {
             return self.intake.seal(from, epochs).await;
         }
@@ -405,19 +413,15 @@ impl Operator {
             cluster: self.config.cluster.clone(),
             run: run.to_string(),
             origin_region: from.to_string(),
-            epochs: epochs
-                .iter()
-                .map(|(range, epoch)| seal_request::Epochs {
-                    first: range.first,
-                    last: range.last,
-                    epoch: epoch.0,
-                })
-                .collect(),
+            epochs: peer::lower_epochs(epochs),
         };
         let answer =
             timeout(CALL_TIMEOUT, peer.seal(request)).await.context("ask for a seal")??;
-        let held = answer.into_inner().held.into_iter();
-        held.map(|h| Ok(Cut { origin: h.origin.parse()?, lsn: Lsn(h.lsn) })).collect()
+        let SealResponse { held, promised_ms } = answer.into_inner();
+        let cut =
+            |h: seal_response::Held| Ok(Cut { origin: h.origin.parse()?, lsn: Lsn(h.lsn) });
+        let held = held.into_iter().map(cut).collect::<anyhow::Result<_>>()?;
+        Ok(Sealed { held, promised: Millis(promised_ms) })
     }
 
     async fn write_canary(

@@ -215,6 +215,7 @@ impl Reporter {
             postgres_reachable: tenure.postgres_reachable,
             postgres_version: tenure.postgres_version,
             lease_live: tenure.lease_until.is_some_and(|until| now < until),
+            promised_by: tenure.promised_by.iter().map(ToString::to_string).collect(),
             owns: owns.collect(),
             not_opened: tenure.closed.iter().map(ToString::to_string).collect(),
             ownership_seen: view.revision.min(tenure.guard_revision),
@@ -287,7 +288,18 @@ impl Reporter {
             add("postgres_unreachable", "the agent cannot reach this region's PostgreSQL");
         }
         if !view.connected {
-            add("directory_unreachable", "writes stop when the lease runs out");
+            let detail = "no owner changes; writes stop when the lease runs out, unless enough of the other \
+                          regions renew it instead";
+            add("directory_unreachable", detail);
+        }
+        if !tenure.promised_by.is_empty() {
+            let by: Vec<&str> = tenure.promised_by.iter().map(RegionId::as_str).collect();
+            let detail = format!(
+                "the directory does not renew this region's lease, {} does: it writes on, and whoever wants \
+                 its partitions waits for that; get the directory back before a region is lost, too",
+                by.join(" with ")
+            );
+            add("on_promises", &detail);
         }
         if view.regressed {
             let detail = "the directory is older than what was seen before, nothing of it is believed: give \

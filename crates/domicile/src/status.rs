@@ -23,6 +23,9 @@ pub struct RegionStatus {
     pub postgres_version: u32,
     /// May this region's PostgreSQL admit writes to what it owns, right now?
     pub lease_live: bool,
+    /// The regions that renew its lease while the directory does not.
+    #[serde(default)]
+    pub promised_by: Vec<String>,
     pub owns: Vec<OwnedRange>,
     /// Those of them that nobody may write yet.
     #[serde(default)]
@@ -139,7 +142,8 @@ pub struct PeerStatus {
     /// How long we have seen no renewal of the peer's lease.
     pub lease_silent_ms: u64,
     /// What became of our last write through the peer's guard, tried once its lease fell silent:
-    /// `written`, `refused`, `unreachable`; empty while it is not tried.
+    /// `written`, `refused`, `unreachable`; `promised` while the peer lives on a promise of ours; empty
+    /// while it is not tried.
     #[serde(default)]
     pub probe: String,
     /// How long no failover chooses the peer by itself, where there is another: it came and went.
@@ -237,6 +241,7 @@ impl PeerStatus {
         match self.probe.as_str() {
             WRITTEN => Probe::Written,
             REFUSED => Probe::Refused,
+            PROMISED => Probe::Promised,
             _ => Probe::Unreachable,
         }
     }
@@ -244,6 +249,7 @@ impl PeerStatus {
 
 const WRITTEN: &str = "written";
 const REFUSED: &str = "refused";
+const PROMISED: &str = "promised";
 
 /// What [`RegionStatus::flushed`] says, as of now.
 pub fn log_ends(logs: &Logs) -> BTreeMap<String, String> {
@@ -257,7 +263,7 @@ pub fn probe_word(probe: Option<Probe>) -> String {
         Some(Probe::Written) => WRITTEN,
         Some(Probe::Refused) => REFUSED,
         Some(Probe::Unreachable) => "unreachable",
-        Some(Probe::Promised) => "promised",
+        Some(Probe::Promised) => PROMISED,
     }
     .to_owned()
 }

@@ -5,26 +5,31 @@
 //! it, and only then extend the guard's deadline, counted from that first reading. So a renewal
 //! that is late grants nothing, and the guard never outlives a fence that it has not seen.
 //!
+//! A directory that does not answer is waited for as long as there is still time to ask the peers: they
+//! may promise the lease in its stead ([`domicile_core::promise`]), for what the guard goes by already.
+//!
 //! **Invariant:** the deadline is extended only after the guard's map is as new as the ownership
 //! that was read after the renewal.
 //!
 //! What is ours is not open for that: see [`domicile_core::opening`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use domicile_core::config::{Config, Sequences};
 use domicile_core::continuity::Verdict;
 use domicile_core::id::{Origin, PartitionRange, RegionId, RunId};
-use domicile_core::lease::Held;
+use domicile_core::lease::{self, Held};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::opening::{self, Open, Rows};
 use domicile_core::ownership::{Ownership, OwnershipChange};
+use domicile_core::promise::{Ask, Needed};
 use domicile_core::sequence::Place;
 use domicile_core::time::Time;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -37,13 +42,14 @@ use crate::directory::documents::{
 };
 use crate::directory::places;
 use crate::directory::view::OwnershipView;
-use crate::directory::{Client as Directory, Written};
+use crate::directory::{Client as Directory, DirectoryError, Written};
 use crate::log::Log;
 use crate::positions::Positions;
 use crate::postgres::drain::{Door, drain};
 use crate::postgres::pulse::Silence;
 use crate::postgres::sequences::{self, Look};
 use crate::postgres::{guard, session, setup};
+use crate::{peer, promises};
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How long moving sequences may hold this loop up: no value is drawn twice without that, only a
@@ -62,6 +68,8 @@ pub struct TenureState {
     pub postgres_version: u32,
     /// Until when the guard admits writes, by this agent's clock.
     pub lease_until: Option<Time>,
+    /// Who has promised that, where the directory did not grant it.
+    pub promised_by: BTreeSet<RegionId>,
     /// The revision of ownership that the guard goes by.
     pub guard_revision: u64,
     /// The schema, the guard and the publication are there.
@@ -87,6 +95,7 @@ pub struct Tenure {
     pub agent: String,
     pub clock: Clock,
     pub directory: Directory,
+    pub peers: BTreeMap<RegionId, peer::Client>,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     /// Barriers that stand in our log.
     pub barriers: watch::Receiver<Vec<(RunId, Cut)>>,
@@ -117,6 +126,15 @@ struct Guard {
     judged: bool,
     /// The newest renewal.
     held: Option<Held>,
+    /// It was promised by peers, for what the map said then.
+    promised: bool,
+}
+
+/// When a renewal was begun, by our clock and by the database's.
+#[derive(Clone, Copy)]
+struct Begun {
+    held: Held,
+    database: i64,
 }
 
 impl Tenure {
@@ -131,7 +149,10 @@ impl Tenure {
                     }
                 }
             }
-            self.state.send_modify(|state| state.lease_until = None);
+            self.state.send_modify(|state| {
+                state.lease_until = None;
+                state.promised_by.clear();
+            });
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(RETRY_AFTER) => {}
@@ -153,24 +174,27 @@ impl Tenure {
         let mut renew =
             tokio::time::interval(Duration::from_millis(self.config.lease.renew_every.0));
         renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut complaint = Complaint::default();
         loop {
             tokio::select! {
                 biased;
                 changed = self.ownership.changed() => {
                     changed.context("the directory is closed")?;
                     let view = self.ownership.borrow_and_update().clone();
-                    if let Some(ownership) = &view.ownership {
+                    // What the guard's deadline rests on is not known before the first renewal.
+                    if let (Some(ownership), Some(_)) = (&view.ownership, &guard.map) {
                         self.follow(&mut guard, ownership, view.revision).await?;
                     }
-                    self.announce_barriers().await?;
+                    self.announce_barriers(&guard).await?;
                 }
                 changed = self.barriers.changed() => {
                     changed.context("capture is closed")?;
-                    self.announce_barriers().await?;
+                    self.announce_barriers(&guard).await?;
                 }
                 _ = renew.tick() => {
                     if !self.may_pass_over(&guard) {
-                        self.renew(&mut guard).await?;
+                        self.renew(&mut guard, &mut complaint).await?;
+                        self.announce_barriers(&guard).await?;
                     }
                 }
                 settles = settles(
@@ -214,13 +238,25 @@ impl Tenure {
         });
         let door = Door::open(&self.postgres).await?;
         let open = guard::read_open(&client, &self.region).await?;
-        let (closed, written_to) = (Vec::new(), None);
-        Ok(Guard { client, door, map: None, open, closed, written_to, judged: false, held: None })
+        Ok(Guard {
+            client,
+            door,
+            map: None,
+            open,
+            closed: Vec::new(),
+            written_to: None,
+            judged: false,
+            held: None,
+            promised: false,
+        })
     }
 
     /// Writes the first ownership when this is a new cluster.
     async fn found_cluster(&self) -> anyhow::Result<()> {
         let seen = self.ownership.borrow().clone();
+        if seen.ownership.is_some() {
+            return Ok(());
+        }
         if self.directory.get(OWNERSHIP_KEY).await?.is_none() {
             if seen.contradicts(None) {
                 bail!("{REGRESSED}");
@@ -247,7 +283,11 @@ impl Tenure {
         if self.config.sequences == Sequences::Leave {
             return Ok(());
         }
-        let place = places::place_of(&self.directory, &self.region).await?;
+        let known = self.state.borrow().place;
+        let place = match known {
+            Some(place) => place,
+            None => places::place_of(&self.directory, &self.region).await?,
+        };
         sequences::keep(&mut guard.client, &self.config, place, Look::Columns).await?;
         self.state.send_modify(|state| state.place = Some(place));
         Ok(())
@@ -257,13 +297,13 @@ impl Tenure {
     async fn advance_sequences(&self, guard: &mut Guard) {
         let Some(place) = self.state.borrow().place else { return };
         let advance = sequences::keep(&mut guard.client, &self.config, place, Look::Columns);
-        let advanced = tokio::time::timeout(ADVANCE_WAIT_MAX, advance).await;
+        let advanced = timeout(ADVANCE_WAIT_MAX, advance).await;
         if let Err(error) = advanced.map_err(anyhow::Error::from).and_then(|result| result) {
             tracing::warn!("sequences are not moved behind what others have written: {error:#}");
         }
     }
 
-    async fn renew(&self, guard: &mut Guard) -> anyhow::Result<()> {
+    async fn renew(&self, guard: &mut Guard, complaint: &mut Complaint) -> anyhow::Result<()> {
         if let Err(halted) = self.continuity.check() {
             // What is committed from here on would not be captured.
             guard::revoke_lease(&guard.client).await?;
@@ -274,25 +314,99 @@ impl Tenure {
         }
         self.check_older()?;
         self.check_ack_fence(guard).await?;
+        let begun = self.begin(guard).await?;
+        let patience = self.patience(guard);
+        match timeout(patience, self.grant()).await {
+            Ok(Ok((ownership, revision))) => {
+                complaint.settled();
+                guard.promised = false;
+                self.follow(guard, &ownership, revision).await?;
+                self.extend(guard, begun, BTreeSet::new()).await
+            }
+            Ok(Err(error)) if !is_silence(&error) => Err(error),
+            Ok(Err(error)) => self.live_on(guard, complaint, error).await,
+            Err(_) => {
+                let error = anyhow!("the directory does not answer within {patience:?}");
+                self.live_on(guard, complaint, error).await
+            }
+        }
+    }
+
+    /// What a renewal counts from: read before anybody is asked for it.
+    async fn begin(&self, guard: &Guard) -> anyhow::Result<Begun> {
         let held = Held { sent_at: self.clock.now() };
-        let granted_at = guard::read_clock(&guard.client).await?;
+        Ok(Begun { held, database: guard::read_clock(&guard.client).await? })
+    }
+
+    /// By the directory.
+    async fn grant(&self) -> anyhow::Result<(Ownership, u64)> {
         self.renew_lease().await?;
-        let (ownership, revision) = self.read_ownership().await?;
-        self.follow(guard, &ownership, revision).await?;
+        self.read_ownership().await
+    }
+
+    async fn extend(
+        &self,
+        guard: &mut Guard,
+        begun: Begun,
+        promised_by: BTreeSet<RegionId>,
+    ) -> anyhow::Result<()> {
         let terms = &self.config.lease;
         let lasts = i64::try_from((terms.ttl - terms.margin).0).unwrap_or(i64::MAX) * 1000;
-        guard::set_lease(&guard.client, granted_at, granted_at + lasts).await?;
-        guard.held = Some(held);
-        let until = held.deadline(terms);
-        self.state.send_modify(|state| state.lease_until = Some(until));
+        guard::set_lease(&guard.client, begun.database, begun.database + lasts).await?;
+        guard.held = Some(begun.held);
+        let until = begun.held.deadline(terms);
+        self.state.send_modify(|state| {
+            state.lease_until = Some(until);
+            state.promised_by = promised_by;
+        });
         Ok(())
+    }
+
+    /// Has the peers renew what the directory, which is silent, does not. Where too few do, the next turn
+    /// tries again as long as this session lives.
+    async fn live_on(
+        &self,
+        guard: &mut Guard,
+        complaint: &mut Complaint,
+        silence: anyhow::Error,
+    ) -> anyhow::Result<()> {
+        let view = self.ownership.borrow().clone();
+        if view.regressed {
+            bail!("{REGRESSED}");
+        }
+        let Some(known) = &view.ownership else { return Err(silence) };
+        if guard.map.is_none() {
+            self.let_go(guard).await?;
+        }
+        self.follow(guard, known, view.revision).await?;
+        let begun = self.begin(guard).await?;
+        let regions: Vec<RegionId> = self.config.regions.iter().map(|r| r.id.clone()).collect();
+        let needed = Needed::new(self.config.rpo, known, &self.region, &regions);
+        let ask = Ask::new(&self.region, known, view.revision, &self.config.lease);
+        let within = self.patience(guard);
+        match promises::ask(&self.peers, &self.config.cluster, &needed, &ask, within).await {
+            Ok(given) => {
+                complaint.info("peers renew this region's lease", &silence);
+                guard.promised = true;
+                self.extend(guard, begun, given).await
+            }
+            Err(error) => {
+                let error = silence.context(error);
+                complaint.warn("neither the directory nor peers renew this region's lease", &error);
+                Ok(())
+            }
+        }
+    }
+
+    fn patience(&self, guard: &Guard) -> Duration {
+        let patience = lease::patience(guard.held, self.clock.now(), &self.config.lease);
+        Duration::from_millis(patience.0)
     }
 
     /// Where nobody new is served another region may have to: first the guard is closed, then the lease
     /// in the directory is left to end. This session stays, so that the guard learns who owns what.
     async fn give_up(&self, guard: &mut Guard) -> anyhow::Result<()> {
-        guard::revoke_lease(&guard.client).await?;
-        guard.held = None;
+        self.let_go(guard).await?;
         let way_out = "PostgreSQL answers nobody who connects, so this region writes nothing and its lease \
                        ends: look whether its postmaster hangs";
         let halted = Some(("postgres_takes_no_connections".to_owned(), way_out.to_owned()));
@@ -300,6 +414,17 @@ impl Tenure {
             let changed = state.lease_until.is_some() || state.halted != halted;
             (state.lease_until, state.halted) = (None, halted);
             changed
+        });
+        Ok(())
+    }
+
+    /// Closes the guard for everything, until the next renewal.
+    async fn let_go(&self, guard: &mut Guard) -> anyhow::Result<()> {
+        guard::revoke_lease(&guard.client).await?;
+        (guard.held, guard.promised) = (None, false);
+        self.state.send_modify(|state| {
+            state.lease_until = None;
+            state.promised_by.clear();
         });
         Ok(())
     }
@@ -380,6 +505,11 @@ impl Tenure {
         }
         let before = guard.map.as_ref().map(|(map, _)| map);
         let gained = before.is_some_and(|before| ownership.gives(before, &self.region));
+        if gained && guard.promised {
+            // What it lives on was not promised for this.
+            self.let_go(guard).await?;
+        }
+        let before = guard.map.as_ref().map(|(map, _)| map);
         // Unknown means that something is: a drain too many costs milliseconds.
         let lost = before.is_none_or(|before| before.gives(ownership, &self.region));
         let like_before = before.is_some_and(|before| before.admits_like(ownership));
@@ -473,8 +603,16 @@ impl Tenure {
         self.config.regions.iter().map(|r| (r.id.clone(), r.gateway.clone())).collect()
     }
 
-    /// Tells the directory where our drained epochs end, once those barriers are in our log.
-    async fn announce_barriers(&self) -> anyhow::Result<()> {
+    /// Tells the directory where our drained epochs end, once those barriers are in our log. One that is
+    /// silent is told after the next renewal.
+    async fn announce_barriers(&self, guard: &Guard) -> anyhow::Result<()> {
+        match timeout(self.patience(guard), self.tell_barriers()).await {
+            Ok(Err(error)) if !is_silence(&error) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn tell_barriers(&self) -> anyhow::Result<()> {
         let view = self.ownership.borrow().clone();
         let Some(ownership) = &view.ownership else { return Ok(()) };
         let known = self.barriers.borrow().clone();
@@ -488,6 +626,12 @@ impl Tenure {
         }
         Ok(())
     }
+}
+
+/// Did the directory say nothing? Anything that it says has to be heeded.
+fn is_silence(error: &anyhow::Error) -> bool {
+    let unreachable = |error: &DirectoryError| matches!(error, DirectoryError::Unreachable { .. });
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(unreachable))
 }
 
 /// Returns when something of that has changed for which a partition is kept closed.

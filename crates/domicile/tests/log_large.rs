@@ -6,17 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use domicile::clock::Clock;
 use domicile::directory::view::OwnershipView;
 use domicile::log::{Frame, LOG_SEGMENT_BYTES, Log, LogConfig, LogState, Logs, Spooled};
 use domicile::peer::arrival::Arrival;
 use domicile::peer::intake::{Intake, Outcome};
 use domicile::pieces::Pieces;
+use domicile::promises::Given;
 use domicile_core::change::{Change, Identity, Relation, Stamp, Transaction, Value};
 use domicile_core::frame::Compression;
 use domicile_core::id::{Epoch, Origin, PartitionId, PartitionRange, RegionId, TableName};
+use domicile_core::lease::LeaseTerms;
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
 use domicile_core::record::{self, Changes};
+use domicile_core::time::{DriftPpm, Millis};
 use tokio::sync::watch;
 
 const LARGE: Lsn = Lsn(20);
@@ -237,7 +241,10 @@ impl Receiver {
         let ownership = Some(Ownership::initial(2, &regions));
         let view = OwnershipView { ownership, revision: 1, ..OwnershipView::default() };
         let (_, view) = watch::channel(Arc::new(view));
-        let intake = Intake::open(logs.clone(), view, folder.path()).unwrap();
+        let (ttl, renew_every) = (Millis(3000), Millis(500));
+        let terms = LeaseTerms { ttl, renew_every, margin: Millis(100), drift: DriftPpm(500) };
+        let promises = Given::new(Clock::new(), terms);
+        let intake = Intake::open(logs.clone(), view, promises, folder.path()).unwrap();
         Self { logs, intake, eu: "eu-1".parse().unwrap(), _folder: folder }
     }
 
@@ -332,8 +339,8 @@ async fn a_seal_that_comes_between_two_parts_keeps_the_record_out() {
         receiver.take(&mut arrival, frame).await.unwrap();
     }
     let epochs = [(PartitionRange::new(0, 0), Epoch(1))];
-    let held = receiver.intake.seal(&receiver.eu.region, &epochs).await.unwrap();
-    assert_eq!(held[0].lsn, Lsn(10));
+    let sealed = receiver.intake.seal(&receiver.eu.region, &epochs).await.unwrap();
+    assert_eq!(sealed.held[0].lsn, Lsn(10));
     assert_eq!(receiver.take(&mut arrival, &frames[4]).await.unwrap(), Outcome::Sealed);
     let again: Bytes = frames.concat().into();
     assert_eq!(receiver.take(&mut Arrival::default(), &again).await.unwrap(), Outcome::Sealed);

@@ -14,7 +14,9 @@ use domicile_core::history::{Refused, Seal, accept, may_go_on_from};
 use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::Ownership;
+use domicile_core::promise::{self, Ask};
 use domicile_core::record;
+use domicile_core::time::Millis;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLock, watch};
 
@@ -22,13 +24,24 @@ use super::arrival::{Arrival, Arrived, Step};
 use crate::directory::view::OwnershipView;
 use crate::files::replace;
 use crate::log::{Frame, Log, Logs, Record};
+use crate::promises::Given;
 
-/// The copies of other origins' logs, and what was promised about them.
+/// The copies of other origins' logs, and what was promised about them and their owners.
 pub struct Intake {
     logs: Logs,
     ownership: watch::Receiver<Arc<OwnershipView>>,
     /// Read while appending, written while sealing.
     seals: RwLock<SealFile>,
+    promises: Given,
+}
+
+/// What a seal says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// Up to where each log of the region is held here.
+    pub held: Vec<Cut>,
+    /// For how long the region may still live on what was promised to it here.
+    pub promised: Millis,
 }
 
 /// What became of a batch of records.
@@ -44,10 +57,11 @@ impl Intake {
     pub fn open(
         logs: Logs,
         ownership: watch::Receiver<Arc<OwnershipView>>,
+        promises: Given,
         data: &Path,
     ) -> anyhow::Result<Self> {
         let seals = SealFile::open(data.join("seals.json"))?;
-        Ok(Self { logs, ownership, seals: RwLock::new(seals) })
+        Ok(Self { logs, ownership, seals: RwLock::new(seals), promises })
     }
 
     /// Appends framed records of `origin`, leaving out what is known to lie outside the history.
@@ -149,12 +163,21 @@ impl Intake {
         drop(self.seals.write().await);
     }
 
-    /// Promises durably to take nothing more of these epochs of `region`. Returns what is held.
+    /// Promises a region its lease, unless something it counts on may have changed. A seal ends that, and
+    /// says what is left of it: neither can overtake the other.
+    pub async fn promise(&self, ask: &Ask) -> Result<(), promise::Refused> {
+        let seals = self.seals.read().await;
+        promise::judge(ask, self.revision(), &seals.seals, self.promises.terms())?;
+        self.promises.give(&ask.from);
+        Ok(())
+    }
+
+    /// Promises durably to take nothing more of these epochs of `region`.
     pub async fn seal(
         &self,
         region: &RegionId,
         epochs: &[(PartitionRange, Epoch)],
-    ) -> anyhow::Result<Vec<Cut>> {
+    ) -> anyhow::Result<Sealed> {
         let mut seals = self.seals.write().await;
         let held: Vec<Cut> = self
             .logs
@@ -176,7 +199,7 @@ impl Intake {
             seals.add(new)?;
             tracing::info!(%region, ?held, "sealed");
         }
-        Ok(held)
+        Ok(Sealed { held, promised: self.promises.left(region) })
     }
 }
 

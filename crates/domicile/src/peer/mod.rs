@@ -12,9 +12,11 @@ pub mod server;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_core::id::{Epoch, PartitionRange};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::proto::peer_client::PeerClient;
+use crate::proto::seal_request::Epochs;
 use crate::tls::{self, Credentials};
 
 /// A peer that sends nothing for this long is gone: it sends a heartbeat every
@@ -42,4 +44,19 @@ pub fn channel(address: &str, credentials: Option<&Arc<Credentials>>) -> anyhow:
     Ok(PeerClient::new(tls::channel(&endpoint, credentials))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// Leaves out what is no range.
+pub fn lift_epochs(epochs: &[Epochs]) -> Vec<(PartitionRange, Epoch)> {
+    let ranges = epochs.iter().filter(|e| e.first <= e.last);
+    ranges.map(|e| (PartitionRange::new(e.first, e.last), Epoch(e.epoch))).collect()
+}
+
+pub fn lower_epochs(epochs: &[(PartitionRange, Epoch)]) -> Vec<Epochs> {
+    let lower = |(range, epoch): &(PartitionRange, Epoch)| Epochs {
+        first: range.first,
+        last: range.last,
+        epoch: epoch.0,
+    };
+    epochs.iter().map(lower).collect()
 }

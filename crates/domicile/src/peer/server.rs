@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use domicile_core::config::Config;
-use domicile_core::id::{Epoch, Origin, PartitionId, PartitionRange, RegionId, TableName};
+use domicile_core::id::{Origin, PartitionId, RegionId, TableName};
 use domicile_core::lsn::Lsn;
 use domicile_core::progress::Progress;
 use tokio::net::TcpListener;
@@ -18,20 +18,21 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::intake::Intake;
-use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX, compare};
+use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX, compare, lift_epochs};
 use crate::directory::view::OwnershipView;
 use crate::log::{Frame, Log, LogError, Logs, PartReader};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
 use crate::postgres::compare::mark as postgres_mark;
 use crate::postgres::{rows, session};
+use crate::promises;
 use crate::proto::peer_server::{Peer, PeerServer};
 use crate::proto::subscribe_request::{Kind, Open};
 use crate::proto::{
     CloseSnapshotRequest, CloseSnapshotResponse, CompareRequest, CompareResponse, CopyOutRequest,
     CopyOutResponse, DescribeRequest, DescribeResponse, FetchRowsRequest, FetchRowsResponse,
     MarkRequest, MarkResponse, OpenSnapshotRequest, OpenSnapshotResponse, Position, ProbeRequest,
-    ProbeResponse, Records, RepairRequest, RepairResponse, SealRequest, SealResponse,
+    ProbeResponse, PromiseRequest, PromiseResponse, Records, RepairRequest, RepairResponse, SealRequest, SealResponse,
     StatusRequest, StatusResponse, SubscribeRequest, Value, fetch_rows_response, seal_response,
 };
 use crate::seed::source::Snapshots;
@@ -141,17 +142,27 @@ impl Peer for Service {
         let request = request.into_inner();
         self.same_cluster(&request.cluster)?;
         let region = self.known_region(&request.origin_region)?;
-        let epochs: Vec<(PartitionRange, Epoch)> = request
-            .epochs
-            .iter()
-            .filter(|e| e.first <= e.last)
-            .map(|e| (PartitionRange::new(e.first, e.last), Epoch(e.epoch)))
-            .collect();
-        let held = self.desk.intake.seal(&region, &epochs).await.map_err(internal)?;
-        let held = held
+        let epochs = lift_epochs(&request.epochs);
+        let sealed = self.desk.intake.seal(&region, &epochs).await.map_err(internal)?;
+        let held = sealed
+            .held
             .into_iter()
             .map(|cut| seal_response::Held { origin: cut.origin.to_string(), lsn: cut.lsn.0 });
-        Ok(Response::new(SealResponse { held: held.collect() }))
+        let promised_ms = sealed.promised.0;
+        Ok(Response::new(SealResponse { held: held.collect(), promised_ms }))
+    }
+
+    async fn promise(
+        &self,
+        request: Request<PromiseRequest>,
+    ) -> Result<Response<PromiseResponse>, Status> {
+        let request = request.into_inner();
+        self.same_cluster(&request.cluster)?;
+        let region = self.known_region(&request.region)?;
+        let asked = promises::lift(&request, region);
+        let promised = self.desk.intake.promise(&asked).await;
+        promised.map_err(|why| Status::failed_precondition(why.to_string()))?;
+        Ok(Response::new(PromiseResponse {}))
     }
 
     async fn fetch_rows(

@@ -12,8 +12,9 @@ pub async fn try_all(world: &mut World) {
     long_links_move_no_owner(world).await;
     an_owner_that_nobody_can_read_waits_and_stays(world).await;
     two_that_do_not_see_each_other_hear_of_each_other_over_the_third(world).await;
-    without_the_directory_leases_end_and_no_owner_changes(world).await;
-    an_owner_without_the_directory_is_taken_over(world).await;
+    without_the_directory_owners_write_on_and_none_changes(world).await;
+    an_owner_without_the_directory_lives_on_promises(world).await;
+    an_owner_on_promises_that_is_cut_off_is_taken_over(world).await;
     an_owner_that_is_cut_off_is_taken_over(world).await;
     an_old_copy_of_the_directory_is_not_believed(world).await;
 }
@@ -83,34 +84,49 @@ async fn two_that_do_not_see_each_other_hear_of_each_other_over_the_third(world:
 }
 
 /// F15.
-async fn without_the_directory_leases_end_and_no_owner_changes(world: &mut World) {
+async fn without_the_directory_owners_write_on_and_none_changes(world: &mut World) {
     let before = world.owners().await;
-    let mut branches = Vec::new();
-    for region in NAMES {
-        branches.push((region, world.branch_of(region).await.0, world.client(region).await));
-    }
     world.regions.kill_directory();
-    for (region, branch, client) in &branches {
-        let error = world.refuses(client, *branch).await;
-        let message = error.as_db_error().unwrap().message();
-        assert!(message.contains("lease is over"), "{region}: {message}");
+    for region in NAMES {
+        world.says(region, "on_promises").await;
     }
+    // What the directory had granted is over long before.
+    world.go_on_for(2 * LEASE, "without the directory").await;
+    let refused = world.run(&["switchover", "--partitions", "0", "--to", "ap"]);
+    assert!(!refused.status.success(), "{refused:?}");
     world.regions.start_directory().unwrap();
-    world.all_go_on("when the directory is back").await;
+    for region in NAMES {
+        world.says_no_more(region, "on_promises").await;
+    }
     assert_eq!(world.owners().await, before);
-    world.holds("without the directory leases end and no owner changes").await;
+    world.holds("without the directory owners write on and none changes").await;
 }
 
 /// F10.
-async fn an_owner_without_the_directory_is_taken_over(world: &mut World) {
+async fn an_owner_without_the_directory_lives_on_promises(world: &mut World) {
+    let before = world.owners().await;
+    world.regions.links().cut_directory("us");
+    world.says("us", "on_promises").await;
+    world.go_on_for(2 * LEASE, "while us has no directory").await;
+    assert_eq!(world.owners().await, before);
+    world.regions.links().heal_directory("us");
+    world.says_no_more("us", "on_promises").await;
+    world.holds("an owner without the directory lives on promises").await;
+}
+
+/// F10, and then its peers do not hear it either.
+async fn an_owner_on_promises_that_is_cut_off_is_taken_over(world: &mut World) {
     let (branch, _) = world.branch_of("us").await;
     let client = world.client("us").await;
     world.regions.links().cut_directory("us");
+    world.says("us", "on_promises").await;
+    world.regions.links().isolate("us");
     world.is_taken_over("us").await;
     world.refuses(&client, branch).await;
-    world.others_go_on(&["us"], "while us has no directory").await;
+    world.others_go_on(&["us"], "while us is cut off").await;
+    world.regions.links().rejoin("us");
     world.regions.links().heal_directory("us");
-    world.holds("an owner without the directory is taken over").await;
+    world.holds("an owner on promises that is cut off is taken over").await;
 }
 
 /// F08.

@@ -137,6 +137,14 @@ impl World {
         }
     }
 
+    /// Everybody writes all that time.
+    pub async fn go_on_for(&self, long: Duration, when: &str) {
+        let begun = Instant::now();
+        while begun.elapsed() < long {
+            self.all_go_on(when).await;
+        }
+    }
+
     /// Whoever comes to the gateways of other regions writes everything.
     pub async fn others_go_on(&self, but: &[&str], when: &str) {
         for writer in &self.writers {
@@ -247,6 +255,15 @@ impl World {
         eventually(&format!("{region} says {state}"), async || {
             let status = self.regions.status(region).await.map_err(|e| e.to_string())?;
             if status.says(state) { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+        })
+        .await;
+    }
+
+    /// Waits until a region says it no more.
+    pub async fn says_no_more(&self, region: &str, state: &str) {
+        eventually(&format!("{region} says {state} no more"), async || {
+            let status = self.regions.status(region).await.map_err(|e| e.to_string())?;
+            if status.says(state) { Err(format!("{:?}", status.conditions)) } else { Ok(()) }
         })
         .await;
     }
