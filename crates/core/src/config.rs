@@ -206,7 +206,7 @@ impl Config {
     }
 
     /// The owners at the very beginning, of a cluster of all these regions: partitions dealt out
-    /// among them; everything that cannot be divided goes to the first one.
+    /// among them; everything that cannot be divided goes to the first one, and the canary.
     pub fn initial_ownership(&self) -> Ownership {
         let (ids, total) = (self.region_ids(), self.layout.total());
         let ownership = match self.layout.scheme {
@@ -218,6 +218,7 @@ impl Config {
                 }
             },
         };
-        ownership.with_members(ids)
+        let first = ids[0].clone();
+        ownership.with_members(ids).with_canary(first)
     }
 }

@@ -106,20 +106,31 @@ impl FromStr for Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(pub u32);
 
+impl PartitionId {
+    /// The partition of nobody's rows, there for drills: the last number that PostgreSQL's `integer`
+    /// has, so no layout ever comes near it.
+    pub const CANARY: Self = Self(i32::MAX as u32);
+}
+
 impl fmt::Display for PartitionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }
 }
 
-/// Partitions `first` to `last`, both included: printed and parsed as `4` or `4-7`.
+/// Partitions `first` to `last`, both included: printed and parsed as `4`, `4-7` or `canary`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionRange {
     pub first: u32,
     pub last: u32,
 }
 
+const CANARY_NAME: &str = "canary";
+
 impl PartitionRange {
+    /// Of [`PartitionId::CANARY`] alone.
+    pub const CANARY: Self = Self { first: PartitionId::CANARY.0, last: PartitionId::CANARY.0 };
+
     /// Panics when `first` is past `last`: a range is never empty.
     pub fn new(first: u32, last: u32) -> Self {
         assert!(first <= last, "a partition range is never empty");
@@ -144,7 +155,9 @@ impl PartitionRange {
 
 impl fmt::Display for PartitionRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
+        if *self == Self::CANARY {
+            f.write_str(CANARY_NAME)
+        } else if self.first == self.last {
             write!(f, "{}", self.first)
         } else {
             write!(f, "{}-{}", self.first, self.last)
@@ -161,6 +174,9 @@ impl FromStr for PartitionRange {
     type Err = PartitionRangeError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == CANARY_NAME {
+            return Ok(Self::CANARY);
+        }
         let broken = || PartitionRangeError(text.to_owned());
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         let first = first.parse().map_err(|_| broken())?;

@@ -12,6 +12,9 @@
 //!                   ^ what eu wrote past its cut never becomes history
 //! ```
 //!
+//! Beside the partitions of tables stands the canary: a partition of nobody's rows, which moves like the
+//! others and may be moved at any time. It has a number of its own, far behind all others.
+//!
 //! It also names the members: the regions whose copies count for an acknowledgement, and whose seals
 //! a cut therefore needs. Both in one value, and no member comes or goes while a cut is decided: so
 //! nothing was ever counted on that a cut did not ask.
@@ -36,7 +39,8 @@ pub const CLOSED_EPOCHS_MAX: usize = 64;
 /// Runs remembered to have had partitions in their hands. One is added by each.
 pub const RUNS_MAX: usize = 512;
 
-/// All partitions, each with its owner. Entries are sorted, without gaps, and merged where equal.
+/// All partitions, each with its owner. Entries are sorted and merged where equal, and without gaps but
+/// for the one before the canary.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ownership {
     members: BTreeSet<RegionId>,
@@ -123,6 +127,9 @@ pub enum OwnershipChange {
     Join { region: RegionId },
     /// `region` owns nothing, and nothing is waited for that it alone holds.
     Leave { region: RegionId },
+    /// The canary partition is there from now on, and `by`'s. Ownership that an older Domicile has
+    /// written has none.
+    AddCanary { by: RegionId },
 }
 
 /// Why a change cannot be made to this value.
@@ -148,6 +155,8 @@ pub enum OwnershipRefusal {
     NotMember(RegionId),
     #[error("region \"{0}\" owns partitions, or is about to")]
     OwnsSomething(RegionId),
+    #[error("there is a canary partition already")]
+    HasCanary,
     #[error(
         "ownership would be in {ranges} ranges, and of {bytes} bytes after as many failovers as there must \
          be room for ({failovers}), more than {OWNERSHIP_BYTES_MAX}: move ranges that stand together"
@@ -178,12 +187,8 @@ impl Ownership {
         let share = |i: usize| (u64::from(total) * i as u64 / regions.len() as u64) as u32;
         let deal = |(i, region): (usize, &RegionId)| {
             let (first, end) = (share(i), share(i + 1));
-            (first < end).then(|| Entry {
-                range: PartitionRange::new(first, end - 1),
-                epoch: Epoch(1),
-                state: State::Owned { by: region.clone() },
-                closed: Vec::new(),
-            })
+            let range = (first < end).then(|| PartitionRange::new(first, end - 1))?;
+            Some(Entry::first(range, region.clone()))
         };
         let members = regions.iter().cloned().collect();
         Self::from_entries(members, regions.iter().enumerate().filter_map(deal).collect())
@@ -199,22 +204,28 @@ impl Ownership {
     /// Adds one partition at the end, owned by `by`.
     pub fn with_last(mut self, by: RegionId) -> Self {
         let number = self.total();
-        self.entries.push(Entry {
-            range: PartitionRange::new(number, number),
-            epoch: Epoch(1),
-            state: State::Owned { by },
-            closed: Vec::new(),
-        });
+        let entry = Entry::first(PartitionRange::new(number, number), by);
+        self.entries.insert(self.data().len(), entry);
         self.merged()
+    }
+
+    /// Adds the canary, owned by `by`. Panics when there is one.
+    pub fn with_canary(mut self, by: RegionId) -> Self {
+        assert!(!self.has_canary(), "there is one canary");
+        self.entries.push(Entry::first(PartitionRange::CANARY, by));
+        self
     }
 
     /// Rebuilds a stored value; `None` when the entries have gaps, overlaps or do not start at 0.
     pub fn from_entries(members: BTreeSet<RegionId>, mut entries: Vec<Entry>) -> Option<Self> {
         entries.sort_by_key(|e| e.range.first);
-        let starts = entries.first().is_some_and(|e| e.range.first == 0);
+        let ownership = Self { members, entries, turns: Vec::new() };
+        let data = ownership.data();
+        let starts = data.first().is_some_and(|e| e.range.first == 0);
         let joined =
-            entries.windows(2).all(|w| w[0].range.last.checked_add(1) == Some(w[1].range.first));
-        (starts && joined).then(|| Self { members, entries, turns: Vec::new() }.merged())
+            data.windows(2).all(|w| w[0].range.last.checked_add(1) == Some(w[1].range.first));
+        let apart = data.last().is_some_and(|e| e.range.last < PartitionId::CANARY.0);
+        (starts && joined && apart).then(|| ownership.merged())
     }
 
     /// Remembers these turns, the latest last.
@@ -243,18 +254,36 @@ impl Ownership {
         self.turns.iter().find(|turn| turn.run == *run).map(|turn| turn.came_to)
     }
 
+    /// All of them, the canary's last.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// How many partitions there are.
+    /// Those of partitions that have rows of somebody's: all but the canary's.
+    pub fn data(&self) -> &[Entry] {
+        match self.entries.split_last() {
+            Some((last, data)) if last.is_canary() => data,
+            _ => &self.entries,
+        }
+    }
+
+    pub fn has_canary(&self) -> bool {
+        self.entries.last().is_some_and(Entry::is_canary)
+    }
+
+    /// How many partitions there are that tables are divided into.
     pub fn total(&self) -> u32 {
-        self.entries.last().map_or(0, |e| e.range.last + 1)
+        self.data().last().map_or(0, |e| e.range.last + 1)
     }
 
     pub fn entry(&self, partition: PartitionId) -> Option<&Entry> {
         let i = self.entries.partition_point(|e| e.range.last < partition.0);
-        self.entries.get(i)
+        self.entries.get(i).filter(|e| e.range.contains(partition))
+    }
+
+    /// Is all of `range` there? The canary stands in no range with others.
+    pub fn covers(&self, range: PartitionRange) -> bool {
+        range.last < self.total() || (range == PartitionRange::CANARY && self.has_canary())
     }
 
     /// Returns the entries that share partitions with `range`. They stand together: a value may have
@@ -273,12 +302,14 @@ impl Ownership {
         })
     }
 
-    /// Does `region` own anything, drained or not?
+    /// Does `region` own anything, drained or not? The canary is something.
     pub fn owns_anything(&self, region: &RegionId) -> bool {
-        self.entries.iter().any(|e| match &e.state {
-            State::Owned { by } | State::HandingOver { by, .. } => by == region,
-            State::Fenced { .. } => false,
-        })
+        self.entries.iter().any(|e| e.is_of(region))
+    }
+
+    /// Does `region` own partitions that have rows of somebody's, drained or not?
+    pub fn owns_data(&self, region: &RegionId) -> bool {
+        self.data().iter().any(|e| e.is_of(region))
     }
 
     /// Can nothing of `origin` after `position` become history, as far as is known here?
@@ -318,15 +349,26 @@ impl Ownership {
     /// Is it known here that in all of `range` this epoch ends there?
     fn knows(&self, range: PartitionRange, ending: (Epoch, &Cut)) -> bool {
         let mut parts = self.overlapping(range);
-        range.last < self.total() && parts.all(|e| e.endings().any(|e| e == ending))
+        self.covers(range) && parts.all(|e| e.endings().any(|e| e == ending))
     }
 
     /// Lets this `region` in where `before` does not?
     pub fn gives(&self, before: &Self, region: &RegionId) -> bool {
+        before.lets_in_to(&self.entries, region)
+    }
+
+    /// The same, where rows are somebody's.
+    pub fn gives_data(&self, before: &Self, region: &RegionId) -> bool {
+        before.lets_in_to(self.data(), region)
+    }
+
+    /// Is `region` let in by one of these entries of a later value where it is not here?
+    fn lets_in_to(&self, later: &[Entry], region: &RegionId) -> bool {
         let mine = |entry: &&Entry| entry.state.admits() == Some(region);
-        self.entries.iter().filter(mine).any(|now| {
-            before.overlapping(now.range).any(|old| old.epoch != now.epoch || !mine(&old))
-        })
+        later
+            .iter()
+            .filter(mine)
+            .any(|now| self.overlapping(now.range).any(|old| old.epoch != now.epoch || !mine(&old)))
     }
 
     /// Do the guards decide and refuse alike under both? A barrier, say, changes nothing for them.
@@ -412,6 +454,7 @@ impl Ownership {
             OwnershipChange::HandBack { run } => self.close(run, State::handing_over),
             OwnershipChange::Join { region } => self.join(region),
             OwnershipChange::Leave { region } => self.leave(region),
+            OwnershipChange::AddCanary { by } => self.add_canary(by),
         }
     }
 
@@ -421,7 +464,7 @@ impl Ownership {
         to: &RegionId,
         run: &RunId,
     ) -> Result<Self, OwnershipRefusal> {
-        if range.last >= self.total() {
+        if !self.covers(range) {
             return Err(OwnershipRefusal::NoSuchPartition(range));
         }
         self.check_member(to)?;
@@ -562,6 +605,14 @@ impl Ownership {
         Ok(left)
     }
 
+    fn add_canary(&self, by: &RegionId) -> Result<Self, OwnershipRefusal> {
+        self.check_member(by)?;
+        if self.has_canary() {
+            return Err(OwnershipRefusal::HasCanary);
+        }
+        Ok(self.clone().with_canary(by.clone()))
+    }
+
     fn check_member(&self, region: &RegionId) -> Result<(), OwnershipRefusal> {
         let member = self.members.contains(region);
         member.then_some(()).ok_or_else(|| OwnershipRefusal::NotMember(region.clone()))
@@ -639,6 +690,22 @@ fn within(by: &RegionId, cut: &Cut, origin: &Origin, lsn: Lsn) -> Verdict {
 }
 
 impl Entry {
+    fn first(range: PartitionRange, by: RegionId) -> Self {
+        Self { range, epoch: Epoch(1), state: State::Owned { by }, closed: Vec::new() }
+    }
+
+    pub fn is_canary(&self) -> bool {
+        self.range == PartitionRange::CANARY
+    }
+
+    /// Is it `region`'s, drained or not?
+    fn is_of(&self, region: &RegionId) -> bool {
+        match &self.state {
+            State::Owned { by } | State::HandingOver { by, .. } => by == region,
+            State::Fenced { .. } => false,
+        }
+    }
+
     /// The owner, while there is one that may write.
     pub fn owner(&self) -> Option<&RegionId> {
         match &self.state {

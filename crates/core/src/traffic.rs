@@ -18,7 +18,7 @@ use crate::time::Time;
 pub fn led_to(ownership: &Ownership, down: &BTreeSet<RegionId>) -> Vec<RegionId> {
     let members: Vec<RegionId> = ownership.members().iter().cloned().collect();
     let mut owners = members.clone();
-    owners.retain(|region| ownership.owns_anything(region));
+    owners.retain(|region| ownership.owns_data(region));
     let mut up = owners.clone();
     up.retain(|region| !down.contains(region));
     [up, owners, members].into_iter().find(|regions| !regions.is_empty()).unwrap_or_default()

@@ -263,6 +263,7 @@ impl Observer {
                 repairs_pending: own.repairs_pending,
                 not_opened: own.says(NOT_OPENED),
                 on_probation: on_probation(region, seen, now),
+                knows_canary: true,
                 ownership_seen: own.ownership_seen,
                 exposure: own.exposure(),
                 open_writers: own.open_writers(),
@@ -288,6 +289,7 @@ impl Observer {
             repairs_pending: told.map_or(0, |s| s.repairs_pending),
             not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
             on_probation: on_probation(region, seen, now),
+            knows_canary: told.is_some_and(|s| s.owns_canary.is_some()),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             exposure: status
                 .map(|(at, s)| s.exposure().after(now.since(*at), s.pace()))

@@ -18,8 +18,8 @@ use domicile_core::promise;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
-    Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, ended,
-    executor, failover, next, part_of, range_of_part, waits_for_people,
+    Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, canary,
+    ended, executor, failover, next, part_of, range_of_part, waits_for_people,
 };
 use domicile_core::time::{Millis, Time};
 use sha2::{Digest, Sha256};
@@ -125,11 +125,14 @@ impl Operator {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut performing: BTreeMap<String, Performing> = BTreeMap::new();
         let mut positions = self.positions.subscribe();
-        let mut complaint = Complaint::default();
+        let (mut complaint, mut of_canary) = (Complaint::default(), Complaint::default());
         loop {
             if let Some(facts) = self.observer.facts() {
                 if let Err(error) = self.start_automatic(&facts).await {
                     complaint.warn("no failover was started", &error);
+                }
+                if let Err(error) = self.add_canary(&facts).await {
+                    of_canary.warn("no canary partition was added", &error);
                 }
                 self.look(&facts, &mut performing).await;
             }
@@ -157,6 +160,14 @@ impl Operator {
             Err(Start::Refused(reasons)) => tracing::debug!("{intent} not started: {reasons:?}"),
             Err(Start::Failed(error)) => return Err(error),
         }
+        Ok(())
+    }
+
+    /// Ownership of an older cluster has no canary partition.
+    async fn add_canary(&self, facts: &Facts) -> anyhow::Result<()> {
+        let Some(change) = canary::due(&self.region, facts) else { return Ok(()) };
+        let known = (&facts.ownership, facts.ownership_revision);
+        change_ownership(&self.directory, &self.config.cluster, &change, known).await?;
         Ok(())
     }
 

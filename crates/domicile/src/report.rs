@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_core::config::Config;
-use domicile_core::id::{Origin, RegionId};
+use domicile_core::id::{Origin, PartitionId, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::opening::{NOT_OPENED, Rows, UNSETTLED};
 use domicile_core::ownership::Ownership;
@@ -193,9 +193,12 @@ impl Reporter {
             PgTime(then.0 + i64::try_from(now.since(at).0).unwrap_or(0) * 1000)
         });
         let known = view.ownership.as_ref();
+        let canary = known.and_then(|known| known.entry(PartitionId::CANARY));
+        let owns_canary = canary.is_some_and(|entry| entry.owner() == Some(&self.region));
         let owns = known
             .into_iter()
             .flat_map(|o| o.writable_by(&self.region))
+            .filter(|entry| !entry.is_canary())
             .map(|entry| OwnedRange { partitions: entry.range.to_string(), epoch: entry.epoch.0 });
         let logs = self.logs.all();
         let text = |(o, lsn): (&Origin, Lsn)| (o.to_string(), lsn.to_string());
@@ -217,6 +220,7 @@ impl Reporter {
             lease_live: tenure.lease_until.is_some_and(|until| now < until),
             promised_by: tenure.promised_by.iter().map(ToString::to_string).collect(),
             owns: owns.collect(),
+            owns_canary: Some(owns_canary),
             not_opened: tenure.closed.iter().map(ToString::to_string).collect(),
             ownership_seen: view.revision.min(tenure.guard_revision),
             ownership_read: view.revision,

@@ -30,6 +30,10 @@ pub struct RegionStatus {
     /// Those of them that nobody may write yet.
     #[serde(default)]
     pub not_opened: Vec<String>,
+    /// Whether it owns the canary partition, of which `owns` does not speak; absent where an older
+    /// Domicile runs, which knows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owns_canary: Option<bool>,
     /// The directory's revision of ownership that guard and gateway go by.
     pub ownership_seen: u64,
     /// The revision of ownership that this status goes by, or a later one.

@@ -45,7 +45,7 @@ use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, DirectoryError, Written};
 use crate::log::Log;
 use crate::positions::Positions;
-use crate::postgres::drain::{Door, drain};
+use crate::postgres::drain::{Door, Stragglers, drain};
 use crate::postgres::pulse::Silence;
 use crate::postgres::sequences::{self, Look};
 use crate::postgres::{guard, session, setup};
@@ -504,14 +504,19 @@ impl Tenure {
             return self.open_what_is_ready(guard).await;
         }
         let before = guard.map.as_ref().map(|(map, _)| map);
-        let gained = before.is_some_and(|before| ownership.gives(before, &self.region));
-        if gained && guard.promised {
+        let more = before.is_some_and(|before| ownership.gives(before, &self.region));
+        if more && guard.promised {
             // What it lives on was not promised for this.
             self.let_go(guard).await?;
         }
         let before = guard.map.as_ref().map(|(map, _)| map);
+        let gained = before.is_some_and(|before| ownership.gives_data(before, &self.region));
         // Unknown means that something is: a drain too many costs milliseconds.
         let lost = before.is_none_or(|before| before.gives(ownership, &self.region));
+        let stragglers = match before.is_none_or(|b| b.gives_data(ownership, &self.region)) {
+            true => Stragglers::Terminate,
+            false => Stragglers::LeaveAlone,
+        };
         let like_before = before.is_some_and(|before| before.admits_like(ownership));
         if lost {
             // What the old map lets in is not over before the drain is.
@@ -522,7 +527,8 @@ impl Tenure {
             let due = guard::barriers_due(ownership, &self.region);
             let addresses = self.addresses();
             let map = guard::Map { ownership, closed: &closed, addresses: &addresses };
-            guard.written_to = Some(drain(&guard.client, &guard.door, map, &due).await?);
+            let drained = drain(&guard.client, &guard.door, map, &due, stragglers).await?;
+            guard.written_to = Some(drained);
         } else if !like_before || closed != guard.closed {
             self.set_map(guard, ownership, &closed).await?;
         }

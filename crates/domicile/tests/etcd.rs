@@ -50,6 +50,7 @@ fn partitions(regions: &Regions) -> Result<Json, String> {
 
 fn owners(partitions: &Json) -> Vec<&str> {
     let listed = partitions.as_array().unwrap().iter();
+    let listed = listed.filter(|partition| partition["partitions"] != "canary");
     listed.map(|partition| partition["owner"].as_str().unwrap_or_default()).collect()
 }
 

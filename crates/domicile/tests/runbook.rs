@@ -448,7 +448,7 @@ async fn a_region_is_emptied_range_by_range_whoever_performs_it() {
         .iter()
         .map(|each| each["partitions"].as_str().unwrap())
         .collect();
-    assert_eq!(moves, ["0", "1", "2"]);
+    assert_eq!(moves, ["0", "1", "2", "canary"]);
 
     regions.pause_agent("eu");
     let mut run = begin(&regions, &called);
@@ -474,13 +474,13 @@ async fn a_region_is_emptied_range_by_range_whoever_performs_it() {
     assert_eq!(owned(&regions, "1"), ("eu".to_owned(), 3), "no other is begun");
     assert_eq!(ask(&regions, "ada", &["resume"]).1, 0);
     assert!(run.wait().unwrap().success());
-    for (partition, epoch) in [("0", 2), ("1", 4), ("2", 2)] {
+    for (partition, epoch) in [("0", 2), ("1", 4), ("2", 2), ("canary", 2)] {
         assert_eq!(owned(&regions, partition), ("us".to_owned(), epoch), "each moved once");
     }
     let (history, _) = asked(&regions, &["runbook", "history"]);
     let succeeded = |run: &&Json| run["state"] == "succeeded";
-    assert_eq!(history.as_array().unwrap().iter().filter(succeeded).count(), 2 + 1 + 3);
-    let run = history[3]["run"].as_str().unwrap();
+    assert_eq!(history.as_array().unwrap().iter().filter(succeeded).count(), 2 + 1 + 4);
+    let run = history[4]["run"].as_str().unwrap();
     let (part, _) = asked(&regions, &["runbook", "report", &format!("{run}/1")]);
     assert_eq!(part["started_by"].as_str().unwrap(), format!("run {run}"), "{part:#}");
 }

@@ -147,7 +147,10 @@ impl Setup {
             return alternating(self.layout.total(), &self.regions);
         }
         let newcomers = usize::from(self.joins_at.is_some());
-        Ownership::initial(self.layout.total(), &self.regions[..self.count() - newcomers])
+        let regions = &self.regions[..self.count() - newcomers];
+        let owners = Ownership::initial(self.layout.total(), regions);
+        // It would be one range more in the count of what ranges cost.
+        if self.anyone_begins { owners.with_canary(regions[0].clone()) } else { owners }
     }
 
     pub fn frontier(&self, positions: &[Lsn]) -> Frontier {

@@ -12,6 +12,9 @@ use crate::region::Host;
 use crate::rng::Rng;
 use crate::setup::{Key, Setup};
 
+/// How often the operator moves the canary.
+const CANARY_PERMILLE: u64 = 125;
+
 /// A client's next transaction.
 pub struct Write {
     pub keys: Vec<Key>,
@@ -76,6 +79,9 @@ impl Workload {
         if rng.chance(self.attested_permille) {
             let from = setup.regions[rng.index(setup.count())].clone();
             return Intent::Failover { from, to, attested: true };
+        }
+        if rng.chance(CANARY_PERMILLE) {
+            return Intent::Switchover { range: PartitionRange::CANARY, to };
         }
         let total = u64::from(setup.layout.total());
         let first = rng.below(total);

@@ -310,3 +310,87 @@ fn a_cut_is_new_where_its_epoch_was_not_known_to_end_there() {
     let larger = first.clone().with_last(region("eu"));
     assert_eq!(ended(&larger, 9, "1").first_new_cut(Some(&one), &eu), Some(Lsn(50)));
 }
+
+fn with_canary() -> Ownership {
+    three().with_canary(region("ap"))
+}
+
+#[test]
+fn the_canary_moves_like_any_partition_and_changes_nothing_about_the_others() {
+    let start = with_canary();
+    assert_eq!((start.total(), start.data().len(), start.entries().len()), (9, 3, 4));
+    let (r, range) = (run("1"), PartitionRange::CANARY);
+    let moved = [
+        OwnershipChange::HandOver { range, to: region("us"), run: r.clone() },
+        OwnershipChange::Barrier { run: r.clone(), barrier: cut("ap", 70) },
+        OwnershipChange::Grant { run: r, to: region("us") },
+    ];
+    let moved = moved.iter().try_fold(start.clone(), |o, change| o.apply(change)).unwrap();
+    assert_eq!(moved.data(), start.data());
+    assert_eq!(owner(&moved, PartitionId::CANARY.0), Some("us".into()));
+    let stamp = |epoch| stamp(PartitionId::CANARY.0, epoch);
+    let (ap, us) = (cut("ap", 0).origin, cut("us", 0).origin);
+    assert_eq!(moved.verdict(&ap, Lsn(70), stamp(1)), Verdict::InHistory);
+    assert_eq!(moved.verdict(&ap, Lsn(71), stamp(1)), Verdict::BeyondCut(cut("ap", 70)));
+    assert_eq!(moved.verdict(&us, Lsn(5), stamp(2)), Verdict::InHistory);
+    assert_eq!(moved.first_new_cut(Some(&start), &ap), Some(Lsn(70)));
+    assert_eq!(moved.first_new_cut(Some(&moved), &ap), None);
+    assert_eq!(start.forgets(&moved), Some(range));
+    assert_eq!(moved.forgets(&start), None);
+    assert_eq!(three().forgets(&start), Some(range), "it was there");
+    assert!(start.gives(&moved, &region("ap")) && !start.gives_data(&moved, &region("ap")));
+}
+
+#[test]
+fn whoever_owns_the_canary_alone_owns_something_and_nobodys_rows() {
+    let r = run("1");
+    let ap = region("ap");
+    let gone = [
+        OwnershipChange::HandOver {
+            range: PartitionRange::new(0, 2),
+            to: region("us"),
+            run: r.clone(),
+        },
+        OwnershipChange::Barrier { run: r.clone(), barrier: cut("ap", 70) },
+        OwnershipChange::Grant { run: r, to: region("us") },
+    ];
+    let gone = gone.iter().try_fold(with_canary(), |o, change| o.apply(change)).unwrap();
+    assert!(gone.owns_anything(&ap) && !gone.owns_data(&ap));
+    let leave = OwnershipChange::Leave { region: ap.clone() };
+    assert_eq!(gone.apply(&leave), Err(OwnershipRefusal::OwnsSomething(ap.clone())));
+    let fenced = gone.apply(&OwnershipChange::Fence { from: ap.clone(), run: run("2") }).unwrap();
+    let taken: Vec<_> = fenced.ranges_of(&run("2")).map(|e| e.range).collect();
+    assert_eq!(taken, [PartitionRange::CANARY]);
+}
+
+#[test]
+fn the_canary_stands_apart_from_all_numbers() {
+    let all = with_canary();
+    for number in [9, 10, PartitionId::CANARY.0 - 1] {
+        assert_eq!(all.entry(PartitionId(number)), None, "{number}");
+    }
+    for range in [(8, 9), (0, PartitionId::CANARY.0), (9, PartitionId::CANARY.0)] {
+        let range = PartitionRange::new(range.0, range.1);
+        let change = OwnershipChange::HandOver { range, to: region("us"), run: run("1") };
+        assert_eq!(all.apply(&change), Err(OwnershipRefusal::NoSuchPartition(range)));
+    }
+    let change = OwnershipChange::HandOver {
+        range: PartitionRange::CANARY,
+        to: region("us"),
+        run: run("1"),
+    };
+    let missing = OwnershipRefusal::NoSuchPartition(PartitionRange::CANARY);
+    assert_eq!(three().apply(&change), Err(missing));
+    let added = three().apply(&OwnershipChange::AddCanary { by: region("ap") }).unwrap();
+    assert_eq!(added, all);
+    let twice = added.apply(&OwnershipChange::AddCanary { by: region("eu") });
+    assert_eq!(twice, Err(OwnershipRefusal::HasCanary));
+    assert_eq!(three().forgets(&three()), None);
+    assert_eq!(added.forgets(&three()), None, "an older cluster got one");
+    let members = all.members().clone();
+    assert_eq!(Ownership::from_entries(members.clone(), all.entries().to_vec()), Some(all.clone()));
+    assert_eq!(Ownership::from_entries(members, all.entries()[1..].to_vec()), None);
+    assert_eq!(all.with_last(region("eu")).total(), 10, "the others still follow on each other");
+    assert_eq!("canary".parse(), Ok(PartitionRange::CANARY));
+    assert_eq!(PartitionRange::CANARY.to_string(), "canary");
+}

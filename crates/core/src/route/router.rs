@@ -41,10 +41,10 @@ impl Router {
         let opened = self.note(sight);
         // What was granted just now is not open yet.
         let behind = sight.guard_revision < self.ours_at;
-        let entries = sight.ownership.map_or(&[][..], Ownership::entries);
+        let entries = sight.ownership.map_or(&[][..], Ownership::data);
         let live = !behind && sight.lease_until.is_some_and(|until| now < until);
         let opened = opened || (live && !self.routes.live);
-        let owns = sight.ownership.is_none_or(|known| known.owns_anything(&self.region));
+        let owns = sight.ownership.is_none_or(|known| known.owns_data(&self.region));
         let next = Routes {
             version: self.routes.version,
             owner_of_whole: entries.first().filter(|_| self.whole).and_then(|e| e.owner()).cloned(),
@@ -68,11 +68,12 @@ impl Router {
             return false;
         };
         let before = self.known.replace(next.clone());
-        let gained = |of: &RegionId| before.as_ref().is_none_or(|before| next.gives(before, of));
+        let gained =
+            |of: &RegionId| before.as_ref().is_none_or(|before| next.gives_data(before, of));
         if gained(&self.region) {
             self.ours_at = sight.revision;
         }
-        let mut owners = next.entries().iter().filter_map(|entry| entry.state.admits());
+        let mut owners = next.data().iter().filter_map(|entry| entry.state.admits());
         owners.any(|owner| *owner != self.region && gained(owner))
     }
 }

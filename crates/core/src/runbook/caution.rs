@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::plan::Move;
 use super::{Facts, Intent, OpenWriter, Plan};
-use crate::id::RegionId;
+use crate::id::{PartitionRange, RegionId};
 use crate::time::Millis;
 
 /// How long transactions that have written may hold up a hand-over before they are terminated.
@@ -48,7 +48,9 @@ impl fmt::Display for Caution {
 
 /// Returns what a person should know of `plan` as things stand.
 pub fn cautions(plan: &Plan, facts: &Facts) -> Vec<Caution> {
-    let moves = plan.moves(&facts.ownership);
+    let mut moves = plan.moves(&facts.ownership);
+    // Nobody writes it, and nobody's writers come to harm for it.
+    moves.retain(|each| each.range != PartitionRange::CANARY);
     let mut cautions = Vec::new();
     if !matches!(plan.intent, Intent::Failover { .. }) {
         let owners: BTreeSet<&RegionId> = moves.iter().map(|each| &each.from).collect();
@@ -74,7 +76,7 @@ pub fn cautions(plan: &Plan, facts: &Facts) -> Vec<Caution> {
 
 /// How many commits a second come with `each`, as if all partitions of its owner had as many.
 fn share(each: &Move, facts: &Facts) -> u64 {
-    let entries = facts.ownership.entries().iter();
+    let entries = facts.ownership.data().iter();
     let of_owner = entries.filter(|entry| entry.owner() == Some(&each.from));
     let owned: u64 = of_owner.map(|entry| u64::from(entry.range.count())).sum();
     let commits = facts.regions.get(&each.from).map_or(0, |seen| seen.pace.commits_per_s);
@@ -114,7 +116,7 @@ pub fn little_headroom(here: &RegionId, facts: &Facts) -> Option<Headroom> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{PartitionRange, RunId};
+    use crate::id::RunId;
     use crate::progress::Rpo;
     use crate::runbook::run::tests::{facts, lose_eu};
 

@@ -13,6 +13,7 @@
 //! | `file/` | what does a runbook's file say? |
 //! | `ready/*.toml` | the lists of steps, as an operator reads them |
 //! | `failover.rs` | which failover does nobody have to ask for? |
+//! | `canary.rs` | who adds the canary partition where there is none? |
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,7 @@ use crate::ownership::{Ownership, OwnershipChange};
 use crate::progress::{Exposure, Pace, Rpo};
 use crate::time::{Millis, Time};
 
+pub mod canary;
 pub mod caution;
 pub mod failover;
 pub mod file;
@@ -166,6 +168,8 @@ pub struct RegionFacts {
     pub not_opened: bool,
     /// Somebody has seen it come and go: see [`crate::probation`].
     pub on_probation: bool,
+    /// Its agent understands ownership that has a canary partition.
+    pub knows_canary: bool,
     /// The revision of `ownership` that its gateway and guard go by.
     pub ownership_seen: u64,
     /// What it has committed and no other region has flushed, by its own clock.

@@ -186,7 +186,7 @@ fn check_switchover(
     facts: &Facts,
     reasons: &mut Vec<Refusal>,
 ) {
-    if range.last >= facts.ownership.total() {
+    if !facts.ownership.covers(range) {
         reasons.push(Refusal::NoSuchPartition(range));
     }
     for entry in facts.ownership.entries() {

@@ -143,7 +143,7 @@ impl Migrate {
         }
         let owns_all = |region: &&Region| {
             ownership.is_some_and(|ownership| {
-                let mut entries = ownership.entries().iter();
+                let mut entries = ownership.data().iter();
                 entries.all(|entry| entry.state.admits() == Some(&region.id))
             })
         };

@@ -74,7 +74,7 @@ impl Writers<'_> {
                 .reference()
                 .and_then(|partition| self.ownership.entry(partition))
                 .is_some_and(|entry| ours(entry.state.admits())),
-            _ => self.ownership.entries().iter().all(|entry| ours(entry.state.admits())),
+            _ => self.ownership.data().iter().all(|entry| ours(entry.state.admits())),
         }
     }
 }

@@ -16,10 +16,14 @@
 //! **Invariant:** the barrier is written after it was seen, with the door shut, that every
 //! transaction that holds the lock waits in `SyncRep`. Such a transaction has its commit record
 //! flushed, and no other can take the lock.
+//!
+//! Where nothing but the canary partition is given away, nobody's writers may come to harm for it: who
+//! does not end in time is left alone. None of them writes the canary but our own agent, in statements
+//! of their own; one that came too late would lie outside the history, and be repaired.
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use domicile_core::id::RunId;
 use domicile_core::lsn::Lsn;
 use domicile_core::runbook::caution;
@@ -31,10 +35,21 @@ use super::session::{self, quote_text};
 use crate::status::OpenWriterStatus;
 
 const DRAIN_BUDGET: Duration = Duration::from_millis(caution::DRAIN_BUDGET.0);
+/// How long new writers wait at most where nothing is drained for their sake.
+const CANARY_BUDGET: Duration = Duration::from_millis(100);
 /// The door opens by itself, should its agent die: longer than two budgets.
 const DOOR: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; \
                     LOCK TABLE domicile.commit_check IN EXCLUSIVE MODE";
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// What becomes of writers that do not come to their commit in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stragglers {
+    /// They may have written what is given away.
+    Terminate,
+    /// Nothing is given away but the canary partition.
+    LeaveAlone,
+}
 
 /// A session that does nothing but hold new writers back during a drain.
 pub struct Door {
@@ -59,20 +74,24 @@ impl Door {
 /// each of the runs in the WAL behind the last write that went by the old map. Returns where the WAL
 /// ends then.
 ///
-/// New writers queue meanwhile and then meet the new map. Writers that do not come to their
-/// commit within `DRAIN_BUDGET` are terminated.
+/// New writers queue meanwhile and then meet the new map.
 pub async fn drain(
     client: &Client,
     door: &Door,
     map: Map<'_>,
     barriers: &[RunId],
+    stragglers: Stragglers,
 ) -> anyhow::Result<Lsn> {
     let shut = door.client.batch_execute(DOOR);
     let closed = async {
         wait_for_door(client, door).await?;
-        wait_for_writers(client).await?;
-        let closed =
-            client.simple_query(&closing(map, barriers)).await.context("close the guard")?;
+        match stragglers {
+            Stragglers::Terminate => wait_for_writers(client).await?,
+            // Those that are left must find at their commit that nothing of theirs was taken.
+            Stragglers::LeaveAlone => drop(writers_left(client, CANARY_BUDGET).await?),
+        }
+        let script = closing(map, barriers, stragglers);
+        let closed = client.simple_query(&script).await.context("close the guard")?;
         let mut rows = closed.iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0),
             _ => None,
@@ -96,16 +115,21 @@ pub async fn drain(
 
 /// One transaction with new map, new generation and the first barrier, and one for each other
 /// barrier: a record of the log has room for one.
-fn closing(map: Map<'_>, barriers: &[RunId]) -> String {
+fn closing(map: Map<'_>, barriers: &[RunId], stragglers: Stragglers) -> String {
     let map = map.function();
     let barriers = barriers.iter().map(|RunId(run)| {
         let run = quote_text(run);
         format!("SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {run});")
     });
+    let generation = match stragglers {
+        Stragglers::Terminate => {
+            "SELECT setval('domicile.generation', \
+                           coalesce(pg_sequence_last_value('domicile.generation'), 0) + 1);"
+        }
+        Stragglers::LeaveAlone => "",
+    };
     format!(
-        "BEGIN; {map}; \
-         SELECT setval('domicile.generation', \
-                       coalesce(pg_sequence_last_value('domicile.generation'), 0) + 1); \
+        "BEGIN; {map}; {generation} \
          {} COMMIT; \
          SELECT pg_current_wal_flush_lsn()",
         barriers.collect::<Vec<_>>().join("COMMIT; BEGIN; ")
@@ -150,30 +174,35 @@ pub async fn open_writers(
     Ok(open.collect())
 }
 
-/// Returns once every transaction that holds the lock has its commit record in the WAL.
+/// Returns once every transaction that holds the lock has its commit record in the WAL: those that do
+/// not get there in time are terminated.
 async fn wait_for_writers(client: &Client) -> anyhow::Result<()> {
+    let pids = writers_left(client, DRAIN_BUDGET).await?;
+    if pids.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!("writers did not end within {DRAIN_BUDGET:?}; terminating them");
+    let terminate = "SELECT pg_terminate_backend(pid) FROM unnest($1::integer[]) pid";
+    client.execute(terminate, &[&pids]).await.context("terminate writers")?;
+    let pids = writers_left(client, DRAIN_BUDGET).await?;
+    ensure!(pids.is_empty(), "writers {pids:?} cannot be drained");
+    Ok(())
+}
+
+/// Waits for the transactions that hold the lock to have their commit records in the WAL. Returns
+/// those that have none after all of `budget`.
+async fn writers_left(client: &Client, budget: Duration) -> anyhow::Result<Vec<i32>> {
     let writers = "SELECT lock.pid FROM pg_locks lock
                    LEFT JOIN pg_stat_activity activity ON activity.pid = lock.pid
                    WHERE lock.relation = 'domicile.commit_check'::regclass
                      AND lock.mode = 'RowExclusiveLock' AND lock.granted
                      AND activity.wait_event IS DISTINCT FROM 'SyncRep'";
     let writers = client.prepare(writers).await?;
-    let mut deadline = Instant::now() + DRAIN_BUDGET;
-    let mut terminated = false;
+    let deadline = Instant::now() + budget;
     loop {
         let rows = client.query(&writers, &[]).await.context("look for writers")?;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            let pids: Vec<i32> = rows.iter().filter_map(|row| row.get(0)).collect();
-            if terminated {
-                bail!("writers {pids:?} cannot be drained");
-            }
-            tracing::warn!("writers did not end within {DRAIN_BUDGET:?}; terminating them");
-            let terminate = "SELECT pg_terminate_backend(pid) FROM unnest($1::integer[]) pid";
-            client.execute(terminate, &[&pids]).await.context("terminate writers")?;
-            (terminated, deadline) = (true, Instant::now() + DRAIN_BUDGET);
+        if rows.is_empty() || Instant::now() >= deadline {
+            return Ok(rows.iter().filter_map(|row| row.get(0)).collect());
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -418,12 +418,14 @@ pub async fn read_open(client: &Client, region: &RegionId) -> anyhow::Result<Vec
     let islands = "SELECT min(number), max(number), epoch
                    FROM (SELECT number, epoch,
                                 number - row_number() OVER (PARTITION BY epoch ORDER BY number) AS island
-                         FROM generate_series(0, domicile.partitions() - 1) number,
-                              domicile.entry(number)
+                         FROM (SELECT generate_series(0, domicile.partitions() - 1) UNION ALL SELECT $2)
+                              every (number), domicile.entry(number)
                          WHERE owner = $1) held
                    GROUP BY epoch, island
                    ORDER BY 1";
-    let rows = client.query(islands, &[&region.as_str()]).await.context("read the guard's map")?;
+    let canary = i32::try_from(PartitionId::CANARY.0).context("partition number")?;
+    let rows = client.query(islands, &[&region.as_str(), &canary]).await;
+    let rows = rows.context("read the guard's map")?;
     let open = rows.iter().map(|row| {
         let (first, last) =
             (u32::try_from(row.get::<_, i32>(0))?, u32::try_from(row.get::<_, i32>(1))?);
