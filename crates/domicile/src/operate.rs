@@ -13,7 +13,7 @@ use anyhow::Context;
 use domicile_core::config::Config;
 use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::{Cut, Lsn};
-use domicile_core::ownership::Ownership;
+use domicile_core::ownership::{Ownership, OwnershipChange};
 use domicile_core::promise;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
@@ -608,10 +608,26 @@ fn name_of(plan: &Plan, step: usize) -> &'static str {
 
 fn describe(effect: &Effect) -> String {
     match effect {
-        Effect::Change(change) => format!("{change:?}"),
+        Effect::Change(change) => changes(change),
         Effect::Seal { regions, from } => format!("asks {regions:?} to seal the log of {from}"),
         Effect::Begin { range, to } => format!("begins a switchover of partition {range} to {to}"),
         Effect::Exec { program, .. } => format!("runs the program {program}"),
-        Effect::WriteCanary { region } => format!("writes a canary in region {region}"),
+        Effect::WriteCanary { region, .. } => format!("writes a canary in region {region}"),
+    }
+}
+
+fn changes(change: &OwnershipChange) -> String {
+    match change {
+        OwnershipChange::HandOver { range, to, .. } => {
+            format!("has partition {range} handed over to {to}")
+        }
+        OwnershipChange::Barrier { barrier, .. } => format!("ends the epochs at {barrier}"),
+        OwnershipChange::Fence { from, .. } => format!("fences {from}"),
+        OwnershipChange::Cut { cut, .. } => format!("ends the fenced epochs at {cut}"),
+        OwnershipChange::Grant { to, .. } => format!("grants them to {to}"),
+        OwnershipChange::HandBack { .. } => "gives them back".to_owned(),
+        OwnershipChange::Join { region } => format!("makes {region} a member"),
+        OwnershipChange::Leave { region } => format!("takes {region} out"),
+        OwnershipChange::AddCanary { by } => format!("adds the canary partition to {by}"),
     }
 }

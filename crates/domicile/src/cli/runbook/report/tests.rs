@@ -9,10 +9,10 @@ fn document() -> RunDocument {
     let steps = ["hand_over", "catch_up", "grant", "reroute", "verify"]
         .map(|name| StepDocument { name: name.to_owned(), explain: format!("explains {name}") });
     let journal = [
-        (40, "hand_over", "does: HandOver { range: 4-7, to: us }"),
+        (40, "hand_over", "does: has partition 4-7 handed over to us"),
         (310, "hand_over", "waits: region eu is draining its writers"),
         (520, "catch_up", "waits: region us is at 0/10 | and needs <0/20>"),
-        (760, "grant", "does: Grant { to: us }"),
+        (760, "grant", "does: grants them to us"),
         (765, "verify", "does: writes a canary in region us"),
         (800, "run", "succeeded"),
     ];
