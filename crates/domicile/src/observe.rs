@@ -176,7 +176,7 @@ impl Observer {
     }
 
     async fn probe(&self, client: &mut peer::Client) -> Probe {
-        match timeout(ANSWER_TIMEOUT, client.probe(ProbeRequest {})).await {
+        match timeout(ANSWER_TIMEOUT, client.probe(ProbeRequest { partition: None })).await {
             Ok(Ok(answer)) if answer.get_ref().writable => Probe::Written,
             Ok(Ok(_)) => Probe::Refused,
             Ok(Err(_)) | Err(_) => Probe::Unreachable,
@@ -376,8 +376,7 @@ impl Observer {
         let Some(ownership) = view.ownership.as_ref() else { return BTreeMap::new() };
         let seen = self.lock();
         let others = sources.config.regions.iter().map(|other| &other.id);
-        let owners =
-            others.filter(|other| **other != sources.region && ownership.owns_anything(other));
+        let owners = others.filter(|other| **other != sources.region && ownership.owns_data(other));
         let behind = owners.map(|owner| {
             let heard = seen.get(owner).filter(|remembered| remembered.answers(now));
             let told = heard.and_then(|remembered| remembered.status.as_ref());

@@ -372,10 +372,10 @@ impl Operator {
                 });
                 run.program = Some((*number, AbortOnDropHandle::new(task)));
             }
-            Effect::WriteCanary { region } => {
+            Effect::WriteCanary { region, partition } => {
                 self.journal(run, step, what).await?;
                 between();
-                self.write_canary(region, &run.plan.run, &facts.ownership).await?;
+                self.write_canary(region, *partition, &run.plan.run).await?;
                 run.canary_written = true;
             }
         }
@@ -388,7 +388,7 @@ impl Operator {
         plan: &Plan,
         ownership: &Ownership,
     ) -> BTreeMap<PartitionRange, Option<Outcome>> {
-        if !matches!(plan.intent, Intent::Evacuation { .. }) {
+        if !plan.begins_others() {
             return BTreeMap::new();
         }
         let view = self.runs.borrow().clone();
@@ -438,22 +438,18 @@ impl Operator {
     async fn write_canary(
         &self,
         region: &RegionId,
+        partition: PartitionId,
         run: &RunId,
-        ownership: &Ownership,
     ) -> anyhow::Result<()> {
-        if *region != self.region {
-            let mut peer = self.peers.get(region).context("there is no such peer")?.clone();
-            let answer = timeout(CALL_TIMEOUT, peer.probe(ProbeRequest {})).await;
-            let answer = answer.context("ask for a canary write")??.into_inner();
-            anyhow::ensure!(answer.writable, "{}", answer.reason);
-            return Ok(());
+        if *region == self.region {
+            return self.canary.write(partition, &run.0).await;
         }
-        let partition = ownership
-            .writable_by(region)
-            .next()
-            .map(|entry| PartitionId(entry.range.first))
-            .context("the new owner owns nothing")?;
-        self.canary.write(partition, &run.0).await
+        let mut peer = self.peers.get(region).context("there is no such peer")?.clone();
+        let request = ProbeRequest { partition: Some(partition.0) };
+        let answer = timeout(CALL_TIMEOUT, peer.probe(request)).await;
+        let answer = answer.context("ask for a canary write")??.into_inner();
+        anyhow::ensure!(answer.writable, "{}", answer.reason);
+        Ok(())
     }
 
     async fn journal(&self, run: &mut Performing, step: usize, what: String) -> anyhow::Result<()> {

@@ -14,6 +14,7 @@ use domicile::directory::documents::{
     OWNERSHIP_KEY, RUN_PREFIX, RunDocument, RunState, lift_ownership,
 };
 use domicile::lab::regions::Regions;
+use domicile_core::id::PartitionId;
 use domicile_core::ownership::{Ownership, State};
 
 // Not all of it is of use here.
@@ -49,6 +50,8 @@ const FAILOVER: &[(&str, &[&str])] = &[
 ];
 /// The first line at the end of a run is of one that it has begun.
 const EVACUATION: &[(&str, &[&str])] = &[("for_each", EFFECT), ("for_each", WAIT), ("run", END)];
+/// The way there is a switchover's.
+const DRILL: &[(&str, &[&str])] = &[("give_back", EFFECT), ("give_back", WAIT), ("run", END)];
 
 struct World {
     regions: Regions,
@@ -97,6 +100,15 @@ async fn wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on(
             }
         }
     }
+    // What eu has comes back to eu.
+    assert!(round.is_multiple_of(2));
+    for (step, moments) in DRILL {
+        for moment in *moments {
+            let plan = world.plan(&["drill", "to=us"]);
+            let called = ["runbook", "run", "drill", "to=us", "--plan", &plan];
+            world.carries_on(&called, "us", step, moment).await;
+        }
+    }
 }
 
 impl World {
@@ -133,7 +145,11 @@ impl World {
         let ended = tokio::time::timeout(regions::PATIENCE, ended).await.expect("it ends").unwrap();
         assert!(ended.success(), "{what}: {ended}: {:#?}", self.runs().await);
         self.regions.wait_until_ready().await.unwrap();
-        self.is_done_once(&before, to, &what).await;
+        if called.contains(&"drill") {
+            self.is_back(&before, &what).await;
+        } else {
+            self.is_done_once(&before, to, &what).await;
+        }
         for run in self.runs().await.iter().filter(|run| fresh(run)) {
             assert_eq!(run.state, RunState::Succeeded, "{what}: {run:#?}");
         }
@@ -142,12 +158,21 @@ impl World {
 
     async fn is_done_once(&self, before: &Ownership, to: &str, what: &str) {
         let after = self.ownership().await.unwrap();
-        for partition in (0..PARTITIONS).map(domicile_core::id::PartitionId) {
+        for partition in (0..PARTITIONS).map(PartitionId) {
             let (old, new) = (before.entry(partition).unwrap(), after.entry(partition).unwrap());
             let owner = State::Owned { by: to.parse().unwrap() };
             assert_eq!((&new.state, new.epoch), (&owner, old.epoch.next()), "{what}");
             assert_eq!(new.closed.len(), old.closed.len() + 1, "{what}");
         }
+    }
+
+    /// The canary has gone and come back, once, and nothing else.
+    async fn is_back(&self, before: &Ownership, what: &str) {
+        let after = self.ownership().await.unwrap();
+        assert_eq!(after.data(), before.data(), "{what}");
+        let canary = |owners: &Ownership| owners.entry(PartitionId::CANARY).cloned().unwrap();
+        let (old, new) = (canary(before), canary(&after));
+        assert_eq!((&new.state, new.epoch), (&old.state, old.epoch.next().next()), "{what}");
     }
 
     async fn ownership(&self) -> anyhow::Result<Ownership> {

@@ -15,10 +15,10 @@
 //! | `failover.rs` | which failover does nobody have to ask for? |
 //! | `canary.rs` | who adds the canary partition where there is none? |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::id::{PartitionRange, RegionId, RunId};
+use crate::id::{PartitionId, PartitionRange, RegionId, RunId};
 use crate::lsn::{Cut, Frontier, Lsn};
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange};
@@ -200,7 +200,7 @@ pub enum Effect {
     /// Ask these regions to seal the fenced region's epochs.
     Seal { regions: Vec<RegionId>, from: RegionId },
     /// Have the new owner write through its own guard.
-    WriteCanary { region: RegionId },
+    WriteCanary { region: RegionId, partition: PartitionId },
     /// Begin a run of its own, named by [`part_of`], that moves this range.
     Begin { range: PartitionRange, to: RegionId },
     /// Run a program of the operator for the step of this number; one that runs already is waited for.
@@ -215,6 +215,15 @@ pub fn part_of(run: &RunId, range: PartitionRange) -> RunId {
 /// Returns what `part` moves when it is a run that `run` has begun.
 pub fn range_of_part(run: &RunId, part: &RunId) -> Option<PartitionRange> {
     part.0.strip_prefix(&run.0)?.strip_prefix('/')?.parse().ok()
+}
+
+/// How many runs that `run` has begun have not ended.
+fn on_their_way(run: &RunId, facts: &Facts) -> usize {
+    // What is known of the owners may be newer than what is known of the runs.
+    let open = facts.parts.iter().filter(|(_, end)| end.is_none()).map(|(range, _)| *range);
+    let entries = facts.ownership.entries().iter();
+    let in_hands = entries.filter_map(|entry| range_of_part(run, entry.state.run()?));
+    open.chain(in_hands).collect::<BTreeSet<_>>().len()
 }
 
 /// Why a step cannot be done yet.

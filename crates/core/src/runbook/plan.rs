@@ -1,5 +1,6 @@
 //! May this be started, and what will it cost?
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::failover::successor;
@@ -35,6 +36,12 @@ impl Plan {
     pub fn ready(run: &RunId, intent: &Intent) -> Self {
         let plan = Call::ready(intent).plan(run);
         plan.expect("a ready-made runbook is sound, and takes what its intent tells")
+    }
+
+    /// Does it start runs of its own?
+    pub fn begins_others(&self) -> bool {
+        let begins = |step: &Step| matches!(step, Step::ForEach(_) | Step::GiveBack(_));
+        self.steps.iter().any(begins)
     }
 
     /// Returns what would change its owner, as things stand.
@@ -97,18 +104,7 @@ pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Ref
 pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
     let intent = &plan.intent;
     let mut reasons = Vec::new();
-    let to = intent.to();
-    match facts.regions.get(to) {
-        None => reasons.push(Refusal::NoSuchRegion(to.clone())),
-        Some(_) if !facts.ownership.members().contains(to) => {
-            reasons.push(Refusal::NotMember(to.clone()));
-        }
-        Some(seen) if !seen.reachable => reasons.push(Refusal::Unreachable(to.clone())),
-        Some(_) if facts.lease_over(to) => reasons.push(Refusal::NoLease(to.clone())),
-        Some(seen) if seen.left_behind => reasons.push(Refusal::LeftBehind(to.clone())),
-        Some(seen) if !seen.is_settled() => reasons.extend(unsettled(intent, seen, facts)),
-        Some(_) => {}
-    }
+    reasons.extend(against_target(intent.to(), intent, facts));
     match intent {
         Intent::Failover { from, to, attested } => {
             check_failover(from, to, *attested, facts, &mut reasons);
@@ -119,20 +115,41 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
         }
         Intent::Evacuation { from, to } => check_evacuation(from, to, facts, &mut reasons),
     }
+    if plan.steps.iter().any(|step| matches!(step, Step::GiveBack(_))) {
+        // Where it comes from is where it goes back to.
+        let moves = plan.moves(&facts.ownership);
+        let owners: BTreeSet<&RegionId> = moves.iter().map(|each| &each.from).collect();
+        let against = owners.into_iter().filter_map(|owner| against_target(owner, intent, facts));
+        // That an owner is silent is told already.
+        reasons.extend(against.filter(|why| !matches!(why, Refusal::NoLease(_))));
+    }
     if !reasons.is_empty() {
         return Err(reasons);
     }
     Ok(Plan { estimate: estimate(intent, facts), ..plan })
 }
 
+/// What is against a region that is to take partitions over.
+fn against_target(to: &RegionId, intent: &Intent, facts: &Facts) -> Option<Refusal> {
+    match facts.regions.get(to) {
+        None => Some(Refusal::NoSuchRegion(to.clone())),
+        Some(_) if !facts.ownership.members().contains(to) => Some(Refusal::NotMember(to.clone())),
+        Some(seen) if !seen.reachable => Some(Refusal::Unreachable(to.clone())),
+        Some(_) if facts.lease_over(to) => Some(Refusal::NoLease(to.clone())),
+        Some(seen) if seen.left_behind => Some(Refusal::LeftBehind(to.clone())),
+        Some(seen) if !seen.is_settled() => unsettled(to, intent, seen, facts),
+        Some(_) => None,
+    }
+}
+
 /// What is against a target whose rows are not all history: its guard would keep closed what it is
 /// given, which is worse than to wait. Not in a failover that nobody else can make.
-fn unsettled(intent: &Intent, seen: &RegionFacts, facts: &Facts) -> Option<Refusal> {
+fn unsettled(to: &RegionId, intent: &Intent, seen: &RegionFacts, facts: &Facts) -> Option<Refusal> {
     if let Intent::Failover { from, .. } = intent {
         let other = successor(from, facts)?;
         facts.regions.get(&other).filter(|other| other.is_settled())?;
     }
-    let to = intent.to().clone();
+    let to = to.clone();
     Some(match seen.repairs_pending {
         0 => Refusal::Unsettled(to),
         rows => Refusal::Unrepaired { to, rows },

@@ -84,6 +84,11 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
             }
         };
     }
+    if let Step::GiveBack(back) = step
+        && let Some(outcome) = back.failed(facts)
+    {
+        return Next::Finished(outcome);
+    }
     if let Step::Exec(exec) = step
         && exec.failed(facts)
     {

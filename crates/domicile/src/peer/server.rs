@@ -299,8 +299,12 @@ impl Peer for Service {
         Ok(Response::new(StatusResponse { json }))
     }
 
-    async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        let answer = match self.probe_guard().await {
+    async fn probe(
+        &self,
+        request: Request<ProbeRequest>,
+    ) -> Result<Response<ProbeResponse>, Status> {
+        let wanted = request.into_inner().partition.map(PartitionId);
+        let answer = match self.probe_guard(wanted).await {
             Ok(()) => ProbeResponse { writable: true, reason: String::new() },
             Err(error) => ProbeResponse { writable: false, reason: format!("{error:#}") },
         };
@@ -359,15 +363,16 @@ impl Service {
         captured.map_err(|_| internal(format!("capture does not reach {position} yet")))
     }
 
-    async fn probe_guard(&self) -> anyhow::Result<()> {
+    async fn probe_guard(&self, wanted: Option<PartitionId>) -> anyhow::Result<()> {
         let view = self.desk.ownership.borrow().clone();
         let owned = view
             .ownership
             .as_ref()
             .and_then(|o| o.writable_by(&self.desk.region).next())
             .map(|entry| PartitionId(entry.range.first));
-        let partition =
-            owned.ok_or_else(|| anyhow::anyhow!("this region owns no partition to write to"))?;
+        let partition = wanted.or(owned);
+        let partition = partition
+            .ok_or_else(|| anyhow::anyhow!("this region owns no partition to write to"))?;
         self.desk.canary.write(partition, "probe").await
     }
 }

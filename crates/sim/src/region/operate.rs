@@ -145,7 +145,7 @@ impl Agent {
                 }
             }
             Effect::Exec { .. } => unreachable!("no runbook here runs a program"),
-            Effect::WriteCanary { region } => {
+            Effect::WriteCanary { region, .. } => {
                 let to = cx.setup.index(&region).expect("regions never change here");
                 self.deliver(host, cx, to, Message::WriteCanary(run.clone()));
             }

@@ -5,8 +5,8 @@ use thiserror::Error;
 use super::{Action, Argument, Arguments, Kind, Runbook, Value};
 use crate::id::RunId;
 use crate::runbook::step::{
-    Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, ForEach, Grant, HandOver, Reroute,
-    Seal, Verify,
+    Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, ForEach, GiveBack, Grant, HandOver,
+    Reroute, Seal, Verify,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -117,7 +117,13 @@ fn step(number: usize, action: &Action, run: &RunId, intent: &Intent, bound: &Bo
         (Action::CatchUp, _) => Step::CatchUp(CatchUp { run, to }),
         (Action::Grant, _) => Step::Grant(Grant { run, to }),
         (Action::Reroute, _) => Step::Reroute(Reroute { run }),
-        (Action::Verify, _) => Step::Verify(Verify { run, to }),
+        (Action::Verify, Intent::Switchover { range, .. }) => {
+            Step::Verify(Verify { run, to, range: Some(*range) })
+        }
+        (Action::Verify, _) => Step::Verify(Verify { run, to, range: None }),
+        (Action::GiveBack, Intent::Switchover { range, .. }) => {
+            Step::GiveBack(GiveBack { run, range: *range, of: to })
+        }
         (Action::HandOver { .. }, Intent::Switchover { range, .. }) => {
             Step::HandOver(HandOver { run, range: *range, to })
         }

@@ -73,6 +73,7 @@ pub enum Action {
     Grant,
     Reroute,
     Verify,
+    GiveBack,
 }
 
 impl Runbook {
@@ -99,6 +100,7 @@ impl Action {
             Self::Grant => "grant",
             Self::Reroute => "reroute",
             Self::Verify => "verify",
+            Self::GiveBack => "give_back",
         }
     }
 
@@ -129,7 +131,7 @@ impl Action {
                 ("at_once", at_once.to_string()),
             ],
             Self::Seal | Self::Cut | Self::CatchUp => Vec::new(),
-            Self::Grant | Self::Reroute | Self::Verify => Vec::new(),
+            Self::Grant | Self::Reroute | Self::Verify | Self::GiveBack => Vec::new(),
         }
     }
 }

@@ -246,6 +246,7 @@ impl Reader {
             "grant" => Action::Grant,
             "reroute" => Action::Reroute,
             "verify" => Action::Verify,
+            "give_back" => Action::GiveBack,
             other => unreachable!("step {other} is listed, and nothing reads it"),
         })
     }

@@ -212,6 +212,15 @@ pub const STEPS: &[StepKind] = &[
         after: &[GRANTED],
         meaning: "Writes a canary row through the guard of the new owner.",
     },
+    StepKind {
+        name: "give_back",
+        keys: &[],
+        after: &[
+            Needs { one_of: &["hand_over"], because: "only what was handed over is given back" },
+            GRANTED,
+        ],
+        meaning: "Planned: starts a run of the ready-made `switchover` for each range that was handed over, back to whoever owned it before, and waits for it. One that would be refused (that region is far behind) is waited for. When one does not succeed, no other is begun, and the run ends like that one.",
+    },
 ];
 
 /// Returns the step of this name.
@@ -272,7 +281,7 @@ A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
 | type | values |
 | --- | --- |
 | `region` | the name of a region, as in `\"eu\"` |
-| `partitions` | one or several, as in `\"4\"` or `\"4-7\"` |
+| `partitions` | one or several, as in `\"4\"` or `\"4-7\"`, or `\"canary\"`: the one that carries nobody's rows |
 | `flag` | `true` or `false` |
 | `number` | 1 to 1000 |
 | `duration` | `\"500ms\"`, `\"30s\"`, `\"15m\"`, `\"2h\"`, at most 30 days |

@@ -170,8 +170,27 @@ fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
             vec![hand_over.clone(), step("catch_up"), step("grant"), hand_over.clone()],
             "hand_over stands in step[1] already",
         ),
-        (vec![hand_over.clone(), step("catch_up"), step("grant"), fence], "step[1] is a hand_over"),
+        (
+            vec![hand_over.clone(), step("catch_up"), step("grant"), fence.clone()],
+            "step[1] is a hand_over",
+        ),
         (vec![step("reroute")], "nothing moves"),
+        (
+            vec![hand_over.clone(), step("give_back"), step("catch_up"), step("grant")],
+            "no grant comes before give_back",
+        ),
+        (
+            vec![
+                step("confirm_outage"),
+                fence.clone(),
+                step("seal"),
+                step("cut"),
+                step("catch_up"),
+                step("grant"),
+                step("give_back"),
+            ],
+            "no hand_over comes before give_back",
+        ),
         (vec![for_each(), step("verify")], "verify follows it"),
         (
             vec![hand_over.clone(), for_each(), step("catch_up"), step("grant")],

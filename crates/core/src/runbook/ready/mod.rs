@@ -11,6 +11,7 @@ pub const READY: &[(&str, &str)] = &[
     ("switchover", include_str!("switchover.toml")),
     ("failback", include_str!("failback.toml")),
     ("evacuate-region", include_str!("evacuate-region.toml")),
+    ("drill", include_str!("drill.toml")),
 ];
 
 /// Returns the text of the ready-made runbook of this name.

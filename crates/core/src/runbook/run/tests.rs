@@ -9,7 +9,7 @@ use crate::outage::Outage;
 use crate::ownership::{Entry, Ownership, OwnershipRefusal};
 use crate::progress::Rpo;
 use crate::runbook::file::{Arguments, Runbook};
-use crate::runbook::plan::Refusal;
+use crate::runbook::plan::{Refusal, check};
 use crate::runbook::{Answer, Approval, PlanId, RegionFacts, part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
 
@@ -107,7 +107,15 @@ fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
             let mut parts = facts.parts.iter_mut();
             let (range, end) = parts.find(|(_, end)| end.is_none()).unwrap();
             *end = Some(Outcome::Succeeded);
-            let intent = Intent::Switchover { range: *range, to: plan.intent.to().clone() };
+            let to = match &plan.intent {
+                // It gives back what it has moved.
+                Intent::Switchover { .. } => {
+                    let moved = facts.ownership.entry(crate::id::PartitionId(range.first)).unwrap();
+                    moved.closed.last().unwrap().by.clone()
+                }
+                intent => intent.to().clone(),
+            };
+            let intent = Intent::Switchover { range: *range, to };
             let moved = Plan::ready(&part_of(&plan.run, *range), &intent);
             let mut part = Facts { parts: BTreeMap::new(), ..facts.clone() };
             assert_eq!(play(&moved, &mut part).1, Outcome::Succeeded);
@@ -999,6 +1007,110 @@ fn a_paused_run_still_gives_back_what_its_lost_target_cannot_take() {
     facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(0));
     let (_, outcome) = go_on_with(&plan, pause(true), &mut facts);
     assert_eq!(outcome, Outcome::CalledOff { back_to: region("eu") });
+}
+
+/// ap owns the canary, and us shall have it for a while.
+fn drill(facts: &mut Facts) -> Plan {
+    facts.ownership = facts.ownership.clone().with_canary(region("ap"));
+    let text = crate::runbook::ready::text("drill").unwrap();
+    let told = [("to".to_owned(), "us".to_owned())].into();
+    check(Runbook::parse(text).unwrap().plan(&run(), &told).unwrap(), facts).unwrap()
+}
+
+fn canary(facts: &Facts) -> (String, u64) {
+    let entry = facts.ownership.entry(crate::id::PartitionId::CANARY).unwrap();
+    (entry.owner().unwrap().to_string(), entry.epoch.0)
+}
+
+#[test]
+fn a_drill_hands_the_canary_over_and_back_and_touches_nothing_else() {
+    let mut facts = facts(Rpo::None);
+    let plan = drill(&mut facts);
+    let decided = plan.decided(&facts.ownership);
+    assert!(decided.ends_with("partition canary: epoch 1, from ap to us\n"), "{decided}");
+    let before = facts.ownership.data().to_vec();
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!(outcome, Outcome::Succeeded);
+    let there = ["do hand_over", "wait hand_over", "wait catch_up", "do grant", "wait reroute"];
+    let back = ["do verify", "do give_back", "wait give_back"];
+    assert_eq!(story, [&there[..], &back[..]].concat());
+    assert_eq!(canary(&facts), ("ap".to_owned(), 3));
+    assert_eq!(facts.ownership.data(), before);
+}
+
+#[test]
+fn a_drill_that_another_agent_continues_at_any_point_ends_the_same() {
+    for stop in 0..10 {
+        let mut facts = facts(Rpo::None);
+        let plan = drill(&mut facts);
+        let mut started = false;
+        for _ in 0..stop {
+            started |= facts.ownership.ranges_of(&plan.run).next().is_some();
+            match next(&plan, &recorded(started), &facts) {
+                Next::Do { effect, .. } => perform(&mut facts, effect),
+                Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+                Next::Finished(_) => break,
+            }
+        }
+        facts.canary_written = false;
+        let (_, outcome) = go_on(&plan, started, &mut facts);
+        assert_eq!((outcome, canary(&facts)), (Outcome::Succeeded, ("ap".to_owned(), 3)), "{stop}");
+    }
+}
+
+#[test]
+fn a_drill_writes_the_canary_partition_where_it_went_whatever_else_is_there() {
+    let mut facts = facts(Rpo::None);
+    let plan = drill(&mut facts);
+    let written = loop {
+        let started = facts.ownership.had_its_turn(&plan.run);
+        match next(&plan, &recorded(started), &facts) {
+            Next::Do { effect: Effect::WriteCanary { region, partition }, .. } => {
+                break (region, partition);
+            }
+            Next::Do { effect, .. } => perform(&mut facts, effect),
+            Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+            Next::Finished(outcome) => panic!("{outcome:?}"),
+        }
+    };
+    assert_eq!(written, (region("us"), crate::id::PartitionId::CANARY));
+}
+
+#[test]
+fn a_drill_waits_for_a_way_back_that_would_be_refused_and_ends_like_one_that_failed() {
+    let mut facts = facts(Rpo::None);
+    let plan = drill(&mut facts);
+    let at_the_end = |facts: &mut Facts| loop {
+        match next(&plan, &recorded(true), facts) {
+            Next::Do { effect: Effect::Begin { .. }, .. } => break,
+            Next::Do { effect, .. } => perform(facts, effect),
+            Next::Wait { blocker, .. } => settle(facts, &blocker, &plan),
+            Next::Finished(outcome) => panic!("{outcome:?}"),
+        }
+    };
+    change(
+        &mut facts,
+        OwnershipChange::HandOver { range: PartitionRange::CANARY, to: region("us"), run: run() },
+    );
+    at_the_end(&mut facts);
+    facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
+    let (range, reasons) = (PartitionRange::CANARY, vec![Refusal::Unreachable(region("ap"))]);
+    let blocker = Blocker::NotNow { range, reasons };
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Wait { step: 5, blocker });
+    facts.parts.insert(range, Some(Outcome::Overruled));
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Finished(Outcome::Overruled));
+}
+
+#[test]
+fn a_drill_is_refused_where_the_canary_could_not_come_back() {
+    let mut facts = facts(Rpo::None);
+    let plan = drill(&mut facts);
+    let ap = facts.regions.get_mut(&region("ap")).unwrap();
+    ap.left_behind = true;
+    assert_eq!(check(plan.clone(), &facts), Err(vec![Refusal::LeftBehind(region("ap"))]));
+    let ap = facts.regions.get_mut(&region("ap")).unwrap();
+    (ap.left_behind, ap.reachable, ap.lease_over_at) = (false, true, Some(Time(0)));
+    assert_eq!(check(plan, &facts), Err(vec![Refusal::OwnerSilent(region("ap"))]));
 }
 
 /// `eu` owns three ranges, and `us` shall have them two at a time.

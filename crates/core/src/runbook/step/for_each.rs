@@ -3,13 +3,11 @@
 //! Each is a run by itself, named after this one and its range: so it is begun once, whoever asks
 //! again, and goes on by itself. What the region is given meanwhile moves, too.
 
-use std::collections::BTreeSet;
-
 use super::{Blocker, Effect, Facts};
 use crate::id::{PartitionRange, RegionId, RunId};
 use crate::ownership::{CameTo, State};
 use crate::runbook::plan::check;
-use crate::runbook::{Intent, Outcome, Plan, part_of, range_of_part};
+use crate::runbook::{Intent, Outcome, Plan, on_their_way, part_of};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForEach {
@@ -67,11 +65,7 @@ impl ForEach {
     }
 
     pub fn on_their_way(&self, facts: &Facts) -> usize {
-        // What is known of the owners may be newer than what is known of the runs.
-        let open = facts.parts.iter().filter(|(_, end)| end.is_none()).map(|(range, _)| *range);
-        let entries = facts.ownership.entries().iter();
-        let in_hands = entries.filter_map(|entry| range_of_part(&self.run, entry.state.run()?));
-        open.chain(in_hands).collect::<BTreeSet<_>>().len()
+        on_their_way(&self.run, facts)
     }
 
     /// The first range that has not been begun. One that has moved and come back has been.

@@ -13,6 +13,7 @@ mod cut;
 mod exec;
 mod fence;
 mod for_each;
+mod give_back;
 mod grant;
 mod hand_over;
 mod reroute;
@@ -27,6 +28,7 @@ pub use cut::Cut;
 pub use exec::Exec;
 pub use fence::Fence;
 pub use for_each::ForEach;
+pub use give_back::GiveBack;
 pub use grant::Grant;
 pub use hand_over::HandOver;
 pub use reroute::Reroute;
@@ -48,6 +50,7 @@ pub enum Step {
     Grant(Grant),
     Reroute(Reroute),
     Verify(Verify),
+    GiveBack(GiveBack),
 }
 
 macro_rules! each_step {
@@ -66,6 +69,7 @@ macro_rules! each_step {
             Step::Grant($step) => $answer,
             Step::Reroute($step) => $answer,
             Step::Verify($step) => $answer,
+            Step::GiveBack($step) => $answer,
         }
     };
 }
@@ -87,6 +91,7 @@ impl Step {
             Self::Grant(_) => "grant",
             Self::Reroute(_) => "reroute",
             Self::Verify(_) => "verify",
+            Self::GiveBack(_) => "give_back",
         }
     }
 

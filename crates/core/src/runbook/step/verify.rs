@@ -1,12 +1,14 @@
 //! A write goes through the guard of the new owner.
 
 use super::{Blocker, Effect, Facts};
-use crate::id::{RegionId, RunId};
+use crate::id::{PartitionId, PartitionRange, RegionId, RunId};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verify {
     pub run: RunId,
     pub to: RegionId,
+    /// What was moved, where that is known beforehand.
+    pub range: Option<PartitionRange>,
 }
 
 impl Verify {
@@ -16,7 +18,7 @@ impl Verify {
 
     /// A region that has lost everything again by now has nothing that a canary could be written to.
     pub fn done(&self, facts: &Facts) -> bool {
-        facts.canary_written || facts.ownership.writable_by(&self.to).next().is_none()
+        facts.canary_written || self.written_to(facts).is_none()
     }
 
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
@@ -24,7 +26,20 @@ impl Verify {
         closed.then(|| Blocker::NotOpened { region: self.to.clone() })
     }
 
-    pub fn effect(&self, _: &Facts) -> Option<Effect> {
-        Some(Effect::WriteCanary { region: self.to.clone() })
+    pub fn effect(&self, facts: &Facts) -> Option<Effect> {
+        let partition = self.written_to(facts)?;
+        Some(Effect::WriteCanary { region: self.to.clone(), partition })
+    }
+
+    /// The first partition that was moved and is still the new owner's.
+    fn written_to(&self, facts: &Facts) -> Option<PartitionId> {
+        let mut writable = facts.ownership.writable_by(&self.to);
+        writable.find_map(|entry| {
+            let moved = match &self.range {
+                Some(range) => entry.range.overlap(range)?,
+                None => entry.range,
+            };
+            Some(PartitionId(moved.first))
+        })
     }
 }

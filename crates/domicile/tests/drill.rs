@@ -1,0 +1,218 @@
+//! Can a hand-over be tried at any time, without anybody noticing?
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use domicile::directory::Client as Directory;
+use domicile::directory::documents::{OWNERSHIP_KEY, lower_ownership};
+use domicile::lab::regions::{Regions, RegionsConfig};
+use domicile_core::id::{PartitionId, RegionId};
+use domicile_core::ownership::Ownership;
+use serde_json::Value as Json;
+use tokio::task::JoinHandle;
+use tokio_postgres::NoTls;
+
+// Not all of it is of use here.
+#[allow(dead_code)]
+mod regions;
+use regions::{config, eventually, start};
+
+const NAMES: [&str; 3] = ["eu", "us", "ap"];
+const SEED: &str = "CREATE TABLE item (id int PRIMARY KEY, n int)";
+const TABLES: &str = "[[table]]\nname = \"item\"\n";
+/// Longer than the writers of a partition that is handed over are waited for.
+const LONGER_THAN_A_DRAIN: Duration = Duration::from_millis(2500);
+
+fn three() -> RegionsConfig {
+    let mut config = config(&NAMES, "hash(id, 9)", 9);
+    // A region that stands still for a moment keeps its lease.
+    config.lease = Duration::from_secs(30);
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    config
+}
+
+/// What it printed as JSON, and how it ended.
+fn asked(regions: &Regions, arguments: &[&str]) -> (Json, i32) {
+    let mut command = Command::new(regions.binary());
+    command.args(arguments).arg("--json").arg("--config").arg(regions.config_file("ap"));
+    let output = command.output().unwrap();
+    let printed = serde_json::from_slice(&output.stdout);
+    (printed.unwrap_or_else(|_| Json::String(format!("{output:?}"))), output.status.code().unwrap())
+}
+
+/// Owner and epoch of each range.
+fn owned(regions: &Regions) -> BTreeMap<String, (String, u64)> {
+    let (listed, code) = asked(regions, &["partition", "list"]);
+    assert_eq!(code, 0, "{listed:#}");
+    let rows = listed.as_array().unwrap().iter().map(|row| {
+        let owner = row["owner"].as_str().unwrap_or_default().to_owned();
+        (row["partitions"].as_str().unwrap().to_owned(), (owner, row["epoch"].as_u64().unwrap()))
+    });
+    rows.collect()
+}
+
+/// Plans a drill and runs it as planned.
+fn drill(regions: &Regions, to: &str) -> (Json, i32) {
+    let to = format!("to={to}");
+    let (planned, code) = asked(regions, &["runbook", "plan", "drill", &to]);
+    assert_eq!(code, 0, "{planned:#}");
+    let id = planned["plan"].as_str().unwrap();
+    asked(regions, &["runbook", "run", "drill", &to, "--plan", id])
+}
+
+/// Somebody who writes until told to stop, and says how often and what went wrong.
+struct Writer(JoinHandle<(u64, Vec<String>)>);
+
+impl Writer {
+    /// Writes rows of `region`'s own partitions at `address`.
+    async fn start(address: &str, region: &str, first: i32, stop: &Arc<AtomicBool>) -> Self {
+        let (client, connection) = tokio_postgres::connect(address, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let sql = "SELECT id FROM generate_series($2::int, $2 + 99) id
+                   WHERE (domicile.entry(domicile.partition_of(id::text))).owner = $1";
+        let ids = client.query(sql, &[&region, &first]).await.unwrap();
+        let ids: Vec<i32> = ids.iter().map(|row| row.get(0)).collect();
+        let stop = stop.clone();
+        Self(tokio::spawn(async move {
+            let (mut written, mut wrong) = (0, Vec::new());
+            while !stop.load(Ordering::SeqCst) {
+                let sql = "INSERT INTO item VALUES ($1, 1)
+                           ON CONFLICT (id) DO UPDATE SET n = item.n + 1";
+                match client.execute(sql, &[&ids[written as usize % ids.len()]]).await {
+                    Ok(_) => written += 1,
+                    Err(error) => wrong.push(format!("{error:?}")),
+                }
+                if client.is_closed() {
+                    break;
+                }
+            }
+            (written, wrong)
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_takes_the_canary_there_and_back_and_no_writer_notices() {
+    let mut regions = Regions::create(three()).await.unwrap();
+    start(&mut regions).await;
+    let before = owned(&regions);
+    assert_eq!(before["canary"], ("eu".to_owned(), 1), "{before:?}");
+    let (stop, mut writers) = (Arc::new(AtomicBool::new(false)), Vec::new());
+    for (number, region) in (0..).zip(NAMES) {
+        let gateway = regions.gateway(region);
+        let through =
+            format!("host={} port={} user=postgres dbname=postgres", gateway.ip(), gateway.port());
+        for (half, address) in (0..).zip([regions.postgres(region), through]) {
+            let first = 1000 * (2 * number + half);
+            writers.push(Writer::start(&address, region, first, &stop).await);
+        }
+    }
+    // Who writes for longer than a hand-over waits would be terminated by one of a partition with rows.
+    let mut slow = regions.connect("eu").await.unwrap();
+    let open = slow.transaction().await.unwrap();
+    let own = "SELECT id FROM generate_series(100000, 100099) id
+               WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu' LIMIT 1";
+    let id: i32 = open.query_one(own, &[]).await.unwrap().get(0);
+    open.execute("INSERT INTO item VALUES ($1, 1)", &[&id]).await.unwrap();
+    let since = tokio::time::Instant::now();
+    eventually("the transaction is open for long", async || {
+        let told = regions.status("eu").await.map_err(|e| e.to_string())?.open_writers;
+        let long = since.elapsed() > LONGER_THAN_A_DRAIN && !told.is_empty();
+        if long { Ok(()) } else { Err(format!("{told:?}")) }
+    })
+    .await;
+
+    let (planned, _) = asked(&regions, &["runbook", "plan", "drill", "to=us"]);
+    let moves = serde_json::json!([{"partitions": "canary", "epoch": 1, "from": "eu", "to": "us"}]);
+    assert_eq!(planned["moves"], moves, "{planned:#}");
+    assert_eq!(planned["cautions"], serde_json::json!([]), "nobody comes to harm: {planned:#}");
+    let (said, code) = drill(&regions, "us");
+    assert_eq!(code, 0, "{said:#}");
+    open.commit().await.expect("nobody has terminated it");
+    stop.store(true, Ordering::SeqCst);
+    for writer in writers {
+        let (written, wrong) = writer.0.await.unwrap();
+        assert!(written > 0 && wrong.is_empty(), "{written} written, and {wrong:#?}");
+    }
+
+    let after = owned(&regions);
+    assert_eq!(after["canary"], ("eu".to_owned(), 3));
+    let others = |owned: &BTreeMap<String, (String, u64)>| -> Vec<_> {
+        owned.clone().into_iter().filter(|(range, _)| range != "canary").collect()
+    };
+    assert_eq!(others(&after), others(&before));
+    let (listed, _) = asked(&regions, &["runbook", "history"]);
+    let back = &listed[0];
+    assert_eq!((&back["runbook"], &back["state"]), (&"switchover".into(), &"succeeded".into()));
+    let run = listed[1]["run"].as_str().unwrap();
+    assert_eq!(
+        (&listed[1]["runbook"], &listed[1]["state"]),
+        (&"drill".into(), &"succeeded".into())
+    );
+    assert_eq!(back["run"], format!("{run}/canary"));
+    for way in [run, back["run"].as_str().unwrap()] {
+        let (story, _) = asked(&regions, &["runbook", "report", way]);
+        assert!(story["without_owner_ms"].is_u64(), "{story:#}");
+    }
+    for region in NAMES {
+        let client = regions.connect(region).await.unwrap();
+        eventually("every region shows what was written on the way back", async || {
+            let sql = "SELECT run FROM domicile.canary WHERE partition = $1";
+            let number = i32::try_from(PartitionId::CANARY.0).unwrap();
+            let row = client.query_opt(sql, &[&number]).await.map_err(|e| e.to_string())?;
+            let shown: Option<String> = row.map(|row| row.get(0));
+            let written = shown == Some(format!("{run}/canary"));
+            if written { Ok(()) } else { Err(format!("{region}: {shown:?}")) }
+        })
+        .await;
+        let status = regions.status(region).await.unwrap();
+        assert_eq!(status.owns_canary, Some(region == "eu"));
+        assert_eq!(status.owns.len(), 1, "it is not counted: {:?}", status.owns);
+        assert_eq!(status.journal_entries, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_founded_without_a_canary_gets_one_when_all_know_what_it_is() {
+    let mut regions = Regions::create(three()).await.unwrap();
+    regions.start_directory().unwrap();
+    let names: Vec<RegionId> = NAMES.iter().map(|name| name.parse().unwrap()).collect();
+    let older = Ownership::initial(9, &names);
+    let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
+    let document = lower_ownership("lab", &older);
+    eventually("the directory takes the ownership", async || {
+        let written = directory.write(OWNERSHIP_KEY, 0, Some(document.clone())).await;
+        written.map(drop).map_err(|e| format!("{e:#}"))
+    })
+    .await;
+    for region in ["eu", "us"] {
+        regions.start_agent(region).unwrap();
+    }
+    eventually("two regions write", async || {
+        for region in ["eu", "us"] {
+            let status = regions.status(region).await.map_err(|e| e.to_string())?;
+            if !status.lease_live {
+                return Err(format!("{region}: {status:?}"));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    assert!(!owned(&regions).contains_key("canary"), "nobody knows what ap runs");
+    regions.start_agent("ap").unwrap();
+    regions.wait_until_ready().await.unwrap();
+    eventually("the canary is there", async || {
+        let listed = owned(&regions);
+        match listed.get("canary") {
+            Some(owned) if *owned == ("eu".to_owned(), 1) => Ok(()),
+            _ => Err(format!("{listed:?}")),
+        }
+    })
+    .await;
+    let (said, code) = drill(&regions, "ap");
+    assert_eq!(code, 0, "{said:#}");
+}
