@@ -31,6 +31,7 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
         let labels = vec![counted.conflict.clone(), counted.status.clone()];
         (labels, counted.entries as f64)
     });
+    let readiness = status.readiness.iter().map(|of| (vec![of.lost.clone()], number(of.ready)));
     let conditions: BTreeMap<&str, f64> =
         status.conditions.iter().map(|condition| (condition.name.as_str(), 1.0)).collect();
     let conditions = conditions.into_iter().map(|(name, one)| (vec![name.to_owned()], one));
@@ -95,6 +96,12 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
         .by(&["conflict", "status"], journal.collect()),
         gauge("repairs_pending", "Rows that wait to be repaired from a peer.")
             .of(status.repairs_pending as f64),
+        gauge(
+            "failover_ready",
+            "1 while another region could take over what the region `lost` owns, as this one sees it. Asked \
+             every minute; `domicile status` tells what is in the way.",
+        )
+        .by(&["lost"], readiness.collect()),
         gauge(
             "condition",
             "1 for each named state that the region is in. `domicile status` tells what it means and \

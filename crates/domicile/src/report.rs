@@ -11,6 +11,7 @@ use domicile_core::ownership::Ownership;
 use domicile_core::progress::Pace;
 use domicile_core::rate::Rate;
 use domicile_core::runbook::caution::little_headroom;
+use domicile_core::runbook::readiness::{Found, NOT_FAILOVER_READY, Unready, Watch};
 use domicile_core::time::{Millis, PgTime, Time};
 use tokio::sync::watch;
 use tokio::try_join;
@@ -27,8 +28,8 @@ use crate::positions::Positions;
 use crate::postgres::drain::open_writers;
 use crate::postgres::session;
 use crate::status::{
-    Condition, JournalCount, OpenWriterStatus, OwnedRange, PeerStatus, RegionStatus, SeedingStatus,
-    log_ends, probe_word,
+    Condition, JournalCount, OpenWriterStatus, OwnedRange, PeerStatus, ReadinessStatus,
+    RegionStatus, SeedingStatus, log_ends, probe_word,
 };
 use crate::tenure::TenureState;
 
@@ -80,16 +81,17 @@ impl Reporter {
         let count = self.count(&counted);
         let report = async {
             let mut tick = tokio::time::interval(REPORT_EVERY);
-            let mut settled_at = None;
+            let (mut settled_at, mut readiness) = (None, Watch::default());
             loop {
                 tick.tick().await;
                 let seen = counted.borrow().clone();
                 let now = self.clock.now();
+                self.watch(&mut readiness, now);
                 if self.is_settled() {
                     settled_at = Some(now);
                 }
                 let settled = settled_at.is_some_and(|at| now.since(at) <= SETTLES_WITHIN);
-                self.status.send_replace(Arc::new(self.status(seen, settled)));
+                self.status.send_replace(Arc::new(self.status(seen, settled, &readiness)));
             }
         };
         tokio::select! {
@@ -182,7 +184,17 @@ impl Reporter {
         self.seeding.is_some() || view.ownership.as_ref().is_none_or(settled)
     }
 
-    fn status(&self, counted: Counted, settled: bool) -> RegionStatus {
+    /// Asks whether each member could be lost, when it is time to.
+    fn watch(&self, readiness: &mut Watch, now: Time) {
+        if self.seeding.is_none()
+            && readiness.is_due(now)
+            && let Some(facts) = self.observer.facts()
+        {
+            readiness.ask(&self.config.failover, &facts);
+        }
+    }
+
+    fn status(&self, counted: Counted, settled: bool, readiness: &Watch) -> RegionStatus {
         let now = self.clock.now();
         let tenure = self.tenure.borrow().clone();
         // Before the ownership by which they came about: see `RegionStatus::ownership_read`.
@@ -210,6 +222,7 @@ impl Reporter {
                 .little_headroom
                 .map(|detail| Condition { name: "little_headroom".into(), detail }),
         );
+        conditions.extend(readiness.lasting(now).map(not_ready));
         let waits = |alike: &&JournalCount| matches!(alike.status.as_str(), "open" | "parked");
         let waiting = counted.journal.iter().filter(waits);
         RegionStatus {
@@ -243,6 +256,7 @@ impl Reporter {
             journal: counted.journal,
             repairs_pending: counted.repairs_pending,
             migration: counted.migration,
+            readiness: readiness.found().iter().map(lower_found).collect(),
             conditions,
             seeding: self.seeding.as_ref().map(|seeding| seeding.borrow().clone()),
         }
@@ -341,4 +355,19 @@ impl Reporter {
         conditions.extend(self.notices.all());
         conditions
     }
+}
+
+fn lower_found((lost, found): (&RegionId, &Found)) -> ReadinessStatus {
+    ReadinessStatus {
+        lost: lost.to_string(),
+        ready: found.against.is_empty(),
+        against: found.against.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn not_ready((lost, against): (&RegionId, &[Unready])) -> Condition {
+    let against: Vec<String> = against.iter().map(ToString::to_string).collect();
+    let detail =
+        format!("if region {lost} were lost now, nobody could take over: {}", against.join("; "));
+    Condition { name: NOT_FAILOVER_READY.into(), detail }
 }

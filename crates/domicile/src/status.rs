@@ -82,11 +82,25 @@ pub struct RegionStatus {
     /// The newest migration that this region has run; 0 without one.
     #[serde(default)]
     pub migration: i64,
+    /// Of each member: could it be lost now, as this region sees it?
+    #[serde(default)]
+    pub readiness: Vec<ReadinessStatus>,
     /// Named states that a person may want to know of.
     pub conditions: Vec<Condition>,
     /// Of a region that is not a member of the cluster yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seeding: Option<SeedingStatus>,
+}
+
+/// Could another region take over now what this one owns?
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReadinessStatus {
+    /// The region that would be lost.
+    pub lost: String,
+    pub ready: bool,
+    /// What is in the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub against: Vec<String>,
 }
 
 /// Entries of the conflict journal that are alike.

@@ -64,6 +64,18 @@ fn drill(regions: &Regions, to: &str) -> (Json, i32) {
     asked(regions, &["runbook", "run", "drill", &to, "--plan", id])
 }
 
+/// Waits until `domicile status` says this, or says it no more.
+async fn says_of_status(regions: &Regions, what: &str, says: bool) {
+    eventually(&format!("the status says \"{what}\": {says}"), async || {
+        let mut command = Command::new(regions.binary());
+        command.arg("status").arg("--config").arg(regions.config_file("eu"));
+        let output = command.output().map_err(|e| e.to_string())?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        if printed.contains(what) == says { Ok(()) } else { Err(printed) }
+    })
+    .await;
+}
+
 /// Somebody who writes until told to stop, and says how often and what went wrong.
 struct Writer(JoinHandle<(u64, Vec<String>)>);
 
@@ -177,7 +189,7 @@ async fn a_drill_takes_the_canary_there_and_back_and_no_writer_notices() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_was_founded_without_a_canary_gets_one_when_all_know_what_it_is() {
+async fn an_older_cluster_gets_a_canary_when_all_know_what_it_is_and_is_ready_when_all_are_there() {
     let mut regions = Regions::create(three()).await.unwrap();
     regions.start_directory().unwrap();
     let names: Vec<RegionId> = NAMES.iter().map(|name| name.parse().unwrap()).collect();
@@ -203,8 +215,20 @@ async fn a_cluster_that_was_founded_without_a_canary_gets_one_when_all_know_what
     })
     .await;
     assert!(!owned(&regions).contains_key("canary"), "nobody knows what ap runs");
+    let unready = "not ready for a failover of us, says eu: 1 of the other regions answer, and 2 have to seal";
+    says_of_status(&regions, unready, true).await;
     regions.start_agent("ap").unwrap();
     regions.wait_until_ready().await.unwrap();
+    says_of_status(&regions, "not ready", false).await;
+    for region in NAMES {
+        eventually("every region could be lost", async || {
+            let of = regions.status(region).await.map_err(|e| e.to_string())?.readiness;
+            let ready = of.iter().filter(|of| of.ready).map(|of| of.lost.as_str());
+            let all = ready.eq(["ap", "eu", "us"]);
+            if all { Ok(()) } else { Err(format!("{region}: {of:?}")) }
+        })
+        .await;
+    }
     eventually("the canary is there", async || {
         let listed = owned(&regions);
         match listed.get("canary") {

@@ -13,6 +13,7 @@
 //! | `file/` | what does a runbook's file say? |
 //! | `ready/*.toml` | the lists of steps, as an operator reads them |
 //! | `failover.rs` | which failover does nobody have to ask for? |
+//! | `readiness.rs` | could each region be lost now? |
 //! | `canary.rs` | who adds the canary partition where there is none? |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ pub mod caution;
 pub mod failover;
 pub mod file;
 pub mod plan;
+pub mod readiness;
 pub mod ready;
 pub mod run;
 pub mod step;

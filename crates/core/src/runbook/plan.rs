@@ -156,6 +156,16 @@ fn unsettled(to: &RegionId, intent: &Intent, seen: &RegionFacts, facts: &Facts) 
     })
 }
 
+/// Returns every reason why a failover must not be started now.
+pub(super) fn against_failover(intent: &Intent, facts: &Facts) -> Vec<Refusal> {
+    let mut reasons: Vec<Refusal> =
+        against_target(intent.to(), intent, facts).into_iter().collect();
+    if let Intent::Failover { from, to, attested } = intent {
+        check_failover(from, to, *attested, facts, &mut reasons);
+    }
+    reasons
+}
+
 fn check_failover(
     from: &RegionId,
     to: &RegionId,

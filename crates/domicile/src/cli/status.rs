@@ -39,6 +39,9 @@ impl Status {
         } else {
             context.output.print(&regions(&context.output, &statuses))?;
             context.output.print(&links(&context.output, &statuses))?;
+            for line in unready(&statuses) {
+                context.output.print(&line)?;
+            }
         }
         Ok(if well { Exit::Done } else { Exit::Failed })
     }
@@ -124,4 +127,16 @@ fn links(output: &Output, statuses: &Statuses) -> String {
         }
     }
     format!("\n{}", trimmed(&table))
+}
+
+/// What each region knows to be in the way of a failover.
+fn unready(statuses: &Statuses) -> Vec<String> {
+    let told = statuses.iter().filter_map(|(by, status)| Some((by, status.as_ref().ok()?)));
+    let lines = told.flat_map(|(by, status)| {
+        let unready = status.readiness.iter().filter(|of| !of.ready);
+        unready.map(move |of| {
+            format!("not ready for a failover of {}, says {by}: {}", of.lost, of.against.join("; "))
+        })
+    });
+    lines.collect()
 }
