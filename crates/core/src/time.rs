@@ -9,6 +9,12 @@ use std::ops::{Add, Sub};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub u64);
 
+/// A moment of the calendar, in milliseconds since 1970 (UTC), by some machine's wall clock.
+///
+/// For people, and for what they plan by the calendar: no promise rests on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Wall(pub u64);
+
 /// A duration in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Millis(pub u64);
@@ -26,6 +32,36 @@ impl Add<Millis> for Time {
     fn add(self, duration: Millis) -> Time {
         Time(self.0.saturating_add(duration.0))
     }
+}
+
+impl Add<Millis> for Wall {
+    type Output = Wall;
+
+    fn add(self, duration: Millis) -> Wall {
+        Wall(self.0.saturating_add(duration.0))
+    }
+}
+
+/// As people write it.
+impl fmt::Display for Wall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, second) = (self.0 / 86_400_000, self.0 / 1000 % 86_400);
+        let (year, month, day) = date(days);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    }
+}
+
+/// Returns year, month and day. Years begin in March here, so that a leap day is a year's last one.
+fn date(days_since_1970: u64) -> (u64, u64, u64) {
+    let days = days_since_1970 + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let march_based = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_based + 2) / 5 + 1;
+    let month = if march_based < 10 { march_based + 3 } else { march_based - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
 impl Add for Millis {
@@ -91,5 +127,17 @@ mod tests {
     fn outlasting_a_slow_clock_takes_longer_than_the_duration() {
         assert_eq!(DriftPpm(500).outlast(Millis(3000)), Millis(3003));
         assert_eq!(DriftPpm(0).outlast(Millis(3000)), Millis(3000));
+    }
+    #[test]
+    fn moments_are_printed_as_the_calendar_has_them() {
+        for (unix_ms, printed) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399_000, "2000-02-28 23:59:59 UTC"),
+            (951_782_400_000, "2000-02-29 00:00:00 UTC"),
+            (1_709_251_199_000, "2024-02-29 23:59:59 UTC"),
+            (4_107_542_400_000, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(Wall(unix_ms).to_string(), printed);
+        }
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use domicile_core::time::Wall;
 use serde::Serialize;
 
 use crate::directory::documents::{ApprovalDocument, RunDocument, RunEntry, RunState};
@@ -76,7 +77,7 @@ impl Story {
             arguments: runbook.map(|called| called.arguments.clone()).unwrap_or_default(),
             plan: runbook.map(|called| called.plan.clone()).unwrap_or_default(),
             state: document.state,
-            started_at: utc(start),
+            started_at: Wall(start).to_string(),
             started_by: document.started_by.clone(),
             took_ms: journal.last().map_or(0, |line| line.at_ms),
             without_owner_ms: without_owner(&journal),
@@ -247,26 +248,6 @@ th, td { text-align: left; vertical-align: top; padding: 2px 1em 2px 0; }
 svg { max-width: 100%; } svg text { font-size: 13px; fill: currentColor; } svg rect { fill: #3a7bd5; }
 </style>
 ";
-
-/// Prints a moment as people write it.
-fn utc(unix_ms: u64) -> String {
-    let (days, second) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
-}
-
-/// Returns year, month and day. Years begin in March here, so that a leap day is a year's last one.
-fn date(days_since_1970: u64) -> (u64, u64, u64) {
-    let days = days_since_1970 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let march_based = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_based + 2) / 5 + 1;
-    let month = if march_based < 10 { march_based + 3 } else { march_based - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
-}
 
 #[cfg(test)]
 mod tests;
