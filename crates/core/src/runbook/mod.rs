@@ -14,6 +14,7 @@
 //! | `ready/*.toml` | the lists of steps, as an operator reads them |
 //! | `failover.rs` | which failover does nobody have to ask for? |
 //! | `readiness.rs` | could each region be lost now? |
+//! | `drill.rs` | when does a drill start by itself? |
 //! | `canary.rs` | who adds the canary partition where there is none? |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ use crate::time::{Millis, Time};
 
 pub mod canary;
 pub mod caution;
+pub mod drill;
 pub mod failover;
 pub mod file;
 pub mod plan;

@@ -5,8 +5,8 @@
 use thiserror::Error;
 
 use super::{ArgumentError, Arguments, Mistake, Runbook};
-use crate::id::RunId;
-use crate::runbook::{Intent, Plan, ready};
+use crate::id::{RegionId, RunId};
+use crate::runbook::{Intent, Plan, drill, ready};
 
 /// A runbook's text with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,12 @@ impl Call {
         let (name, arguments) = ready::of(intent);
         let text = ready::text(name).expect("a runbook of this name comes with Domicile");
         Self { text: text.to_owned(), arguments }
+    }
+
+    /// Returns the call of the ready-made drill.
+    pub fn drill(to: &RegionId) -> Self {
+        let text = ready::text(drill::RUNBOOK).expect("a runbook of this name comes with Domicile");
+        Self { text: text.to_owned(), arguments: [("to".to_owned(), to.to_string())].into() }
     }
 
     /// Returns what `run` would do.
