@@ -10,6 +10,7 @@ use crate::ownership::Ownership;
 use crate::partition::{Layout, Scheme};
 use crate::progress::Rpo;
 use crate::retention::LogTerms;
+use crate::runbook::drill::DrillTerms;
 use crate::time::Millis;
 
 /// A single region replicates nothing; sixteen is as far as this was designed for.
@@ -40,6 +41,8 @@ pub struct Config {
     pub tombstones_keep: Millis,
     /// The folder of the programs that runbooks may run.
     pub programs: Option<String>,
+    /// Without them no drill starts by itself.
+    pub drills: Option<DrillTerms>,
 }
 
 /// What becomes of the sequences that replicated tables draw from.

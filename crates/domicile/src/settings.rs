@@ -16,6 +16,7 @@ use domicile_core::config::Config;
 
 mod directory;
 mod dns;
+mod drills;
 pub mod keys;
 pub mod mistake;
 mod outline;

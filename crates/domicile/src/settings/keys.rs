@@ -275,6 +275,24 @@ pub const KEYS: &[Key] = &[
         "Folder of the programs that the step `exec` of a runbook may run. Without one it runs none: who may write into the directory would run them with the agents' rights.",
     ),
     key(
+        "drills.every",
+        Duration,
+        Value("\"7d\""),
+        "How often a drill has to succeed, `1d` to `365d`. Periods of this length follow on one another from a Monday on; in each of them a drill starts by itself unless one has succeeded. Where none does in a whole period, the state is `drill_overdue`.",
+    ),
+    key(
+        "drills.days",
+        Names,
+        Words("every day"),
+        "The days of the week, in UTC, on which a drill may start by itself: `mon`, `tue`, `wed`, `thu`, `fri`, `sat`, `sun`. With them `every` is at least `7d`.",
+    ),
+    key(
+        "drills.hours",
+        Text,
+        Words("at any time"),
+        "The hours of these days, in UTC, as in `\"02:00-04:30\"`. Those that end before they begin go on past midnight, if the next day is one of `days`, too.",
+    ),
+    key(
         "region[].name",
         Text,
         Required,
@@ -432,6 +450,12 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("shared.", "`[shared]`", "Tables that every region writes."),
     ("runbook.", "`[runbook]`", "What runbooks may do."),
     (
+        "drills.",
+        "`[drills]`",
+        "When a switchover is tried with the canary partition, without being asked for (docs/operating/runbooks.md). Without \
+         this section no drill starts by itself.",
+    ),
+    (
         "region[].",
         "`[[region]]`",
         "Once for each region, 2 to 16 of them, in the same order in every region's file.",
@@ -504,7 +528,7 @@ One file describes the cluster, and is the same in every region. It is read at t
 command or an agent: a change needs a restart. Unknown keys are refused, and all mistakes are
 reported at once; `domicile config check` shows them without doing anything else.
 
-Durations are texts with a unit: `\"500ms\"`, `\"3s\"`, `\"2m\"`, `\"1h\"`. So are sizes: `\"64KiB\"`, `\"64MiB\"`,
+Durations are texts with a unit: `\"500ms\"`, `\"3s\"`, `\"2m\"`, `\"1h\"`, `\"7d\"`. So are sizes: `\"64KiB\"`, `\"64MiB\"`,
 `\"2GiB\"`, `\"1TiB\"`. All keys exist since 0.1.0.
 ";
 

@@ -14,7 +14,7 @@ use domicile_core::time::{DriftPpm, Millis};
 use super::mistake::Mistakes;
 use super::partition::Partition;
 use super::written::{Written, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo, WrittenTls};
-use super::{directory, dns, regions, tables, units};
+use super::{directory, dns, drills, regions, tables, units};
 
 const CLUSTER_NAME_BYTES_MAX: usize = 32;
 /// Shorter leases end whenever a machine is busy for a moment.
@@ -68,6 +68,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let journal_keep = duration("journal.keep", keep, JOURNAL_KEEP, mistakes);
     let keep = written.shared.as_ref().and_then(|shared| shared.tombstones.as_deref());
     let tombstones_keep = duration("shared.tombstones", keep, TOMBSTONES_KEEP, mistakes);
+    let drills = written.drills.as_ref().map(|written| drills::resolve(written, mistakes));
     let programs = written.runbook.as_ref().and_then(|runbook| runbook.programs.clone());
     regions::check_addresses(&written.region, directory.as_ref(), mistakes);
     let (regions, partition) = (regions?, partition?);
@@ -96,6 +97,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         journal_keep,
         tombstones_keep,
         programs,
+        drills,
     })
 }
 

@@ -11,6 +11,7 @@ use domicile_core::frame::Compression;
 use domicile_core::partition::Scheme;
 use domicile_core::progress::Rpo;
 use domicile_core::retention::OnFull;
+use domicile_core::runbook::drill::{Day, DrillTerms, Hours};
 use domicile_core::time::Millis;
 
 use super::*;
@@ -288,6 +289,31 @@ fn a_log_has_room_for_its_segments() {
             "log.compression: \"zstd\" is neither \"lz4\" nor \"none\"",
         ]
     );
+}
+
+#[test]
+fn drills_start_by_themselves_where_somebody_wants_that() {
+    assert_eq!(sound_with("").drills, None);
+    let drills = |keys: &str| sound_with(&format!("[drills]\n{keys}\n")).drills.unwrap();
+    let week = Millis(7 * 86_400_000);
+    assert_eq!(drills(""), DrillTerms { every: week, days: [].into(), hours: None });
+    let terms = drills("every = \"14d\"\ndays = [\"sun\", \"sat\"]\nhours = \"22:30-04:00\"");
+    assert_eq!((terms.every, terms.days), (week + week, [Day::Sat, Day::Sun].into()));
+    assert_eq!(terms.hours, Some(Hours { from: 22 * 60 + 30, until: 4 * 60 }));
+    let mistakes = |keys: &str| mistakes_with(&format!("[drills]\n{keys}\n"));
+    assert_eq!(mistakes("every = \"1h\""), ["drills.every: 1h: expected 1d to 365d"]);
+    assert_eq!(
+        mistakes("every = \"2d\"\ndays = []\nhours = \"2:00-4:00\""),
+        [
+            "drills.every: 2d: with drills.days it is 7d at least",
+            "drills.days: names no day",
+            "drills.hours: \"2:00-4:00\" are no hours of a day: expected two different times, as in \
+             \"02:00-04:30\"",
+        ]
+    );
+    for wrong in ["", "12:00", "12:00-12:00", "24:00-01:00", "12:60-13:00", "+1:00-02:00"] {
+        assert_eq!(mistakes(&format!("hours = \"{wrong}\"")).len(), 1, "{wrong}");
+    }
 }
 
 #[test]

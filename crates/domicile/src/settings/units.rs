@@ -3,14 +3,15 @@
 
 use domicile_core::time::Millis;
 
-const TIMES: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+const TIMES: &[(&str, u64)] =
+    &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 const SIZES: &[(&str, u64)] =
     &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 
 pub(crate) fn duration(text: &str) -> Result<Millis, String> {
     measure(text, TIMES).map(Millis).ok_or_else(|| {
         format!(
-            "\"{text}\" is not a duration: expected a number and ms, s, m or h, as in \"500ms\""
+            "\"{text}\" is not a duration: expected a number and ms, s, m, h or d, as in \"500ms\""
         )
     })
 }
@@ -73,6 +74,7 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Millis(500)));
         assert_eq!(duration("3 s"), Ok(Millis(3000)));
         assert_eq!(duration("2h"), Ok(Millis(7_200_000)));
+        assert_eq!(duration("7d"), Ok(Millis(604_800_000)));
         for wrong in ["", "3", "s", "-1s", "1.5s", "3 days", "99999999999999999999s"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }

@@ -22,6 +22,7 @@ pub(super) struct Written {
     pub journal: Option<WrittenJournal>,
     pub shared: Option<WrittenShared>,
     pub runbook: Option<WrittenRunbook>,
+    pub drills: Option<WrittenDrills>,
     #[serde(default)]
     pub region: Vec<WrittenRegion>,
     #[serde(default)]
@@ -75,6 +76,14 @@ pub(super) struct WrittenDns {
 #[serde(deny_unknown_fields)]
 pub(super) struct WrittenRunbook {
     pub programs: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenDrills {
+    pub every: Option<String>,
+    pub days: Option<Names>,
+    pub hours: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
