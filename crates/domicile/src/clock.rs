@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use domicile_core::time::{PgTime, Time};
+use domicile_core::time::{PgTime, Time, Wall};
 
 /// This process's monotonic clock, counting from when it was made.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +34,13 @@ pub fn wall() -> PgTime {
     PgTime(i64::try_from(micros).unwrap_or(i64::MAX))
 }
 
-/// Milliseconds since 1970 by this machine's wall clock: for people, never for decisions.
-pub fn unix_ms() -> u64 {
+/// This machine's wall clock: for people, and for what they plan by the calendar.
+pub fn unix() -> Wall {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The same in milliseconds since 1970, as documents say it.
+pub fn unix_ms() -> u64 {
+    unix().0
 }

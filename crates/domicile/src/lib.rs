@@ -13,6 +13,7 @@ pub mod continuity;
 pub mod demo;
 pub mod directory;
 mod dns;
+mod drills;
 pub mod durable;
 pub mod files;
 pub mod gateway;

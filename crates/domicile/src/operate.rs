@@ -15,11 +15,12 @@ use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::ownership::{Ownership, OwnershipChange};
 use domicile_core::promise;
+use domicile_core::runbook::drill::PastDrill;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
     Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, canary,
-    ended, executor, failover, next, part_of, range_of_part, waits_for_people,
+    drill, ended, executor, failover, next, part_of, range_of_part, waits_for_people,
 };
 use domicile_core::time::{Millis, Time};
 use sha2::{Digest, Sha256};
@@ -28,14 +29,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::clock;
 use crate::complain::Complaint;
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
     RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_answers,
-    lift_approvals, lift_plan, lift_wish, lower_answer, run_key,
+    lift_approvals, lift_outcome, lift_plan, lift_wish, lower_answer, run_key,
 };
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
+use crate::drills::{self, Drills};
 use crate::kill_at::{KillAt, Moment};
 use crate::observe::Observer;
 use crate::peer;
@@ -126,6 +129,7 @@ impl Operator {
         let mut performing: BTreeMap<String, Performing> = BTreeMap::new();
         let mut positions = self.positions.subscribe();
         let (mut complaint, mut of_canary) = (Complaint::default(), Complaint::default());
+        let (mut drills, mut of_drills) = (Drills::new(self.runs.clone()), Complaint::default());
         loop {
             if let Some(facts) = self.observer.facts() {
                 if let Err(error) = self.start_automatic(&facts).await {
@@ -133,6 +137,9 @@ impl Operator {
                 }
                 if let Err(error) = self.add_canary(&facts).await {
                     of_canary.warn("no canary partition was added", &error);
+                }
+                if let Err(error) = self.start_drill(drills.past(), &facts).await {
+                    of_drills.warn("no drill was started", &error);
                 }
                 self.look(&facts, &mut performing).await;
             }
@@ -151,14 +158,41 @@ impl Operator {
     async fn start_automatic(&self, facts: &Facts) -> anyhow::Result<()> {
         let due = failover::started_by(&self.region, &self.config.failover, facts);
         let Some(intent) = due.filter(|intent| !self.is_running(intent)) else { return Ok(()) };
+        if let Some(run) = self.start(&Call::ready(&intent), facts).await? {
+            tracing::warn!(%run, "{intent} starts: the outage is confirmed");
+        }
+        Ok(())
+    }
+
+    /// Starts a run that nobody has asked for, unless something is against it.
+    async fn start(&self, call: &Call, facts: &Facts) -> anyhow::Result<Option<RunId>> {
         let by = format!("the agent of {}", self.region);
-        match Prepared::new(&Call::ready(&intent), facts, &by) {
-            Ok(prepared) => {
-                let run = prepared.start(&self.directory).await?;
-                tracing::warn!(%run, "{intent} starts: the outage is confirmed");
+        match Prepared::new(call, facts, &by) {
+            Ok(prepared) => prepared.start(&self.directory).await.map(Some),
+            Err(Start::Refused(reasons)) => {
+                tracing::debug!("not started: {reasons:?}");
+                Ok(None)
             }
-            Err(Start::Refused(reasons)) => tracing::debug!("{intent} not started: {reasons:?}"),
-            Err(Start::Failed(error)) => return Err(error),
+            Err(Start::Failed(error)) => Err(error),
+        }
+    }
+
+    /// Starts the drill that is due, if the canary is here.
+    async fn start_drill(&self, known: &[PastDrill], facts: &Facts) -> anyhow::Result<()> {
+        let Some(terms) = &self.config.drills else { return Ok(()) };
+        let due = |past: &[PastDrill]| {
+            let policy = &self.config.failover;
+            drill::due(&self.region, terms, policy, past, clock::unix(), facts)
+        };
+        if due(known).is_none() {
+            return Ok(());
+        }
+        // What is known here may be older than the last one.
+        let runs = self.directory.read(RUN_PREFIX).await?.documents;
+        let past = drills::among(runs.iter().map(|run| run.value.as_ref()));
+        let Some(to) = due(&past) else { return Ok(()) };
+        if let Some(run) = self.start(&Call::drill(&to), facts).await? {
+            tracing::info!(%run, "a drill to {to} starts: it is due");
         }
         Ok(())
     }
@@ -191,7 +225,7 @@ impl Operator {
         for (key, (value, revision)) in &view.documents {
             let Some(document) = lift_run(value) else { continue };
             let id = RunId(document.run.clone());
-            if ended(&id, outcome(&document).as_ref(), &facts.ownership) {
+            if ended(&id, lift_outcome(&document).as_ref(), &facts.ownership) {
                 performing.remove(key);
                 continue;
             }
@@ -395,7 +429,7 @@ impl Operator {
         let documents = view.documents.values().filter_map(|(value, _)| lift_run(value));
         let parts = documents.filter_map(|document| {
             let id = RunId(document.run.clone());
-            let noted = outcome(&document).filter(|noted| ended(&id, Some(noted), ownership));
+            let noted = lift_outcome(&document).filter(|noted| ended(&id, Some(noted), ownership));
             Some((range_of_part(&plan.run, &id)?, noted))
         });
         parts.collect()
@@ -458,7 +492,7 @@ impl Operator {
         }
         let name = name_of(&run.plan, step);
         run.document.journal.push(RunEntry {
-            at_ms: crate::clock::unix_ms(),
+            at_ms: clock::unix_ms(),
             executor: self.region.to_string(),
             step: name.to_owned(),
             what: what.clone(),
@@ -574,19 +608,6 @@ fn lift_run(value: &[u8]) -> Option<RunDocument> {
     serde_json::from_slice(value)
         .inspect_err(|error| tracing::error!("a run under {RUN_PREFIX} is unreadable: {error}"))
         .ok()
-}
-
-/// How a run ended, as far as its document says.
-fn outcome(document: &RunDocument) -> Option<Outcome> {
-    match document.state {
-        RunState::Running => None,
-        RunState::Succeeded => Some(Outcome::Succeeded),
-        // Whom it went back to is in the journal; that it ended is what counts here.
-        RunState::CalledOff | RunState::Overruled => Some(Outcome::Overruled),
-        RunState::Aborted => Some(Outcome::Aborted),
-        RunState::Unapproved => Some(Outcome::Unapproved),
-        RunState::Failed => Some(Outcome::Failed),
-    }
 }
 
 /// The epochs that a run has fenced: the ones before those it will grant.

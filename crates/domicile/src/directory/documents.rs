@@ -17,8 +17,8 @@ mod run;
 
 pub use run::{
     AnswerDocument, ApprovalDocument, IntentDocument, RunDocument, RunEntry, RunState,
-    RunbookDocument, StepDocument, WishDocument, lift_answers, lift_approvals, lift_plan,
-    lift_wish, lower_answer,
+    RunbookDocument, StepDocument, WishDocument, lift_answers, lift_approvals, lift_drill,
+    lift_outcome, lift_plan, lift_wish, lower_answer,
 };
 
 /// The one document that says who owns what.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use domicile_core::id::RunId;
+use domicile_core::runbook::drill::{self, PastDrill};
 use domicile_core::runbook::file::Call;
-use domicile_core::runbook::{Answer, Approval, Intent, Plan, Step, Wish};
+use domicile_core::runbook::{Answer, Approval, Intent, Outcome, Plan, Step, Wish};
+use domicile_core::time::Wall;
 use serde::{Deserialize, Serialize};
 
 /// One execution of a runbook: what was wanted, and what was done so far. Any agent can continue
@@ -18,7 +20,8 @@ pub struct RunDocument {
     /// Absent in a run from before runbooks were files: the ready-made one for its intent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runbook: Option<RunbookDocument>,
-    /// Unix time in milliseconds by the wall clock of whoever started it: for people.
+    /// Unix time in milliseconds by the wall clock of whoever started it: for people, and for when the
+    /// next drill is due.
     #[serde(default)]
     pub started_at_ms: u64,
     /// Who started it.
@@ -152,6 +155,27 @@ pub fn lift_plan(document: &RunDocument) -> anyhow::Result<Plan> {
         }
         None => Ok(Plan::ready(&run, &lift_intent(&document.intent)?)),
     }
+}
+
+/// Returns how a run ended, as far as its document says.
+pub fn lift_outcome(document: &RunDocument) -> Option<Outcome> {
+    match document.state {
+        RunState::Running => None,
+        RunState::Succeeded => Some(Outcome::Succeeded),
+        // Whom it went back to is in the journal; that it ended is what counts here.
+        RunState::CalledOff | RunState::Overruled => Some(Outcome::Overruled),
+        RunState::Aborted => Some(Outcome::Aborted),
+        RunState::Unapproved => Some(Outcome::Unapproved),
+        RunState::Failed => Some(Outcome::Failed),
+    }
+}
+
+/// Returns what a run is as a drill; nothing of another one.
+pub fn lift_drill(document: &RunDocument) -> Option<PastDrill> {
+    let intent = lift_intent(&document.intent).ok()?;
+    let to = drill::goes_to(document.runbook_name(), &intent)?.clone();
+    let (started_at, outcome) = (Wall(document.started_at_ms), lift_outcome(document));
+    Some(PastDrill { to, started_at, outcome })
 }
 
 pub fn lift_wish(wish: &WishDocument) -> Wish {
