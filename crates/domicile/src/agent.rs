@@ -747,6 +747,7 @@ impl Parts {
             logs: self.logs.clone(),
             positions: self.positions.clone(),
             ownership: self.ownership.clone(),
+            runs: self.runs.clone(),
             observer: observer.clone(),
             notices: self.notices.clone(),
             tenure,

@@ -32,6 +32,7 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
         (labels, counted.entries as f64)
     });
     let readiness = status.readiness.iter().map(|of| (vec![of.lost.clone()], number(of.ready)));
+    let last_drill = status.drills.last_success_at_ms.map(|ms| (Vec::new(), ms as f64 / 1000.0));
     let conditions: BTreeMap<&str, f64> =
         status.conditions.iter().map(|condition| (condition.name.as_str(), 1.0)).collect();
     let conditions = conditions.into_iter().map(|(name, one)| (vec![name.to_owned()], one));
@@ -102,6 +103,12 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
              every minute; `domicile status` tells what is in the way.",
         )
         .by(&["lost"], readiness.collect()),
+        gauge(
+            "drill_last_success_timestamp",
+            "When the last drill was started that has succeeded, as Unix time; none before there was one.",
+        )
+        .in_unit(Unit::Seconds)
+        .by(&[], last_drill.into_iter().collect()),
         gauge(
             "condition",
             "1 for each named state that the region is in. `domicile status` tells what it means and \
@@ -218,7 +225,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::status::{Condition, JournalCount, OwnedRange};
+    use crate::status::{Condition, DrillsStatus, JournalCount, OwnedRange};
 
     impl Metric {
         /// As it stands in queries.
@@ -287,6 +294,7 @@ mod tests {
                 status: "open".into(),
                 entries: 3,
             }],
+            drills: DrillsStatus { last_success_at_ms: Some(1500), next_at_ms: None },
             conditions: vec![Condition { name: "log_full".into(), detail: String::new() }; 2],
             ..RegionStatus::default()
         };
@@ -302,6 +310,7 @@ mod tests {
             "domicile_captured_transactions_total{region=\"eu\"} 12.0",
             "domicile_peer_exposure_seconds{region=\"eu\",peer=\"us\"} 0.25",
             "domicile_journal_entries{region=\"eu\",conflict=\"insert_exists\",status=\"open\"} 3.0",
+            "domicile_drill_last_success_timestamp_seconds{region=\"eu\"} 1.5",
             "domicile_condition{region=\"eu\",condition=\"log_full\"} 1.0",
         ] {
             assert_eq!(page.lines().filter(|found| *found == line).count(), 1, "{line}\n{page}");

@@ -11,16 +11,19 @@ use domicile_core::ownership::Ownership;
 use domicile_core::progress::Pace;
 use domicile_core::rate::Rate;
 use domicile_core::runbook::caution::little_headroom;
+use domicile_core::runbook::drill::{self, DRILL_OVERDUE, PastDrill};
 use domicile_core::runbook::readiness::{Found, NOT_FAILOVER_READY, Unready, Watch};
-use domicile_core::time::{Millis, PgTime, Time};
+use domicile_core::time::{Millis, PgTime, Time, Wall};
 use tokio::sync::watch;
 use tokio::try_join;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Blocked;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
+use crate::directory::View;
 use crate::directory::view::OwnershipView;
+use crate::drills::Drills;
 use crate::log::Logs;
 use crate::notices::Notices;
 use crate::observe::Observer;
@@ -28,8 +31,8 @@ use crate::positions::Positions;
 use crate::postgres::drain::open_writers;
 use crate::postgres::session;
 use crate::status::{
-    Condition, JournalCount, OpenWriterStatus, OwnedRange, PeerStatus, ReadinessStatus,
-    RegionStatus, SeedingStatus, log_ends, probe_word,
+    Condition, DrillsStatus, JournalCount, OpenWriterStatus, OwnedRange, PeerStatus,
+    ReadinessStatus, RegionStatus, SeedingStatus, log_ends, probe_word,
 };
 use crate::tenure::TenureState;
 
@@ -52,6 +55,7 @@ pub struct Reporter {
     pub logs: Logs,
     pub positions: Positions,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    pub runs: watch::Receiver<Arc<View>>,
     pub observer: Observer,
     pub notices: Notices,
     pub tenure: watch::Receiver<TenureState>,
@@ -82,6 +86,7 @@ impl Reporter {
         let report = async {
             let mut tick = tokio::time::interval(REPORT_EVERY);
             let (mut settled_at, mut readiness) = (None, Watch::default());
+            let (mut drills, since) = (Drills::new(self.runs.clone()), clock::unix());
             loop {
                 tick.tick().await;
                 let seen = counted.borrow().clone();
@@ -91,7 +96,9 @@ impl Reporter {
                     settled_at = Some(now);
                 }
                 let settled = settled_at.is_some_and(|at| now.since(at) <= SETTLES_WITHIN);
-                self.status.send_replace(Arc::new(self.status(seen, settled, &readiness)));
+                let mut status = self.status(seen, settled, &readiness);
+                self.tell_of_drills(drills.past(), since, &mut status);
+                self.status.send_replace(Arc::new(status));
             }
         };
         tokio::select! {
@@ -257,8 +264,28 @@ impl Reporter {
             repairs_pending: counted.repairs_pending,
             migration: counted.migration,
             readiness: readiness.found().iter().map(lower_found).collect(),
+            drills: DrillsStatus::default(),
             conditions,
             seeding: self.seeding.as_ref().map(|seeding| seeding.borrow().clone()),
+        }
+    }
+
+    /// Says when there was one and when one is wanted. `since`: as long as this agent runs.
+    fn tell_of_drills(&self, past: &[PastDrill], since: Wall, status: &mut RegionStatus) {
+        let (now, last) = (clock::unix(), drill::last_success(past));
+        let terms = self.config.drills.as_ref().filter(|_| self.seeding.is_none());
+        status.drills = DrillsStatus {
+            last_success_at_ms: last.map(|at| at.0),
+            next_at_ms: terms.map(|terms| terms.next(now, past).0),
+        };
+        if terms.is_some_and(|terms| terms.overdue(now, past, since)) {
+            let last = last.map_or("yet".to_owned(), |at| format!("since {at}"));
+            let detail = format!(
+                "no drill has succeeded {last} (drills.every): \"domicile runbook history\" tells what became \
+                 of those that were started, and none starts while a region could not be lost (\"domicile \
+                 status\" says why) or no other could have the canary (\"domicile runbook plan drill\" says why)"
+            );
+            status.conditions.push(Condition { name: DRILL_OVERDUE.into(), detail });
         }
     }
 

@@ -85,6 +85,8 @@ pub struct RegionStatus {
     /// Of each member: could it be lost now, as this region sees it?
     #[serde(default)]
     pub readiness: Vec<ReadinessStatus>,
+    #[serde(default)]
+    pub drills: DrillsStatus,
     /// Named states that a person may want to know of.
     pub conditions: Vec<Condition>,
     /// Of a region that is not a member of the cluster yet.
@@ -101,6 +103,17 @@ pub struct ReadinessStatus {
     /// What is in the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub against: Vec<String>,
+}
+
+/// Drills, as far as the region knows. Unix time in milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DrillsStatus {
+    /// When the last one was started that has succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success_at_ms: Option<u64>,
+    /// When the next one starts by itself, if nothing is in the way; absent where none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at_ms: Option<u64>,
 }
 
 /// Entries of the conflict journal that are alike.

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use domicile::directory::Client as Directory;
-use domicile::directory::documents::{OWNERSHIP_KEY, lower_ownership};
+use domicile::clock;
+use domicile::directory::documents::{
+    OWNERSHIP_KEY, RUN_PREFIX, RunDocument, RunState, json, lower_ownership,
+};
+use domicile::directory::{Client as Directory, Document};
 use domicile::lab::regions::{Regions, RegionsConfig};
 use domicile_core::id::{PartitionId, RegionId};
 use domicile_core::ownership::Ownership;
@@ -25,6 +28,8 @@ const SEED: &str = "CREATE TABLE item (id int PRIMARY KEY, n int)";
 const TABLES: &str = "[[table]]\nname = \"item\"\n";
 /// Longer than the writers of a partition that is handed over are waited for.
 const LONGER_THAN_A_DRAIN: Duration = Duration::from_millis(2500);
+/// An agent that has not answered for so long counts as silent.
+const SILENT_MS: u64 = 2000;
 
 fn three() -> RegionsConfig {
     let mut config = config(&NAMES, "hash(id, 9)", 9);
@@ -158,6 +163,11 @@ async fn a_drill_takes_the_canary_there_and_back_and_no_writer_notices() {
     };
     assert_eq!(others(&after), others(&before));
     let (listed, _) = asked(&regions, &["runbook", "history"]);
+    assert_eq!(
+        listed.as_array().unwrap().len(),
+        2,
+        "nobody wants any to start by itself: {listed:#}"
+    );
     let back = &listed[0];
     assert_eq!((&back["runbook"], &back["state"]), (&"switchover".into(), &"succeeded".into()));
     let run = listed[1]["run"].as_str().unwrap();
@@ -239,4 +249,74 @@ async fn an_older_cluster_gets_a_canary_when_all_know_what_it_is_and_is_ready_wh
     .await;
     let (said, code) = drill(&regions, "ap");
     assert_eq!(code, 0, "{said:#}");
+}
+
+/// The drills that the directory knows of, the first one first.
+async fn drills(directory: &Directory) -> Result<Vec<(Document, RunDocument)>, String> {
+    let read = directory.read(RUN_PREFIX).await.map_err(|e| format!("{e:#}"))?;
+    let runs = read.documents.into_iter().map(|document| {
+        let run: RunDocument = serde_json::from_slice(&document.value).unwrap();
+        (document, run)
+    });
+    Ok(runs.filter(|(_, run)| run.runbook_name() == "drill").collect())
+}
+
+/// Waits until so many drills have been started and all of them have succeeded; returns the last one.
+async fn succeeded(directory: &Directory, count: usize) -> (Document, RunDocument) {
+    eventually(&format!("drill {count} has succeeded"), async || {
+        let mut drills = drills(directory).await?;
+        let done = drills.iter().all(|(_, run)| run.state == RunState::Succeeded);
+        if done && drills.len() == count {
+            Ok(drills.remove(count - 1))
+        } else {
+            Err(format!("{drills:#?}"))
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_starts_by_itself_when_it_is_due_but_not_while_a_region_could_not_be_lost() {
+    let mut config = three();
+    config.more = "[drills]\nevery = \"365d\"\n".to_owned();
+    let year = Duration::from_hours(365 * 24).as_millis() as u64;
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
+    let (document, mut first) = succeeded(&directory, 1).await;
+    assert_eq!(first.started_by, "the agent of eu", "the canary is there");
+    assert_eq!(owned(&regions)["canary"], ("eu".to_owned(), 3), "it went and came back");
+    for region in NAMES {
+        eventually("the status tells of the drill, and of the next", async || {
+            let status = regions.status(region).await.map_err(|e| e.to_string())?;
+            let next = status.drills.next_at_ms.is_some_and(|at| at > clock::unix_ms());
+            let last = status.drills.last_success_at_ms == Some(first.started_at_ms);
+            if next && last { Ok(()) } else { Err(format!("{region}: {:?}", status.drills)) }
+        })
+        .await;
+    }
+    says_of_status(&regions, "the next one is due", true).await;
+    says_of_status(&regions, "drill_overdue", false).await;
+
+    regions.kill_agent("ap");
+    for region in ["eu", "us"] {
+        eventually("ap is silent", async || {
+            let status = regions.status(region).await.map_err(|e| e.to_string())?;
+            let ap = status.peers.iter().find(|peer| peer.region == "ap").unwrap();
+            let heard = ap.last_heard.as_ref().map(|heard| heard.ago_ms);
+            if heard > Some(SILENT_MS) { Ok(()) } else { Err(format!("{region}: {heard:?}")) }
+        })
+        .await;
+    }
+    // As if it had been long ago.
+    first.started_at_ms -= 2 * year;
+    directory.write(&document.key, document.revision, Some(json(&first))).await.unwrap();
+    says_of_status(&regions, "drill_overdue", true).await;
+    let back_at = clock::unix_ms();
+    regions.start_agent("ap").unwrap();
+    let (_, second) = succeeded(&directory, 2).await;
+    assert!(second.started_at_ms >= back_at, "none starts before ap is back: {second:#?}");
+    let to = |run: &RunDocument| run.runbook.as_ref().unwrap().arguments["to"].clone();
+    assert_ne!(to(&first), to(&second), "each region has its turn");
+    says_of_status(&regions, "drill_overdue", false).await;
 }

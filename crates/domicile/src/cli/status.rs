@@ -3,6 +3,7 @@
 use clap::Args;
 use comfy_table::{Cell, Color};
 use domicile_core::id::RegionId;
+use domicile_core::time::Wall;
 use serde_json::json;
 
 use super::output::trimmed;
@@ -39,7 +40,7 @@ impl Status {
         } else {
             context.output.print(&regions(&context.output, &statuses))?;
             context.output.print(&links(&context.output, &statuses))?;
-            for line in unready(&statuses) {
+            for line in unready(&statuses).into_iter().chain(drills(&statuses)) {
                 context.output.print(&line)?;
             }
         }
@@ -139,4 +140,15 @@ fn unready(statuses: &Statuses) -> Vec<String> {
         })
     });
     lines.collect()
+}
+
+/// When there was a drill last and when the next one is due. All regions know the same.
+fn drills(statuses: &Statuses) -> Option<String> {
+    let told = statuses.values().flatten().map(|status| &status.drills);
+    let last = told.clone().filter_map(|drills| drills.last_success_at_ms).max().map(Wall);
+    let next = told.filter_map(|drills| drills.next_at_ms).max().map(Wall);
+    let last = last.map(|at| format!("the last one that has succeeded was started {at}"));
+    let next = next.map(|at| format!("the next one is due {at}"));
+    let parts: Vec<String> = last.into_iter().chain(next).collect();
+    (!parts.is_empty()).then(|| format!("drills: {}", parts.join("; ")))
 }
