@@ -463,8 +463,7 @@ impl Operator {
         let answer =
             timeout(CALL_TIMEOUT, peer.seal(request)).await.context("ask for a seal")??;
         let SealResponse { held, promised_ms } = answer.into_inner();
-        let cut =
-            |h: seal_response::Held| Ok(Cut { origin: h.origin.parse()?, lsn: Lsn(h.lsn) });
+        let cut = |h: seal_response::Held| Ok(Cut { origin: h.origin.parse()?, lsn: Lsn(h.lsn) });
         let held = held.into_iter().map(cut).collect::<anyhow::Result<_>>()?;
         Ok(Sealed { held, promised: Millis(promised_ms) })
     }

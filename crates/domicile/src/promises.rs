@@ -115,5 +115,10 @@ fn lower(cluster: &str, ask: &Ask) -> PromiseRequest {
 /// The other end of [`lower`], once the region is known.
 pub fn lift(request: &PromiseRequest, from: RegionId) -> Ask {
     let PromiseRequest { ownership_revision, epochs, ttl_ms, .. } = request;
-    Ask { from, revision: *ownership_revision, epochs: peer::lift_epochs(epochs), ttl: Millis(*ttl_ms) }
+    Ask {
+        from,
+        revision: *ownership_revision,
+        epochs: peer::lift_epochs(epochs),
+        ttl: Millis(*ttl_ms),
+    }
 }

@@ -32,8 +32,9 @@ use crate::proto::{
     CloseSnapshotRequest, CloseSnapshotResponse, CompareRequest, CompareResponse, CopyOutRequest,
     CopyOutResponse, DescribeRequest, DescribeResponse, FetchRowsRequest, FetchRowsResponse,
     MarkRequest, MarkResponse, OpenSnapshotRequest, OpenSnapshotResponse, Position, ProbeRequest,
-    ProbeResponse, PromiseRequest, PromiseResponse, Records, RepairRequest, RepairResponse, SealRequest, SealResponse,
-    StatusRequest, StatusResponse, SubscribeRequest, Value, fetch_rows_response, seal_response,
+    ProbeResponse, PromiseRequest, PromiseResponse, Records, RepairRequest, RepairResponse,
+    SealRequest, SealResponse, StatusRequest, StatusResponse, SubscribeRequest, Value,
+    fetch_rows_response, seal_response,
 };
 use crate::seed::source::Snapshots;
 use crate::status::{RegionStatus, log_ends};
