@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +49,7 @@ use crate::peer::intake::Intake;
 use crate::peer::server::Desk;
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
+use crate::postgres::database::Database;
 use crate::postgres::pulse::{Listener, Silence};
 use crate::postgres::slot;
 use crate::promises::Given;
@@ -224,6 +224,8 @@ struct Parts {
     promises: Given,
     peers: BTreeMap<RegionId, peer::Client>,
     credentials: Option<Arc<Credentials>>,
+    /// The region's own.
+    database: Database,
     continuity: Continuity,
     /// How far our own log was known to reach before damage to it was set aside.
     must_reach: Lsn,
@@ -249,6 +251,9 @@ impl Parts {
         }
         let own_log = logs.get_or_create(&origin)?;
         let credentials = Credentials::of(&config)?;
+        let database: Database = here.postgres.parse().context("read the connection string")?;
+        // What can never be connected by is told at once.
+        database.tls.files()?;
         let directory = directory::Client::open(&config)?;
         let remembered = Examined::open(&data, &config.cluster).subscribe().borrow().clone();
         let ownership = view::follow(&directory, &config.cluster, remembered, shutdown.clone());
@@ -293,6 +298,7 @@ impl Parts {
             promises,
             peers,
             credentials,
+            database,
             continuity,
             must_reach,
         })
@@ -463,7 +469,7 @@ impl Parts {
         self.start_gateway(listeners.gateway, tenure, heard, shutdown, tasks).await?;
         let listener = Listener {
             postgres: self.here.postgres.clone(),
-            target: local_target(&self.here.postgres)?,
+            target: local_target(&self.database),
             clock: self.clock,
             suspect_after: self.config.failover.suspect_after,
             silence,
@@ -623,6 +629,10 @@ impl Parts {
             let (notices, shutdown) = (self.notices.clone(), shutdown.clone());
             tasks.spawn(tls::watch(credentials, "agents", notices, shutdown));
         }
+        if let Ok(Some(files)) = self.database.tls.files() {
+            let (notices, shutdown) = (self.notices.clone(), shutdown.clone());
+            tasks.spawn(tls::watch(files, "PostgreSQL", notices, shutdown));
+        }
         tasks.spawn(async move {
             if let Err(error) = peer::server::serve(desk, listener, credentials, shutdown).await {
                 tracing::error!("the peer server ended: {error:#}");
@@ -682,7 +692,7 @@ impl Parts {
         let config = gateway::Config {
             region: self.here.id.clone(),
             listen,
-            local: local_target(&self.here.postgres)?,
+            local: local_target(&self.database),
             peers: self
                 .config
                 .regions
@@ -817,11 +827,9 @@ fn gateway_target(region: &Region) -> anyhow::Result<gateway::Target> {
 }
 
 /// Where the gateway finds the region's own PostgreSQL: as the agent does.
-fn local_target(postgres: &str) -> anyhow::Result<gateway::Target> {
-    let config =
-        tokio_postgres::Config::from_str(postgres).context("read the connection string")?;
+fn local_target(Database { config, .. }: &Database) -> gateway::Target {
     let port = config.get_ports().first().copied().unwrap_or(5432);
-    Ok(match config.get_hosts().first() {
+    match config.get_hosts().first() {
         Some(tokio_postgres::config::Host::Unix(dir)) => {
             gateway::Target::Unix { dir: dir.clone(), port }
         }
@@ -829,5 +837,5 @@ fn local_target(postgres: &str) -> anyhow::Result<gateway::Target> {
             gateway::Target::Tcp { host: host.clone(), port }
         }
         None => gateway::Target::Tcp { host: "localhost".into(), port },
-    })
+    }
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
+
+use crate::postgres::database::Database;
 
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// No statement of a command is worth more time than this to the database, and no commit of one
@@ -20,9 +22,10 @@ pub struct ConnectError {
 /// Opens a session; it ends when the client is dropped.
 pub async fn connect(connection: &str) -> Result<Client, ConnectError> {
     let place = place(connection);
-    let failed =
-        |error: tokio_postgres::Error| ConnectError { place: place.clone(), cause: cause(&error) };
-    let mut config: tokio_postgres::Config = connection.parse().map_err(failed)?;
+    let failed = |cause: String| ConnectError { place: place.clone(), cause };
+    let mut database: Database = connection.parse().map_err(|e| failed(format!("{e}")))?;
+    let encryption = database.encryption().map_err(|error| failed(format!("{error:#}")))?;
+    let config = &mut database.config;
     config.application_name("domicile");
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(CONNECT_WAIT);
@@ -32,7 +35,8 @@ pub async fn connect(connection: &str) -> Result<Client, ConnectError> {
         None => OPTIONS.to_owned(),
     };
     config.options(&options);
-    let (client, session) = config.connect(NoTls).await.map_err(failed)?;
+    let opened = config.connect(encryption.connector()).await;
+    let (client, session) = opened.map_err(|error| failed(cause(&error)))?;
     tokio::spawn(async move {
         if let Err(error) = session.await {
             tracing::debug!(%error, "a session ended");
@@ -53,7 +57,7 @@ pub fn cause(error: &tokio_postgres::Error) -> String {
 
 /// Names the place without user or password.
 pub fn place(connection: &str) -> String {
-    let Ok(config) = connection.parse::<tokio_postgres::Config>() else {
+    let Ok(Database { config, .. }) = connection.parse() else {
         return "an unreadable connection string".to_owned();
     };
     let host = config.get_hosts().first().map_or("localhost".to_owned(), host_name);

@@ -3,7 +3,9 @@
 pub mod canary;
 pub mod catalog;
 pub mod compare;
+pub mod database;
 pub mod drain;
+pub mod encryption;
 pub mod guard;
 pub mod journal;
 pub mod migration;

@@ -3,12 +3,13 @@
 //! Every session pins what the text form of a value depends on, and commits locally: an agent
 //! that waited for the acknowledgement of a synchronous standby would wait for itself.
 
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::id::TableName;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
+
+use super::database::Database;
 
 /// Settings that text output and input depend on, pinned on every connection.
 pub const PINNED: &[(&str, &str)] = &[
@@ -49,12 +50,12 @@ const NAME_BYTES_MAX: usize = 63;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads a connection string and adds what every session of ours has.
-pub fn configure(connection: &str, application: &str) -> anyhow::Result<tokio_postgres::Config> {
-    let mut config =
-        tokio_postgres::Config::from_str(connection).context("read the connection string")?;
-    let options = options(&config, PINNED.iter().chain(CONDUCT));
+pub fn configure(connection: &str, application: &str) -> anyhow::Result<Database> {
+    let mut database: Database = connection.parse().context("read the connection string")?;
+    let config = &mut database.config;
+    let options = options(config, PINNED.iter().chain(CONDUCT));
     config.options(options).application_name(application).connect_timeout(CONNECT_TIMEOUT);
-    Ok(config)
+    Ok(database)
 }
 
 /// The startup options of `config`, and [`PINNED`].
@@ -74,8 +75,10 @@ fn options<'a>(
 
 /// Opens a session; its connection is driven by a task that ends with the client.
 pub async fn connect(connection: &str, application: &str) -> anyhow::Result<Client> {
-    let config = configure(connection, application)?;
-    let (client, driver) = config.connect(NoTls).await.context("connect to PostgreSQL")?;
+    let database = configure(connection, application)?;
+    let connector = database.encryption()?.connector();
+    let opened = database.config.connect(connector).await;
+    let (client, driver) = opened.context("connect to PostgreSQL")?;
     tokio::spawn(async move {
         if let Err(error) = driver.await {
             tracing::debug!(%error, "session with PostgreSQL ended");

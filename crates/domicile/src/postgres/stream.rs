@@ -13,6 +13,8 @@ use domicile_pg::frame::FrameError;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use super::database::Database;
+use super::encryption::Encryption;
 use crate::clock;
 
 mod connection;
@@ -30,8 +32,8 @@ const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// What to stream, and from where.
 #[derive(Clone, Debug)]
 pub struct StreamConfig {
-    /// Addresses are tried in their order until one answers. TLS is not spoken.
-    pub connection: tokio_postgres::Config,
+    /// Addresses are tried in their order until one answers.
+    pub connection: Database,
     /// What `synchronous_standby_names` knows this connection by.
     pub application_name: String,
     pub slot: String,
@@ -60,12 +62,12 @@ impl Stream {
     /// Connects, logs in and starts replication from the slot.
     pub async fn start(config: &StreamConfig) -> Result<Self, StreamError> {
         let query = start_replication(config)?;
-        connection::check(&config.connection)?;
-        let wait = config.connection.get_connect_timeout().copied();
+        let encryption = connection::encryption(&config.connection)?;
+        let wait = config.connection.config.get_connect_timeout().copied();
         let wait = wait.filter(|wait| !wait.is_zero()).unwrap_or(CONNECT_TIMEOUT_DEFAULT);
         let mut failure = StreamError::Settings("no host is named");
-        for address in Address::all(&config.connection)? {
-            match timeout(wait, Self::start_at(&address, config, &query)).await {
+        for address in Address::all(&config.connection.config) {
+            match timeout(wait, Self::start_at(&address, &encryption, config, &query)).await {
                 // Nobody is there: the next address may be better. A refusal is an answer.
                 Ok(Err(error @ (StreamError::Connect { .. } | StreamError::Closed))) => {
                     failure = error;
@@ -79,12 +81,14 @@ impl Stream {
 
     async fn start_at(
         address: &Address,
+        encryption: &Encryption,
         config: &StreamConfig,
         query: &str,
     ) -> Result<Self, StreamError> {
-        let mut connection = Connection::open(address).await?;
+        let mut connection = Connection::open(address, encryption).await?;
         let memory = config.decoding_memory;
-        connection.log_in(&config.connection, &config.application_name, memory).await?;
+        let login = &config.connection.config;
+        connection.log_in(login, &config.application_name, memory).await?;
         connection.put_query(query);
         connection.flush().await?;
         let answer = connection.read().await?;
@@ -92,7 +96,7 @@ impl Stream {
             return Err(StreamError::Unexpected(answer.tag));
         }
         connection.limit(MESSAGE_BYTES_MAX);
-        Ok(Self { connection, is_tcp: matches!(address, Address::Tcp(..)) })
+        Ok(Self { connection, is_tcp: matches!(address, Address::Tcp { .. }) })
     }
 
     pub fn is_tcp(&self) -> bool {
@@ -144,6 +148,9 @@ impl Stream {
 pub enum StreamError {
     #[error("connection settings cannot be used: {0}")]
     Settings(&'static str),
+    /// The files that TLS needs.
+    #[error("connection settings cannot be used: {0}")]
+    Files(String),
     #[error("could not connect to {address}: {source}")]
     Connect { address: String, source: io::Error },
     #[error("no answer from {address} in time")]
@@ -215,7 +222,7 @@ mod tests {
 
     fn config() -> StreamConfig {
         StreamConfig {
-            connection: tokio_postgres::Config::new(),
+            connection: "host=127.0.0.1 user=u".parse().unwrap(),
             application_name: "domicile".into(),
             slot: "domicile".into(),
             publication: "domicile".into(),
@@ -242,15 +249,5 @@ mod tests {
         assert!(start_replication(&config()).unwrap().ends_with(", streaming 'on')"));
         let zero = StreamConfig { slot: "a\0b".into(), ..config() };
         assert!(matches!(start_replication(&zero), Err(StreamError::Settings(_))));
-    }
-
-    #[tokio::test]
-    async fn a_demand_for_tls_is_refused_rather_than_ignored() {
-        let mut tls = config();
-        tls.connection
-            .host("127.0.0.1")
-            .user("u")
-            .ssl_mode(tokio_postgres::config::SslMode::Require);
-        assert!(matches!(Stream::start(&tls).await, Err(StreamError::Settings(_))));
     }
 }

@@ -12,6 +12,7 @@ use tokio_postgres::config::Host;
 use super::mistake::Mistakes;
 use super::resolve::required;
 use super::written::WrittenRegion;
+use crate::postgres::database::{Database, is_loopback};
 
 /// Returns the regions, unless one of them is wrong.
 pub(super) fn resolve(written: &[WrittenRegion], mistakes: &mut Mistakes) -> Option<Vec<Region>> {
@@ -38,9 +39,9 @@ fn resolve_one(
 ) -> Option<Region> {
     let postgres = required(&path("postgres"), written.postgres.as_deref(), mistakes);
     if let Some(text) = postgres
-        && let Err(wrong) = text.parse::<tokio_postgres::Config>()
+        && let Err(wrong) = text.parse::<Database>()
     {
-        mistakes.add(path("postgres"), format!("is not a connection string: {}", cause(&wrong)));
+        mistakes.add(path("postgres"), wrong.to_string());
     }
     let peer = address(&path("peer"), written.peer.as_deref(), mistakes);
     let gateway = address(&path("gateway"), written.gateway.as_deref(), mistakes);
@@ -141,12 +142,6 @@ fn host_and_port(address: &str) -> Option<(&str, u16)> {
     (host_fits && port > 0).then_some((host, port))
 }
 
-/// The driver's own message is only the outer half of the story.
-fn cause(error: &tokio_postgres::Error) -> String {
-    let inner = std::error::Error::source(error).map(ToString::to_string);
-    inner.unwrap_or_else(|| error.to_string())
-}
-
 /// Notes what two parts of the cluster cannot share.
 pub(super) fn check_addresses(
     regions: &[WrittenRegion],
@@ -222,7 +217,7 @@ fn folder(path: &str) -> &str {
 
 /// What identifies the database behind a connection string, once for each of its hosts.
 fn databases(connection: &str, machine: &str) -> Vec<String> {
-    let Ok(config) = connection.parse::<tokio_postgres::Config>() else { return Vec::new() };
+    let Ok(Database { config, .. }) = connection.parse() else { return Vec::new() };
     let name = config.get_dbname().or(config.get_user()).unwrap_or_default();
     let ports = config.get_ports();
     let port = |i: usize| ports.get(i).or(ports.first()).copied().unwrap_or(5432);
@@ -239,8 +234,4 @@ fn databases(connection: &str, machine: &str) -> Vec<String> {
             }
         })
         .collect()
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use time::OffsetDateTime;
 
-/// What ends some day.
+/// What ends some day, or may.
 pub trait Ends {
-    fn ends(&self) -> OffsetDateTime;
+    fn ends(&self) -> Option<OffsetDateTime>;
 }
 
 /// What files hold that belong together.
@@ -49,7 +49,7 @@ impl<T: Clone + Ends> Files<T> {
             state.stamps = stamps;
             match (self.read)() {
                 Ok(held) => {
-                    tracing::info!(ends = %held.ends(), "a new certificate is shown from now on");
+                    tracing::info!(ends = ?held.ends(), files = ?self.paths, "new certificates hold from now on");
                     (state.held, state.fault) = (held, None);
                 }
                 Err(error) => state.fault = Some(format!("{error:#}")),

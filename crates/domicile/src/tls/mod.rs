@@ -54,8 +54,8 @@ pub struct Hop {
 }
 
 impl Ends for Loaded {
-    fn ends(&self) -> OffsetDateTime {
-        self.ends
+    fn ends(&self) -> Option<OffsetDateTime> {
+        Some(self.ends)
     }
 }
 
@@ -75,25 +75,21 @@ impl Credentials {
 }
 
 fn load(files: &MutualTls) -> anyhow::Result<Loaded> {
-    let roots = Arc::new(roots(&files.ca)?);
-    let chain = certificates("tls.certificate", &files.identity.certificate)?;
-    let ends = ends_at(&chain[0])
-        .with_context(|| format!("tls.certificate: read {}", files.identity.certificate))?;
+    let roots = Arc::new(roots("tls.ca", &files.ca)?);
+    let (chain, key, ends) = identity(["tls.certificate", "tls.key"], &files.identity)?;
     let path = &files.identity.key;
-    let key =
-        || PrivateKeyDer::from_pem_file(path).with_context(|| format!("tls.key: read {path}"));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mismatch = || format!("tls.key: {path} and tls.certificate do not go together");
     let mut client = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots.clone())
-        .with_client_auth_cert(chain.clone(), key()?)
+        .with_client_auth_cert(chain.clone(), key.clone_key())
         .with_context(mismatch)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build()?;
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key()?)
+        .with_single_cert(chain, key)
         .with_context(mismatch)?;
     let (mut hop_client, mut hop_server) = (client.clone(), server.clone());
     hop_client.alpn_protocols = vec![HOP_ALPN.to_vec()];
@@ -114,8 +110,8 @@ pub struct ForClients {
 }
 
 impl Ends for ForClients {
-    fn ends(&self) -> OffsetDateTime {
-        self.ends
+    fn ends(&self) -> Option<OffsetDateTime> {
+        Some(self.ends)
     }
 }
 
@@ -127,30 +123,40 @@ impl Shown {
     }
 }
 
-fn load_shown(Identity { certificate, key }: &Identity) -> anyhow::Result<ForClients> {
-    let chain = certificates("gateway.certificate", certificate)?;
-    let ends =
-        ends_at(&chain[0]).with_context(|| format!("gateway.certificate: read {certificate}"))?;
-    let secret =
-        PrivateKeyDer::from_pem_file(key).with_context(|| format!("gateway.key: read {key}"))?;
+fn load_shown(shown: &Identity) -> anyhow::Result<ForClients> {
+    let (chain, secret, ends) = identity(["gateway.certificate", "gateway.key"], shown)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .with_no_client_auth()
         .with_single_cert(chain, secret)
         .with_context(|| {
-            format!("gateway.key: {key} and gateway.certificate do not go together")
+            format!("gateway.key: {} and gateway.certificate do not go together", shown.key)
         })?;
     server.alpn_protocols = vec![CLIENT_ALPN.to_vec()];
     Ok(ForClients { server: Arc::new(server), ends })
 }
 
-fn roots(path: &str) -> anyhow::Result<RootCertStore> {
+/// Reads those who may sign, from a file that `key` names.
+pub fn roots(key: &str, path: &str) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("tls.ca", path)? {
-        roots.add(certificate).with_context(|| format!("tls.ca: {path}"))?;
+    for certificate in certificates(key, path)? {
+        roots.add(certificate).with_context(|| format!("{key}: {path}"))?;
     }
     Ok(roots)
+}
+
+/// Reads what is shown of oneself, and when it ends, from files that these keys name.
+pub fn identity(
+    [certificate, key]: [&str; 2],
+    files: &Identity,
+) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, OffsetDateTime)> {
+    let chain = certificates(certificate, &files.certificate)?;
+    let ends =
+        ends_at(&chain[0]).with_context(|| format!("{certificate}: read {}", files.certificate))?;
+    let secret = PrivateKeyDer::from_pem_file(&files.key)
+        .with_context(|| format!("{key}: read {}", files.key))?;
+    Ok((chain, secret, ends))
 }
 
 /// At least one.

@@ -77,7 +77,9 @@ async fn strangers_are_refused_at_both_ends_and_hold_nobody_up() {
     let nobody = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .unwrap()
-        .with_root_certificates(roots(&folder.path().join(CA).display().to_string()).unwrap())
+        .with_root_certificates(
+            roots("tls.ca", &folder.path().join(CA).display().to_string()).unwrap(),
+        )
         .with_no_client_auth();
     let address = uri.authority().unwrap().as_str();
     for config in [liar, nobody] {

@@ -27,17 +27,19 @@ pub async fn watch<T: Clone + Ends>(
             _ = turn.tick() => {}
         }
         let (loaded, fault) = files.current();
-        let left = loaded.ends() - OffsetDateTime::now_utc();
+        let left = loaded.ends().map(|ends| ends - OffsetDateTime::now_utc());
         let part = format!("certificate for {whom}");
         match fault {
             Some(fault) => {
-                let detail = format!("{fault}; what was read before is still shown");
+                let detail = format!("{fault}; what was read before still holds");
                 notices.post(&part, "certificate_unusable", detail);
             }
-            None if left < TOLD_BEFORE => {
-                notices.post(&part, "certificate_ends", format!("for {whom}: {}", told(left)));
-            }
-            None => notices.clear(&part),
+            None => match left.filter(|left| *left < TOLD_BEFORE) {
+                Some(left) => {
+                    notices.post(&part, "certificate_ends", format!("for {whom}: {}", told(left)));
+                }
+                None => notices.clear(&part),
+            },
         }
     }
 }

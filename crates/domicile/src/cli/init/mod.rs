@@ -15,6 +15,7 @@ use super::connect::connect;
 use super::output::trimmed;
 use super::{Context, Exit, Output, UsageError};
 use crate::postgres::catalog;
+use crate::postgres::database::Database;
 use crate::settings::{self, Partition};
 
 pub mod propose;
@@ -60,8 +61,8 @@ fn given_region(text: &str) -> Result<GivenRegion, String> {
         .split_once('=')
         .ok_or_else(|| "expected NAME=CONNECTION, as in eu=postgres://host/db".to_owned())?;
     let id: RegionId = name.parse().map_err(|wrong| format!("{wrong}"))?;
-    if let Err(wrong) = postgres.parse::<tokio_postgres::Config>() {
-        return Err(format!("\"{postgres}\" is not a connection string: {wrong}"));
+    if let Err(wrong) = postgres.parse::<Database>() {
+        return Err(format!("\"{postgres}\": {wrong}"));
     }
     Ok(GivenRegion { id, postgres: postgres.to_owned(), made_up: false })
 }

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use domicile_core::id::RegionId;
 
 use super::propose::{Place, Proposal, ProposedTable};
+use crate::postgres::database::Database;
 use crate::settings::Partition;
 
 const COMMENT_WIDTH: usize = 98;
@@ -145,12 +146,17 @@ fn comment(text: &mut String, sentence: &str) {
 
 /// The machine that a connection string leads to.
 fn host(connection: &str) -> String {
-    let config = connection.parse::<tokio_postgres::Config>().ok();
-    let tcp = config.iter().flat_map(|config| config.get_hosts()).find_map(|host| match host {
-        tokio_postgres::config::Host::Tcp(name) if name.contains(':') => Some(format!("[{name}]")),
-        tokio_postgres::config::Host::Tcp(name) => Some(name.clone()),
-        #[cfg(unix)]
-        tokio_postgres::config::Host::Unix(_) => None,
-    });
+    let database = connection.parse::<Database>().ok();
+    let tcp =
+        database.iter().flat_map(|database| database.config.get_hosts()).find_map(
+            |host| match host {
+                tokio_postgres::config::Host::Tcp(name) if name.contains(':') => {
+                    Some(format!("[{name}]"))
+                }
+                tokio_postgres::config::Host::Tcp(name) => Some(name.clone()),
+                #[cfg(unix)]
+                tokio_postgres::config::Host::Unix(_) => None,
+            },
+        );
     tcp.unwrap_or("127.0.0.1".to_owned())
 }

@@ -1,22 +1,27 @@
 //! How is a walsender connection opened, and its messages moved?
 //!
-//! Speaks protocol 3.0 in plain bytes and logs in by trust, cleartext, MD5 or SCRAM-SHA-256.
+//! Speaks protocol 3.0, encrypted where the settings ask for it, and logs in by trust, cleartext, MD5 or
+//! SCRAM-SHA-256, which it binds to the encrypted connection where the server offers that.
 //! Exactly one authentication exchange is answered, so a server cannot ask for the password in
 //! the clear after it has failed to prove that it knows it.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::io;
 use std::path::PathBuf;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use domicile_pg::frame::{self, Message};
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_postgres::config::{self, Config, Host, SslMode};
+use tokio_postgres::config::{self, Config, Host};
 
 use super::{ServerError, StreamError};
+use crate::postgres::database::Database;
+use crate::postgres::encryption::{Encryption, Secured};
 use crate::postgres::session::{LIFT_TRANSACTION_TIMEOUT, pinned_options};
 
 const PROTOCOL_3_0: i32 = 0x3_0000;
@@ -26,50 +31,48 @@ const READ_BYTES: usize = 64 * 1024;
 /// Until the server has proved itself, it may not make us hold more than this.
 const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
-/// Refuses what a configuration demands and this client cannot give, before anything is sent.
-pub fn check(config: &Config) -> Result<(), StreamError> {
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(StreamError::Settings("sslmode=require, but replication speaks no TLS"));
-    }
-    if config.get_channel_binding() == config::ChannelBinding::Require {
-        return Err(StreamError::Settings("channel_binding=require needs TLS"));
-    }
-    Ok(())
+/// Returns how connections are made, before anything is sent.
+pub fn encryption(database: &Database) -> Result<Encryption, StreamError> {
+    database.encryption().map_err(|error| StreamError::Files(format!("{error:#}")))
 }
 
 /// Where a server may listen.
 pub enum Address {
-    Tcp(String, u16),
+    Tcp {
+        /// Where to connect to.
+        to: String,
+        port: u16,
+        /// What its certificate names.
+        name: String,
+    },
     Unix(PathBuf),
 }
 
 impl Address {
     /// The addresses that `config` names, in its order.
-    pub fn all(config: &Config) -> Result<Vec<Self>, StreamError> {
-        let ports = config.get_ports();
+    pub fn all(config: &Config) -> Vec<Self> {
+        let (ports, numbers) = (config.get_ports(), config.get_hostaddrs());
         let port = |i: usize| match ports {
             [] => PORT_DEFAULT,
             [one] => *one,
             many => many.get(i).copied().unwrap_or(PORT_DEFAULT),
         };
-        let host = |(i, host): (usize, &Host)| match host {
-            Host::Tcp(name) => Self::Tcp(name.clone(), port(i)),
-            Host::Unix(folder) => Self::Unix(folder.join(format!(".s.PGSQL.{}", port(i)))),
+        let address = |(i, host): (usize, &Host)| match (host, numbers.get(i)) {
+            (Host::Tcp(name), number) => Self::Tcp {
+                to: number.map_or_else(|| name.clone(), ToString::to_string),
+                port: port(i),
+                name: name.clone(),
+            },
+            (Host::Unix(folder), _) => Self::Unix(folder.join(format!(".s.PGSQL.{}", port(i)))),
         };
-        let address = |(i, ip): (usize, &IpAddr)| Self::Tcp(ip.to_string(), port(i));
-        let numbers = config.get_hostaddrs();
-        if numbers.is_empty() {
-            Ok(config.get_hosts().iter().enumerate().map(host).collect())
-        } else {
-            Ok(numbers.iter().enumerate().map(address).collect())
-        }
+        config.get_hosts().iter().enumerate().map(address).collect()
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Tcp { to, port, .. } => write!(f, "{to}:{port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }
@@ -81,25 +84,35 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 /// A socket with what was read and not taken, and what was put and not sent.
 pub struct Connection {
     socket: Box<dyn Socket>,
+    /// What a login can be bound to, where the connection is encrypted.
+    binding: Option<Vec<u8>>,
     inbox: BytesMut,
     outbox: BytesMut,
     message_bytes_max: usize,
 }
 
 impl Connection {
-    pub async fn open(address: &Address) -> Result<Self, StreamError> {
+    pub async fn open(address: &Address, encryption: &Encryption) -> Result<Self, StreamError> {
         let failed = |source| StreamError::Connect { address: address.to_string(), source };
-        let socket: Box<dyn Socket> = match address {
-            Address::Tcp(host, port) => {
-                let socket = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
+        let (socket, binding): (Box<dyn Socket>, _) = match address {
+            Address::Tcp { to, port, name } => {
+                let socket = TcpStream::connect((to.as_str(), *port)).await.map_err(failed)?;
                 // A confirmation is tiny and commits wait for it.
                 socket.set_nodelay(true).map_err(failed)?;
-                Box::new(socket)
+                match encryption.begin(socket, name).await.map_err(failed)? {
+                    Secured::Clear(socket) => (Box::new(socket), None),
+                    Secured::Encrypted(socket) => {
+                        let binding = socket.binding();
+                        (socket, binding)
+                    }
+                }
             }
-            Address::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),
+            Address::Unix(path) => {
+                (Box::new(UnixStream::connect(path).await.map_err(failed)?), None)
+            }
         };
-        let message_bytes_max = LOGIN_MESSAGE_BYTES_MAX;
-        Ok(Self { socket, inbox: BytesMut::new(), outbox: BytesMut::new(), message_bytes_max })
+        let (inbox, outbox) = (BytesMut::new(), BytesMut::new());
+        Ok(Self { socket, binding, inbox, outbox, message_bytes_max: LOGIN_MESSAGE_BYTES_MAX })
     }
 
     /// Changes how long a message of the server may be.
@@ -114,15 +127,20 @@ impl Connection {
 
     /// Sends the outbox. Cancel-safe: what is not sent stays in it.
     pub async fn flush(&mut self) -> Result<(), StreamError> {
-        Ok(self.socket.write_all_buf(&mut self.outbox).await?)
+        self.socket.write_all_buf(&mut self.outbox).await?;
+        // What is encrypted may still lie here.
+        Ok(self.socket.flush().await?)
     }
 
     /// Reads what the server has sent, at least one byte. Cancel-safe.
     pub async fn receive(&mut self) -> Result<(), StreamError> {
         self.inbox.reserve(READ_BYTES);
-        match self.socket.read_buf(&mut self.inbox).await? {
-            0 => Err(StreamError::Closed),
-            _ => Ok(()),
+        match self.socket.read_buf(&mut self.inbox).await {
+            Ok(0) => Err(StreamError::Closed),
+            // An encrypted connection of a server that died: it said no goodbye.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(StreamError::Closed),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -170,7 +188,7 @@ impl Connection {
             ("options", &options),
         ])?;
         self.flush().await?;
-        self.authenticate(user, config.get_password()).await?;
+        self.authenticate(user, config.get_password(), config.get_channel_binding()).await?;
         loop {
             match self.read().await?.tag {
                 b'K' => {}
@@ -229,8 +247,12 @@ impl Connection {
         &mut self,
         user: &str,
         password: Option<&[u8]>,
+        wanted: config::ChannelBinding,
     ) -> Result<(), StreamError> {
         let (method, mut details) = self.authentication().await?;
+        if wanted == config::ChannelBinding::Require && method != SASL {
+            return Err(refused("channel_binding=require, and the server asks for no SCRAM"));
+        }
         let password =
             || password.ok_or_else(|| refused("server asks for a password, none is set"));
         match method {
@@ -240,7 +262,7 @@ impl Connection {
                 let salt = details.get_u32().to_be_bytes();
                 self.put_password(md5_hash(user.as_bytes(), password()?, salt).as_bytes());
             }
-            SASL => self.prove(password()?, &details).await?,
+            SASL => self.prove(password()?, &details, wanted).await?,
             _ => return Err(refused(&format!("authentication method {method} is not supported"))),
         }
         self.flush().await?;
@@ -251,14 +273,17 @@ impl Connection {
     }
 
     /// Shows the server that we know the password, and has it show the same.
-    async fn prove(&mut self, password: &[u8], mechanisms: &[u8]) -> Result<(), StreamError> {
-        if !mechanisms.split(|b| *b == 0).any(|name| name == SCRAM_SHA_256.as_bytes()) {
-            return Err(refused("server offers no SCRAM-SHA-256"));
-        }
-        let mut scram = ScramSha256::new(password, ChannelBinding::unsupported());
+    async fn prove(
+        &mut self,
+        password: &[u8],
+        mechanisms: &[u8],
+        wanted: config::ChannelBinding,
+    ) -> Result<(), StreamError> {
+        let (mechanism, binding) = choose(mechanisms, self.binding.clone(), wanted)?;
+        let mut scram = ScramSha256::new(password, binding);
         let first = scram.message();
         frame::put(&mut self.outbox, b'p', |body| {
-            body.put_slice(SCRAM_SHA_256.as_bytes());
+            body.put_slice(mechanism.as_bytes());
             body.put_u8(0);
             // A nonce and a few letters.
             body.put_u32(first.len() as u32);
@@ -291,6 +316,29 @@ impl Connection {
             return Err(StreamError::Unexpected(tag));
         }
         Ok((body.get_u32(), body))
+    }
+}
+
+/// Chooses how to prove ourselves, bound to the connection where both sides can do that.
+fn choose(
+    offered: &[u8],
+    binding: Option<Vec<u8>>,
+    wanted: config::ChannelBinding,
+) -> Result<(&'static str, ChannelBinding), StreamError> {
+    let is_offered =
+        |mechanism: &str| offered.split(|b| *b == 0).any(|n| n == mechanism.as_bytes());
+    let binding = binding.filter(|_| wanted != config::ChannelBinding::Disable);
+    match binding {
+        Some(binding) if is_offered(SCRAM_SHA_256_PLUS) => {
+            Ok((SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(binding)))
+        }
+        _ if wanted == config::ChannelBinding::Require => {
+            Err(refused("channel_binding=require, and the server offers none"))
+        }
+        _ if !is_offered(SCRAM_SHA_256) => Err(refused("server offers no SCRAM-SHA-256")),
+        // The server can tell whether somebody on the way has kept its better offer back.
+        Some(_) => Ok((SCRAM_SHA_256, ChannelBinding::unrequested())),
+        None => Ok((SCRAM_SHA_256, ChannelBinding::unsupported())),
     }
 }
 
@@ -337,10 +385,11 @@ mod tests {
             END IF;
         END $$";
         role.batch_execute(timeout).await.unwrap();
-        let config: Config = cluster.connection_string().parse().unwrap();
-        let address = Address::all(&config).unwrap().remove(0);
-        let mut connection = Connection::open(&address).await.unwrap();
-        connection.log_in(&config, "test", None).await.unwrap();
+        let database: Database = cluster.connection_string().parse().unwrap();
+        let address = Address::all(&database.config).remove(0);
+        let encryption = encryption(&database).unwrap();
+        let mut connection = Connection::open(&address, &encryption).await.unwrap();
+        connection.log_in(&database.config, "test", None).await.unwrap();
         let sql = "SELECT coalesce(current_setting('transaction_timeout', true), '0')";
         let row = connection.query(sql).await.unwrap();
         assert_eq!(row.unwrap(), b"\0\x01\0\0\0\x010"[..]);
@@ -355,10 +404,40 @@ mod tests {
     }
 
     #[test]
+    fn a_login_is_bound_to_the_connection_where_both_sides_can() {
+        use config::ChannelBinding::{Disable, Prefer, Require};
+        let (both, one) =
+            (&b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"[..], &b"SCRAM-SHA-256\0\0"[..]);
+        let begins = |offered, binding: Option<&[u8]>, wanted| {
+            let (name, binding) = choose(offered, binding.map(<[u8]>::to_vec), wanted).ok()?;
+            let first = ScramSha256::new(b"secret", binding).message().to_vec();
+            Some((name, String::from_utf8(first).unwrap().split(',').next().unwrap().to_owned()))
+        };
+        let hash = Some(&b"hash"[..]);
+        for (offered, binding, wanted, expected) in [
+            (both, hash, Prefer, Some((SCRAM_SHA_256_PLUS, "p=tls-server-end-point"))),
+            (both, hash, Require, Some((SCRAM_SHA_256_PLUS, "p=tls-server-end-point"))),
+            (both, hash, Disable, Some((SCRAM_SHA_256, "n"))),
+            (one, hash, Prefer, Some((SCRAM_SHA_256, "y"))),
+            (one, hash, Require, None),
+            (both, None, Prefer, Some((SCRAM_SHA_256, "n"))),
+            (both, None, Require, None),
+            (b"OAUTHBEARER\0\0", hash, Prefer, None),
+        ] {
+            let expected = expected.map(|(name, flag)| (name, flag.to_owned()));
+            assert_eq!(begins(offered, binding, wanted), expected, "{offered:?} {wanted:?}");
+        }
+    }
+
+    #[test]
     fn each_host_goes_with_its_port() {
         let config: Config = "host=a,/run/pg port=1,2".parse().unwrap();
-        let all = Address::all(&config).unwrap();
+        let all = Address::all(&config);
         let all: Vec<_> = all.iter().map(Address::to_string).collect();
         assert_eq!(all, ["a:1", "/run/pg/.s.PGSQL.2"]);
+        let config: Config = "host=a hostaddr=10.0.0.1".parse().unwrap();
+        let named = &Address::all(&config)[0];
+        assert_eq!(named.to_string(), "10.0.0.1:5432");
+        assert!(matches!(named, Address::Tcp { name, .. } if name == "a"));
     }
 }

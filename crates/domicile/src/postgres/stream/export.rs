@@ -8,6 +8,8 @@ use domicile_core::lsn::Lsn;
 
 use super::StreamError;
 use super::connection::{self, Address, Connection};
+use crate::postgres::database::Database;
+use crate::postgres::encryption::Encryption;
 
 /// A snapshot that can be taken over until this is dropped.
 pub struct Export {
@@ -21,11 +23,11 @@ pub struct Export {
 impl Export {
     /// Makes a slot called `slot` for as long as the export lives. Returns once every transaction
     /// that is open now has ended.
-    pub async fn begin(config: &tokio_postgres::Config, slot: &str) -> Result<Self, StreamError> {
-        connection::check(config)?;
+    pub async fn begin(database: &Database, slot: &str) -> Result<Self, StreamError> {
+        let encryption = connection::encryption(database)?;
         let mut failure = StreamError::Settings("no host is named");
-        for address in Address::all(config)? {
-            match Self::begin_at(&address, config, slot).await {
+        for address in Address::all(&database.config) {
+            match Self::begin_at(&address, &encryption, &database.config, slot).await {
                 Err(error @ (StreamError::Connect { .. } | StreamError::Closed)) => failure = error,
                 answer => return answer,
             }
@@ -35,10 +37,11 @@ impl Export {
 
     async fn begin_at(
         address: &Address,
+        encryption: &Encryption,
         config: &tokio_postgres::Config,
         slot: &str,
     ) -> Result<Self, StreamError> {
-        let mut connection = Connection::open(address).await?;
+        let mut connection = Connection::open(address, encryption).await?;
         connection.log_in(config, "domicile snapshot", None).await?;
         let command = format!(
             "CREATE_REPLICATION_SLOT \"{}\" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
