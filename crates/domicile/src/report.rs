@@ -330,7 +330,9 @@ impl Reporter {
             conditions.push(Condition { name: name.into(), detail: detail.into() });
         };
         if !tenure.postgres_reachable {
-            add("postgres_unreachable", "the agent cannot reach this region's PostgreSQL");
+            let why = tenure.postgres_fault.as_ref().map(|why| format!(": {why}"));
+            let what = "the agent cannot reach this region's PostgreSQL";
+            add("postgres_unreachable", &format!("{what}{}", why.unwrap_or_default()));
         }
         if !view.connected {
             let detail = "no owner changes; writes stop when the lease runs out, unless enough of the other \

@@ -65,6 +65,8 @@ const REGRESSED: &str =
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TenureState {
     pub postgres_reachable: bool,
+    /// Why it is not.
+    pub postgres_fault: Option<String>,
     pub postgres_version: u32,
     /// Until when the guard admits writes, by this agent's clock.
     pub lease_until: Option<Time>,
@@ -165,7 +167,10 @@ impl Tenure {
             Ok(guard) => guard,
             Err(error) => {
                 let reached = error.is::<Halted>();
-                self.state.send_modify(|state| state.postgres_reachable = reached);
+                self.state.send_modify(|state| {
+                    state.postgres_reachable = reached;
+                    state.postgres_fault = Some(format!("{error:#}")).filter(|_| !reached);
+                });
                 return Err(error);
             }
         };
@@ -231,7 +236,7 @@ impl Tenure {
         }
         self.continuity.note(&client).await?;
         self.state.send_modify(|state| {
-            state.postgres_reachable = true;
+            (state.postgres_reachable, state.postgres_fault) = (true, None);
             state.postgres_version = u32::try_from(version).unwrap_or(0);
             state.set_up = true;
             state.wal_at_start = state.wal_at_start.or(Some(wal_end));
