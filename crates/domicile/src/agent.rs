@@ -737,7 +737,8 @@ impl Parts {
             tasks.spawn(tls::watch(shown, "clients", notices, shutdown));
         }
         let gateways = self.credentials.clone();
-        Ok(gateway::Secure { clients, gateways, required: *require_tls })
+        let database = Some(Arc::new(self.database.clone().without_identity()));
+        Ok(gateway::Secure { clients, gateways, required: *require_tls, database })
     }
 
     fn reporter(

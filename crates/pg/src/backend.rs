@@ -98,6 +98,24 @@ pub fn authentication(body: &[u8]) -> Result<Authentication, BackendError> {
     })
 }
 
+/// Appends the AuthenticationSASL of `body` without `mechanism`. Returns whether that was in it, and appends
+/// nothing else.
+pub fn put_sasl_without(out: &mut BytesMut, body: &[u8], mechanism: &[u8]) -> bool {
+    let Some((kind, mechanisms)) = body.split_first_chunk::<4>() else { return false };
+    // A mechanism without a name ends the list.
+    let offered = || mechanisms.split(|b| *b == 0).take_while(|name| !name.is_empty());
+    if authentication(body) != Ok(Authentication::Sasl) || !offered().any(|name| name == mechanism)
+    {
+        return false;
+    }
+    frame::put(out, tag::AUTHENTICATION, |out| {
+        out.put_slice(kind);
+        offered().filter(|name| *name != mechanism).for_each(|name| put_text(out, name));
+        out.put_u8(0);
+    });
+    true
+}
+
 /// What a client needs in order to cancel what this session does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendKeyData {
@@ -323,6 +341,29 @@ mod tests {
         assert_eq!(back.code(), "25006");
         assert_eq!(back.get(field::DETAIL), Some("Owner region: eu, epoch: 7."));
         assert!(!back.ends_session());
+    }
+
+    #[test]
+    fn a_mechanism_is_left_out_of_an_offer_and_nothing_else() {
+        let left = |body: &[u8]| {
+            let mut wire = BytesMut::new();
+            put_sasl_without(&mut wire, body, b"SCRAM-SHA-256-PLUS").then_some(wire)
+        };
+        let offer = b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+        let mut wire = left(offer).unwrap();
+        let message = frame::take(&mut wire, 1024).unwrap().unwrap();
+        assert_eq!(message.tag, tag::AUTHENTICATION);
+        assert_eq!(&message.body[..], b"\0\0\0\x0aSCRAM-SHA-256\0\0");
+        assert!(wire.is_empty());
+        for other in [
+            &b"\0\0\0\x0aSCRAM-SHA-256\0\0"[..],
+            b"\0\0\0\x0a\0SCRAM-SHA-256-PLUS\0",
+            b"\0\0\0\x0bSCRAM-SHA-256-PLUS\0\0",
+            b"\0\0\0\x0a",
+            b"\0\0",
+        ] {
+            assert_eq!(left(other), None, "{other:?}");
+        }
     }
 
     #[test]

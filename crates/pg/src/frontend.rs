@@ -104,6 +104,15 @@ pub fn read(tag: u8, body: &[u8]) -> Result<Frontend<'_>, FrontendError> {
     })
 }
 
+/// Returns whether a SASLInitialResponse says that its sender could bind the login to its connection, and
+/// that the server does not offer it (SCRAM's flag `y`). A server that does refuses such a login.
+pub fn misses_binding(body: &[u8]) -> bool {
+    let mut rest = body;
+    let mechanism = text(tag::PASSWORD, &mut rest);
+    // Behind the mechanism the length of what it says.
+    mechanism.is_ok_and(|name| name == b"SCRAM-SHA-256") && rest.get(4) == Some(&b'y')
+}
+
 fn named<'a>(tag: u8, rest: &mut &'a [u8]) -> Result<Named<'a>, FrontendError> {
     let (&kind, after) = rest.split_first().ok_or(FrontendError::Short(tag))?;
     *rest = after;
@@ -165,6 +174,20 @@ mod tests {
         assert_eq!(read(b'B', b"\0s1\0\0\0\0\0\0\0"), Ok(expected));
         assert_eq!(read(b'C', b"Ss1\0"), Ok(Frontend::Close(Named::Statement(b"s1"))));
         assert_eq!(read(b'D', b"P\0"), Ok(Frontend::Describe(Named::Portal(b""))));
+    }
+
+    #[test]
+    fn a_client_says_that_it_misses_an_offer_to_bind_its_login() {
+        for (said, misses) in [
+            (&b"SCRAM-SHA-256\0\0\0\0\x20y,,n=,r=abc"[..], true),
+            (b"SCRAM-SHA-256\0\0\0\0\x20n,,n=,r=abc", false),
+            (b"SCRAM-SHA-256-PLUS\0\0\0\0\x20y,,n=,r=abc", false),
+            (b"SCRAM-SHA-256\0\0\0\0", false),
+            (b"SCRAM-SHA-256", false),
+            (b"yyyyyyyyyyyyyyyyyyy\0", false),
+        ] {
+            assert_eq!(misses_binding(said), misses, "{said:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::link::Link;
 use super::refusals::{self, End};
 use super::rewound::Rewound;
-use super::secure::{Other, Secure};
+use super::secure::{Accepted, Other, Secure};
 use super::{STARTUP_WAIT_MAX, Shared, session};
 
 /// Another region's gateway says so with this startup parameter.
@@ -116,8 +116,9 @@ impl Visitor {
         let socket = self.link.take_socket().await.map_err(|_| End::Quietly)?;
         let begun = self.link.incoming.split().freeze();
         match secure.accept(Rewound::new(begun, socket)).await {
-            Ok((encrypted, other)) => {
-                self.link.put_socket(encrypted);
+            Ok(Accepted { socket, other, certificate }) => {
+                self.link.put_socket(socket);
+                self.link.certificate = certificate;
                 self.is = other;
                 Ok(())
             }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 /// No more is read while this much lies unprocessed, none is processed while this much lies
@@ -28,6 +29,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 /// One side of a session.
 pub struct Link {
     socket: Box<dyn Socket>,
+    /// What the server of this side, which may be us, has shown where it is encrypted.
+    pub certificate: Option<CertificateDer<'static>>,
     pub incoming: BytesMut,
     pub outgoing: BytesMut,
     /// Nothing comes in any more.
@@ -42,6 +45,7 @@ impl Link {
     pub fn new(socket: impl Socket + 'static) -> Self {
         Self {
             socket: Box::new(socket),
+            certificate: None,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
             ended: false,

@@ -9,8 +9,8 @@
 //! Where to go is decided in `core::route`. The gateway never decides who may write: the guard in
 //! PostgreSQL does, and a gateway that is wrong costs time, not rows.
 //!
-//! What it does not do yet: TLS to PostgreSQL; a second connection for a session whose server asks for a
-//! password; redirecting the extended protocol. A session with LISTEN, temporary tables, SQL-level
+//! What it does not do yet: a second connection for a session whose server asks for a password; redirecting
+//! the extended protocol. A session with LISTEN, temporary tables, SQL-level
 //! PREPARE or cursors WITH HOLD is ended, with a reason, when it would have to move; settings made
 //! by functions (`set_config`), and session-level advisory locks, are not seen and stay behind.
 

@@ -51,6 +51,14 @@ pub fn password_in_the_clear() -> End {
         .hint("Connect with TLS, or have pg_hba.conf ask for scram-sha-256.")
 }
 
+pub fn cannot_be_bound() -> End {
+    let message =
+        "the client would bind its login to this connection, but PostgreSQL's is another one";
+    End::saying(sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, message).hint(
+        "Connect with channel_binding=disable, or give the gateway the certificate of PostgreSQL.",
+    )
+}
+
 pub fn too_many_connections() -> End {
     End::saying(sqlstate::TOO_MANY_CONNECTIONS, "gateway has too many connections already")
 }

@@ -3,10 +3,10 @@
 //! Nothing is held back except the first answer to a statement that may go elsewhere, and
 //! nothing is read further than the buffers of the other side have room for.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use domicile_core::route::Caller;
 use domicile_pg::backend::{self, Authentication, Report, tag};
-use domicile_pg::frontend::tag as from_client;
+use domicile_pg::frontend::{self, tag as from_client};
 
 use super::backend::{is_passing, note_status};
 use super::cut::{self, Piece};
@@ -14,6 +14,9 @@ use super::refusals::{self, End};
 use super::secure::Other;
 use super::session::{Held, Session};
 use super::unconfirmed::{self, Told};
+
+/// The mechanism that binds a login to its connection.
+const BOUND: &[u8] = b"SCRAM-SHA-256-PLUS";
 
 impl Session {
     /// Passes on what the client sent, as far as there is room for it.
@@ -40,6 +43,10 @@ impl Session {
     }
 
     async fn pass_on(&mut self, tag: u8, raw: Bytes, whole: bool) -> Result<(), End> {
+        let may_miss = self.unbound && !self.begun && tag == from_client::PASSWORD;
+        if may_miss && frontend::misses_binding(&cut::body(&raw)) {
+            return Err(refusals::cannot_be_bound());
+        }
         if self.begun && self.track.is_idle() {
             self.go_home_patiently().await?;
             // Only a client's own gateway sends a statement elsewhere.
@@ -77,9 +84,10 @@ impl Session {
         Ok(())
     }
 
-    async fn answer(&mut self, tag: u8, raw: Bytes) -> Result<(), End> {
+    async fn answer(&mut self, tag: u8, mut raw: Bytes) -> Result<(), End> {
         if tag == tag::AUTHENTICATION {
             self.check_way_of(&raw)?;
+            raw = self.keep_binding_back(raw);
         }
         self.note(tag, &raw);
         if self.is_held_back(tag, &raw) {
@@ -126,6 +134,21 @@ impl Session {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A client binds its login to the certificate that it was shown, and a server accepts only its own:
+    /// others should not try.
+    fn keep_binding_back(&mut self, offer: Bytes) -> Bytes {
+        let (shown, own) = (&self.client.certificate, &self.home.link.certificate);
+        if shown.is_some() && shown == own {
+            return offer;
+        }
+        let mut rest = BytesMut::new();
+        if !backend::put_sasl_without(&mut rest, &cut::body(&offer), BOUND) {
+            return offer;
+        }
+        self.unbound = true;
+        rest.freeze()
     }
 
     /// Remembers what later connections need to know.

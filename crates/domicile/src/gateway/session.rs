@@ -53,6 +53,8 @@ pub struct Session {
     pub statuses: Statuses,
     pub held: Option<Held>,
     pub cancellable: Cancellable,
+    /// The server's offer to bind the login to its connection was kept from the client.
+    pub unbound: bool,
     /// The login is over.
     pub begun: bool,
     /// The client has said goodbye and still waits for answers.
@@ -98,6 +100,7 @@ pub async fn serve(
         memory: Memory::default(),
         statuses: Statuses::new(),
         held: None,
+        unbound: false,
         begun: false,
         leaving: false,
         farewell_said: false,

@@ -36,11 +36,12 @@ pub enum Target {
 }
 
 impl Target {
-    /// Encrypts what goes to another region, where the cluster has certificates.
+    /// Encrypts what goes to another region, where the cluster has certificates, and what goes to PostgreSQL
+    /// as its connection string says.
     pub(super) async fn connect(&self, secure: &Secure) -> io::Result<Link> {
         let connecting = async {
             Ok(match self {
-                Self::Tcp { host, port } => Link::new(tcp(host, *port).await?),
+                Self::Tcp { host, port } => secure.reach(tcp(host, *port).await?, host).await?,
                 Self::Gateway { host, port, named } => {
                     secure.connect(tcp(host, *port).await?, named).await?
                 }

@@ -106,6 +106,8 @@ pub type Shown = Files<ForClients>;
 #[derive(Clone)]
 pub struct ForClients {
     pub server: Arc<ServerConfig>,
+    /// Ours, without those that signed it.
+    pub certificate: CertificateDer<'static>,
     pub ends: OffsetDateTime,
 }
 
@@ -125,6 +127,7 @@ impl Shown {
 
 fn load_shown(shown: &Identity) -> anyhow::Result<ForClients> {
     let (chain, secret, ends) = identity(["gateway.certificate", "gateway.key"], shown)?;
+    let certificate = chain[0].clone();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])?
@@ -134,7 +137,7 @@ fn load_shown(shown: &Identity) -> anyhow::Result<ForClients> {
             format!("gateway.key: {} and gateway.certificate do not go together", shown.key)
         })?;
     server.alpn_protocols = vec![CLIENT_ALPN.to_vec()];
-    Ok(ForClients { server: Arc::new(server), ends })
+    Ok(ForClients { server: Arc::new(server), certificate, ends })
 }
 
 /// Reads those who may sign, from a file that `key` names.
@@ -160,7 +163,7 @@ pub fn identity(
 }
 
 /// At least one.
-fn certificates(key: &str, path: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+pub fn certificates(key: &str, path: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     let certificates: Vec<_> = read.with_context(|| format!("{key}: read {path}"))?;
     if certificates.is_empty() {

@@ -681,6 +681,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "what_is_wrong_with_a_certificate_is_told",
     ),
     (
+        42,
+        "an agent whose PostgreSQL nobody vouches for says so, and goes on when somebody does; a failover where nobody is taken in the clear",
+        "tests/encrypted_database.rs",
+        "regions_replicate_and_fail_over_where_postgresql_takes_nobody_in_the_clear",
+    ),
+    (
         44,
         "`domicile check` refuses it up front",
         "src/cli/check/tests.rs",
@@ -728,7 +734,6 @@ const OPEN: &[(usize, &str)] = &[
     (39, "a clone of a disk beside its original"),
     (40, "past the gateways PostgreSQL tells a success with a warning"),
     (41, "messages carry no version"),
-    (42, "agents and gateways speak in the clear with PostgreSQL"),
     (44, "plans do not look at it"),
     (45, "runs notify nobody by themselves: an `exec` of one's own runbook does"),
 ];

@@ -29,6 +29,8 @@ pub struct RegionsConfig {
     pub other_bins: BTreeMap<String, PgBin>,
     /// Go after the lab's own settings in every region's `postgresql.conf`, so they win.
     pub postgres: Vec<(String, String)>,
+    /// Goes after the lab's own connection string where agents and commands read it, so it wins.
+    pub login: String,
     /// The size of a disk for each server's WAL and of one for each agent's logs, which can be
     /// filled; absent, they are in the folder.
     pub disk_bytes: Option<u64>,
@@ -69,6 +71,7 @@ impl RegionsConfig {
             bin,
             other_bins: BTreeMap::new(),
             postgres: Vec::new(),
+            login: String::new(),
             disk_bytes: None,
             etcd: Vec::new(),
             tls: false,

@@ -448,7 +448,7 @@ impl Regions {
         let over = |purpose, direct| self.links.address(viewer, name, purpose).unwrap_or(direct);
         Seen {
             name: name.to_owned(),
-            postgres: place.cluster.connection_string(),
+            postgres: format!("{} {}", place.cluster.connection_string(), self.config.login),
             peer: over(Purpose::Peer, place.peer),
             peer_listen: place.peer,
             gateway: over(Purpose::Gateway, place.gateway),
