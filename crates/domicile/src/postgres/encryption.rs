@@ -18,7 +18,9 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_t
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use sha2::{Digest as _, Sha224, Sha256, Sha384, Sha512};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -80,13 +82,16 @@ impl Tls {
 
 fn load(tls: &Tls) -> anyhow::Result<Loaded> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let roots = match &tls.root {
+    let trust = match &tls.root {
         None => None,
-        Some(Root::File(path)) => Some(tls::roots("sslrootcert", path)?),
-        Some(Root::System) => Some(roots_of_the_system()?),
+        Some(Root::File(path)) => Some(Trust {
+            roots: tls::roots("sslrootcert", path)?,
+            given: tls::certificates("sslrootcert", path)?,
+        }),
+        Some(Root::System) => Some(Trust { roots: roots_of_the_system()?, given: Vec::new() }),
     };
     let verifier = Verifier {
-        roots,
+        trust,
         named: tls.mode == SslMode::VerifyFull,
         algorithms: provider.signature_verification_algorithms,
     };
@@ -124,10 +129,60 @@ fn roots_of_the_system() -> anyhow::Result<RootCertStore> {
 #[derive(Debug)]
 struct Verifier {
     /// Without any, anybody is believed: that keeps out who reads along, not who stands between.
-    roots: Option<RootCertStore>,
+    trust: Option<Trust>,
     /// Whether the certificate has to name the host.
     named: bool,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+#[derive(Debug)]
+struct Trust {
+    roots: RootCertStore,
+    /// The certificates that were given as roots. A server may show one of them itself, also where it says
+    /// that it is an authority's, as one does that signs itself.
+    given: Vec<CertificateDer<'static>>,
+}
+
+impl Verifier {
+    fn verify_chain(
+        &self,
+        trust: &Trust,
+        shown: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        if trust.given.iter().any(|given| given == shown) {
+            return verify_time(shown, now);
+        }
+        let shown = ParsedCertificate::try_from(shown)?;
+        let algorithms = self.algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(
+            &shown,
+            &trust.roots,
+            intermediates,
+            now,
+            algorithms,
+        )
+    }
+}
+
+/// Checks what is left to check of a certificate that is trusted as it is.
+fn verify_time(certificate: &CertificateDer<'_>, time: UnixTime) -> Result<(), rustls::Error> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|_| rustls::Error::from(CertificateError::BadEncoding))?;
+    let at = |time: x509_parser::time::ASN1Time| {
+        let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
+        UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+    };
+    let validity = parsed.validity();
+    let (not_before, not_after) = (at(validity.not_before), at(validity.not_after));
+    if time < not_before {
+        return Err(CertificateError::NotValidYetContext { time, not_before }.into());
+    }
+    if time > not_after {
+        return Err(CertificateError::ExpiredContext { time, not_after }.into());
+    }
+    Ok(())
 }
 
 impl ServerCertVerifier for Verifier {
@@ -139,18 +194,10 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(roots) = &self.roots {
-            let shown = ParsedCertificate::try_from(shown)?;
-            let algorithms = self.algorithms.all;
-            verify_server_cert_signed_by_trust_anchor(
-                &shown,
-                roots,
-                intermediates,
-                now,
-                algorithms,
-            )?;
+        if let Some(trust) = &self.trust {
+            self.verify_chain(trust, shown, intermediates, now)?;
             if self.named {
-                verify_server_name(&shown, host)?;
+                verify_server_name(&ParsedCertificate::try_from(shown)?, host)?;
             }
         }
         Ok(ServerCertVerified::assertion())

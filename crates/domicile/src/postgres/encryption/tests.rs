@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -32,15 +32,27 @@ impl Shown {
         Self { chain, key }
     }
 
-    /// Its own authority, of yesterday.
+    /// Signed by the authority in this folder, and over since yesterday.
     fn ended(folder: &Path) -> Self {
+        Self::signed(folder, HERE);
+        let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+        let authority = KeyPair::from_pem(&read("ca.key")).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&read(CA), authority).unwrap();
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![HERE.to_owned()]).unwrap();
-        let now = OffsetDateTime::now_utc();
-        params.not_before = now - time::Duration::days(2);
-        params.not_after = now - time::Duration::days(1);
+        Self::of(until(-1).signed_by(&key, &issuer).unwrap(), &key)
+    }
+
+    /// Its own authority.
+    fn alone(folder: &Path, days: i64) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = until(days);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).unwrap();
         fs::write(folder.join(CA), certificate.pem()).unwrap();
+        Self::of(certificate, &key)
+    }
+
+    fn of(certificate: rcgen::Certificate, key: &KeyPair) -> Self {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Self { chain: vec![certificate.der().clone()], key }
     }
@@ -57,6 +69,14 @@ impl Shown {
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
         TlsAcceptor::from(Arc::new(config))
     }
+}
+
+/// Names this host, and ends so many days from now.
+fn until(days: i64) -> CertificateParams {
+    let mut params = CertificateParams::new(vec![HERE.to_owned()]).unwrap();
+    params.not_after = OffsetDateTime::now_utc() + time::Duration::days(days);
+    params.not_before = params.not_after - time::Duration::days(2);
+    params
 }
 
 /// Answers requests for encryption with these bytes, and goes on with a handshake if there is something to show.
@@ -111,7 +131,7 @@ fn verified(mode: &str, folder: &TempDir) -> String {
 
 #[tokio::test]
 async fn a_server_is_believed_as_far_as_its_certificate_goes() {
-    let [ours, others, ended] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [ours, others, ended, alone, over] = [(); 5].map(|()| tempfile::tempdir().unwrap());
     let stranger = Holder { name: "db".to_owned(), hosts: vec![HERE.to_owned()] };
     issue(others.path(), "others", &[stranger], 90).unwrap();
     for version in [&TLS12, &TLS13] {
@@ -120,6 +140,8 @@ async fn a_server_is_believed_as_far_as_its_certificate_goes() {
         let elsewhere = Shown::signed(ours.path(), "db.example").acceptor(version);
         let elsewhere = server(b"S", Some(elsewhere)).await;
         let old = server(b"S", Some(Shown::ended(ended.path()).acceptor(version))).await;
+        let own = server(b"S", Some(Shown::alone(alone.path(), 1).acceptor(version))).await;
+        let own_old = server(b"S", Some(Shown::alone(over.path(), -1).acceptor(version))).await;
         for (port, tls, refusal) in [
             (here, verified("verify-full", &ours), None),
             (here, verified("verify-ca", &ours), None),
@@ -132,6 +154,10 @@ async fn a_server_is_believed_as_far_as_its_certificate_goes() {
             (elsewhere, verified("verify-ca", &ours), None),
             (old, verified("verify-full", &ended), Some("expired")),
             (old, verified("verify-ca", &ended), Some("expired")),
+            (own, verified("verify-full", &alone), None),
+            // It has the name of the one that is believed, and not its key.
+            (own, verified("verify-ca", &over), Some("CaUsedAsEndEntity")),
+            (own_old, verified("verify-ca", &over), Some("expired")),
         ] {
             let (came, said) = (first(port, &tls).await, session(port, &tls).await);
             match refusal {
