@@ -302,7 +302,7 @@ pub const KEYS: &[Key] = &[
         "region[].postgres",
         Text,
         Required,
-        "Connection string of the region's PostgreSQL as its own agent reaches it, `key=value` or `postgres://`.",
+        "Connection string of the region's PostgreSQL as its own agent reaches it, `key=value` or `postgres://`. `sslmode` (`disable`, `prefer`, `require`, `verify-ca`, `verify-full`), `sslrootcert` (a file, or `system`), `sslcert` and `sslkey` are libpq's. Without `sslmode` it is `verify-full` where `sslrootcert` is given, else `prefer`, and on this machine `disable`.",
     ),
     key("region[].peer", Text, Required, "`host:port` at which the other agents reach this one."),
     key(

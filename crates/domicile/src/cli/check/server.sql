@@ -67,6 +67,7 @@ SELECT
     r.rolsuper OR r.rolbypassrls AS bypasses_row_security,
     r.rolsuper AS superuser,
     has_function_privilege('pg_reload_conf()', 'EXECUTE') AS may_reload,
+    coalesce((SELECT s.ssl FROM pg_stat_ssl s WHERE s.pid = pg_backend_pid()), false) AS encrypted,
     (SELECT count(*) FROM pg_largeobject_metadata) AS large_objects
 FROM pg_database d
 JOIN pg_roles r ON r.rolname = current_user

@@ -13,6 +13,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::cli::connect::{cause, connect};
 use crate::postgres::catalog::{self, Catalog};
+use crate::postgres::database::Database;
 use crate::postgres::shared::{self, function};
 
 const SERVER: &str = include_str!("server.sql");
@@ -34,6 +35,8 @@ pub struct Survey {
 #[derive(Clone, Debug)]
 pub struct Reached {
     pub server: Server,
+    /// Nothing that is said to it leaves the machine.
+    pub is_local: bool,
     pub basis: Basis,
     pub probes: Probes,
     pub catalog: Catalog,
@@ -74,6 +77,8 @@ pub struct Server {
     pub standby_names: String,
     pub may_create_schema: bool,
     pub may_set_standby_names: bool,
+    /// The session was encrypted, as PostgreSQL saw it.
+    pub encrypted: bool,
     pub superuser: bool,
     pub bypasses_row_security: bool,
     pub large_objects: i64,
@@ -121,13 +126,14 @@ pub async fn survey(config: &Config, region: &Region) -> Survey {
 }
 
 async fn reach(config: &Config, region: &Region) -> anyhow::Result<Reached> {
+    let is_local = region.postgres.parse::<Database>()?.is_local();
     let client = connect(&region.postgres).await?;
     let server = read_server(&client).await?;
     let basis = read_basis(&client, server.version_num).await?;
     let catalog = catalog::read(&client).await?;
     let doubts = read_doubts(&client, config).await?;
     let probes = probe(&client).await;
-    Ok(Reached { server, basis, probes, catalog, doubts })
+    Ok(Reached { server, is_local, basis, probes, catalog, doubts })
 }
 
 async fn read_basis(client: &Client, version_num: i32) -> anyhow::Result<Basis> {
@@ -201,6 +207,7 @@ fn lift(row: &Row, may_set_standby_names: bool) -> Server {
         standby_names: row.get("standby_names"),
         may_create_schema: row.get("may_create_schema"),
         may_set_standby_names,
+        encrypted: row.get("encrypted"),
         superuser: row.get("superuser"),
         bypasses_row_security: row.get("bypasses_row_security"),
         large_objects: row.get("large_objects"),

@@ -19,6 +19,12 @@ pub fn judge(config: &Config, facts: &Reached, add: &mut impl FnMut(Finding)) {
     room::judge(config, server, add);
     rights(server, &facts.probes, add);
     ack_fence(config.rpo, server, add);
+    if !facts.is_local && !server.encrypted {
+        let what = "is on another machine, and what is said to it goes unencrypted";
+        let way_out = "Switch ssl on in PostgreSQL, and put sslmode=verify-full and sslrootcert into \
+                       region[].postgres (docs/operating/encryption.md).";
+        add(warn("database_in_the_clear", object(server), what, way_out));
+    }
     if server.large_objects > 0 {
         let what = format!("{} large objects are not replicated", server.large_objects);
         let way_out = "Keep such data in bytea columns or outside the database.";

@@ -40,6 +40,7 @@ fn server() -> Server {
         may_set_standby_names: true,
         superuser: false,
         bypasses_row_security: true,
+        encrypted: true,
         large_objects: 0,
     }
 }
@@ -122,7 +123,8 @@ fn judged_on(
     catalog.link_partitions();
     let probes = Probes { slot: Ok(()), origin: Ok(()), replica_role: Ok(()) };
     let region = config.regions[0].id.clone();
-    let reached = Reached { server, basis, probes, catalog, doubts: BTreeMap::new() };
+    let (doubts, is_local) = (BTreeMap::new(), false);
+    let reached = Reached { server, is_local, basis, probes, catalog, doubts };
     judge(&config, &[Survey { region, reached: Ok(reached) }])
 }
 
@@ -149,6 +151,8 @@ fn servers_that_cannot_carry_an_agent_are_told_why() {
     assert_eq!(wrong_with_server(Server { version_num: 190_000, ..server() }), ["version"]);
     assert_eq!(wrong_with_server(Server { in_recovery: true, ..server() }), ["standby"]);
     assert_eq!(wrong_with_server(Server { encoding: "LATIN1".into(), ..server() }), ["encoding"]);
+    let clear = Server { encrypted: false, ..server() };
+    assert_eq!(wrong_with_server(clear), ["database_in_the_clear"]);
     let full = Room { used: 9, ..TEN };
     assert_eq!(wrong_with_server(Server { senders: full, ..server() }), ["max_wal_senders"]);
     let limited = Server { slot_keep_size: "10GB".into(), ..server() };
