@@ -112,7 +112,7 @@ fn lower(cluster: &str, ask: &Ask) -> PromiseRequest {
     }
 }
 
-/// The other end of [`lower`], once the region is known.
+/// Reads what [`ask`] sends, once the region is known.
 pub fn lift(request: &PromiseRequest, from: RegionId) -> Ask {
     let PromiseRequest { ownership_revision, epochs, ttl_ms, .. } = request;
     Ask {
