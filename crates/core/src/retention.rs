@@ -301,19 +301,22 @@ pub struct Stalls {
 
 impl Stalls {
     /// Notes what the regions show of `origin`, and returns those that have not moved `for_` so
-    /// long.
+    /// long. For whoever is in `left` it begins when it no longer is: that it was seeded again may
+    /// be known before how far it came by that.
     pub fn note(
         &mut self,
         origin: &Origin,
         applied: &BTreeMap<RegionId, Lsn>,
+        left: &BTreeSet<(RegionId, Origin)>,
         for_: Millis,
         now: Time,
     ) -> BTreeSet<RegionId> {
         let mut stalled = BTreeSet::new();
         for (region, lsn) in applied {
             let key = (region.clone(), origin.clone());
+            let is_left = left.contains(&key);
             let (at, since) = self.seen.entry(key).or_insert((*lsn, now));
-            if *lsn > *at {
+            if *lsn > *at || is_left {
                 (*at, *since) = (*lsn, now);
             } else if now.since(*since) >= for_ {
                 stalled.insert(region.clone());

@@ -79,7 +79,7 @@ impl Retainer {
             known.iter().map(|left| (left.region.clone(), left.origin.clone())).collect();
         let logs = self.logs.all();
         let kept: Vec<KeptLog> =
-            logs.iter().map(|(origin, log)| self.kept(origin, log, facts, noted)).collect();
+            logs.iter().map(|(origin, log)| self.kept(origin, log, facts, &left, noted)).collect();
         let decided = retention::retain(&self.config.log, &self.region, &kept, &left);
         for behind in &decided.leave {
             let key = reseed_key(&behind.region, &behind.origin);
@@ -103,7 +103,14 @@ impl Retainer {
         Ok(())
     }
 
-    fn kept(&self, origin: &Origin, log: &Log, facts: &Facts, noted: &mut Noted) -> KeptLog {
+    fn kept(
+        &self,
+        origin: &Origin,
+        log: &Log,
+        facts: &Facts,
+        left: &BTreeSet<(RegionId, Origin)>,
+        noted: &mut Noted,
+    ) -> KeptLog {
         let segments = log.segments().into_iter().map(|(last, bytes)| KeptSegment { last, bytes });
         let ages = noted.ages.entry(origin.clone()).or_default();
         let (terms, now, applied) = (&self.config.log, self.clock.now(), applied(facts, origin));
@@ -114,7 +121,7 @@ impl Retainer {
             aged: ages.note(log.end(), terms.keep, now),
             judged: judged(Some(&facts.ownership), origin, examined.as_deref()),
             shipped: shipped(facts, &self.region, origin),
-            stalled: noted.stalls.note(origin, &applied, terms.drop_after, now),
+            stalled: noted.stalls.note(origin, &applied, left, terms.drop_after, now),
             applied,
         }
     }

@@ -38,7 +38,11 @@ async fn shows(regions: &Regions, region: &str, rows: i64) {
     eventually(&format!("{region} shows {rows} rows"), async || {
         let row = client.query_one("SELECT count(*) FROM event", &[]).await;
         let count: i64 = row.map_err(|e| e.to_string())?.get(0);
-        if count == rows { Ok(()) } else { Err(count.to_string()) }
+        if count == rows {
+            return Ok(());
+        }
+        let status = regions.status(region).await;
+        Err(format!("{count}: {status:?}"))
     })
     .await;
 }

@@ -108,14 +108,34 @@ fn a_region_that_moves_on_is_waited_for_however_slow() {
     slow.stalled.remove(&region("ap"));
     let retention = decide(terms(55, OnFull::DropPeer), &[slow]);
     assert!(retention.leave.is_empty() && retention.no_room.is_some());
+}
 
+#[test]
+fn a_region_is_stalled_when_it_has_not_moved_for_long() {
     let (mut stalls, after) = (Stalls::default(), Millis(1000));
-    let at = |lsn| [(region("ap"), Lsn(lsn))].into();
-    assert!(stalls.note(&origin("eu"), &at(5), after, Time(0)).is_empty());
-    assert!(stalls.note(&origin("eu"), &at(6), after, Time(900)).is_empty());
-    assert!(stalls.note(&origin("eu"), &at(0), after, Time(1800)).is_empty(), "0 is not known");
-    assert_eq!(stalls.note(&origin("eu"), &at(6), after, Time(1900)), [region("ap")].into());
-    assert!(stalls.note(&origin("eu"), &at(7), after, Time(2000)).is_empty());
+    let mut stalled = |lsn, now| {
+        let applied = [(region("ap"), Lsn(lsn))].into();
+        stalls.note(&origin("eu"), &applied, &BTreeSet::new(), after, Time(now))
+    };
+    assert!(stalled(5, 0).is_empty());
+    assert!(stalled(6, 900).is_empty());
+    assert!(stalled(0, 1800).is_empty(), "0 is not known");
+    assert_eq!(stalled(6, 1900), [region("ap")].into());
+    assert!(stalled(7, 2000).is_empty());
+}
+
+#[test]
+fn a_region_that_was_seeded_again_is_given_time_to_say_what_it_shows() {
+    let (mut stalls, after) = (Stalls::default(), Millis(1000));
+    let (left, none) = ([(region("ap"), origin("eu"))].into(), BTreeSet::new());
+    let mut stalled = |left: &BTreeSet<_>, now| {
+        stalls.note(&origin("eu"), &[(region("ap"), Lsn(5))].into(), left, after, Time(now))
+    };
+    assert!(stalled(&none, 0).is_empty());
+    assert_eq!(stalled(&none, 1000), [region("ap")].into());
+    assert!(stalled(&left, 9000).is_empty());
+    assert!(stalled(&none, 9500).is_empty(), "or it would be left behind as it comes back");
+    assert_eq!(stalled(&none, 10_000), [region("ap")].into());
 }
 
 #[test]
