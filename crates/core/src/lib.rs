@@ -7,6 +7,7 @@ pub mod conflict;
 pub mod continuity;
 pub mod fold;
 pub mod frame;
+pub mod freshness;
 pub mod health;
 pub mod history;
 pub mod id;

@@ -85,6 +85,13 @@ impl Frontier {
         *at = (*at).max(lsn);
     }
 
+    /// Moves every origin as far forward as `other` is.
+    pub fn join(&mut self, other: &Frontier) {
+        for (origin, lsn) in other.iter() {
+            self.advance(origin, lsn);
+        }
+    }
+
     /// Returns the first origin and LSN that `needed` asks for and this frontier has not reached.
     ///
     /// A region's own origins are never missing there: its history is in its own tables.
