@@ -16,6 +16,8 @@ pub mod tag {
     pub const AUTHENTICATION: u8 = b'R';
     pub const BACKEND_KEY_DATA: u8 = b'K';
     pub const COMMAND_COMPLETE: u8 = b'C';
+    pub const ROW_DESCRIPTION: u8 = b'T';
+    pub const DATA_ROW: u8 = b'D';
     pub const COPY_IN_RESPONSE: u8 = b'G';
     pub const ERROR_RESPONSE: u8 = b'E';
     pub const NEGOTIATE_PROTOCOL_VERSION: u8 = b'v';
@@ -147,6 +149,28 @@ pub fn put_parameter_status(out: &mut BytesMut, name: &[u8], value: &[u8]) {
         put_text(body, name);
         put_text(body, value);
     });
+}
+
+/// Appends the whole answer to a query that returns one text: its description, one row, and what was done.
+pub fn put_one_text(out: &mut BytesMut, column: &[u8], value: &[u8], command: &[u8]) {
+    const TEXT_OID: u32 = 25;
+    frame::put(out, tag::ROW_DESCRIPTION, |body| {
+        body.put_u16(1);
+        put_text(body, column);
+        // Of no table; a type of variable length, without a modifier, in text form.
+        body.put_u32(0);
+        body.put_u16(0);
+        body.put_u32(TEXT_OID);
+        body.put_i16(-1);
+        body.put_i32(-1);
+        body.put_u16(0);
+    });
+    frame::put(out, tag::DATA_ROW, |body| {
+        body.put_u16(1);
+        body.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+        body.put_slice(value);
+    });
+    frame::put(out, tag::COMMAND_COMPLETE, |body| put_text(body, command));
 }
 
 /// Reads CommandComplete: what was done, as in `INSERT 0 1`.

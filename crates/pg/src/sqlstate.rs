@@ -47,6 +47,8 @@ states! {
     PROTOCOL_VIOLATION = "08P01";
     /// The request is understood and not offered, as an old protocol version.
     FEATURE_NOT_SUPPORTED = "0A000";
+    /// A setting cannot have this value.
+    INVALID_PARAMETER_VALUE = "22023";
     /// A write where only reads are allowed: on a standby, or in a region that is not the owner.
     READ_ONLY_SQL_TRANSACTION = "25006";
     /// An earlier statement failed; the transaction waits for its ROLLBACK.
@@ -75,6 +77,8 @@ states! {
     TOO_MANY_CONNECTIONS = "53300";
     /// A named limit of the configuration is reached.
     CONFIGURATION_LIMIT_EXCEEDED = "53400";
+    /// What is asked for is not so yet, or not any more.
+    OBJECT_NOT_IN_PREREQUISITE_STATE = "55000";
     /// The object is in use, as a slot that another connection reads.
     OBJECT_IN_USE = "55006";
     /// A lock was not free in time.
