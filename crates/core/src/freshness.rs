@@ -165,6 +165,11 @@ impl AsOf {
         }
     }
 
+    /// Something was answered that is not shown yet.
+    pub fn is_waiting(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// Returns up to when everything is shown, now that region `own` shows `applied`.
     pub fn shown(
         &mut self,

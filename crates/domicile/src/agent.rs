@@ -46,6 +46,7 @@ use crate::origins::{self, Origins};
 use crate::passed_over::Comparer;
 use crate::peer::client::Follower;
 use crate::peer::intake::Intake;
+use crate::peer::mark::Marker;
 use crate::peer::server::Desk;
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
@@ -61,6 +62,7 @@ use crate::routes::RoutePublisher;
 use crate::seed::Newcomer;
 use crate::seed::source::Snapshots;
 use crate::shared::Keeper;
+use crate::staleness::Staleness;
 use crate::status::{RegionStatus, SeedingStatus};
 use crate::tail::{Examined, Tails};
 use crate::tenure::{Tenure, TenureState};
@@ -331,7 +333,8 @@ impl Parts {
         let seeding = watch::Sender::new(SeedingStatus::default());
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
         let observer = self.observer(status.subscribe());
-        self.start_peer_server(listeners.peer, status.subscribe(), true, shutdown, tasks);
+        let marker = self.marker(watch::Sender::new(TenureState::default()).subscribe());
+        self.start_peer_server(listeners.peer, status.subscribe(), marker, true, shutdown, tasks);
         self.start_outlets(listeners.outlets, &status, &observer, shutdown, tasks)?;
         tasks.spawn(observer.clone().run(shutdown.clone()));
         let seen = Some(seeding.subscribe());
@@ -463,10 +466,14 @@ impl Parts {
         let kept = keeper.run(shutdown.clone());
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
         self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), settled)?;
-        self.start_peer_server(listeners.peer, status.subscribe(), false, shutdown, tasks);
+        let marker = self.marker(tenure_state.subscribe());
+        let (seen, answers) = (status.subscribe(), marker.clone());
+        self.start_peer_server(listeners.peer, seen, answers, false, shutdown, tasks);
         self.start_outlets(listeners.outlets, &status, &observer, shutdown, tasks)?;
+        let staleness = Staleness::new(self.config.cluster.clone(), marker, self.peers.clone());
+        tasks.spawn(staleness.clone().run(shutdown.clone()));
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
-        self.start_gateway(listeners.gateway, tenure, heard, shutdown, tasks).await?;
+        self.start_gateway(listeners.gateway, tenure, heard, staleness, shutdown, tasks).await?;
         let listener = Listener {
             postgres: self.here.postgres.clone(),
             target: local_target(&self.database),
@@ -601,10 +608,24 @@ impl Parts {
         Ok(())
     }
 
+    fn marker(&self, tenure: watch::Receiver<TenureState>) -> Marker {
+        Marker {
+            region: self.here.id.clone(),
+            origin: self.origin.clone(),
+            postgres: self.here.postgres.clone(),
+            clock: self.clock,
+            positions: self.positions.clone(),
+            ownership: self.ownership.clone(),
+            tenure,
+            session: Arc::default(),
+        }
+    }
+
     fn start_peer_server(
         &self,
         listener: TcpListener,
         status: watch::Receiver<Arc<RegionStatus>>,
+        marker: Marker,
         newcomer: bool,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
@@ -619,6 +640,7 @@ impl Parts {
             intake: self.intake.clone(),
             ownership: self.ownership.clone(),
             canary: Canary::new(self.here.postgres.clone()),
+            marker,
             status,
             postgres: self.here.postgres.clone(),
             snapshots: Snapshots::new(postgres, config, self.origin.clone()),
@@ -685,6 +707,7 @@ impl Parts {
         listen: SocketAddr,
         tenure: watch::Receiver<TenureState>,
         silence: watch::Receiver<Silence>,
+        staleness: Staleness,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
@@ -701,6 +724,7 @@ impl Parts {
                 .map(|r| Ok((r.id.clone(), gateway_target(r)?)))
                 .collect::<anyhow::Result<_>>()?,
             park_budget: PARK_BUDGET,
+            staleness: Some(staleness),
             rpo: self.config.rpo,
             secure: self.secure(shutdown, tasks)?,
             mode: match self.config.layout.scheme {

@@ -44,6 +44,7 @@ pub mod routes;
 mod seed;
 pub mod settings;
 mod shared;
+pub mod staleness;
 pub mod status;
 pub mod tail;
 pub mod tenure;

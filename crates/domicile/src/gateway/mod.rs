@@ -36,6 +36,7 @@ mod listener;
 mod memory;
 mod moving;
 mod pulse;
+mod reading;
 mod redirect;
 mod refusals;
 mod relay;
@@ -53,6 +54,7 @@ pub use secure::Secure;
 pub use target::Target;
 
 use crate::clock::Clock;
+use crate::staleness::Staleness;
 
 /// How many clients a gateway serves at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
@@ -77,6 +79,8 @@ pub struct Config {
     /// Whether a commit is a success only once another region holds it.
     pub rpo: Rpo,
     pub secure: Secure,
+    /// How old what the region shows is; absent where nobody knows.
+    pub staleness: Option<Staleness>,
 }
 
 /// A gateway that listens and does not serve yet.

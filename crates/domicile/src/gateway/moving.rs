@@ -156,6 +156,9 @@ impl Session {
             // Waiting for an owner is for the gateway that the client is connected to.
             return Home::At(config.region.clone());
         }
+        if self.reading.is_here() {
+            return Home::At(config.region.clone());
+        }
         let routes = self.routes.borrow_and_update();
         route::home(config.mode, self.caller, &config.region, &routes)
     }
@@ -180,13 +183,16 @@ impl Session {
         }
     }
 
-    async fn move_to(&mut self, region: &RegionId) -> Result<(), OpenError> {
+    pub async fn move_to(&mut self, region: &RegionId) -> Result<(), OpenError> {
         if self.memory.is_bound() {
             return Err(OpenError::Refused("the session is bound to its server".to_owned()));
         }
         let (home, statuses) = self.open(region).await?;
         tracing::debug!(from = %self.home.region, to = %region, "a session moved");
-        self.home = home;
+        let left = std::mem::replace(&mut self.home, home).region;
+        if left != self.shared.config.region {
+            self.reading.was_at(left);
+        }
         self.tell_statuses(statuses);
         self.tell_cancels();
         Ok(())

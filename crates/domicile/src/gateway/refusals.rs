@@ -1,6 +1,9 @@
 //! What does the gateway itself say to a client when things cannot go on?
 
-use domicile_pg::backend::{Report, Severity};
+use domicile_core::freshness::Freshness;
+use domicile_core::lsn::Cut;
+use domicile_core::time::Millis;
+use domicile_pg::backend::{Report, Severity, field};
 use domicile_pg::sqlstate::{self, SqlState};
 
 /// Why a session ends.
@@ -120,6 +123,47 @@ pub fn unconfirmed_copy() -> End {
         "terminating connection because COPY comes behind a commit that is not known to be held elsewhere",
     )
     .hint("Connect again: a new session can be used at once.")
+}
+
+/// A setting of the gateway's own was given a value that it does not have.
+pub fn invalid_value(why: String) -> Report<'static> {
+    Report::new(Severity::Error, sqlstate::INVALID_PARAMETER_VALUE, why)
+}
+
+/// The same where the statement cannot be refused alone.
+pub fn invalid_for_session(why: String) -> End {
+    End::saying(sqlstate::INVALID_PARAMETER_VALUE, why)
+}
+
+/// What the session reads here is not as new as it asks for, and did not become so in time.
+pub fn not_fresh(asked: Freshness, age: Option<Millis>, wait: Millis) -> Report<'static> {
+    let message = format!("what this region shows is not known to be {asked}, after {}ms", wait.0);
+    let detail = match age {
+        Some(age) => format!("All that was committed {}ms ago is shown here.", age.0),
+        None => "Not all owners have said how far they are.".to_owned(),
+    };
+    Report::new(Severity::Error, sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .detail(detail)
+        .hint("Ask for less with domicile.freshness, or wait longer with domicile.freshness_wait.")
+}
+
+/// The session ends with what would have answered a statement.
+pub fn ended_by(report: Report<'static>) -> End {
+    let message = report.get(field::MESSAGE).unwrap_or_default().to_owned();
+    End::saying(sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+}
+
+/// What the session has to find again will never be here.
+pub fn seen_is_lost(place: &Cut) -> Report<'static> {
+    let message = format!("what this session has seen was lost in a failover: {place}");
+    Report::new(Severity::Error, sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+        .hint("Connect again, without its token: the conflict journal has what was lost.")
+}
+
+/// How far the regions are in which the session was is not known.
+pub fn no_token(error: &anyhow::Error) -> Report<'static> {
+    let message = format!("there is no token now: {error:#}");
+    Report::new(Severity::Error, sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
 }
 
 /// A cancel request came while the statement waited in the gateway.

@@ -23,6 +23,10 @@ impl Session {
     pub async fn relay_to_server(&mut self) -> Result<(), End> {
         // While a query is held, what follows it waits: the query may have to go elsewhere.
         while self.held.is_none() && !self.track.is_full() && self.active().link.has_room() {
+            // Whether the next message begins a transaction, only the server can say.
+            if self.reading.asks() && self.begun && self.track.awaits_end() {
+                break;
+            }
             let piece = self.client_cutter.next(&mut self.client.incoming);
             let Some(piece) = piece.map_err(|e| refusals::protocol(&e))? else { break };
             match piece {
@@ -34,6 +38,11 @@ impl Session {
                     self.leaving = true;
                     self.active().link.outgoing.extend_from_slice(&raw);
                 }
+                Piece::Whole { tag: from_client::SYNC, .. } if self.skipping => {
+                    self.skipping = false;
+                    backend::put_ready_for_query(&mut self.client.outgoing, self.track.status());
+                }
+                _ if self.skipping => {}
                 Piece::Whole { tag, raw } => self.pass_on(tag, raw, true).await?,
                 Piece::Head { tag, raw } => self.pass_on(tag, raw, false).await?,
                 Piece::Rest { raw } => self.active().link.outgoing.extend_from_slice(&raw),
@@ -47,7 +56,13 @@ impl Session {
         if may_miss && frontend::misses_binding(&cut::body(&raw)) {
             return Err(refusals::cannot_be_bound());
         }
+        if whole && !self.hear(tag, &raw).await? {
+            return Ok(());
+        }
         if self.begun && self.track.is_idle() {
+            if !self.be_fresh(tag, &raw, whole).await? {
+                return Ok(());
+            }
             self.go_home_patiently().await?;
             // Only a client's own gateway sends a statement elsewhere.
             if whole && tag == from_client::QUERY && self.caller == Caller::Client {
@@ -106,8 +121,10 @@ impl Session {
             }
             self.begun = true;
             self.client.outgoing.extend_from_slice(&raw);
-            if self.at_other.is_some() && self.track.is_idle() {
-                self.at_other = None;
+            if self.track.is_idle()
+                && let Some(region) = self.at_other.take()
+            {
+                self.reading.was_at(region);
                 self.tell_cancels();
             }
             return Ok(());

@@ -22,6 +22,7 @@ use super::cut::Cutter;
 use super::link::Link;
 use super::memory::Memory;
 use super::moving::{Wait, unless_overtaken};
+use super::reading::Reading;
 use super::refusals::{self, End};
 use super::secure::Other;
 use super::track::Track;
@@ -52,6 +53,10 @@ pub struct Session {
     /// What the client knows of the server's settings.
     pub statuses: Statuses,
     pub held: Option<Held>,
+    /// What the client asks of its reads.
+    pub reading: Reading,
+    /// After an error that the gateway gave, what the client sends is passed over up to its next Sync.
+    pub skipping: bool,
     pub cancellable: Cancellable,
     /// The server's offer to bind the login to its connection was kept from the client.
     pub unbound: bool,
@@ -79,7 +84,18 @@ pub async fn serve(
     shared: Shared,
 ) {
     let mut routes = shared.routes.clone();
-    let home = match first_home(&shared, &mut routes, &mut client, caller, &startup).await {
+    let reading = match caller {
+        Caller::Client => Reading::begin(&startup, shared.config.staleness.as_ref()),
+        // The client's own gateway has looked after that.
+        Caller::Peer => Ok(Reading::default()),
+    };
+    let reading = match reading {
+        Ok(reading) => reading,
+        Err(end) => return door::say(&mut client, end).await,
+    };
+    let reads_here = reading.is_here();
+    let found = first_home(&shared, &mut routes, &mut client, caller, reads_here, &startup);
+    let home = match found.await {
         Ok(home) => home,
         Err(end) => return door::say(&mut client, end).await,
     };
@@ -100,6 +116,8 @@ pub async fn serve(
         memory: Memory::default(),
         statuses: Statuses::new(),
         held: None,
+        reading,
+        skipping: false,
         unbound: false,
         begun: false,
         leaving: false,
@@ -195,12 +213,18 @@ async fn first_home(
     routes: &mut watch::Receiver<Arc<Routes>>,
     client: &mut Link,
     caller: Caller,
+    mut reads_here: bool,
     startup: &Startup,
 ) -> Result<Backend, End> {
     let mut wait = Wait::new(shared, budget(shared));
     loop {
         let now = routes.borrow_and_update().clone();
-        let end = match route::home(shared.config.mode, caller, &shared.config.region, &now) {
+        let here = &shared.config.region;
+        let home = match reads_here {
+            true => Home::At(here.clone()),
+            false => route::home(shared.config.mode, caller, here, &now),
+        };
+        let end = match home {
             Home::Wait => refusals::no_owner(),
             Home::At(region) => {
                 let dialing = dial(shared, &region, startup);
@@ -221,6 +245,8 @@ async fn first_home(
         if wait.is_over() {
             return Err(end);
         }
+        // What it would read there is as new as can be.
+        reads_here = false;
         wait.pause(shared, routes, client, std::future::pending()).await?;
     }
 }

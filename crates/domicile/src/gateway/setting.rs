@@ -48,6 +48,82 @@ pub fn read(sql: &[u8]) -> Meaning {
     }
 }
 
+/// Returns what `sql` sets, and to what, in order and in small letters: `None` where it is set back. The
+/// name of `RESET ALL`, and of `DISCARD ALL`, is `all`.
+pub fn assignments(sql: &[u8]) -> Vec<(String, Option<String>)> {
+    if is_plain(sql) {
+        return Vec::new();
+    }
+    tokens(sql).iter().filter_map(|statement| assignment(statement)).collect()
+}
+
+fn assignment(statement: &[&[u8]]) -> Option<(String, Option<String>)> {
+    let word = |at: usize| statement.get(at).map(|w| w.to_ascii_lowercase()).unwrap_or_default();
+    let name = |at: usize| {
+        let name = word(at);
+        (!name.is_empty()).then(|| String::from_utf8_lossy(&name).replace('"', ""))
+    };
+    match word(0).as_slice() {
+        b"discard" => (word(1) == b"all").then(|| ("all".to_owned(), None)),
+        b"reset" => Some((name(1)?, None)),
+        b"set" => {
+            let at = if word(1) == b"session" { 2 } else { 1 };
+            let is_set = matches!(word(at + 1).as_slice(), b"=" | b"to");
+            let value = String::from_utf8_lossy(statement.get(at + 2)?);
+            let value = match value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')) {
+                Some(text) => Some(text.to_owned()),
+                None => Some(value.into_owned()).filter(|v| !v.eq_ignore_ascii_case("default")),
+            };
+            is_set.then(|| Some((name(at)?, value)))?
+        }
+        _ => None,
+    }
+}
+
+/// Returns the name of the setting that `sql` asks for and nothing else, in small letters.
+pub fn shown(sql: &[u8]) -> Option<String> {
+    if is_plain(sql) {
+        return None;
+    }
+    let mut statements = tokens(sql).into_iter().filter(|statement| !statement.is_empty());
+    let (statement, others) = (statements.next()?, statements.next());
+    match statement.as_slice() {
+        [show, name] if show.eq_ignore_ascii_case(b"SHOW") && others.is_none() => {
+            Some(String::from_utf8_lossy(&name.to_ascii_lowercase()).replace('"', ""))
+        }
+        _ => None,
+    }
+}
+
+/// The first tokens of each statement, without comments and space. A name of several parts is one.
+fn tokens(sql: &[u8]) -> Vec<Vec<&[u8]>> {
+    let (mut all, mut at) = (vec![Vec::new()], 0);
+    let mut name_at = None;
+    while at < sql.len() {
+        let begin = at;
+        at += token_bytes(&sql[begin..]).clamp(1, sql.len() - begin);
+        let token = &sql[begin..at];
+        let goes_on = |from: &usize| sql[*from..begin].ends_with(b".") || token == b".";
+        let Some(statement) = all.last_mut() else { continue };
+        match (token, name_at.take().filter(goes_on)) {
+            (b";", _) => all.push(Vec::new()),
+            ([b'-', b'-', ..] | [b'/', b'*', ..], _) => {}
+            ([first, ..], _) if first.is_ascii_whitespace() => {}
+            (_, Some(from)) => {
+                statement.pop();
+                statement.push(&sql[from..at]);
+                name_at = Some(from);
+            }
+            _ if statement.len() < WORDS_MAX => {
+                statement.push(token);
+                name_at = Some(begin);
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
 /// Begins of single statements that are most of what a client sends, and never a setting.
 const PLAIN: [&[u8]; 7] =
     [b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"BEGIN", b"COMMIT", b"ROLLBACK"];
@@ -209,6 +285,40 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_is_read_with_its_value() {
+        let read = |sql: &str| assignments(sql.as_bytes());
+        let set = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+        for sql in [
+            "SET a.b = 'x y'",
+            "set session A.B to 'x y';",
+            "/* why */ SET \"a\".\"b\" TO 'x y' -- so",
+            "BEGIN; SET a.b = 'x y'; SELECT 1",
+        ] {
+            assert_eq!(read(sql), [set("a.b", "x y")], "{sql}");
+        }
+        assert_eq!(read("SET a = on; SET b = 7"), [set("a", "on"), set("b", "7")]);
+        assert_eq!(read("RESET a.b"), [("a.b".to_owned(), None)]);
+        assert_eq!(read("SET a.b TO DEFAULT"), [("a.b".to_owned(), None)]);
+        for sql in ["RESET ALL", "discard all"] {
+            assert_eq!(read(sql), [("all".to_owned(), None)]);
+        }
+        for sql in ["", "SET", "SET a", "SET a =", "SET LOCAL a = 1", "SELECT 'SET a = 1'", "RESET"]
+        {
+            assert_eq!(read(sql), [], "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_alone_is_known_by_its_name() {
+        for sql in ["SHOW a.b", "show A.B;", "/* why */ SHOW \"a\".\"b\""] {
+            assert_eq!(shown(sql.as_bytes()).as_deref(), Some("a.b"), "{sql}");
+        }
+        for sql in ["", "SHOW", "SHOW a b", "SHOW a; SHOW b", "SET a = 1", "SELECT 1"] {
+            assert_eq!(shown(sql.as_bytes()), None, "{sql}");
+        }
+    }
+
+    #[test]
     fn what_ends_with_the_transaction_is_no_setting() {
         for sql in [
             "",
@@ -251,6 +361,8 @@ mod tests {
         fn any_bytes_are_read_without_a_panic(sql in "[-;'\"$/*Ee\\\\ a-cSET\n]{0,60}", raw: Vec<u8>) {
             let _ = read(sql.as_bytes());
             let _ = read(&raw);
+            let _ = (assignments(sql.as_bytes()), assignments(&raw));
+            let _ = (shown(sql.as_bytes()), shown(&raw));
         }
     }
 }

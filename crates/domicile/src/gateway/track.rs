@@ -65,6 +65,16 @@ impl Track {
         self.asked.is_empty() && !self.unsynced
     }
 
+    /// Returns whether a statement may still be sent in the transaction that is open, or a new one.
+    pub fn status(&self) -> TransactionStatus {
+        self.status
+    }
+
+    /// Returns whether the server has to answer before it is known if a transaction is open.
+    pub fn awaits_end(&self) -> bool {
+        !self.asked.is_empty() && !self.unsynced && !self.copying
+    }
+
     /// Returns whether the session may move: nothing is asked and no transaction is open.
     pub fn is_idle(&self) -> bool {
         self.is_quiet() && self.status == TransactionStatus::Idle

@@ -7,6 +7,7 @@ pub mod arrival;
 pub mod client;
 pub mod compare;
 pub mod intake;
+pub mod mark;
 pub mod server;
 
 use std::sync::Arc;

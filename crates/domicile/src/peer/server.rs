@@ -18,12 +18,12 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::intake::Intake;
-use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX, compare, lift_epochs};
+use super::mark::Marker;
+use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX, compare, lift_epochs, lower_epochs};
 use crate::directory::view::OwnershipView;
 use crate::log::{Frame, Log, LogError, Logs, PartReader};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
-use crate::postgres::compare::mark as postgres_mark;
 use crate::postgres::{rows, session};
 use crate::promises;
 use crate::proto::peer_server::{Peer, PeerServer};
@@ -55,6 +55,7 @@ pub struct Desk {
     pub intake: Arc<Intake>,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     pub canary: Canary,
+    pub marker: Marker,
     pub status: watch::Receiver<Arc<RegionStatus>>,
     pub postgres: String,
     pub snapshots: Snapshots,
@@ -229,12 +230,16 @@ impl Peer for Service {
 
     async fn mark(&self, _: Request<MarkRequest>) -> Result<Response<MarkResponse>, Status> {
         self.has_joined()?;
-        let client =
-            session::connect(&self.desk.postgres, "domicile mark").await.map_err(internal)?;
-        let (flushed, next_xid) = postgres_mark(&client).await.map_err(internal)?;
-        let log_end = self.log_end_at(flushed).await?;
-        let log_end = Some(Position { origin: self.desk.origin.to_string(), lsn: log_end.0 });
-        Ok(Response::new(MarkResponse { log_end, next_xid }))
+        let marked = self.desk.marker.mark().await.map_err(|e| internal(format!("{e:#}")))?;
+        let position =
+            |(origin, lsn): (&Origin, Lsn)| Position { origin: origin.to_string(), lsn: lsn.0 };
+        Ok(Response::new(MarkResponse {
+            log_end: Some(position((&self.desk.origin, marked.end))),
+            next_xid: marked.next_xid,
+            owns: lower_epochs(&marked.owned),
+            // Read last: all that could be seen by then.
+            shown: self.desk.positions.needs().iter().map(position).collect(),
+        }))
     }
 
     async fn repair(

@@ -106,6 +106,7 @@ impl Wanted {
             mode: self.mode,
             rpo: self.rpo,
             secure: Secure::default(),
+            staleness: None,
         };
         let gateway = Gateway::bind(config, seen).await.unwrap();
         let (address, stop) = (gateway.address(), CancellationToken::new());

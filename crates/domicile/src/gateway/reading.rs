@@ -1,0 +1,420 @@
+//! Is what a transaction would read here as new as its session asks for?
+//!
+//! Looked at when the transaction begins, and never in its middle. What is not new enough yet is waited
+//! for; then the owner is asked, where there is one for everything; then the client is told.
+//!
+//! The settings count from when they are sent, in whatever transaction: `SET LOCAL` does nothing, and a
+//! ROLLBACK takes nothing back.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use domicile_core::freshness::{Freshness, Token, duration};
+use domicile_core::id::RegionId;
+use domicile_core::lsn::{Cut, Frontier};
+use domicile_core::route::{Caller, Mode};
+use domicile_core::time::Millis;
+use domicile_pg::backend::{self, Report, TransactionStatus};
+use domicile_pg::frontend::{self, Frontend, tag as from_client};
+use domicile_pg::startup::Startup;
+use tokio::time::timeout;
+
+use super::refusals::{self, End};
+use super::session::Session;
+use super::setting::Meaning;
+use super::{Shared, cut, setting};
+use crate::staleness::Staleness;
+
+const FRESHNESS: &str = "domicile.freshness";
+const WAIT: &str = "domicile.freshness_wait";
+const TOKEN: &str = "domicile.token";
+const STALENESS: &str = "domicile.staleness";
+/// How long a transaction waits for what it asks for, unless it says otherwise.
+const WAIT_DEFAULT: Millis = Millis(1000);
+/// No longer than that the age of what is shown may be unknown to who asks for it.
+const STALENESS_KNOWN_FOR: Millis = Millis(1000);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What a session asks of its reads.
+#[derive(Clone, Debug)]
+struct Terms {
+    freshness: Option<Freshness>,
+    wait: Millis,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { freshness: None, wait: WAIT_DEFAULT }
+    }
+}
+
+/// What a session asks of its reads, and what it has to find there.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// As the session began.
+    first: Terms,
+    terms: Terms,
+    /// What the session was given to see, and has seen elsewhere.
+    seen: Frontier,
+    /// It has been there, and how far that region was then is not known here yet.
+    elsewhere: BTreeSet<RegionId>,
+    /// The server here does not take it, and would not another time.
+    stays_away: bool,
+    /// This transaction is the owner's: it would have had to wait for too long here.
+    at_owner: bool,
+}
+
+impl Reading {
+    /// Reads the startup packet of a session with a gateway of `cluster`.
+    pub fn begin(startup: &Startup, staleness: Option<&Staleness>) -> Result<Self, End> {
+        let mut reading = Self::default();
+        let options = startup.get("options").map(options).unwrap_or_default();
+        let alone = startup.parameters.iter().cloned();
+        for (name, value) in options.into_iter().chain(alone) {
+            let set = reading.set(&name.to_ascii_lowercase(), Some(&value), staleness);
+            set.map_err(refusals::invalid_for_session)?;
+        }
+        reading.first = reading.terms.clone();
+        Ok(reading)
+    }
+
+    fn set(
+        &mut self,
+        name: &str,
+        value: Option<&str>,
+        staleness: Option<&Staleness>,
+    ) -> Result<(), String> {
+        let invalid = |why: String| format!("invalid value for parameter \"{name}\": {why}");
+        match (name, value) {
+            (FRESHNESS, Some(value)) => {
+                let freshness = value.parse::<Freshness>().map_err(|e| invalid(e.to_string()))?;
+                self.terms.freshness = Some(freshness);
+            }
+            (FRESHNESS, None) => self.terms.freshness = self.first.freshness,
+            (WAIT, Some(value)) => {
+                let expected =
+                    || invalid(format!("\"{value}\" is not a duration, as in 250ms or 2s"));
+                self.terms.wait = duration(value).ok_or_else(expected)?;
+            }
+            (WAIT, None) => self.terms.wait = self.first.wait,
+            (TOKEN, Some(value)) => {
+                let cluster = staleness.map(Staleness::cluster).unwrap_or_default();
+                let token = Token::read(value, cluster).map_err(|e| invalid(e.to_string()))?;
+                self.seen.join(&token.shown);
+                self.terms.freshness = self.terms.freshness.or(Some(Freshness::Session));
+            }
+            ("all", None) => self.terms = self.first.clone(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Waits until this region shows what the session has to find; fails where it never will.
+    async fn wait(&mut self, freshness: Freshness, shared: &Shared) -> Result<(), Cut> {
+        let Some(staleness) = &shared.config.staleness else {
+            return if freshness == Freshness::Eventual {
+                Ok(())
+            } else {
+                std::future::pending().await
+            };
+        };
+        match freshness {
+            Freshness::Eventual => Ok(()),
+            Freshness::Session => {
+                while let Some(region) = self.elsewhere.first() {
+                    match staleness.everything_at(region).await {
+                        Ok(everything) => {
+                            self.seen.join(&everything);
+                            self.elsewhere.pop_first();
+                        }
+                        Err(error) => {
+                            tracing::debug!(%region, "a session waits for where it was: {error:#}");
+                            tokio::time::sleep(ASK_AGAIN).await;
+                        }
+                    }
+                }
+                staleness.seen(&self.seen).await
+            }
+            Freshness::Strong | Freshness::Bounded(_) => {
+                let as_of = freshness.as_of(staleness.now()).unwrap_or_default();
+                staleness.reached(as_of).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Transactions of this session wait for something before they begin.
+    pub fn asks(&self) -> bool {
+        self.terms.freshness.is_some()
+    }
+
+    /// The session reads in its own region, whoever owns what.
+    pub fn is_here(&self) -> bool {
+        let here = [Some(Freshness::Eventual), Some(Freshness::Session)]
+            .contains(&self.terms.freshness)
+            || matches!(self.terms.freshness, Some(Freshness::Bounded(_)));
+        here && !self.at_owner
+    }
+
+    /// The session was in `region`: what it saw and wrote there it has to find again.
+    pub fn was_at(&mut self, region: RegionId) {
+        self.elsewhere.insert(region);
+    }
+}
+
+/// The settings in the startup parameter `options`: `-c name=value`, `-cname=value` and `--name=value`, where a
+/// backslash keeps a space in its word.
+fn options(text: &str) -> Vec<(String, String)> {
+    let (mut words, mut word, mut chars) = (Vec::new(), String::new(), text.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => word.extend(chars.next()),
+            c if c.is_whitespace() => words.push(std::mem::take(&mut word)),
+            c => word.push(c),
+        }
+    }
+    words.push(word);
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    let mut all = Vec::new();
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
+            Some("") => words.next(),
+            Some(setting) => Some(setting.to_owned()),
+            None => None,
+        };
+        if let Some((name, value)) = setting.as_deref().and_then(|s| s.split_once('=')) {
+            // As PostgreSQL does.
+            all.push((name.replace('-', "_"), value.to_owned()));
+        }
+    }
+    all
+}
+
+/// Why a transaction may not begin here.
+enum Stale {
+    /// Not within the time that it may wait.
+    TooOld,
+    /// What it has to see is lost.
+    Lost(Cut),
+}
+
+impl Session {
+    /// Takes in what a message of the client sets, or answers it. Returns whether it is to be passed on.
+    pub async fn hear(&mut self, tag: u8, raw: &Bytes) -> Result<bool, End> {
+        if self.caller == Caller::Peer || !self.begun {
+            return Ok(true);
+        }
+        let body = cut::body(raw);
+        let sql = match frontend::read(tag, &body) {
+            Ok(Frontend::Query(sql) | Frontend::Parse { sql, .. }) => sql,
+            _ => return Ok(true),
+        };
+        for (name, value) in setting::assignments(sql) {
+            let staleness = self.shared.config.staleness.as_ref();
+            if let Err(why) = self.reading.set(&name, value.as_deref(), staleness) {
+                // In a transaction it would have to fail with this, which is the server's to do.
+                return match self.track.is_idle() {
+                    true => self.refuse(tag, &refusals::invalid_value(why)),
+                    false => Err(refusals::invalid_for_session(why)),
+                };
+            }
+        }
+        if tag != from_client::QUERY || !self.track.is_quiet() {
+            return Ok(true);
+        }
+        let Some(name) =
+            setting::shown(sql).filter(|_| self.track.status() != TransactionStatus::Failed)
+        else {
+            return Ok(true);
+        };
+        let value = match name.as_str() {
+            STALENESS => self.staleness().await,
+            TOKEN => match self.token().await {
+                Ok(token) => token,
+                Err(error) => return self.refuse(tag, &refusals::no_token(&error)),
+            },
+            FRESHNESS => self.reading.terms.freshness.map(|f| f.to_string()).unwrap_or_default(),
+            WAIT => format!("{}ms", self.reading.terms.wait.0),
+            _ => return Ok(true),
+        };
+        let out = &mut self.client.outgoing;
+        backend::put_one_text(out, name.as_bytes(), value.as_bytes(), b"SHOW");
+        backend::put_ready_for_query(out, self.track.status());
+        Ok(false)
+    }
+
+    /// Sees to it that a transaction which begins with this message reads what its session asks for.
+    /// Returns whether it may begin; if not, the client has heard why.
+    pub async fn be_fresh(&mut self, tag: u8, raw: &Bytes, whole: bool) -> Result<bool, End> {
+        self.reading.at_owner = false;
+        let (Some(freshness), Caller::Client) = (self.reading.terms.freshness, self.caller) else {
+            return Ok(true);
+        };
+        let follows = self.shared.config.mode == Mode::FollowOwner;
+        if follows && freshness == Freshness::Strong {
+            return Ok(true);
+        }
+        self.reading.at_owner = follows && !self.come_here().await;
+        let begins = !matches!(tag, from_client::SYNC | from_client::FLUSH) && !sets_only(tag, raw);
+        if self.reading.at_owner || !begins {
+            return Ok(true);
+        }
+        let Self { reading, shared, cancellable, .. } = self;
+        let wait = reading.terms.wait;
+        let waiting = timeout(Duration::from_millis(wait.0), reading.wait(freshness, shared));
+        let stale = tokio::select! {
+            waited = waiting => match waited {
+                Ok(Ok(())) => return Ok(true),
+                Ok(Err(place)) => Stale::Lost(place),
+                Err(_) => Stale::TooOld,
+            },
+            () = cancellable.called() => return self.refuse(tag, &refusals::cancelled()),
+        };
+        let routes = self.shared.routes();
+        let owner = routes.owner_of_whole.as_ref().filter(|_| follows);
+        if let (Stale::TooOld, Some(owner)) = (&stale, owner)
+            && (*owner == self.home.region || self.move_to(owner).await.is_ok())
+        {
+            self.reading.at_owner = true;
+            return Ok(true);
+        }
+        let age = self.shared.config.staleness.as_ref().and_then(Staleness::age);
+        let report = match stale {
+            Stale::TooOld => refusals::not_fresh(freshness, age, wait),
+            Stale::Lost(place) => refusals::seen_is_lost(&place),
+        };
+        // The rest of a large message is not here yet.
+        if whole { self.refuse(tag, &report) } else { Err(refusals::ended_by(report)) }
+    }
+
+    /// Has a session that reads in this region live here. Returns whether it does: what it would read at
+    /// the owner is as new as can be.
+    async fn come_here(&mut self) -> bool {
+        let here = self.shared.config.region.clone();
+        if self.home.region == here && !self.home.link.has_ended() {
+            return true;
+        }
+        if self.reading.stays_away {
+            return false;
+        }
+        let moved = self.move_to(&here).await;
+        self.reading.stays_away = moved.as_ref().is_err_and(|error| !error.is_passing());
+        moved.is_ok()
+    }
+
+    /// How old is what this session reads?
+    async fn staleness(&self) -> String {
+        let known = match &self.shared.config.staleness {
+            Some(_) if self.home.region != self.shared.config.region => Some(Millis(0)),
+            Some(staleness) => {
+                let recent = Freshness::Bounded(STALENESS_KNOWN_FOR).as_of(staleness.now());
+                let wait = Duration::from_millis(self.reading.terms.wait.0);
+                let _ = timeout(wait, staleness.reached(recent.unwrap_or_default())).await;
+                staleness.age()
+            }
+            None => None,
+        };
+        known.map_or("unknown".to_owned(), |age| format!("{}ms", age.0))
+    }
+
+    /// What this session has written and seen, for another one to find.
+    async fn token(&mut self) -> anyhow::Result<String> {
+        let staleness = self.shared.config.staleness.as_ref().context("nobody knows it here")?;
+        let mut shown = self.reading.seen.clone();
+        let now = std::iter::once(&self.home.region);
+        let regions: BTreeSet<&RegionId> = self.reading.elsewhere.iter().chain(now).collect();
+        for region in regions {
+            let wait = Duration::from_millis(self.reading.terms.wait.0);
+            let everything = timeout(wait, staleness.everything_at(region)).await;
+            let everything = everything.with_context(|| format!("region {region} is silent"))?;
+            shown.join(&everything?);
+        }
+        Ok(Token { cluster: staleness.cluster().to_owned(), shown }.to_string())
+    }
+
+    /// Answers a message with an error, in the server's stead: nothing is asked of that now. What it has
+    /// open stays open.
+    fn refuse(&mut self, tag: u8, report: &Report<'_>) -> Result<bool, End> {
+        let out = &mut self.client.outgoing;
+        report.put_error(out);
+        match tag {
+            from_client::QUERY | from_client::FUNCTION_CALL => {
+                backend::put_ready_for_query(out, self.track.status());
+            }
+            _ => self.skipping = true,
+        }
+        Ok(false)
+    }
+}
+
+/// Is this a text of settings? What a session asks for may be changed whatever it asked for before.
+fn sets_only(tag: u8, raw: &Bytes) -> bool {
+    let body = cut::body(raw);
+    match frontend::read(tag, &body) {
+        Ok(Frontend::Query(sql) | Frontend::Parse { sql, .. }) => {
+            matches!(setting::read(sql), Meaning::Settings { .. } | Meaning::DiscardAll)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(parameters: &[(&str, &str)]) -> Result<Reading, String> {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let parameters = parameters.iter().map(own).collect();
+        let begun = Reading::begin(&Startup { major: 3, minor: 0, parameters }, None);
+        begun.map_err(|end| format!("{end:?}"))
+    }
+
+    #[test]
+    fn a_session_may_say_at_its_beginning_what_it_asks_of_its_reads() {
+        let bounded = Some(Freshness::Bounded(Millis(5000)));
+        for options in [
+            "-c domicile.freshness=bounded(5s)",
+            "-c work_mem=1MB -cdomicile.freshness=bounded(5s) -c a=b\\ c",
+            "--domicile.freshness=bounded(5s)",
+        ] {
+            assert_eq!(
+                begin(&[("options", options)]).unwrap().terms.freshness,
+                bounded,
+                "{options}"
+            );
+        }
+        let alone = [("domicile.freshness", "bounded(5s)"), ("domicile.freshness_wait", "2s")];
+        let reading = begin(&alone).unwrap();
+        assert_eq!((reading.terms.freshness, reading.terms.wait), (bounded, Millis(2000)));
+        assert!(begin(&[("domicile.freshness", "fresh")]).unwrap_err().contains("22023"));
+        assert_eq!(begin(&[("user", "me")]).unwrap().terms.freshness, None);
+    }
+
+    #[test]
+    fn what_is_set_back_is_what_the_session_began_with() {
+        let mut reading = begin(&[("domicile.freshness", "eventual")]).unwrap();
+        for back in [FRESHNESS, "all"] {
+            reading.set(FRESHNESS, Some("strong"), None).unwrap();
+            assert_eq!(reading.terms.freshness, Some(Freshness::Strong));
+            reading.set(back, None, None).unwrap();
+            assert_eq!(reading.terms.freshness, Some(Freshness::Eventual));
+        }
+        for (name, value) in [(FRESHNESS, ""), (WAIT, "5"), (TOKEN, "x")] {
+            assert!(reading.set(name, Some(value), None).is_err());
+        }
+        assert_eq!(reading.terms.freshness, Some(Freshness::Eventual), "nothing wrong is taken");
+    }
+
+    #[test]
+    fn who_is_given_a_token_reads_by_it() {
+        let mut reading = Reading::default();
+        reading.set(TOKEN, Some("1.eu-1@0/9."), None).unwrap();
+        assert_eq!(reading.terms.freshness, Some(Freshness::Session));
+        assert!(reading.is_here());
+        let mut reading = begin(&[("domicile.freshness", "strong")]).unwrap();
+        reading.set(TOKEN, Some("1.eu-1@0/9."), None).unwrap();
+        assert_eq!(reading.terms.freshness, Some(Freshness::Strong));
+    }
+}

@@ -1,0 +1,368 @@
+//! Is what is read as new as the session asks for, wherever it is read, and is it said when it is not?
+
+use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use domicile::lab::regions::{Regions, RegionsConfig};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error, NoTls, SimpleQueryMessage};
+use tokio_util::sync::CancellationToken;
+
+// Not all of it is of use here.
+#[allow(dead_code)]
+mod regions;
+use regions::{config, eventually, settle, start};
+
+const SEED: &str = "
+    CREATE TABLE account (id int PRIMARY KEY, branch text NOT NULL, balance int NOT NULL);
+    INSERT INTO account VALUES (1, 'eu', 0), (2, 'us', 0), (3, 'ap', 0);";
+const TABLES: &str = "[[table]]\nname = \"account\"\n";
+/// One way. Longer than a read takes in one place.
+const DISTANCE: Duration = Duration::from_millis(50);
+
+const WRITE: &str = "UPDATE account SET balance = balance + 1 WHERE id = 1";
+const READ: &str = "SELECT balance FROM account WHERE id = 1";
+const PORT: &str = "SELECT current_setting('port')";
+
+async fn world(mut config: RegionsConfig) -> Regions {
+    config.seed_sql = SEED.to_owned();
+    let key = if config.partition == "whole" { "" } else { "key = \"branch\"\n" };
+    config.tables = format!("{TABLES}{key}");
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    regions.links().set_delay(DISTANCE);
+    regions
+}
+
+async fn connect(regions: &Regions, region: &str, options: &str) -> Result<Client, Error> {
+    let gateway = regions.gateway(region);
+    let (host, port) = (gateway.ip(), gateway.port());
+    let address =
+        format!("host={host} port={port} user=postgres dbname=postgres options='{options}'");
+    let (client, connection) = tokio_postgres::connect(&address, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// A session at the gateway of `region` that asks for `freshness` from its beginning.
+async fn reader(regions: &Regions, region: &str, freshness: &str) -> Client {
+    connect(regions, region, &format!("-c domicile.freshness={freshness}")).await.unwrap()
+}
+
+/// By the extended protocol.
+async fn balance(client: &Client) -> Result<i32, Error> {
+    client.query_one(READ, &[]).await.map(|row| row.get(0))
+}
+
+/// By the simple protocol.
+async fn one(client: &Client, sql: &str) -> Result<String, Error> {
+    let answer = client.simple_query(sql).await?;
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    Ok(row.unwrap_or_default())
+}
+
+async fn set(client: &Client, name: &str, value: &str) {
+    client.batch_execute(&format!("SET domicile.{name} = '{value}'")).await.unwrap();
+}
+
+fn is_refused(error: &Error) -> bool {
+    error.code() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_every_region_writes_a_read_is_as_new_as_it_asks_for() {
+    let mut config = config(&["eu", "us", "ap"], "home(branch)", 3);
+    config.rpo = "none".to_owned();
+    let regions = world(config).await;
+    settle(&regions, "start").await;
+    strong_reads_show_what_was_acknowledged(&regions).await;
+    a_session_finds_what_it_wrote_and_passes_it_on(&regions).await;
+    a_transaction_reads_what_it_began_with(&regions).await;
+    what_is_too_old_is_said(&regions).await;
+    what_is_asked_for_has_to_be_a_freshness(&regions).await;
+}
+
+async fn strong_reads_show_what_was_acknowledged(regions: &Regions) {
+    let writer = connect(regions, "eu", "").await.unwrap();
+    let strong = reader(regions, "us", "strong").await;
+    let eventual = reader(regions, "us", "eventual").await;
+    let mut older = 0;
+    for written in 1..=20 {
+        writer.batch_execute(WRITE).await.unwrap();
+        older += i32::from(balance(&eventual).await.unwrap() < written);
+        assert_eq!(balance(&strong).await.unwrap(), written);
+        assert_eq!(one(&strong, READ).await.unwrap(), written.to_string());
+    }
+    assert!(older > 0, "nothing was to be waited for");
+    // Also where the text that asks for it reads, too.
+    writer.batch_execute(WRITE).await.unwrap();
+    let both = format!("SET domicile.freshness = 'strong'; {READ}");
+    assert_eq!(one(&eventual, &both).await.unwrap(), "21");
+    // What one session asks for at once is answered in order, each as new as it asks for.
+    writer.batch_execute(WRITE).await.unwrap();
+    let (first, second) = tokio::join!(balance(&strong), balance(&strong));
+    assert_eq!((first.unwrap(), second.unwrap()), (22, 22));
+}
+
+async fn a_session_finds_what_it_wrote_and_passes_it_on(regions: &Regions) {
+    // Far from the owner: what it writes travels there.
+    let away = reader(regions, "us", "session").await;
+    let other = connect(regions, "ap", "").await.unwrap();
+    for _ in 0..5 {
+        let before = balance(&away).await.unwrap();
+        away.batch_execute(WRITE).await.unwrap();
+        assert_eq!(balance(&away).await.unwrap(), before + 1, "its own write");
+        let token = one(&away, "SHOW domicile.token").await.unwrap();
+        set(&other, "token", &token).await;
+        assert_eq!(balance(&other).await.unwrap(), before + 1, "with {token}");
+    }
+    assert_eq!(one(&other, "SHOW domicile.freshness").await.unwrap(), "session");
+}
+
+async fn a_transaction_reads_what_it_began_with(regions: &Regions) {
+    let (writer, mut strong) =
+        (connect(regions, "eu", "").await.unwrap(), reader(regions, "us", "strong").await);
+    writer.batch_execute(WRITE).await.unwrap();
+    let expected = balance(&writer).await.unwrap();
+    let transaction = strong.build_transaction().read_only(true).start().await.unwrap();
+    let row = transaction.query_one(READ, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i32>(0), expected);
+    transaction.commit().await.unwrap();
+}
+
+async fn what_is_too_old_is_said(regions: &Regions) {
+    let client = reader(regions, "us", "bounded(2s)").await;
+    balance(&client).await.unwrap();
+    assert!(one(&client, "SHOW domicile.staleness").await.unwrap().ends_with("ms"));
+    regions.links().cut("eu", "us");
+    set(&client, "freshness_wait", "300ms").await;
+    eventually("what is shown is too old", async || match balance(&client).await {
+        Err(error) if is_refused(&error) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let refused = one(&client, READ).await.unwrap_err();
+    assert!(is_refused(&refused), "{refused:?}");
+    assert!(refused.as_db_error().unwrap().detail().unwrap().contains("ms ago"), "{refused:?}");
+    for enough in ["bounded(1d)", "eventual", "session"] {
+        set(&client, "freshness", enough).await;
+        balance(&client).await.unwrap();
+    }
+    regions.links().heal("eu", "us");
+    set(&client, "freshness", "strong").await;
+    set(&client, "freshness_wait", "20s").await;
+    balance(&client).await.unwrap();
+}
+
+async fn what_is_asked_for_has_to_be_a_freshness(regions: &Regions) {
+    let refused = connect(regions, "us", "-c domicile.freshness=soon").await.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::INVALID_PARAMETER_VALUE));
+    let client = reader(regions, "us", "eventual").await;
+    for wrong in ["freshness = 'soon'", "freshness_wait = '5'", "token = '1.eu-1@0/9.stranger'"] {
+        let refused = client.batch_execute(&format!("SET domicile.{wrong}")).await.unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{wrong}");
+        let prepared = client.execute(&format!("SET domicile.{wrong}"), &[]).await.unwrap_err();
+        assert_eq!(prepared.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{wrong}");
+    }
+    assert_eq!(one(&client, "SHOW domicile.freshness").await.unwrap(), "eventual");
+    balance(&client).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_one_region_owns_everything_reads_stay_near_while_they_are_new_enough() {
+    let mut config = config(&["eu", "us", "ap"], "whole", 1);
+    config.rpo = "none".to_owned();
+    config.automatic_failover = true;
+    config.lease = Duration::from_secs(5);
+    let mut regions = world(config).await;
+    let port =
+        async |region: &str| one(&regions.connect(region).await.unwrap(), PORT).await.unwrap();
+    let (eu, us) = (port("eu").await, port("us").await);
+
+    let plain = connect(&regions, "us", "").await.unwrap();
+    let client = reader(&regions, "us", "session").await;
+    assert_eq!(one(&plain, PORT).await.unwrap(), eu, "its home is the owner's");
+    assert_eq!(one(&client, PORT).await.unwrap(), us);
+    client.batch_execute(WRITE).await.unwrap();
+    assert_eq!(balance(&client).await.unwrap(), 1, "it was written at the owner");
+    assert_eq!(one(&client, PORT).await.unwrap(), us);
+
+    set(&plain, "freshness", "eventual").await;
+    assert_eq!(one(&plain, PORT).await.unwrap(), us);
+    plain.batch_execute("RESET domicile.freshness").await.unwrap();
+    assert_eq!(one(&plain, PORT).await.unwrap(), eu);
+
+    set(&client, "freshness", "bounded(1s)").await;
+    eventually("us is as new as that", async || is(&client, &us).await).await;
+    regions.links().stop_reading("us");
+    eventually("the owner is asked instead", async || is(&client, &eu).await).await;
+    regions.links().resume_reading("us");
+    eventually("us is as new as that again", async || is(&client, &us).await).await;
+
+    what_was_lost_is_not_waited_for(&mut regions).await;
+}
+
+async fn is(client: &Client, port: &str) -> Result<(), String> {
+    let found = one(client, PORT).await.map_err(|e| format!("{e:?}"))?;
+    if found == port { Ok(()) } else { Err(found) }
+}
+
+async fn what_was_lost_is_not_waited_for(regions: &mut Regions) {
+    let writer = connect(regions, "eu", "").await.unwrap();
+    regions.links().isolate("eu");
+    writer.batch_execute(WRITE).await.unwrap();
+    let token = one(&writer, "SHOW domicile.token").await.unwrap();
+    regions.kill_region("eu");
+    let reader = reader(regions, "us", "eventual").await;
+    eventually("somebody else is the owner", async || {
+        reader.batch_execute(WRITE).await.map_err(|e| e.to_string())
+    })
+    .await;
+    set(&reader, "freshness", "session").await;
+    set(&reader, "freshness_wait", "20s").await;
+    set(&reader, "token", &token).await;
+    let lost = balance(&reader).await.unwrap_err();
+    assert!(lost.as_db_error().unwrap().message().contains("was lost"), "{lost:?}");
+}
+
+/// What everybody did to one row, which always holds a later number than before.
+#[derive(Default)]
+struct Register {
+    /// Numbers whose writers were told a success, and when.
+    acknowledged: Mutex<Vec<(Instant, i32)>>,
+    /// The highest that anybody has begun to write.
+    begun: AtomicI32,
+}
+
+impl Register {
+    /// The lowest that may be read of what was written before `moment`.
+    fn at_least(&self, moment: Instant) -> i32 {
+        let acknowledged = self.acknowledged.lock().unwrap();
+        let before = acknowledged.iter().filter(|(at, _)| *at <= moment);
+        before.map(|(_, number)| *number).max().unwrap_or_default()
+    }
+
+    async fn write(&self, address: String, stop: CancellationToken) {
+        let mut session = None;
+        while !stop.is_cancelled() {
+            let Some(client) = session_at(&mut session, &address).await else { continue };
+            let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+            let sql = format!("UPDATE account SET balance = {number} WHERE id = 1");
+            match client.simple_query(&sql).await {
+                Ok(_) => self.acknowledged.lock().unwrap().push((Instant::now(), number)),
+                // It may have been written all the same; a later number comes in any case.
+                Err(_) => session = None,
+            }
+        }
+    }
+
+    /// Returns how often the row was read, and how often that was refused.
+    async fn read(&self, address: String, bound: Duration, stop: CancellationToken) -> [u32; 2] {
+        let (mut session, mut counts, mut last) = (None, [0, 0], 0);
+        while !stop.is_cancelled() {
+            let Some(client) = session_at(&mut session, &address).await else { continue };
+            let begun = Instant::now();
+            match balance(client).await {
+                Ok(number) => {
+                    counts[0] += 1;
+                    let least = begun.checked_sub(bound).map_or(0, |moment| self.at_least(moment));
+                    assert!(least <= number, "{number} was read, {least} was there: {address}");
+                    assert!(number <= self.begun.load(Ordering::SeqCst), "nobody wrote {number}");
+                    assert!(last <= number, "{number} was read after {last}: {address}");
+                    last = number;
+                }
+                Err(error) if is_refused(&error) => counts[1] += 1,
+                Err(_) => session = None,
+            }
+        }
+        counts
+    }
+}
+
+async fn session_at<'a>(session: &'a mut Option<Client>, address: &str) -> Option<&'a Client> {
+    if session.as_ref().is_none_or(Client::is_closed) {
+        *session = None;
+        let (client, connection) = tokio_postgres::connect(address, NoTls).await.ok()?;
+        tokio::spawn(connection);
+        *session = Some(client);
+    }
+    session.as_ref()
+}
+
+/// Every reader's answers are held against what writers were told, by one clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_as_new_as_they_ask_for_under_cuts_a_switchover_and_a_failover() {
+    let mut config = config(&["eu", "us", "ap"], "home(branch)", 3);
+    config.automatic_failover = true;
+    config.rpo = "0".to_owned();
+    let mut regions = world(config).await;
+    settle(&regions, "start").await;
+    let (register, stop) = (Arc::new(Register::default()), CancellationToken::new());
+    let address = |region: &str, options: &str| {
+        let gateway = regions.gateway(region);
+        let (host, port) = (gateway.ip(), gateway.port());
+        format!("host={host} port={port} user=postgres dbname=postgres options='{options}'")
+    };
+    let (shared, stopping) = (register.clone(), stop.clone());
+    let to = address("ap", "");
+    let writer = tokio::spawn(async move { shared.write(to, stopping).await });
+    let asked = [("strong", Duration::ZERO), ("bounded(1500ms)", Duration::from_millis(1500))];
+    let mut readers = Vec::new();
+    for region in ["eu", "us", "ap"] {
+        for (freshness, bound) in asked {
+            let options = "-c domicile.freshness_wait=700ms -c domicile.freshness=";
+            let from = address(region, &format!("{options}{freshness}"));
+            let (shared, stopping) = (register.clone(), stop.clone());
+            let reader = async move { shared.read(from, bound, stopping).await };
+            readers.push((region, freshness, tokio::spawn(reader)));
+        }
+    }
+    let written = async |what: &str| {
+        let before = register.begun.load(Ordering::SeqCst);
+        eventually(what, async || match register.at_least(Instant::now()) {
+            now if now > before => Ok(()),
+            now => Err(format!("{now} of {before}")),
+        })
+        .await;
+    };
+
+    written("it begins").await;
+    regions.links().cut("eu", "us");
+    written("a cut changes nothing for ap").await;
+    is_refused_somewhere(&address("us", "-c domicile.freshness=strong")).await;
+    regions.links().heal("eu", "us");
+    let mut switchover = Command::new(regions.binary());
+    switchover.args(["switchover", "--partitions", "0", "--to", "us", "--config"]);
+    switchover.arg(regions.config_file("us"));
+    let switched = tokio::task::spawn_blocking(move || switchover.output().unwrap()).await.unwrap();
+    assert!(switched.status.success(), "{switched:?}");
+    written("us is the owner").await;
+    regions.kill_region("us");
+    written("somebody took over").await;
+    regions.start_region("us").await.unwrap();
+    regions.wait_until_ready().await.unwrap();
+    written("us is back").await;
+    stop.cancel();
+    writer.await.unwrap();
+    for (region, freshness, reader) in readers {
+        let [read, refused] = reader.await.unwrap();
+        println!("{region} {freshness}: {read} read, {refused} refused");
+        assert!(read > 0, "{region} {freshness}: nothing was read");
+    }
+    println!("{} were written", register.acknowledged.lock().unwrap().len());
+}
+
+async fn is_refused_somewhere(address: &str) {
+    let (client, connection) = tokio_postgres::connect(address, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    eventually("nobody knows how old that is", async || match balance(&client).await {
+        Err(error) if is_refused(&error) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
