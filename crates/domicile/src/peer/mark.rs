@@ -8,6 +8,7 @@ use domicile_core::freshness::Answer;
 use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId};
 use domicile_core::lsn::{Cut, Lsn};
 use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::clock::Clock;
@@ -47,14 +48,17 @@ impl Marker {
     pub async fn mark(&self) -> anyhow::Result<Marked> {
         let mut owned = self.owned();
         let (flushed, next_xid) = self.mark_wal().await?;
-        let captured =
-            tokio::time::timeout(CAPTURE_TIMEOUT, self.positions.wait_for_capture(flushed));
-        let end =
-            captured.await.with_context(|| format!("capture does not reach {flushed} yet"))?;
+        let end = self.log_end_at(flushed).await?;
         // In the same epoch before and after: nobody else had it in between.
         let after = self.owned();
         owned.retain(|one| after.contains(one));
         Ok(Marked { end, next_xid, owned })
+    }
+
+    /// Where our log ends once it holds everything of ours up to `position` of the WAL.
+    pub async fn log_end_at(&self, position: Lsn) -> anyhow::Result<Lsn> {
+        let captured = timeout(CAPTURE_TIMEOUT, self.positions.wait_for_capture(position)).await;
+        captured.with_context(|| format!("capture does not reach {position} yet"))
     }
 
     /// What this region says of itself when it is asked by itself.

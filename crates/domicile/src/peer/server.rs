@@ -42,8 +42,6 @@ use crate::tls::{self, Credentials};
 
 /// Bytes of records sent in one message, unless one record alone is longer.
 const SEND_BYTES_MAX: usize = 1024 * 1024;
-/// How long capture may take to reach the rows that were just read.
-const CAPTURE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Everything the server answers from.
 pub struct Desk {
@@ -190,7 +188,8 @@ impl Peer for Service {
         // our commits is captured by then.
         let mut frontier = found.frontier;
         let shown = frontier.get(&self.desk.origin);
-        let in_log = self.log_end_at(shown).await?;
+        let in_log = self.desk.marker.log_end_at(shown).await;
+        let in_log = in_log.map_err(|e| internal(format!("{e:#}")))?;
         frontier = frontier
             .iter()
             .filter(|(o, _)| **o != self.desk.origin)
@@ -360,13 +359,6 @@ impl Service {
         known
             .map(|region| region.id.clone())
             .ok_or_else(|| Status::permission_denied(format!("there is no region \"{name}\"")))
-    }
-
-    /// Where our log ends once it holds everything of ours up to `position` of the WAL.
-    async fn log_end_at(&self, position: Lsn) -> Result<Lsn, Status> {
-        let captured = self.desk.positions.wait_for_capture(position);
-        let captured = tokio::time::timeout(CAPTURE_TIMEOUT, captured).await;
-        captured.map_err(|_| internal(format!("capture does not reach {position} yet")))
     }
 
     async fn probe_guard(&self, wanted: Option<PartitionId>) -> anyhow::Result<()> {
