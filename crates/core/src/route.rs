@@ -9,6 +9,7 @@ pub mod router;
 
 use std::fmt;
 
+use crate::freshness::Freshness;
 use crate::id::{Epoch, RegionId};
 use crate::time::{Millis, Time};
 
@@ -89,6 +90,24 @@ pub fn home(mode: Mode, caller: Caller, region: &RegionId, routes: &Routes) -> H
             }
         }
     }
+}
+
+/// Does a client's session that asks this of its reads live in its own region, whoever owns what?
+pub fn reads_near(freshness: Option<Freshness>) -> bool {
+    !matches!(freshness, None | Some(Freshness::Strong))
+}
+
+/// Does a transaction wait until the region that it reads in is as new as that?
+///
+/// The owner of everything always is.
+pub fn waits(mode: Mode, freshness: Freshness) -> bool {
+    mode == Mode::Local || freshness != Freshness::Strong
+}
+
+/// Returns who is asked instead of a region that did not become new enough in time; `None` where nobody
+/// can answer for everything.
+pub fn instead(mode: Mode, routes: &Routes) -> Option<&RegionId> {
+    routes.owner_of_whole.as_ref().filter(|_| mode == Mode::FollowOwner)
 }
 
 /// What a guard says when it refuses: who may write, as far as it knows.

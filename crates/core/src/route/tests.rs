@@ -147,3 +147,23 @@ fn a_chain_of_names_is_followed_once_through_every_region() {
     assert_eq!(chain.refused(&region("us"), names(Some("ap"), 5), &routes, NOW), ask("ap"));
     assert_eq!(chain.refused(&region("ap"), names(Some("us"), 5), &routes, NOW), Next::Wait);
 }
+
+#[test]
+fn a_read_is_near_unless_it_asks_for_the_owner() {
+    use crate::freshness::Freshness::{Bounded, Eventual, Session, Strong};
+    for near in [Bounded(Millis(0)), Session, Eventual] {
+        assert!(reads_near(Some(near)));
+        assert!([Mode::Local, Mode::FollowOwner].iter().all(|mode| waits(*mode, near)));
+    }
+    assert!(!reads_near(None) && !reads_near(Some(Strong)));
+    assert!(waits(Mode::Local, Strong), "nobody there owns everything");
+    assert!(!waits(Mode::FollowOwner, Strong));
+}
+
+#[test]
+fn only_the_owner_of_everything_is_asked_instead() {
+    let owned = owned_by(Some("eu"));
+    assert_eq!(instead(Mode::FollowOwner, &owned), Some(&region("eu")));
+    assert_eq!(instead(Mode::FollowOwner, &owned_by(None)), None);
+    assert_eq!(instead(Mode::Local, &owned), None);
+}

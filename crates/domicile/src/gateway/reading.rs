@@ -14,7 +14,7 @@ use bytes::Bytes;
 use domicile_core::freshness::{Freshness, Token, duration};
 use domicile_core::id::RegionId;
 use domicile_core::lsn::{Cut, Frontier};
-use domicile_core::route::{Caller, Mode};
+use domicile_core::route::{self, Caller, Mode};
 use domicile_core::time::Millis;
 use domicile_pg::backend::{self, Report, TransactionStatus};
 use domicile_pg::frontend::{self, Frontend, tag as from_client};
@@ -152,10 +152,7 @@ impl Reading {
 
     /// The session reads in its own region, whoever owns what.
     pub fn is_here(&self) -> bool {
-        let here = [Some(Freshness::Eventual), Some(Freshness::Session)]
-            .contains(&self.terms.freshness)
-            || matches!(self.terms.freshness, Some(Freshness::Bounded(_)));
-        here && !self.at_owner
+        route::reads_near(self.terms.freshness) && !self.at_owner
     }
 
     /// The session was in `region`: what it saw and wrote there it has to find again.
@@ -252,11 +249,11 @@ impl Session {
         let (Some(freshness), Caller::Client) = (self.reading.terms.freshness, self.caller) else {
             return Ok(true);
         };
-        let follows = self.shared.config.mode == Mode::FollowOwner;
-        if follows && freshness == Freshness::Strong {
+        let mode = self.shared.config.mode;
+        if !route::waits(mode, freshness) {
             return Ok(true);
         }
-        self.reading.at_owner = follows && !self.come_here().await;
+        self.reading.at_owner = mode == Mode::FollowOwner && !self.come_here().await;
         let begins = !matches!(tag, from_client::SYNC | from_client::FLUSH) && !sets_only(tag, raw);
         if self.reading.at_owner || !begins {
             return Ok(true);
@@ -273,8 +270,7 @@ impl Session {
             () = cancellable.called() => return self.refuse(tag, &refusals::cancelled()),
         };
         let routes = self.shared.routes();
-        let owner = routes.owner_of_whole.as_ref().filter(|_| follows);
-        if let (Stale::TooOld, Some(owner)) = (&stale, owner)
+        if let (Stale::TooOld, Some(owner)) = (&stale, route::instead(mode, &routes))
             && (*owner == self.home.region || self.move_to(owner).await.is_ok())
         {
             self.reading.at_owner = true;

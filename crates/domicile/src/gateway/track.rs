@@ -65,7 +65,7 @@ impl Track {
         self.asked.is_empty() && !self.unsynced
     }
 
-    /// Returns whether a statement may still be sent in the transaction that is open, or a new one.
+    /// Returns whether a transaction is open, as the server said last.
     pub fn status(&self) -> TransactionStatus {
         self.status
     }
