@@ -317,11 +317,32 @@ impl World {
                 // Refused while it lacks something, or while another run is at it.
                 let range = format!("{from}-{to}");
                 let moved = self.run(&["switchover", "--partitions", &range, "--to", region]);
-                Err(String::from_utf8_lossy(&moved.stderr).into_owned())
+                let refused = String::from_utf8_lossy(&moved.stderr);
+                Err(format!("{refused}{}", self.plight(region).await))
             })
             .await;
         }
         self.regions.wait_until_ready().await.unwrap();
+    }
+
+    /// What a region says of itself, and what its PostgreSQL is busy with.
+    async fn plight(&self, region: &str) -> String {
+        let said = match self.regions.status(region).await {
+            Ok(status) => format!("{:#?} {:#?}", status.conditions, status.peers),
+            Err(error) => error.to_string(),
+        };
+        let Ok(client) = self.regions.connect(region).await else { return said };
+        let sql = "SELECT application_name || ' ' || state || ' ' || concat(wait_event, ' ', pg_blocking_pids(pid))
+                          || ' ' || left(query, 200)
+                   FROM pg_stat_activity WHERE application_name LIKE 'domicile%'
+                   UNION ALL SELECT progress::text FROM domicile.progress
+                   UNION ALL SELECT repair::text FROM domicile.repair";
+        match client.query(sql, &[]).await {
+            Ok(rows) => rows.iter().fold(said, |said, row| {
+                format!("{said}\n{}", row.get::<_, Option<&str>>(0).unwrap_or_default())
+            }),
+            Err(error) => format!("{said} {error}"),
+        }
     }
 
     /// Has everything come to rest, and looks at what must hold. `fault` is the name of the function that
