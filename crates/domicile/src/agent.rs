@@ -727,6 +727,7 @@ impl Parts {
             staleness: Some(staleness),
             rpo: self.config.rpo,
             secure: self.secure(shutdown, tasks)?,
+            verifiers: gateway::Verifiers::of_postgres(&self.here.postgres),
             mode: match self.config.layout.scheme {
                 Scheme::Whole => Mode::FollowOwner,
                 Scheme::Hash { .. } | Scheme::Home { .. } => Mode::Local,

@@ -100,19 +100,32 @@ pub fn authentication(body: &[u8]) -> Result<Authentication, BackendError> {
     })
 }
 
+/// What comes in an AuthenticationSASLContinue or an AuthenticationSASLFinal.
+pub fn sasl_message(body: &[u8]) -> &[u8] {
+    body.get(4..).unwrap_or_default()
+}
+
+/// Returns whether the AuthenticationSASL of `body` offers `mechanism`.
+pub fn offers(body: &[u8], mechanism: &[u8]) -> bool {
+    authentication(body) == Ok(Authentication::Sasl)
+        && mechanisms(body).any(|name| name == mechanism)
+}
+
+/// A mechanism without a name ends the list.
+fn mechanisms(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    sasl_message(body).split(|b| *b == 0).take_while(|name| !name.is_empty())
+}
+
 /// Appends the AuthenticationSASL of `body` without `mechanism`. Returns whether that was in it, and appends
 /// nothing else.
 pub fn put_sasl_without(out: &mut BytesMut, body: &[u8], mechanism: &[u8]) -> bool {
-    let Some((kind, mechanisms)) = body.split_first_chunk::<4>() else { return false };
-    // A mechanism without a name ends the list.
-    let offered = || mechanisms.split(|b| *b == 0).take_while(|name| !name.is_empty());
-    if authentication(body) != Ok(Authentication::Sasl) || !offered().any(|name| name == mechanism)
-    {
+    let Some((kind, _)) = body.split_first_chunk::<4>() else { return false };
+    if !offers(body, mechanism) {
         return false;
     }
     frame::put(out, tag::AUTHENTICATION, |out| {
         out.put_slice(kind);
-        offered().filter(|name| *name != mechanism).for_each(|name| put_text(out, name));
+        mechanisms(body).filter(|name| *name != mechanism).for_each(|name| put_text(out, name));
         out.put_u8(0);
     });
     true
@@ -198,7 +211,8 @@ impl Severity {
             Self::Error => "ERROR",
             Self::Fatal => "FATAL",
             Self::Panic => "PANIC",
-            Self::Notice => "NOTICE",
+            // What we have to say without failing is worth reading.
+            Self::Notice => "WARNING",
         }
     }
 

@@ -140,6 +140,20 @@ pub fn put_sync(out: &mut BytesMut) {
     frame::put(out, tag::SYNC, |_| {});
 }
 
+/// Appends the first answer to an AuthenticationSASL: with this mechanism, and what it begins with.
+pub fn put_sasl_initial_response(out: &mut BytesMut, mechanism: &str, message: &str) {
+    frame::put(out, tag::PASSWORD, |body| {
+        put_text(body, mechanism.as_bytes());
+        body.put_i32(i32::try_from(message.len()).expect("a message is shorter than 2 GiB"));
+        body.put_slice(message.as_bytes());
+    });
+}
+
+/// Appends an answer to an AuthenticationSASLContinue.
+pub fn put_sasl_response(out: &mut BytesMut, message: &str) {
+    frame::put(out, tag::PASSWORD, |body| body.put_slice(message.as_bytes()));
+}
+
 /// Appends a goodbye.
 pub fn put_terminate(out: &mut BytesMut) {
     frame::put(out, tag::TERMINATE, |_| {});

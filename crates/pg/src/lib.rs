@@ -8,6 +8,7 @@ pub mod feedback;
 pub mod frame;
 pub mod frontend;
 pub mod pgoutput;
+pub mod scram;
 pub mod script;
 pub mod sqlstate;
 pub mod startup;

@@ -39,6 +39,8 @@ macro_rules! states {
 states! {
     /// The message says nothing special: everything went well.
     SUCCESSFUL_COMPLETION = "00000";
+    /// Nothing failed, and somebody should know.
+    WARNING = "01000";
     /// The connection broke; what was in flight may or may not have happened.
     CONNECTION_FAILURE = "08006";
     /// The outcome of the transaction cannot be known.

@@ -2,15 +2,16 @@
 //!
 //! The first connection of a session belongs to the client, who logs in through it. Every later
 //! one is opened quietly: the same startup again, then what the memory holds, and nothing of it
-//! reaches the client. That works only where the server asks for no password.
+//! reaches the client. Where the server asks for a password, [`login`](super::login) answers.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use bytes::Bytes;
 use domicile_core::id::RegionId;
-use domicile_pg::backend::{self, Authentication, BackendKeyData, Report, tag};
+use domicile_pg::backend::{self, BackendKeyData, Report, tag};
 use domicile_pg::frontend;
+use domicile_pg::scram::{Keys, LoginError};
 use domicile_pg::startup::Startup;
 use thiserror::Error;
 
@@ -52,8 +53,10 @@ pub enum OpenError {
     Slow,
     #[error("ownership changed meanwhile")]
     Overtaken,
-    #[error("the server asks for a password")]
+    #[error("the server asks for a password, and the gateway has no key")]
     Password,
+    #[error(transparent)]
+    Login(#[from] LoginError),
     #[error("the server refused the session: {0}")]
     Refused(String),
     #[error("what the server says is not the protocol")]
@@ -67,7 +70,11 @@ impl OpenError {
             Self::Connect { .. } | Self::Closed | Self::NotYet | Self::Slow | Self::Overtaken => {
                 true
             }
-            Self::Stranger(_) | Self::Password | Self::Refused(_) | Self::Protocol => false,
+            Self::Stranger(_)
+            | Self::Password
+            | Self::Login(_)
+            | Self::Refused(_)
+            | Self::Protocol => false,
         }
     }
 }
@@ -100,11 +107,12 @@ impl Backend {
     pub async fn open(
         shared: &Shared,
         region: &RegionId,
-        startup: &Startup,
+        (startup, keys): (&Startup, Option<&Keys>),
         memory: &Memory,
     ) -> Result<(Self, Statuses), OpenError> {
         let mut opened = Self::dial(shared, region, startup).await?;
         let mut statuses = Statuses::new();
+        opened.log_in(keys).await?;
         opened.until_ready(1, &mut statuses).await?;
         opened.repeat_settings(memory, &mut statuses).await?;
         opened.repeat_prepared(memory, &mut statuses).await?;
@@ -170,28 +178,33 @@ impl Backend {
         statuses: &mut Statuses,
     ) -> Result<(), OpenError> {
         while times > 0 {
-            let piece = self.cutter.next(&mut self.link.incoming);
-            match piece.map_err(|_| OpenError::Protocol)? {
-                Some(Piece::Whole { tag: tag::READY_FOR_QUERY, .. }) => times -= 1,
-                Some(Piece::Whole { tag, raw }) => self.listen(tag, &raw, statuses)?,
-                Some(Piece::Head { .. } | Piece::Rest { .. }) => {}
-                None if self.link.has_ended() => return Err(OpenError::Closed),
-                None => self.link.moved().await,
+            match self.next_message().await? {
+                (tag::READY_FOR_QUERY, _) => times -= 1,
+                (tag::PARAMETER_STATUS, raw) => note_status(statuses, &cut::body(&raw)),
+                (tag, raw) => self.listen(tag, &raw)?,
             }
         }
         Ok(())
     }
 
-    fn listen(&mut self, tag: u8, raw: &Bytes, statuses: &mut Statuses) -> Result<(), OpenError> {
+    /// Waits for the next message that is not too large to mean anything here.
+    pub async fn next_message(&mut self) -> Result<(u8, Bytes), OpenError> {
+        loop {
+            let piece = self.cutter.next(&mut self.link.incoming);
+            match piece.map_err(|_| OpenError::Protocol)? {
+                Some(Piece::Whole { tag, raw }) => return Ok((tag, raw)),
+                Some(Piece::Head { .. } | Piece::Rest { .. }) => {}
+                None if self.link.has_ended() => return Err(OpenError::Closed),
+                None => self.link.moved().await,
+            }
+        }
+    }
+
+    /// Hears what the server says while nobody else listens.
+    pub fn listen(&mut self, tag: u8, raw: &Bytes) -> Result<(), OpenError> {
         let body = cut::body(raw);
         match tag {
-            tag::AUTHENTICATION => match backend::authentication(&body) {
-                Ok(Authentication::Ok) => {}
-                Ok(_) => return Err(OpenError::Password),
-                Err(_) => return Err(OpenError::Protocol),
-            },
             tag::BACKEND_KEY_DATA => self.key = backend::backend_key_data(&body).ok(),
-            tag::PARAMETER_STATUS => note_status(statuses, &body),
             tag::ERROR_RESPONSE if is_passing(raw) => return Err(OpenError::NotYet),
             tag::ERROR_RESPONSE => {
                 let report = Report::read(&body).unwrap_or_default();

@@ -9,8 +9,7 @@
 //! Where to go is decided in `core::route`. The gateway never decides who may write: the guard in
 //! PostgreSQL does, and a gateway that is wrong costs time, not rows.
 //!
-//! What it does not do yet: a second connection for a session whose server asks for a password; redirecting
-//! the extended protocol. A session with LISTEN, temporary tables, SQL-level
+//! What it does not do yet: redirecting the extended protocol. A session with LISTEN, temporary tables, SQL-level
 //! PREPARE or cursors WITH HOLD is ended, with a reason, when it would have to move; settings made
 //! by functions (`set_config`), and session-level advisory locks, are not seen and stay behind.
 
@@ -33,6 +32,7 @@ mod cut;
 mod door;
 mod link;
 mod listener;
+mod login;
 mod memory;
 mod moving;
 mod pulse;
@@ -49,6 +49,7 @@ mod track;
 mod unconfirmed;
 
 use cancel::Cancels;
+pub use login::Verifiers;
 use pulse::Silent;
 pub use secure::Secure;
 pub use target::Target;
@@ -79,6 +80,8 @@ pub struct Config {
     /// Whether a commit is a success only once another region holds it.
     pub rpo: Rpo,
     pub secure: Secure,
+    /// With what sessions log in at other regions, as their clients.
+    pub verifiers: Verifiers,
     /// How old what the region shows is; absent where nobody knows.
     pub staleness: Option<Staleness>,
 }

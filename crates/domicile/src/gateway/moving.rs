@@ -167,10 +167,10 @@ impl Session {
     fn cannot_open(&self, region: &RegionId, error: &OpenError) -> Result<End, End> {
         tracing::debug!(%region, %error, "a session cannot move yet");
         match error {
-            OpenError::Password => Err(refusals::cannot_move("its new server asks for a password")),
-            OpenError::Refused(_) | OpenError::Protocol => {
-                Err(refusals::cannot_move("its new server does not take it"))
-            }
+            OpenError::Password
+            | OpenError::Login(_)
+            | OpenError::Refused(_)
+            | OpenError::Protocol => Err(refusals::cannot_move(region, error)),
             OpenError::Stranger(_) => Err(refusals::unreachable()),
             OpenError::Connect { .. }
             | OpenError::Closed
@@ -200,7 +200,8 @@ impl Session {
 
     /// Opens a quiet connection that looks like the session's.
     pub async fn open(&self, region: &RegionId) -> Result<(Backend, Statuses), OpenError> {
-        let opening = Backend::open(&self.shared, region, &self.startup, &self.memory);
+        let who = (&self.startup, self.login.keys());
+        let opening = Backend::open(&self.shared, region, who, &self.memory);
         unless_overtaken(&self.shared, OPEN_WAIT_MAX, opening).await
     }
 

@@ -95,6 +95,8 @@ impl Session {
                         if error.is_passing() {
                             redirect.unreachable(clock.now())
                         } else {
+                            let told = refusals::not_sent_on(&region, &error);
+                            told.put_notice(&mut self.client.outgoing);
                             Next::GiveUp
                         }
                     }

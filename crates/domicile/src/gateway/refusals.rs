@@ -1,10 +1,14 @@
 //! What does the gateway itself say to a client when things cannot go on?
 
 use domicile_core::freshness::Freshness;
+use domicile_core::id::RegionId;
 use domicile_core::lsn::Cut;
 use domicile_core::time::Millis;
 use domicile_pg::backend::{Report, Severity, field};
+use domicile_pg::scram::LoginError;
 use domicile_pg::sqlstate::{self, SqlState};
+
+use super::backend::OpenError;
 
 /// Why a session ends.
 #[derive(Debug)]
@@ -92,10 +96,35 @@ pub fn server_gone() -> End {
 }
 
 /// The session would have to move and cannot.
-pub fn cannot_move(why: &str) -> End {
-    let message = format!("terminating connection because the session must move and {why}");
-    End::saying(sqlstate::ADMIN_SHUTDOWN, message)
-        .hint("Connect again: a new session can be used at once.")
+pub fn cannot_move(region: &RegionId, why: &OpenError) -> End {
+    let message = format!(
+        "terminating connection because the session must move to region \"{region}\": {why}"
+    );
+    let end = End::saying(sqlstate::ADMIN_SHUTDOWN, message);
+    end.hint(way_in(why).unwrap_or("Connect again: a new session can be used at once."))
+}
+
+/// A statement is not tried where it could be taken. Comes before the refusal.
+pub fn not_sent_on(region: &RegionId, why: &OpenError) -> Report<'static> {
+    let message = format!("the statement was not sent on to region \"{region}\": {why}");
+    let report = Report::new(Severity::Notice, sqlstate::WARNING, message);
+    match way_in(why) {
+        Some(hint) => report.hint(hint),
+        None => report,
+    }
+}
+
+/// What a person can do so that sessions get there.
+fn way_in(why: &OpenError) -> Option<&'static str> {
+    match why {
+        OpenError::Password => Some(
+            "Log in with a password that is kept as scram-sha-256, and have the agent's role read pg_authid.",
+        ),
+        OpenError::Login(LoginError::OtherVerifier) => Some(
+            "Have the role there, with what pg_authid.rolpassword is here: ALTER ROLE ... PASSWORD 'SCRAM-SHA-256$...'.",
+        ),
+        _ => None,
+    }
 }
 
 /// A statement was sent and no answer came.

@@ -56,6 +56,9 @@ impl Session {
         if may_miss && frontend::misses_binding(&cut::body(&raw)) {
             return Err(refusals::cannot_be_bound());
         }
+        if whole && !self.begun && tag == from_client::PASSWORD {
+            self.login.client_says(&cut::body(&raw));
+        }
         if whole && !self.hear(tag, &raw).await? {
             return Ok(());
         }
@@ -102,6 +105,7 @@ impl Session {
     async fn answer(&mut self, tag: u8, mut raw: Bytes) -> Result<(), End> {
         if tag == tag::AUTHENTICATION {
             self.check_way_of(&raw)?;
+            self.follow_login(&cut::body(&raw)).await;
             raw = self.keep_binding_back(raw);
         }
         self.note(tag, &raw);
@@ -150,6 +154,18 @@ impl Session {
                 Err(refusals::password_in_the_clear())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A peer's gateway goes nowhere else with the session.
+    async fn follow_login(&mut self, body: &[u8]) {
+        if self.caller == Caller::Peer {
+            return;
+        }
+        self.login.server_says(body);
+        if backend::authentication(body) == Ok(Authentication::Ok) {
+            let role = self.startup.get("user").unwrap_or_default().to_owned();
+            self.login.is_over(&self.shared.config.verifiers, &role).await;
         }
     }
 

@@ -20,6 +20,7 @@ use super::backend::{Backend, OpenError, Statuses};
 use super::cancel::Cancellable;
 use super::cut::Cutter;
 use super::link::Link;
+use super::login::Login;
 use super::memory::Memory;
 use super::moving::{Wait, unless_overtaken};
 use super::reading::Reading;
@@ -38,6 +39,7 @@ pub struct Session {
     pub routes: watch::Receiver<Arc<Routes>>,
     pub caller: Caller,
     pub startup: Startup,
+    pub login: Login,
     pub client: Link,
     /// Who reads along with the client.
     pub other: Other,
@@ -106,6 +108,7 @@ pub async fn serve(
         routes,
         caller,
         startup,
+        login: Login::default(),
         client,
         other,
         client_cutter: Cutter::default(),

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile::gateway::{Config, Gateway, Mode, Routes, Secure, Target};
-use domicile::lab::cluster::{Cluster, TemporaryFolder, free_port, temporary_cluster};
+use domicile::gateway::{Config, Gateway, Mode, Routes, Secure, Target, Verifiers};
+use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
 use domicile_core::id::RegionId;
 use domicile_core::progress::Rpo;
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 mod follow;
 mod hostile;
 mod load;
+mod password;
 mod refusal;
 mod relay;
 mod silence;
@@ -44,12 +45,14 @@ struct Wanted {
     park_budget: Duration,
     routes: Routes,
     rpo: Rpo,
+    /// The role as which gateways read verifiers.
+    reader: String,
 }
 
 impl Wanted {
     fn new(mode: Mode) -> Self {
         let (park_budget, routes) = (Duration::from_secs(30), Routes::default());
-        Self { mode, park_budget, routes, rpo: Rpo::None }
+        Self { mode, park_budget, routes, rpo: Rpo::None, reader: "postgres".to_owned() }
     }
 
     fn budget(mut self, milliseconds: u64) -> Self {
@@ -97,6 +100,8 @@ impl Wanted {
         let settings = [("fsync", "off")];
         let (cluster, folder) = temporary_cluster(name.as_str(), &settings).await.unwrap();
         let (routes, seen) = watch::channel(Arc::new(self.routes.clone()));
+        let reader = cluster.connection_string();
+        let reader = reader.replace("user=postgres", &format!("user={}", self.reader));
         let config = Config {
             region: name.clone(),
             listen,
@@ -106,6 +111,7 @@ impl Wanted {
             mode: self.mode,
             rpo: self.rpo,
             secure: Secure::default(),
+            verifiers: Verifiers::of_postgres(&reader),
             staleness: None,
         };
         let gateway = Gateway::bind(config, seen).await.unwrap();

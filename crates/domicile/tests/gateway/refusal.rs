@@ -171,19 +171,3 @@ async fn a_waiting_statement_can_be_cancelled() {
     });
     assert_eq!(answer.await, "eu");
 }
-
-#[tokio::test]
-async fn a_server_that_asks_for_a_password_takes_no_redirected_statement() {
-    let (eu, us) = Wanted::new(Mode::Local).two_regions().await;
-    eu.guard("us", 4, false).await;
-    us.guard("us", 4, true).await;
-    let rules = us.cluster.folder().join("data/pg_hba.conf");
-    std::fs::write(&rules, "host all all all scram-sha-256\n").unwrap();
-    let direct = us.cluster.connect().await.unwrap();
-    let client = eu.connect().await;
-    direct.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    within(async { while us.try_connect().await.is_ok() {} }).await;
-    let error = within(client.batch_execute("INSERT INTO note VALUES (1)")).await.unwrap_err();
-    assert_eq!(code(&error), "25006");
-    assert_eq!(eu.name.as_str(), place(&client).await);
-}
