@@ -42,6 +42,8 @@ pub struct Reached {
     pub catalog: Catalog,
     /// Functions that should decide conflicts and cannot, and why.
     pub doubts: BTreeMap<String, &'static str>,
+    /// What PostgreSQL keeps of the passwords of other roles, hashed; absent where this one may not read it.
+    pub passwords: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -132,8 +134,22 @@ async fn reach(config: &Config, region: &Region) -> anyhow::Result<Reached> {
     let basis = read_basis(&client, server.version_num).await?;
     let catalog = catalog::read(&client).await?;
     let doubts = read_doubts(&client, config).await?;
+    let passwords = read_passwords(&client).await?;
     let probes = probe(&client).await;
-    Ok(Reached { server, is_local, basis, probes, catalog, doubts })
+    Ok(Reached { server, is_local, basis, probes, catalog, doubts, passwords })
+}
+
+async fn read_passwords(client: &Client) -> anyhow::Result<Option<BTreeMap<String, String>>> {
+    let sql = "SELECT has_column_privilege('pg_authid', 'rolname', 'SELECT')
+                      AND has_column_privilege('pg_authid', 'rolpassword', 'SELECT')";
+    if !client.query_one(sql, &[]).await?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let sql = "SELECT r.rolname::text, encode(sha256(convert_to(a.rolpassword, 'UTF8')), 'hex')
+               FROM pg_roles r JOIN pg_authid a ON a.rolname = r.rolname
+               WHERE r.rolcanlogin AND a.rolpassword IS NOT NULL AND r.rolname <> current_user";
+    let rows = client.query(sql, &[]).await?;
+    Ok(Some(rows.iter().map(|row| (row.get(0), row.get(1))).collect()))
 }
 
 async fn read_basis(client: &Client, version_num: i32) -> anyhow::Result<Basis> {

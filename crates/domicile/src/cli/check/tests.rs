@@ -471,3 +471,46 @@ async fn regions_with_other_schemas_or_one_database_are_refused() {
     let one = config(&[("eu", &eu), ("us", &by_name)], tables);
     assert!(has(&check(&one).await, Level::Blocker, "same_database", "us"));
 }
+
+#[tokio::test]
+async fn passwords_that_do_not_get_a_session_to_every_region_are_found() {
+    let (eu, _eu_folder) = start(&[]).await;
+    let (us, _us_folder) = start(&[]).await;
+    let (here, there) = (eu.connect().await.unwrap(), us.connect().await.unwrap());
+    let roles = "CREATE ROLE alike LOGIN PASSWORD 'pin'; CREATE ROLE \"Other\" LOGIN PASSWORD 'pin';
+                 CREATE ROLE keeper LOGIN; CREATE ROLE silent LOGIN; CREATE ROLE of_all PASSWORD 'pin';
+                 CREATE TABLE accounts (bid int PRIMARY KEY)";
+    here.batch_execute(roles).await.unwrap();
+    here.batch_execute("CREATE ROLE single LOGIN PASSWORD 'pin'").await.unwrap();
+    there.batch_execute(roles).await.unwrap();
+    let sql = "SELECT rolpassword FROM pg_authid WHERE rolname = 'alike'";
+    let kept: String = here.query_one(sql, &[]).await.unwrap().get(0);
+    there.batch_execute(&format!("ALTER ROLE alike PASSWORD '{kept}'")).await.unwrap();
+    let tables = "[[table]]\nname = \"accounts\"\n";
+    let told = async |us: &str| -> Vec<String> {
+        let config = config(&[("eu", &eu.connection_string()), ("us", us)], tables);
+        let mut findings = check(&config).await;
+        findings.retain(|finding| finding.name.starts_with("password"));
+        let text = |f: &Finding| format!("{} {}. {}", f.object, f.what, f.way_out);
+        findings.iter().map(text).collect()
+    };
+    assert_eq!(
+        told(&us.connection_string()).await,
+        [
+            "role \"Other\" in us it has another verifier of its password, unlike in eu: its sessions do not \
+             get from one to the other. In us: ALTER ROLE \"Other\" PASSWORD, with what eu keeps in \
+             pg_authid.rolpassword.",
+            "role \"single\" in us it has no password, unlike in eu: its sessions do not get from one to the \
+             other. In us: ALTER ROLE single PASSWORD, with what eu keeps in pg_authid.rolpassword.",
+        ]
+    );
+    let keeper = us.connection_string().replace("user=postgres", "user=keeper");
+    let found = told(&keeper).await;
+    assert!(
+        found.len() == 1 && found[0].contains("GRANT SELECT (rolname, rolpassword)"),
+        "{found:#?}"
+    );
+    let granted = "GRANT SELECT (rolname, rolpassword) ON pg_authid TO keeper";
+    there.batch_execute(granted).await.unwrap();
+    assert_eq!(told(&keeper).await.len(), 2);
+}

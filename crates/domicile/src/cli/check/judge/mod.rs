@@ -9,6 +9,7 @@ use super::survey::{Reached, Survey};
 mod basis;
 mod code;
 mod keys;
+mod passwords;
 mod regions;
 mod room;
 mod sequences;
@@ -48,6 +49,7 @@ pub fn judge(config: &Config, surveys: &[Survey]) -> Vec<Finding> {
     }
     regions::judge(config, &reached, &mut findings);
     basis::judge(config, &reached, &mut findings);
+    passwords::judge(&reached, &mut findings);
     sequences::judge(config, &reached, &mut findings);
     note_sound_tables(config, &reached, &mut findings);
     findings.into_list()

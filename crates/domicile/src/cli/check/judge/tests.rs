@@ -124,7 +124,7 @@ fn judged_on(
     let probes = Probes { slot: Ok(()), origin: Ok(()), replica_role: Ok(()) };
     let region = config.regions[0].id.clone();
     let (doubts, is_local) = (BTreeMap::new(), false);
-    let reached = Reached { server, is_local, basis, probes, catalog, doubts };
+    let reached = Reached { server, is_local, basis, probes, catalog, doubts, passwords: None };
     judge(&config, &[Survey { region, reached: Ok(reached) }])
 }
 
