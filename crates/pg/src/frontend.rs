@@ -140,6 +140,14 @@ pub fn put_sync(out: &mut BytesMut) {
     frame::put(out, tag::SYNC, |_| {});
 }
 
+/// Appends a Close of a prepared statement.
+pub fn put_close_statement(out: &mut BytesMut, name: &[u8]) {
+    frame::put(out, tag::CLOSE, |body| {
+        body.put_u8(b'S');
+        put_text(body, name);
+    });
+}
+
 /// Appends the first answer to an AuthenticationSASL: with this mechanism, and what it begins with.
 pub fn put_sasl_initial_response(out: &mut BytesMut, mechanism: &str, message: &str) {
     frame::put(out, tag::PASSWORD, |body| {

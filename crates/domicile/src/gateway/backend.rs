@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use domicile_core::id::RegionId;
@@ -19,7 +20,7 @@ use super::Shared;
 use super::cut::{self, Cutter, Piece};
 use super::door::{HOP, HOP_PARAMETER};
 use super::link::Link;
-use super::memory::Memory;
+use super::memory::{Mark, Memory, Prepared};
 use super::target::Target;
 
 /// A setting and its value as the server reported it.
@@ -33,8 +34,12 @@ pub struct Backend {
     pub link: Link,
     pub cutter: Cutter,
     pub key: Option<BackendKeyData>,
-    /// The version of the settings that were made here.
-    pub settings_version: u64,
+    /// What the session was when it left here; `None` while it is here.
+    left: Option<Mark>,
+    /// A transaction that has failed stands open here.
+    pub failed: bool,
+    /// Answers are to come that nobody waits for any more: the connection is of no use.
+    pub astray: bool,
 }
 
 /// Why a quiet connection could not be had.
@@ -99,8 +104,16 @@ impl Backend {
         }
         startup.put(&mut link.outgoing);
         let (region, target) = (region.clone(), target.clone());
-        let (cutter, key, settings_version) = (Cutter::default(), None, 0);
-        Ok(Self { region, target, link, cutter, key, settings_version })
+        Ok(Self {
+            region,
+            target,
+            link,
+            cutter: Cutter::default(),
+            key: None,
+            left: None,
+            failed: false,
+            astray: false,
+        })
     }
 
     /// Opens a session like the one that `memory` describes, and returns the server's settings.
@@ -114,13 +127,43 @@ impl Backend {
         let mut statuses = Statuses::new();
         opened.log_in(keys).await?;
         opened.until_ready(1, &mut statuses).await?;
-        opened.repeat_settings(memory, &mut statuses).await?;
-        opened.repeat_prepared(memory, &mut statuses).await?;
+        opened.left = Some(Mark::default());
+        opened.catch_up(memory, &mut statuses).await?;
         Ok((opened, statuses))
     }
 
+    /// The session goes on elsewhere.
+    pub fn leave(&mut self, memory: &Memory) {
+        self.left.get_or_insert_with(|| memory.mark());
+    }
+
+    /// Makes of the session here what it has become elsewhere; nothing when it was here all the time. The
+    /// connection is of no use when that fails.
+    pub async fn catch_up(
+        &mut self,
+        memory: &Memory,
+        statuses: &mut Statuses,
+    ) -> Result<(), OpenError> {
+        let Some(left) = self.left.take() else { return Ok(()) };
+        if left.settings_version != memory.settings_version() {
+            self.repeat_settings(memory, statuses).await?;
+        }
+        self.prepare_anew(&left.prepared, memory.prepared(), statuses).await
+    }
+
+    /// Ends the transaction that has failed here.
+    pub async fn roll_back(&mut self) -> Result<(), OpenError> {
+        if !self.failed {
+            return Ok(());
+        }
+        frontend::put_query(&mut self.link.outgoing, b"ROLLBACK");
+        self.until_ready(1, &mut Statuses::new()).await?;
+        self.failed = false;
+        Ok(())
+    }
+
     /// Makes all settings of the session again, so that none is older than the session's.
-    pub async fn repeat_settings(
+    async fn repeat_settings(
         &mut self,
         memory: &Memory,
         statuses: &mut Statuses,
@@ -130,24 +173,32 @@ impl Backend {
             self.link.outgoing.extend_from_slice(raw);
             queries += 1;
         }
-        self.until_ready(queries, statuses).await?;
-        self.settings_version = memory.settings_version();
-        Ok(())
+        self.until_ready(queries, statuses).await
     }
 
     /// All at once: the server may be far away, and the memory has a bound.
-    async fn repeat_prepared(
+    async fn prepare_anew(
         &mut self,
-        memory: &Memory,
+        left: &Arc<Prepared>,
+        now: &Arc<Prepared>,
         statuses: &mut Statuses,
     ) -> Result<(), OpenError> {
+        if Arc::ptr_eq(left, now) {
+            return Ok(());
+        }
+        let out = &mut self.link.outgoing;
         let mut syncs = 0;
-        for raw in memory.prepared() {
-            self.link.outgoing.extend_from_slice(raw);
-            frontend::put_sync(&mut self.link.outgoing);
+        for (name, _) in left.iter().filter(|(name, raw)| now.get(*name) != Some(raw)) {
+            frontend::put_close_statement(out, name);
+        }
+        for (_, raw) in now.iter().filter(|(name, raw)| left.get(*name) != Some(raw)) {
+            out.extend_from_slice(raw);
+            // What cannot be prepared here keeps nothing else from it.
+            frontend::put_sync(out);
             syncs += 1;
         }
-        self.until_ready(syncs, statuses).await
+        frontend::put_sync(out);
+        self.until_ready(syncs + 1, statuses).await
     }
 
     /// Waits for the first message, and leaves it where it is.
@@ -177,6 +228,7 @@ impl Backend {
         mut times: usize,
         statuses: &mut Statuses,
     ) -> Result<(), OpenError> {
+        self.astray = true;
         while times > 0 {
             match self.next_message().await? {
                 (tag::READY_FOR_QUERY, _) => times -= 1,
@@ -184,6 +236,7 @@ impl Backend {
                 (tag, raw) => self.listen(tag, &raw)?,
             }
         }
+        self.astray = false;
         Ok(())
     }
 

@@ -54,6 +54,11 @@ impl Link {
         }
     }
 
+    /// The other side is gone.
+    pub fn closed() -> Self {
+        Self { ended: true, mute: true, ..Self::new(tokio::io::empty()) }
+    }
+
     /// Sends what is to be sent, and takes the socket for something else. Fails when the other side is gone;
     /// what has come in stays.
     pub async fn take_socket(&mut self) -> io::Result<Box<dyn Socket>> {

@@ -5,6 +5,7 @@
 //! go on without its state would be a silent error.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -48,10 +49,20 @@ impl Change {
     }
 }
 
+/// Named prepared statements: their Parse messages, whole as on the wire.
+pub type Prepared = BTreeMap<Bytes, Bytes>;
+
+/// What a session had made of itself at some time.
+#[derive(Clone, Debug, Default)]
+pub struct Mark {
+    pub settings_version: u64,
+    pub prepared: Arc<Prepared>,
+}
+
 /// What a session has made of itself.
 #[derive(Debug, Default)]
 pub struct Memory {
-    prepared: BTreeMap<Bytes, Bytes>,
+    prepared: Arc<Prepared>,
     settings: Vec<(Vec<u8>, Bytes)>,
     /// Made in the transaction that is open now; gone if it rolls back.
     open: Vec<Change>,
@@ -90,6 +101,24 @@ impl Memory {
         self.bound = true;
     }
 
+    /// What there is now; costs little as long as little changes.
+    pub fn mark(&self) -> Mark {
+        Mark { settings_version: self.settings_version, prepared: self.prepared.clone() }
+    }
+
+    /// What it was when a transaction began at `mark` that has not ended.
+    pub fn as_at(&self, mark: &Mark) -> Self {
+        let settings = self.settings.iter().map(|(key, raw)| key.len() + raw.len());
+        Self {
+            prepared: mark.prepared.clone(),
+            settings: self.settings.clone(),
+            open: Vec::new(),
+            bytes: settings.sum::<usize>() + bytes_of(&mark.prepared),
+            bound: self.bound,
+            settings_version: mark.settings_version,
+        }
+    }
+
     /// Returns whether the session holds what exists only on its server.
     pub fn is_bound(&self) -> bool {
         self.bound
@@ -105,23 +134,19 @@ impl Memory {
         self.settings.iter().map(|(_, raw)| raw)
     }
 
-    /// The Parse messages of the named prepared statements, whole as on the wire.
-    pub fn prepared(&self) -> impl Iterator<Item = &Bytes> {
-        self.prepared.values()
+    pub fn prepared(&self) -> &Arc<Prepared> {
+        &self.prepared
     }
 
     fn apply(&mut self, change: Change) {
         let bytes = change.bytes();
         match change {
             Change::Prepare { name, raw } => {
-                self.prepared.insert(name, raw);
+                self.forget_prepared(&name);
+                Arc::make_mut(&mut self.prepared).insert(name, raw);
                 self.bytes += bytes;
             }
-            Change::Forget { name } => {
-                if let Some(raw) = self.prepared.remove(&name) {
-                    self.bytes -= name.len() + raw.len();
-                }
-            }
+            Change::Forget { name } => self.forget_prepared(&name),
             Change::Settings { key, raw } => {
                 self.forget_setting(&key);
                 self.settings.push((key, raw));
@@ -132,16 +157,24 @@ impl Memory {
                 *self = Self { settings_version: self.settings_version + 1, ..Self::default() };
             }
             Change::DeallocateAll => {
-                let bytes: usize = self.prepared.iter().map(|(n, raw)| n.len() + raw.len()).sum();
-                self.bytes -= bytes;
-                self.prepared.clear();
+                self.bytes -= bytes_of(&self.prepared);
+                self.prepared = Arc::default();
             }
             Change::Bind => self.bound = true,
         }
         if self.bytes > REMEMBERED_BYTES_MAX || self.settings.len() > SETTINGS_MAX {
-            self.prepared.clear();
+            self.prepared = Arc::default();
             self.settings.clear();
             (self.bytes, self.bound) = (0, true);
+        }
+    }
+
+    fn forget_prepared(&mut self, name: &Bytes) {
+        if !self.prepared.contains_key(name) {
+            return;
+        }
+        if let Some(raw) = Arc::make_mut(&mut self.prepared).remove(name) {
+            self.bytes -= name.len() + raw.len();
         }
     }
 
@@ -151,6 +184,10 @@ impl Memory {
             self.bytes -= key.len() + raw.len();
         }
     }
+}
+
+fn bytes_of(prepared: &Prepared) -> usize {
+    prepared.iter().map(|(name, raw)| name.len() + raw.len()).sum()
 }
 
 #[cfg(test)]
@@ -191,9 +228,28 @@ mod tests {
         memory.agreed(prepare("s1"));
         memory.agreed(prepare("s2"));
         memory.agreed(Change::Forget { name: Bytes::from_static(b"s1") });
-        assert_eq!((memory.prepared().count(), memory.bytes), (1, 3));
+        assert_eq!((memory.prepared().len(), memory.bytes), (1, 3));
         memory.agreed(Change::DeallocateAll);
-        assert_eq!((memory.prepared().count(), memory.bytes), (0, 0));
+        assert_eq!((memory.prepared().len(), memory.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_transaction_that_begins_anew_has_made_nothing_yet() {
+        let mut memory = Memory::default();
+        memory.agreed(prepare("s1"));
+        let mark = memory.mark();
+        memory.agreed(set("a", "a=1"));
+        memory.agreed(prepare("s2"));
+        memory.agreed(prepare("s2"));
+        memory.agreed(Change::Forget { name: Bytes::from_static(b"s1") });
+        assert_eq!((memory.prepared().len(), memory.bytes), (1, 3));
+        memory = memory.as_at(&mark);
+        memory.committed();
+        assert_eq!(
+            (memory.prepared().keys().next().unwrap().as_ref(), memory.bytes),
+            (&b"s1"[..], 3)
+        );
+        assert_eq!(memory.settings().count(), 0);
     }
 
     #[test]

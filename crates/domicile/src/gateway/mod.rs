@@ -9,7 +9,7 @@
 //! Where to go is decided in `core::route`. The gateway never decides who may write: the guard in
 //! PostgreSQL does, and a gateway that is wrong costs time, not rows.
 //!
-//! What it does not do yet: redirecting the extended protocol. A session with LISTEN, temporary tables, SQL-level
+//! A session with LISTEN, temporary tables, SQL-level
 //! PREPARE or cursors WITH HOLD is ended, with a reason, when it would have to move; settings made
 //! by functions (`set_config`), and session-level advisory locks, are not seen and stay behind.
 
@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod attempt;
 mod backend;
 mod cancel;
 mod cut;

@@ -9,6 +9,7 @@ use domicile_core::route::{self, Caller, Home, Mode, Routes};
 use domicile_core::time::{Millis, Time};
 use domicile_pg::backend as messages;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::Shared;
 use super::backend::{Backend, OpenError, Statuses};
@@ -22,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(40);
 /// While ownership moves, the end of the move is told: trying again before that is in its way.
 const SETTLING_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Opening a session on a server takes no longer, or the server is as good as gone.
-const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
+pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Waiting, with a bound.
 pub struct Wait {
@@ -138,6 +139,16 @@ impl Session {
             }
             let cancelled = std::future::pending();
             wait.pause(&self.shared, &mut self.routes, &mut self.client, cancelled).await?;
+        }
+    }
+
+    /// Makes of the session at home what it has become in another region.
+    pub async fn catch_up_at_home(&mut self) -> Result<(), End> {
+        let mut statuses = Statuses::new();
+        let catching_up = self.home.catch_up(&self.memory, &mut statuses);
+        match timeout(OPEN_WAIT_MAX, catching_up).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(refusals::server_gone()),
         }
     }
 

@@ -1,97 +1,105 @@
-//! What happens to a statement that a guard refused before it did anything?
+//! What happens to a transaction whose first statement a guard refused?
 //!
-//! The client has not heard of the refusal. `core::route` says where the statement may be tried
+//! The client has not heard of the refusal. `core::route` says where the transaction may be tried
 //! next; only when it gives up is the refusal, the last one, the client's answer.
 
 use bytes::Bytes;
 use domicile_core::id::RegionId;
-use domicile_core::route::{Next, Redirect, Refusal};
+use domicile_core::route::{Caller, Next, Redirect, Refusal};
 use domicile_pg::backend::{self, Report, TransactionStatus, field, tag};
-use domicile_pg::frontend::tag as from_client;
 use domicile_pg::sqlstate;
+use tokio::time::timeout;
 
+use super::attempt::{Answer, Attempt};
 use super::backend::{OpenError, Statuses};
 use super::cut;
-use super::moving::{Wait, Woken};
+use super::link::Link;
+use super::moving::{OPEN_WAIT_MAX, Wait, Woken};
 use super::refusals::{self, End};
-use super::session::{Held, Session, budget};
+use super::session::{Session, budget};
 
 impl Session {
-    /// Keeps the first answer to a held query from the client while it may be a refusal.
-    pub fn is_held_back(&mut self, tag: u8, raw: &Bytes) -> bool {
-        let Some(held) = &mut self.held else { return false };
-        let refused = held.refusal.is_some();
-        match tag {
-            // May come at any time and are no answer.
-            tag::PARAMETER_STATUS | tag::NOTIFICATION_RESPONSE => false,
-            tag::READY_FOR_QUERY if refused => false,
-            tag::ERROR_RESPONSE if !refused => {
-                let Some(refusal) = read_refusal(raw) else {
-                    self.release();
-                    return false;
-                };
-                held.refusal = Some((refusal, raw.clone()));
-                self.track.received(tag, raw, &mut self.memory);
-                true
-            }
-            _ => {
-                self.release();
-                false
-            }
+    /// Whatever the client says now begins a transaction. Only its own gateway sends that elsewhere.
+    pub fn begin_attempt(&mut self) {
+        let may_go = self.caller == Caller::Client;
+        self.attempt = may_go.then(|| Attempt::new(self.memory.mark()));
+        self.home.failed = false;
+    }
+
+    /// Keeps what the client says, as long as it may have to be said again.
+    pub fn keep(&mut self, tag: u8, raw: &Bytes, whole: bool) {
+        if self.attempt.as_mut().is_some_and(|attempt| !attempt.say(tag, raw, whole)) {
+            self.settle();
         }
     }
 
-    /// The held query stays where it is: the client gets what was held back.
-    pub fn release(&mut self) {
-        if let Some(Held { refusal: Some((_, raw)), .. }) = self.held.take() {
+    /// Returns whether the client has to wait for an answer before it is heard again.
+    pub fn is_owed(&self) -> bool {
+        self.attempt.as_ref().is_some_and(Attempt::is_owed)
+    }
+
+    /// Returns whether an answer is given to the client now.
+    pub fn is_given(&mut self, tag: u8, raw: &Bytes) -> Result<bool, End> {
+        let Some(attempt) = &mut self.attempt else { return Ok(true) };
+        let refusal = if tag == tag::ERROR_RESPONSE { read_refusal(raw) } else { None };
+        match attempt.answer(tag, raw, refusal) {
+            Answer::Given => Ok(true),
+            Answer::Kept => Ok(false),
+            Answer::Settles => {
+                self.settle();
+                Ok(true)
+            }
+            Answer::Differs => Err(refusals::answers_otherwise(&self.active().region)),
+        }
+    }
+
+    /// The transaction stays where it is: the client gets what was kept from it.
+    pub fn settle(&mut self) {
+        if let Some((_, raw)) = self.attempt.take().and_then(|mut attempt| attempt.take_refusal()) {
             self.client.outgoing.extend_from_slice(&raw);
         }
     }
 
-    /// The server is ready again: returns the held query if all it did was to refuse.
-    pub fn take_refused(&mut self, ready: &Bytes) -> Option<(Held, (Refusal, Bytes))> {
-        let idle = backend::ready_for_query(&cut::body(ready)) == Ok(TransactionStatus::Idle);
-        if !idle {
-            self.release();
-        }
-        let mut held = self.held.take()?;
-        let refusal = held.refusal.take()?;
-        Some((held, refusal))
-    }
-
-    /// Sends a refused query where it may be taken, or its refusal to the client.
-    pub async fn redirect(&mut self, mut held: Held, refusal: (Refusal, Bytes)) -> Result<(), End> {
-        let (refusal, answer) = refusal;
+    /// The server is ready again, and what it did was to refuse, or what the client has heard already.
+    /// Sends a refused transaction where it may be taken, or its refusal to the client.
+    pub async fn redirect(&mut self) -> Result<(), End> {
+        let Some(mut attempt) = self.attempt.take() else { return Ok(()) };
+        let Some((refusal, answer)) = attempt.take_refusal() else {
+            self.attempt = Some(attempt);
+            return Ok(());
+        };
+        self.active().failed = self.track.status() == TransactionStatus::Failed;
         let clock = self.shared.clock;
         let by = self.active().region.clone();
         let patience = budget(&self.shared);
-        let (mut redirect, mut wait) = held.way.take().unwrap_or_else(|| {
+        let (mut redirect, mut wait) = attempt.way.take().unwrap_or_else(|| {
             (Redirect::new(clock.now(), patience), Wait::new(&self.shared, patience))
         });
         let routes = self.shared.routes();
         let mut next = redirect.refused(&by, refusal, &routes, clock.now());
-        self.at_other = None;
         loop {
             next = match next {
-                Next::GiveUp => return self.give_refusal(&answer),
+                Next::GiveUp => return self.give_refusal(&attempt, &answer),
                 Next::Wait => {
                     let cancelled = self.cancellable.called();
                     let woken =
                         wait.pause(&self.shared, &mut self.routes, &mut self.client, cancelled);
                     if woken.await? == Woken::Cancelled {
-                        return self.give_cancelled();
+                        let mut cancelled = bytes::BytesMut::new();
+                        refusals::cancelled().put_error(&mut cancelled);
+                        return self.give_refusal(&attempt, &cancelled);
                     }
                     self.go_home(redirect.left(clock.now())).await?;
                     Next::Ask(self.home.region.clone())
                 }
-                Next::Ask(region) => match self.reach(&region).await {
+                Next::Ask(region) => match self.reach(&region, &attempt).await {
                     Ok(()) => {
-                        held.way = Some((redirect, wait));
-                        self.send_held(held);
+                        attempt.way = Some((redirect, wait));
+                        self.say_again(attempt);
                         return Ok(());
                     }
                     Err(error) => {
-                        tracing::debug!(%region, %error, "a refused statement cannot go on");
+                        tracing::debug!(%region, %error, "a refused transaction cannot go on");
                         if error.is_passing() {
                             redirect.unreachable(clock.now())
                         } else {
@@ -105,49 +113,72 @@ impl Session {
         }
     }
 
-    /// Makes the connection to `region` the active one.
-    async fn reach(&mut self, region: &RegionId) -> Result<(), OpenError> {
-        if *region == self.home.region {
-            return if self.home.link.has_ended() { Err(OpenError::Closed) } else { Ok(()) };
-        }
-        let mut other = match self.others.remove(region) {
-            Some(other) if !other.link.has_ended() => {
-                if self.shared.is_silent(region) {
-                    return Err(OpenError::Slow);
-                }
-                other
+    /// Makes the connection to `region` the active one, with the session as it was before `attempt`. When that
+    /// fails, the one that was active still is.
+    async fn reach(&mut self, region: &RegionId, attempt: &Attempt) -> Result<(), OpenError> {
+        let before = self.memory.as_at(&attempt.before);
+        let now = std::mem::replace(&mut self.memory, before);
+        self.active().leave(&now);
+        let reached = timeout(OPEN_WAIT_MAX, self.make_ready(region)).await;
+        let reached = reached.unwrap_or(Err(OpenError::Slow));
+        if reached.is_err() {
+            self.memory = now;
+            self.others.retain(|_, other| !other.astray);
+            if self.home.astray {
+                self.home.link = Link::closed();
             }
-            Some(_) | None => self.open(region).await?.0,
-        };
-        if other.settings_version != self.memory.settings_version() {
-            other.repeat_settings(&self.memory, &mut Statuses::new()).await?;
         }
-        self.others.insert(region.clone(), other);
-        self.at_other = Some(region.clone());
+        reached
+    }
+
+    async fn make_ready(&mut self, region: &RegionId) -> Result<(), OpenError> {
+        let is_home = *region == self.home.region;
+        if is_home && self.home.link.has_ended() {
+            return Err(OpenError::Closed);
+        }
+        if !is_home && self.shared.is_silent(region) {
+            return Err(OpenError::Slow);
+        }
+        self.others.retain(|_, other| !other.link.has_ended());
+        if !is_home && !self.others.contains_key(region) {
+            let (opened, _) = self.open(region).await?;
+            self.others.insert(region.clone(), opened);
+        }
+        let target = match is_home {
+            true => &mut self.home,
+            false => self.others.get_mut(region).expect("it was just put there"),
+        };
+        target.roll_back().await?;
+        target.catch_up(&self.memory, &mut Statuses::new()).await?;
+        self.active().roll_back().await?;
+        self.at_other = Some(region.clone()).filter(|_| !is_home);
         Ok(())
     }
 
-    fn send_held(&mut self, held: Held) {
+    fn say_again(&mut self, mut attempt: Attempt) {
         self.tell_cancels();
-        self.track.sent(from_client::QUERY, &held.raw, &mut self.memory);
-        let raw = held.raw.clone();
-        self.active().link.outgoing.extend_from_slice(&raw);
-        self.held = Some(held);
+        self.track.restart();
+        for (tag, raw) in attempt.again().to_vec() {
+            self.track.sent(tag, &raw, &mut self.memory);
+            self.active().link.outgoing.extend_from_slice(&raw);
+        }
+        self.attempt = Some(attempt);
     }
 
-    fn give_refusal(&mut self, answer: &Bytes) -> Result<(), End> {
+    fn give_refusal(&mut self, attempt: &Attempt, answer: &[u8]) -> Result<(), End> {
+        let status = if attempt.has_begun() {
+            // The server must refuse what comes next in this transaction.
+            if !self.active().failed {
+                return Err(refusals::transaction_lost());
+            }
+            TransactionStatus::Failed
+        } else {
+            self.leave_other();
+            TransactionStatus::Idle
+        };
         self.client.outgoing.extend_from_slice(answer);
-        self.give_ready()
-    }
-
-    fn give_cancelled(&mut self) -> Result<(), End> {
-        refusals::cancelled().put_error(&mut self.client.outgoing);
-        self.give_ready()
-    }
-
-    fn give_ready(&mut self) -> Result<(), End> {
         self.tell_cancels();
-        backend::put_ready_for_query(&mut self.client.outgoing, TransactionStatus::Idle);
+        backend::put_ready_for_query(&mut self.client.outgoing, status);
         Ok(())
     }
 }

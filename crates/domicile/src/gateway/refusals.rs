@@ -127,6 +127,16 @@ fn way_in(why: &OpenError) -> Option<&'static str> {
     }
 }
 
+/// A transaction that was begun anew does not go as before.
+pub fn answers_otherwise(region: &RegionId) -> End {
+    let message = format!(
+        "terminating connection because region \"{region}\" answers otherwise than the one before it: their \
+         schemas may differ"
+    );
+    End::saying(sqlstate::CONNECTION_FAILURE, message)
+        .hint("The open transaction was rolled back. domicile check compares schemas.")
+}
+
 /// A statement was sent and no answer came.
 pub fn outcome_unknown() -> End {
     End::saying(

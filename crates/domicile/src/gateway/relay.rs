@@ -12,7 +12,7 @@ use super::backend::{is_passing, note_status};
 use super::cut::{self, Piece};
 use super::refusals::{self, End};
 use super::secure::Other;
-use super::session::{Held, Session};
+use super::session::Session;
 use super::unconfirmed::{self, Told};
 
 /// The mechanism that binds a login to its connection.
@@ -21,8 +21,8 @@ const BOUND: &[u8] = b"SCRAM-SHA-256-PLUS";
 impl Session {
     /// Passes on what the client sent, as far as there is room for it.
     pub async fn relay_to_server(&mut self) -> Result<(), End> {
-        // While a query is held, what follows it waits: the query may have to go elsewhere.
-        while self.held.is_none() && !self.track.is_full() && self.active().link.has_room() {
+        // What comes behind a statement that may have to go elsewhere must not be done before.
+        while !self.is_owed() && !self.track.is_full() && self.active().link.has_room() {
             // Whether the next message begins a transaction, only the server can say.
             if self.reading.asks() && self.begun && self.track.awaits_end() {
                 break;
@@ -67,11 +67,10 @@ impl Session {
                 return Ok(());
             }
             self.go_home_patiently().await?;
-            // Only a client's own gateway sends a statement elsewhere.
-            if whole && tag == from_client::QUERY && self.caller == Caller::Client {
-                self.held = Some(Held { raw: raw.clone(), refusal: None, way: None });
-            }
+            self.catch_up_at_home().await?;
+            self.begin_attempt();
         }
+        self.keep(tag, &raw, whole);
         self.track.sent(tag, &raw, &mut self.memory);
         self.active().link.outgoing.extend_from_slice(&raw);
         Ok(())
@@ -92,7 +91,7 @@ impl Session {
             match piece {
                 Piece::Whole { tag, raw } => self.answer(tag, raw).await?,
                 Piece::Head { raw, .. } | Piece::Rest { raw } => {
-                    self.release();
+                    self.settle();
                     if !self.unconfirmed.has_failed() {
                         self.client.outgoing.extend_from_slice(&raw);
                     }
@@ -109,27 +108,27 @@ impl Session {
             raw = self.keep_binding_back(raw);
         }
         self.note(tag, &raw);
-        if self.is_held_back(tag, &raw) {
+        let is_given = self.is_given(tag, &raw)?;
+        if !is_given && tag != tag::READY_FOR_QUERY {
+            // What the server did counts, whatever its client is told.
+            self.track.received(tag, &raw, &mut self.memory);
             return Ok(());
         }
         if tag == tag::ERROR_RESPONSE && self.goes_on_after(&raw) {
             tracing::debug!("a server ended an idle session for its own sake");
             return Ok(());
         }
-        // What the server did counts, whatever its client is told.
         self.track.received(tag, &raw, &mut self.memory);
+        if !is_given {
+            return self.redirect().await;
+        }
         let told = self.unconfirmed.tell(tag, &raw);
         if tag == tag::READY_FOR_QUERY {
-            if let Some((held, refusal)) = self.take_refused(&raw) {
-                return self.redirect(held, refusal).await;
-            }
             self.begun = true;
             self.client.outgoing.extend_from_slice(&raw);
-            if self.track.is_idle()
-                && let Some(region) = self.at_other.take()
-            {
-                self.reading.was_at(region);
-                self.tell_cancels();
+            if self.track.is_idle() {
+                self.attempt = None;
+                self.leave_other();
             }
             return Ok(());
         }
@@ -143,6 +142,17 @@ impl Session {
             Told::End => return Err(refusals::unconfirmed_copy()),
         }
         Ok(())
+    }
+
+    /// The transaction is over, and with it the need for another region.
+    pub fn leave_other(&mut self) {
+        let Some(region) = self.at_other.take() else { return };
+        if let Some(other) = self.others.get_mut(&region) {
+            other.leave(&self.memory);
+            other.failed = false;
+        }
+        self.reading.was_at(region);
+        self.tell_cancels();
     }
 
     /// Asks nobody for a password that others could read on its way.

@@ -8,14 +8,14 @@ use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use domicile_core::id::RegionId;
-use domicile_core::route::{self, Caller, Home, Redirect, Refusal, Routes};
+use domicile_core::route::{self, Caller, Home, Routes};
 use domicile_core::time::Millis;
 use domicile_pg::startup::Startup;
 use futures_util::future::select_all;
 use tokio::sync::watch;
 
+use super::attempt::Attempt;
 use super::backend::{Backend, OpenError, Statuses};
 use super::cancel::Cancellable;
 use super::cut::Cutter;
@@ -54,7 +54,8 @@ pub struct Session {
     pub unconfirmed: Unconfirmed,
     /// What the client knows of the server's settings.
     pub statuses: Statuses,
-    pub held: Option<Held>,
+    /// The transaction that runs now, as long as it may go elsewhere.
+    pub attempt: Option<Attempt>,
     /// What the client asks of its reads.
     pub reading: Reading,
     /// After an error that the gateway gave, what the client sends is passed over up to its next Sync.
@@ -68,14 +69,6 @@ pub struct Session {
     pub leaving: bool,
     /// The server has said its last word, and the client has heard it.
     pub farewell_said: bool,
-}
-
-/// A simple query whose first answer has not come: if that is a refusal, it may go elsewhere.
-pub struct Held {
-    pub raw: Bytes,
-    pub refusal: Option<(Refusal, Bytes)>,
-    /// How it has been sent on so far.
-    pub way: Option<(Redirect, Wait)>,
 }
 
 /// Serves one session to its end.
@@ -118,7 +111,7 @@ pub async fn serve(
         track: Track::starting(),
         memory: Memory::default(),
         statuses: Statuses::new(),
-        held: None,
+        attempt: None,
         reading,
         skipping: false,
         unbound: false,

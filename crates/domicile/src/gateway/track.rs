@@ -60,6 +60,11 @@ impl Track {
         }
     }
 
+    /// What was asked is to be asked anew, of another server.
+    pub fn restart(&mut self) {
+        *self = Self { asked: VecDeque::new(), ..Self::starting() };
+    }
+
     /// Returns whether nothing was asked that is not answered.
     pub fn is_quiet(&self) -> bool {
         self.asked.is_empty() && !self.unsynced
@@ -161,10 +166,10 @@ impl Track {
                     Some(Asked::Parse(_) | Asked::Close(_)) | None => self.unsynced = true,
                 }
             }
-            PARSE_COMPLETE if matches!(self.asked.front(), Some(Asked::Parse(_))) => {
+            backend::tag::PARSE_COMPLETE if matches!(self.asked.front(), Some(Asked::Parse(_))) => {
                 self.answered(memory);
             }
-            CLOSE_COMPLETE if matches!(self.asked.front(), Some(Asked::Close(_))) => {
+            backend::tag::CLOSE_COMPLETE if matches!(self.asked.front(), Some(Asked::Close(_))) => {
                 self.answered(memory);
             }
             _ => {}
@@ -234,9 +239,6 @@ impl Track {
     }
 }
 
-const PARSE_COMPLETE: u8 = b'1';
-const CLOSE_COMPLETE: u8 = b'3';
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,7 +269,7 @@ mod tests {
         }
 
         fn prepared(&self) -> usize {
-            self.memory.prepared().count()
+            self.memory.prepared().len()
         }
     }
 

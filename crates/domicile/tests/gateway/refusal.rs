@@ -41,25 +41,164 @@ async fn a_redirected_transaction_stays_with_the_owner_until_it_ends() {
     assert_eq!(place(&client).await, "eu");
 }
 
-#[tokio::test]
-async fn refusals_inside_a_transaction_or_the_extended_protocol_pass_unchanged() {
+/// Two regions, of which the second owns every note.
+async fn notes_of_the_other() -> (Region, Region) {
     let (eu, us) = Wanted::new(Mode::Local).two_regions().await;
     eu.guard("us", 4, false).await;
     us.guard("us", 4, true).await;
+    (eu, us)
+}
+
+#[tokio::test]
+async fn a_statement_with_parameters_is_done_by_the_owner() {
+    let (eu, us) = notes_of_the_other().await;
     let client = eu.connect().await;
-    let error = client.execute("INSERT INTO note VALUES (1)", &[]).await.unwrap_err();
+    let here = client.prepare("SELECT current_setting('cluster_name')").await.unwrap();
+    let insert = client.prepare("INSERT INTO note VALUES ($1, $2) RETURNING body").await.unwrap();
+    for id in 1..=3 {
+        let row = within(client.query_one(&insert, &[&id, &"text"])).await.unwrap();
+        assert_eq!(row.get::<_, &str>(0), "text");
+        let row = within(client.query_one(&here, &[])).await.unwrap();
+        assert_eq!(row.get::<_, &str>(0), "eu");
+    }
+    // Prepared and used in one go.
+    within(client.query("INSERT INTO note VALUES ($1)", &[&4])).await.unwrap();
+    // The other server has to forget it, too.
+    drop(insert);
+    let insert = client.prepare("INSERT INTO note (body, id) VALUES ($1, $2)").await.unwrap();
+    assert_eq!(within(client.execute(&insert, &[&"more", &5])).await.unwrap(), 1);
+    assert_eq!(us.count("SELECT count(*) FROM note").await, 5);
+    assert_eq!(eu.count("SELECT count(*) FROM note").await, 0);
+}
+
+#[tokio::test]
+async fn a_transaction_whose_first_statement_is_refused_is_the_owners() {
+    let (eu, us) = notes_of_the_other().await;
+    let mut client = eu.connect().await;
+    let insert = client.prepare("INSERT INTO note VALUES ($1, $2)").await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    transaction.batch_execute("SAVEPOINT before; SET LOCAL domicile.mood = 'calm'").await.unwrap();
+    within(transaction.execute(&insert, &[&1, &"one"])).await.unwrap();
+    // What is made there is the session's, wherever it is.
+    let place = transaction.prepare("SELECT current_setting('cluster_name')").await.unwrap();
+    let row = within(transaction.query_one(&place, &[])).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "us");
+    let mood = "SELECT current_setting('domicile.mood')";
+    let row = within(transaction.query_one(mood, &[])).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "calm");
+    transaction.batch_execute("SET domicile.mood = 'glad'").await.unwrap();
+    within(transaction.commit()).await.unwrap();
+    assert_eq!(us.count("SELECT count(*) FROM note").await, 1);
+    let row = within(client.query_one(&place, &[])).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "eu");
+    assert_eq!(simple(&client, mood).await.unwrap(), "glad");
+
+    let transaction = client.transaction().await.unwrap();
+    within(transaction.execute(&insert, &[&2, &"two"])).await.unwrap();
+    within(transaction.rollback()).await.unwrap();
+    assert_eq!(us.count("SELECT count(*) FROM note").await, 1);
+}
+
+#[tokio::test]
+async fn statements_in_flight_keep_their_order_at_the_owner() {
+    let (eu, us) = notes_of_the_other().await;
+    let client = eu.connect().await;
+    let insert = client.prepare("INSERT INTO note VALUES ($1)").await.unwrap();
+    let update = client.prepare("UPDATE note SET body = $1").await.unwrap();
+    let (first, second, third) = within(async {
+        tokio::join!(
+            client.execute(&insert, &[&1]),
+            client.execute(&update, &[&"changed"]),
+            client.execute(&insert, &[&2])
+        )
+    })
+    .await;
+    assert_eq!((first.unwrap(), second.unwrap(), third.unwrap()), (1, 1, 1));
+    assert_eq!(us.count("SELECT count(*) FROM note WHERE body = 'changed'").await, 1);
+}
+
+#[tokio::test]
+async fn a_transaction_that_has_shown_something_stays_and_is_told_the_refusal() {
+    let (eu, us) = notes_of_the_other().await;
+    let client = eu.connect().await;
+    client.batch_execute("BEGIN").await.unwrap();
+    assert_eq!(place(&client).await, "eu");
+    let error = within(client.execute("INSERT INTO note VALUES ($1)", &[&1])).await.unwrap_err();
     let refusal = error.as_db_error().unwrap();
     assert_eq!(
         (refusal.code().code(), refusal.detail()),
         ("25006", Some("Owner region: us, epoch: 4."))
     );
+    let error = client.batch_execute("SELECT 1").await.unwrap_err();
+    assert_eq!(code(&error), "25P02");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    client.batch_execute("INSERT INTO note VALUES (1)").await.unwrap();
+    assert_eq!(place(&client).await, "eu");
+    // It has been asked for rows.
+    let copy = client.copy_in::<_, bytes::Bytes>("COPY note FROM STDIN").await.unwrap();
+    let copy = std::pin::pin!(copy);
+    let error = within(copy.finish()).await.unwrap_err();
+    assert_eq!(code(&error), "25006");
+    assert_eq!(us.count("SELECT count(*) FROM note").await, 1);
+}
+
+#[tokio::test]
+async fn a_transaction_that_nobody_takes_has_failed_until_it_is_rolled_back() {
+    let (eu, us) = Wanted::new(Mode::Local).two_regions().await;
+    eu.guard("us", 4, false).await;
+    us.guard("eu", 6, false).await;
+    let client = eu.connect().await;
+    let insert = client.prepare("INSERT INTO note VALUES ($1)").await.unwrap();
     client.batch_execute("BEGIN").await.unwrap();
-    let error = client.batch_execute("INSERT INTO note VALUES (1)").await.unwrap_err();
+    let error = within(client.execute(&insert, &[&1])).await.unwrap_err();
     assert_eq!(code(&error), "25006");
     let error = client.batch_execute("SELECT 1").await.unwrap_err();
     assert_eq!(code(&error), "25P02");
     client.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(us.count("SELECT count(*) FROM note").await, 0);
+    assert_eq!(place(&client).await, "eu");
+    us.guard("us", 7, true).await;
+    assert_eq!(within(client.execute(&insert, &[&1])).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_transaction_waits_for_its_owner_and_begins_anew_at_home() {
+    let eu = Wanted::new(Mode::Local).region().await;
+    eu.guard("none", 4, false).await;
+    let mut client = eu.connect().await;
+    let insert = client.prepare("INSERT INTO note VALUES ($1)").await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    {
+        let mut inserting = std::pin::pin!(transaction.execute(&insert, &[&1]));
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut inserting).await;
+        assert!(early.is_err(), "no region may write yet");
+        eu.guard("eu", 5, true).await;
+        assert_eq!(within(inserting).await.unwrap(), 1);
+    }
+    within(transaction.commit()).await.unwrap();
+    assert_eq!(eu.count("SELECT count(*) FROM note").await, 1);
+}
+
+#[tokio::test]
+async fn pgbench_writes_what_another_region_owns_in_all_three_protocols() {
+    let (eu, us) = notes_of_the_other().await;
+    us.run("CREATE SEQUENCE number").await;
+    eu.run("CREATE SEQUENCE number").await;
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("write.sql");
+    let sql = "BEGIN;\nINSERT INTO note VALUES (nextval('number'), :client_id);\n\
+               SELECT count(*) FROM note;\nCOMMIT;\n";
+    std::fs::write(&script, sql).unwrap();
+    for (round, protocol) in (1..).zip(["simple", "extended", "prepared"]) {
+        let port = eu.address.port().to_string();
+        let mut pgbench =
+            tokio::process::Command::new(PgBin::find(None).unwrap().program("pgbench"));
+        pgbench.args(["-n", "-M", protocol, "-c", "4", "-t", "25", "-f"]).arg(&script);
+        pgbench.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "postgres"]);
+        let output = within(pgbench.output()).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("ERROR"), "{protocol}: {said}");
+        assert_eq!(us.count("SELECT count(*) FROM note").await, 100 * round);
+    }
 }
 
 #[tokio::test]
