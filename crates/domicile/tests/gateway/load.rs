@@ -70,15 +70,26 @@ async fn hand_over(from: &Region, to: &Region, epoch: u64) {
 
 /// Writes one row after the other, each with a number of its own; returns how many were
 /// acknowledged. A row that was written twice would break the primary key.
-async fn write_until(client: Client, writer: usize, stop: Arc<AtomicBool>) -> i64 {
+async fn write_until(mut client: Client, writer: usize, stop: Arc<AtomicBool>) -> i64 {
+    let insert = client.prepare("INSERT INTO note VALUES ($1)").await.unwrap();
     let mut acknowledged = 0;
     while !stop.load(Ordering::Relaxed) {
-        let id = i64::try_from(writer).unwrap() * 10_000_000 + acknowledged;
-        let insert = format!("INSERT INTO note VALUES ({id})");
-        within(client.batch_execute(&insert)).await.unwrap_or_else(|e| panic!("{insert}: {e:?}"));
+        let id = i32::try_from(writer).unwrap() * 10_000_000 + acknowledged;
+        let writing = async {
+            match id % 3 {
+                0 => client.batch_execute(&format!("INSERT INTO note VALUES ({id})")).await,
+                1 => client.execute(&insert, &[&id]).await.map(drop),
+                _ => {
+                    let transaction = client.transaction().await?;
+                    transaction.execute(&insert, &[&id]).await?;
+                    transaction.commit().await
+                }
+            }
+        };
+        within(writing).await.unwrap_or_else(|e| panic!("{id}: {e:?}"));
         acknowledged += 1;
     }
-    acknowledged
+    acknowledged.into()
 }
 
 #[tokio::test]
