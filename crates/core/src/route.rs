@@ -8,9 +8,11 @@
 pub mod router;
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::freshness::Freshness;
-use crate::id::{Epoch, RegionId};
+use crate::id::{Epoch, PartitionId, RegionId};
+use crate::ownership::Ownership;
 use crate::time::{Millis, Time};
 
 /// How often all guards may answer in the same circle before the client gets the refusal.
@@ -51,6 +53,15 @@ pub struct Routes {
     pub abandoned: bool,
     /// Grows whenever something can be written that could not before: what waits, waits for this.
     pub openings: u64,
+    /// Who owns what, as far as that is known.
+    pub owners: Option<Arc<Ownership>>,
+}
+
+impl Routes {
+    /// Returns who may write `partition`; `None` while nobody may, or nobody knows.
+    pub fn owner_of(&self, partition: PartitionId) -> Option<&RegionId> {
+        self.owners.as_ref()?.entry(partition)?.state.admits()
+    }
 }
 
 /// Where a session should be.

@@ -728,6 +728,7 @@ impl Parts {
             rpo: self.config.rpo,
             secure: self.secure(shutdown, tasks)?,
             verifiers: gateway::Verifiers::of_postgres(&self.here.postgres),
+            layout: self.config.layout.clone(),
             mode: match self.config.layout.scheme {
                 Scheme::Whole => Mode::FollowOwner,
                 Scheme::Hash { .. } | Scheme::Home { .. } => Mode::Local,

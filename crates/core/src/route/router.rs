@@ -1,5 +1,7 @@
 //! What does a gateway need to know of ownership, and when is it worth another attempt?
 
+use std::sync::Arc;
+
 use super::Routes;
 use crate::id::RegionId;
 use crate::ownership::Ownership;
@@ -54,12 +56,22 @@ impl Router {
             live,
             abandoned: sight.silent && !owns,
             openings: self.routes.openings + u64::from(opened),
+            owners: self.owners(),
         };
         if next == self.routes {
             return None;
         }
         self.routes = Routes { version: next.version + 1, ..next };
         Some(&self.routes)
+    }
+
+    /// The same as before, as long as no guard admits others.
+    fn owners(&self) -> Option<Arc<Ownership>> {
+        let known = self.known.as_ref()?;
+        match &self.routes.owners {
+            Some(owners) if owners.admits_like(known) => Some(owners.clone()),
+            Some(_) | None => Some(Arc::new(known.clone())),
+        }
     }
 
     /// Returns whether another region may write more than before.
@@ -81,7 +93,7 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{PartitionRange, RunId};
+    use crate::id::{PartitionId, PartitionRange, RunId};
     use crate::lsn::{Cut, Lsn};
     use crate::ownership::OwnershipChange;
 
@@ -117,10 +129,13 @@ mod tests {
             let routes = router.see(sight(&moving, 2, 1), now).unwrap();
             assert!(routes.settling && routes.live, "it still serves what it keeps");
             assert_eq!(routes.openings, first[0]);
+            let owners = [0, 1, 2].map(|n| routes.owner_of(PartitionId(n)).cloned());
+            assert_eq!(owners, [None, Some(region("eu")), None]);
             assert_eq!(router.see(sight(&announced, 3, 2), now), None, "nothing opens");
         }
         let there = old.see(sight(&granted, 4, 3), now).unwrap();
         assert!(!there.settling && there.openings == first[0] + 1);
+        assert_eq!(there.owner_of(PartitionId(0)), Some(&region("eu")));
         let here = new.see(sight(&granted, 4, 3), now).unwrap();
         assert!(here.settling && !here.live && here.openings == first[1], "its guard is behind");
         let open = new.see(sight(&granted, 4, 4), now).unwrap();

@@ -36,8 +36,8 @@ pub struct Backend {
     pub key: Option<BackendKeyData>,
     /// What the session was when it left here; `None` while it is here.
     left: Option<Mark>,
-    /// A transaction that has failed stands open here.
-    pub failed: bool,
+    /// A transaction stands open here that goes on elsewhere, or not at all.
+    pub begun: bool,
     /// Answers are to come that nobody waits for any more: the connection is of no use.
     pub astray: bool,
 }
@@ -111,7 +111,7 @@ impl Backend {
             cutter: Cutter::default(),
             key: None,
             left: None,
-            failed: false,
+            begun: false,
             astray: false,
         })
     }
@@ -151,14 +151,14 @@ impl Backend {
         self.prepare_anew(&left.prepared, memory.prepared(), statuses).await
     }
 
-    /// Ends the transaction that has failed here.
+    /// Ends the transaction that does not go on here.
     pub async fn roll_back(&mut self) -> Result<(), OpenError> {
-        if !self.failed {
+        if !self.begun {
             return Ok(());
         }
         frontend::put_query(&mut self.link.outgoing, b"ROLLBACK");
         self.until_ready(1, &mut Statuses::new()).await?;
-        self.failed = false;
+        self.begun = false;
         Ok(())
     }
 

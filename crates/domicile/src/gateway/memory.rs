@@ -31,6 +31,8 @@ impl Change {
     pub fn of_query(sql: &[u8], raw: &Bytes) -> Option<Self> {
         match setting::read(sql) {
             Meaning::Nothing => None,
+            // They are the gateway's, wherever the session is.
+            Meaning::Settings { key } if setting::is_ours(&key) => None,
             Meaning::Settings { key } => Some(Self::Settings { key, raw: raw.clone() }),
             Meaning::DiscardAll => Some(Self::DiscardAll),
             Meaning::DeallocateAll => Some(Self::DeallocateAll),

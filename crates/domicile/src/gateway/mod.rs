@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_core::id::RegionId;
+use domicile_core::partition::Layout;
 use domicile_core::progress::Rpo;
 pub use domicile_core::route::{Mode, Routes};
 use tokio::net::TcpListener;
@@ -31,6 +32,7 @@ mod backend;
 mod cancel;
 mod cut;
 mod door;
+mod key;
 mod link;
 mod listener;
 mod login;
@@ -78,6 +80,8 @@ pub struct Config {
     /// How long a session waits for an owner before it gets an error. 10 s is a good value.
     pub park_budget: Duration,
     pub mode: Mode,
+    /// To which partition a key leads.
+    pub layout: Layout,
     /// Whether a commit is a success only once another region holds it.
     pub rpo: Rpo,
     pub secure: Secure,

@@ -23,13 +23,11 @@ use tokio::time::timeout;
 
 use super::refusals::{self, End};
 use super::session::Session;
-use super::setting::Meaning;
+use super::setting::ours::{FRESHNESS, KEY, TOKEN, WAIT};
+use super::setting::{Assignment, Meaning};
 use super::{Shared, cut, setting};
 use crate::staleness::Staleness;
 
-const FRESHNESS: &str = "domicile.freshness";
-const WAIT: &str = "domicile.freshness_wait";
-const TOKEN: &str = "domicile.token";
 const STALENESS: &str = "domicile.staleness";
 /// How long a transaction waits for what it asks for, unless it says otherwise.
 const WAIT_DEFAULT: Millis = Millis(1000);
@@ -70,10 +68,8 @@ impl Reading {
     /// Reads the startup packet of a session with a gateway of `cluster`.
     pub fn begin(startup: &Startup, staleness: Option<&Staleness>) -> Result<Self, End> {
         let mut reading = Self::default();
-        let options = startup.get("options").map(options).unwrap_or_default();
-        let alone = startup.parameters.iter().cloned();
-        for (name, value) in options.into_iter().chain(alone) {
-            let set = reading.set(&name.to_ascii_lowercase(), Some(&value), staleness);
+        for (name, value) in setting::at_startup(startup) {
+            let set = reading.set(&name, Some(&value), staleness);
             set.map_err(refusals::invalid_for_session)?;
         }
         reading.first = reading.terms.clone();
@@ -161,34 +157,6 @@ impl Reading {
     }
 }
 
-/// The settings in the startup parameter `options`: `-c name=value`, `-cname=value` and `--name=value`, where a
-/// backslash keeps a space in its word.
-fn options(text: &str) -> Vec<(String, String)> {
-    let (mut words, mut word, mut chars) = (Vec::new(), String::new(), text.chars());
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => word.extend(chars.next()),
-            c if c.is_whitespace() => words.push(std::mem::take(&mut word)),
-            c => word.push(c),
-        }
-    }
-    words.push(word);
-    let mut words = words.into_iter().filter(|word| !word.is_empty());
-    let mut all = Vec::new();
-    while let Some(word) = words.next() {
-        let setting = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
-            Some("") => words.next(),
-            Some(setting) => Some(setting.to_owned()),
-            None => None,
-        };
-        if let Some((name, value)) = setting.as_deref().and_then(|s| s.split_once('=')) {
-            // As PostgreSQL does.
-            all.push((name.replace('-', "_"), value.to_owned()));
-        }
-    }
-    all
-}
-
 /// Why a transaction may not begin here.
 enum Stale {
     /// Not within the time that it may wait.
@@ -208,7 +176,9 @@ impl Session {
             Ok(Frontend::Query(sql) | Frontend::Parse { sql, .. }) => sql,
             _ => return Ok(true),
         };
-        for (name, value) in setting::assignments(sql) {
+        for assignment in setting::assignments(sql) {
+            self.key.set(&assignment);
+            let Assignment { name, value, local: false } = assignment else { continue };
             let staleness = self.shared.config.staleness.as_ref();
             if let Err(why) = self.reading.set(&name, value.as_deref(), staleness) {
                 // In a transaction it would have to fail with this, which is the server's to do.
@@ -234,6 +204,7 @@ impl Session {
             },
             FRESHNESS => self.reading.terms.freshness.map(|f| f.to_string()).unwrap_or_default(),
             WAIT => format!("{}ms", self.reading.terms.wait.0),
+            KEY => self.key.shown(),
             _ => return Ok(true),
         };
         let out = &mut self.client.outgoing;

@@ -23,7 +23,7 @@ impl Session {
     pub fn begin_attempt(&mut self) {
         let may_go = self.caller == Caller::Client;
         self.attempt = may_go.then(|| Attempt::new(self.memory.mark()));
-        self.home.failed = false;
+        self.home.begun = false;
     }
 
     /// Keeps what the client says, as long as it may have to be said again.
@@ -68,7 +68,7 @@ impl Session {
             self.attempt = Some(attempt);
             return Ok(());
         };
-        self.active().failed = self.track.status() == TransactionStatus::Failed;
+        self.active().begun = self.track.status() != TransactionStatus::Idle;
         let clock = self.shared.clock;
         let by = self.active().region.clone();
         let patience = budget(&self.shared);
@@ -115,7 +115,7 @@ impl Session {
 
     /// Makes the connection to `region` the active one, with the session as it was before `attempt`. When that
     /// fails, the one that was active still is.
-    async fn reach(&mut self, region: &RegionId, attempt: &Attempt) -> Result<(), OpenError> {
+    pub async fn reach(&mut self, region: &RegionId, attempt: &Attempt) -> Result<(), OpenError> {
         let before = self.memory.as_at(&attempt.before);
         let now = std::mem::replace(&mut self.memory, before);
         self.active().leave(&now);
@@ -155,7 +155,8 @@ impl Session {
         Ok(())
     }
 
-    fn say_again(&mut self, mut attempt: Attempt) {
+    /// Begins a transaction anew where [`Session::reach`] has led.
+    pub fn say_again(&mut self, mut attempt: Attempt) {
         self.tell_cancels();
         self.track.restart();
         for (tag, raw) in attempt.again().to_vec() {
@@ -168,7 +169,7 @@ impl Session {
     fn give_refusal(&mut self, attempt: &Attempt, answer: &[u8]) -> Result<(), End> {
         let status = if attempt.has_begun() {
             // The server must refuse what comes next in this transaction.
-            if !self.active().failed {
+            if !self.active().begun {
                 return Err(refusals::transaction_lost());
             }
             TransactionStatus::Failed

@@ -70,6 +70,7 @@ impl Session {
             self.catch_up_at_home().await?;
             self.begin_attempt();
         }
+        self.follow_key(tag).await;
         self.keep(tag, &raw, whole);
         self.track.sent(tag, &raw, &mut self.memory);
         self.active().link.outgoing.extend_from_slice(&raw);
@@ -128,6 +129,7 @@ impl Session {
             self.client.outgoing.extend_from_slice(&raw);
             if self.track.is_idle() {
                 self.attempt = None;
+                self.key.forget_local();
                 self.leave_other();
             }
             return Ok(());
@@ -149,7 +151,7 @@ impl Session {
         let Some(region) = self.at_other.take() else { return };
         if let Some(other) = self.others.get_mut(&region) {
             other.leave(&self.memory);
-            other.failed = false;
+            other.begun = false;
         }
         self.reading.was_at(region);
         self.tell_cancels();

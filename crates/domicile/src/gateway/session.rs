@@ -19,6 +19,7 @@ use super::attempt::Attempt;
 use super::backend::{Backend, OpenError, Statuses};
 use super::cancel::Cancellable;
 use super::cut::Cutter;
+use super::key::Key;
 use super::link::Link;
 use super::login::Login;
 use super::memory::Memory;
@@ -56,6 +57,8 @@ pub struct Session {
     pub statuses: Statuses,
     /// The transaction that runs now, as long as it may go elsewhere.
     pub attempt: Option<Attempt>,
+    /// What the client says of whose rows it is about.
+    pub key: Key,
     /// What the client asks of its reads.
     pub reading: Reading,
     /// After an error that the gateway gave, what the client sends is passed over up to its next Sync.
@@ -100,6 +103,7 @@ pub async fn serve(
         shared,
         routes,
         caller,
+        key: Key::begin(&startup),
         startup,
         login: Login::default(),
         client,

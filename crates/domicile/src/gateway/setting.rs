@@ -4,6 +4,22 @@
 //! be repeated, so the session that sent it stays bound to its server. What functions do to a
 //! session (`set_config`) is not seen.
 
+use domicile_pg::startup::Startup;
+
+/// Settings that only the gateway goes by.
+pub mod ours {
+    pub const FRESHNESS: &str = "domicile.freshness";
+    pub const KEY: &str = "domicile.key";
+    pub const TOKEN: &str = "domicile.token";
+    pub const WAIT: &str = "domicile.freshness_wait";
+}
+
+/// Does a text with this key set one of [`ours`], and nothing else?
+pub fn is_ours(key: &[u8]) -> bool {
+    let set = |name: &&str| key.eq_ignore_ascii_case(format!("SET {name}").as_bytes());
+    [ours::FRESHNESS, ours::KEY, ours::TOKEN, ours::WAIT].iter().any(set)
+}
+
 /// What a text means for the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {
@@ -48,36 +64,86 @@ pub fn read(sql: &[u8]) -> Meaning {
     }
 }
 
-/// Returns what `sql` sets, and to what, in order and in small letters: `None` where it is set back. The
-/// name of `RESET ALL`, and of `DISCARD ALL`, is `all`.
-pub fn assignments(sql: &[u8]) -> Vec<(String, Option<String>)> {
+/// What a startup packet sets, with names in small letters.
+pub fn at_startup(startup: &Startup) -> impl Iterator<Item = (String, String)> {
+    let options = startup.get("options").map(options).unwrap_or_default();
+    let alone = startup.parameters.iter().cloned();
+    options.into_iter().chain(alone).map(|(name, value)| (name.to_ascii_lowercase(), value))
+}
+
+/// The settings in the startup parameter `options`: `-c name=value`, `-cname=value` and `--name=value`, where a
+/// backslash keeps a space in its word.
+fn options(text: &str) -> Vec<(String, String)> {
+    let (mut words, mut word, mut chars) = (Vec::new(), String::new(), text.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => word.extend(chars.next()),
+            c if c.is_whitespace() => words.push(std::mem::take(&mut word)),
+            c => word.push(c),
+        }
+    }
+    words.push(word);
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    let mut all = Vec::new();
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
+            Some("") => words.next(),
+            Some(setting) => Some(setting.to_owned()),
+            None => None,
+        };
+        if let Some((name, value)) = setting.as_deref().and_then(|s| s.split_once('=')) {
+            // As PostgreSQL does.
+            all.push((name.replace('-', "_"), value.to_owned()));
+        }
+    }
+    all
+}
+
+/// What a statement sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// In small letters; of `RESET ALL`, and of `DISCARD ALL`, it is `all`.
+    pub name: String,
+    /// `None` where it is set back.
+    pub value: Option<String>,
+    /// Up to the end of the transaction.
+    pub local: bool,
+}
+
+/// Returns what `sql` sets, in order.
+pub fn assignments(sql: &[u8]) -> Vec<Assignment> {
     if is_plain(sql) {
         return Vec::new();
     }
     tokens(sql).iter().filter_map(|statement| assignment(statement)).collect()
 }
 
-fn assignment(statement: &[&[u8]]) -> Option<(String, Option<String>)> {
+fn assignment(statement: &[&[u8]]) -> Option<Assignment> {
     let word = |at: usize| statement.get(at).map(|w| w.to_ascii_lowercase()).unwrap_or_default();
     let name = |at: usize| {
         let name = word(at);
         (!name.is_empty()).then(|| String::from_utf8_lossy(&name).replace('"', ""))
     };
     match word(0).as_slice() {
-        b"discard" => (word(1) == b"all").then(|| ("all".to_owned(), None)),
-        b"reset" => Some((name(1)?, None)),
+        b"discard" => (word(1) == b"all").then(|| set_back("all".to_owned())),
+        b"reset" => Some(set_back(name(1)?)),
         b"set" => {
-            let at = if word(1) == b"session" { 2 } else { 1 };
+            let local = word(1) == b"local";
+            let at = if local || word(1) == b"session" { 2 } else { 1 };
             let is_set = matches!(word(at + 1).as_slice(), b"=" | b"to");
             let value = String::from_utf8_lossy(statement.get(at + 2)?);
             let value = match value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')) {
-                Some(text) => Some(text.to_owned()),
+                Some(text) => Some(text.replace("''", "'")),
                 None => Some(value.into_owned()).filter(|v| !v.eq_ignore_ascii_case("default")),
             };
-            is_set.then(|| Some((name(at)?, value)))?
+            is_set.then(|| Some(Assignment { name: name(at)?, value, local }))?
         }
         _ => None,
     }
+}
+
+fn set_back(name: String) -> Assignment {
+    Assignment { name, value: None, local: false }
 }
 
 /// Returns the name of the setting that `sql` asks for and nothing else, in small letters.
@@ -216,8 +282,16 @@ fn token_bytes(rest: &[u8]) -> usize {
 }
 
 fn quoted(rest: &[u8]) -> usize {
-    let end = rest.iter().skip(1).position(|b| *b == rest[0]);
-    end.map_or(rest.len(), |end| end + 2)
+    let mut at = 1;
+    while let Some(byte) = rest.get(at) {
+        match (byte, rest.get(at + 1)) {
+            // Twice it is a part of the text.
+            (byte, Some(next)) if *byte == rest[0] && *next == rest[0] => at += 2,
+            (byte, _) if *byte == rest[0] => return at + 1,
+            _ => at += 1,
+        }
+    }
+    rest.len()
 }
 
 fn escaped(rest: &[u8]) -> usize {
@@ -287,7 +361,11 @@ mod tests {
     #[test]
     fn what_is_set_is_read_with_its_value() {
         let read = |sql: &str| assignments(sql.as_bytes());
-        let set = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+        let set = |name: &str, value: &str| Assignment {
+            name: name.to_owned(),
+            value: Some(value.to_owned()),
+            local: false,
+        };
         for sql in [
             "SET a.b = 'x y'",
             "set session A.B to 'x y';",
@@ -297,13 +375,16 @@ mod tests {
             assert_eq!(read(sql), [set("a.b", "x y")], "{sql}");
         }
         assert_eq!(read("SET a = on; SET b = 7"), [set("a", "on"), set("b", "7")]);
-        assert_eq!(read("RESET a.b"), [("a.b".to_owned(), None)]);
-        assert_eq!(read("SET a.b TO DEFAULT"), [("a.b".to_owned(), None)]);
+        assert_eq!(
+            read("SET LOCAL a.b = 'it''s'"),
+            [Assignment { local: true, ..set("a.b", "it's") }]
+        );
+        assert_eq!(read("RESET a.b"), [set_back("a.b".to_owned())]);
+        assert_eq!(read("SET a.b TO DEFAULT"), [set_back("a.b".to_owned())]);
         for sql in ["RESET ALL", "discard all"] {
-            assert_eq!(read(sql), [("all".to_owned(), None)]);
+            assert_eq!(read(sql), [set_back("all".to_owned())]);
         }
-        for sql in ["", "SET", "SET a", "SET a =", "SET LOCAL a = 1", "SELECT 'SET a = 1'", "RESET"]
-        {
+        for sql in ["", "SET", "SET a", "SET a =", "SELECT 'SET a = 1'", "RESET"] {
             assert_eq!(read(sql), [], "{sql}");
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use domicile::gateway::{Config, Gateway, Mode, Routes, Secure, Target, Verifiers};
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
 use domicile_core::id::RegionId;
+use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
 use tokio::sync::watch;
 use tokio_postgres::error::SqlState;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 mod follow;
 mod hostile;
+mod key;
 mod load;
 mod password;
 mod refusal;
@@ -28,6 +30,8 @@ mod unconfirmed;
 
 /// Longer than anything takes here; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+const PARTITIONS: u32 = 8;
 
 /// A cluster with a gateway before it.
 struct Region {
@@ -109,6 +113,7 @@ impl Wanted {
             peers,
             park_budget: self.park_budget,
             mode: self.mode,
+            layout: Layout { scheme: Scheme::Hash { count: PARTITIONS }, has_reference: false },
             rpo: self.rpo,
             secure: Secure::default(),
             verifiers: Verifiers::of_postgres(&reader),
@@ -191,6 +196,7 @@ fn owned_by(version: u64, owner: Option<&str>) -> Routes {
         live: true,
         abandoned: false,
         openings: version,
+        owners: None,
     }
 }
 

@@ -1,0 +1,142 @@
+//! Whose rows is a transaction about, when its session says so?
+//!
+//! `domicile.key` is the value of the partition key, as text. Who sets it, for the session or with
+//! `SET LOCAL` for the transaction, has his transactions at the owner from their first statement on, and
+//! may read before he writes. In an active-passive cluster, and where a session asks how new its reads
+//! have to be, it is not looked at.
+
+use domicile_core::id::RegionId;
+use domicile_core::partition::Layout;
+use domicile_core::route::{Caller, Mode, Routes};
+use domicile_pg::backend::TransactionStatus;
+use domicile_pg::frontend::tag as from_client;
+use domicile_pg::startup::Startup;
+
+use super::refusals;
+use super::session::Session;
+use super::setting::ours::KEY;
+use super::setting::{self, Assignment};
+
+/// What a session says of its transactions.
+#[derive(Debug, Default)]
+pub struct Key {
+    /// As the session began.
+    first: Option<String>,
+    value: Option<String>,
+    /// Of this transaction alone.
+    local: Option<String>,
+    /// That the client was told why its key leads nowhere is enough.
+    told: bool,
+}
+
+impl Key {
+    /// Reads the startup packet of a session.
+    pub fn begin(startup: &Startup) -> Self {
+        let said = setting::at_startup(startup).filter(|(name, _)| name == KEY).last();
+        let first = said.map(|(_, value)| value).filter(|value| !value.is_empty());
+        Self { value: first.clone(), first, ..Self::default() }
+    }
+
+    /// An empty value is none.
+    pub fn set(&mut self, Assignment { name, value, local }: &Assignment) {
+        let value = || value.clone().filter(|value| !value.is_empty());
+        match (name.as_str(), local) {
+            (KEY, true) => self.local = value(),
+            (KEY, false) => (self.value, self.local) = (value(), None),
+            _ => {}
+        }
+        if matches!(name.as_str(), KEY | "all") && value().is_none() && !local {
+            self.value = self.first.clone();
+        }
+    }
+
+    /// What `SHOW` says.
+    pub fn shown(&self) -> String {
+        self.local.as_ref().or(self.value.as_ref()).cloned().unwrap_or_default()
+    }
+
+    /// The transaction is over.
+    pub fn forget_local(&mut self) {
+        self.local = None;
+    }
+
+    /// Returns who owns what the transaction is about, when that is said and known.
+    fn owner<'r>(&self, layout: &Layout, routes: &'r Routes) -> Option<&'r RegionId> {
+        let key = self.local.as_ref().or(self.value.as_ref())?;
+        routes.owner_of(layout.partition_of(&[key.as_bytes()]).ok()?)
+    }
+}
+
+impl Session {
+    /// Has a transaction that nobody has seen anything of go on where its key leads, before the client's
+    /// next message.
+    pub async fn follow_key(&mut self, tag: u8) {
+        let is_open =
+            matches!(tag, from_client::SYNC | from_client::FLUSH | from_client::TERMINATE);
+        let config = &self.shared.config;
+        if is_open
+            || self.caller == Caller::Peer
+            || config.mode == Mode::FollowOwner
+            || self.reading.asks()
+            || !self.track.is_quiet()
+        {
+            return;
+        }
+        let routes = self.shared.routes();
+        let Some(owner) = self.key.owner(&config.layout, &routes).cloned() else { return };
+        if self.active().region == owner {
+            return;
+        }
+        let Some(attempt) = self.attempt.take() else { return };
+        self.active().begun = self.track.status() != TransactionStatus::Idle;
+        match self.reach(&owner, &attempt).await {
+            Ok(()) => self.say_again(attempt),
+            Err(error) => {
+                tracing::debug!(region = %owner, %error, "a transaction does not get where its key leads");
+                if !std::mem::replace(&mut self.key.told, true) {
+                    let told = refusals::not_sent_on(&owner, &error);
+                    told.put_notice(&mut self.client.outgoing);
+                }
+                self.attempt = Some(attempt);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(key: &mut Key, sql: &str) {
+        setting::assignments(sql.as_bytes()).iter().for_each(|assignment| key.set(assignment));
+    }
+
+    fn says(key: &Key) -> Option<&str> {
+        key.local.as_deref().or(key.value.as_deref())
+    }
+
+    #[test]
+    fn a_key_is_the_sessions_or_the_transactions() {
+        let parameters = vec![("options".to_owned(), "-c domicile.key=7".to_owned())];
+        let mut key = Key::begin(&Startup { major: 3, minor: 0, parameters });
+        assert_eq!(says(&key), Some("7"));
+        for (sql, expected) in [
+            ("SET LOCAL domicile.key = '8'", "8"),
+            ("SET LOCAL other.key = '9'", "8"),
+            ("SET domicile.key TO 'O''Brien'", "O'Brien"),
+            ("SET LOCAL domicile.key = '8'", "8"),
+            ("SET LOCAL domicile.key = ''", "O'Brien"),
+            ("RESET domicile.key", "7"),
+            ("SET domicile.key = 'x'; RESET ALL", "7"),
+        ] {
+            set(&mut key, sql);
+            assert_eq!(says(&key), Some(expected), "{sql}");
+        }
+        set(&mut key, "SET LOCAL domicile.key = '8'");
+        key.forget_local();
+        assert_eq!(says(&key), Some("7"));
+        let mut none = Key::default();
+        set(&mut none, "SET domicile.key = '7'; SET domicile.key = ''");
+        assert_eq!(says(&none), None);
+    }
+}

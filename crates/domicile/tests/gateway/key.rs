@@ -1,0 +1,82 @@
+//! Does a transaction that says whose rows it is about begin at their owner?
+
+use domicile_core::ownership::Ownership;
+
+use crate::*;
+
+/// Two regions: what the first does not own of [`PARTITIONS`] is the second's, and it owns all notes.
+async fn two(owners: [&str; 2]) -> (Region, Region) {
+    let (eu, us) = Wanted::new(Mode::Local).two_regions().await;
+    eu.guard("us", 4, false).await;
+    us.guard("us", 4, true).await;
+    for region in [&eu, &us] {
+        publish_owners(region, 2, owners);
+    }
+    (eu, us)
+}
+
+fn publish_owners(at: &Region, version: u64, owners: [&str; 2]) {
+    let owners = Ownership::initial(PARTITIONS, &owners.map(region));
+    at.publish(Routes { owners: Some(Arc::new(owners)), ..owned_by(version, None) });
+}
+
+/// A key in a partition of the second owner.
+fn key() -> String {
+    let layout = Layout { scheme: Scheme::Hash { count: PARTITIONS }, has_reference: false };
+    let second = |key: &String| layout.partition_of(&[key.as_bytes()]).unwrap().0 >= PARTITIONS / 2;
+    (0..).map(|n| n.to_string()).find(second).unwrap()
+}
+
+#[tokio::test]
+async fn a_session_with_a_key_reads_and_writes_at_the_owner() {
+    let (eu, us) = two(["eu", "us"]).await;
+    let mut client = eu.connect().await;
+    client.batch_execute(&format!("SET domicile.key = '{}'", key())).await.unwrap();
+    assert_eq!(place(&client).await, "us");
+    let select = client.prepare("SELECT current_setting('cluster_name')").await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    let row = within(transaction.query_one(&select, &[])).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "us");
+    within(transaction.execute("INSERT INTO note VALUES ($1)", &[&1])).await.unwrap();
+    within(transaction.commit()).await.unwrap();
+    assert_eq!(us.count("SELECT count(*) FROM note").await, 1);
+
+    // It goes where the owner is now.
+    publish_owners(&eu, 3, ["us", "eu"]);
+    assert_eq!(place(&client).await, "eu");
+    publish_owners(&eu, 4, ["eu", "us"]);
+    assert_eq!(simple(&client, "SHOW domicile.key").await.unwrap(), key());
+    client.batch_execute("RESET domicile.key").await.unwrap();
+    assert_eq!(place(&client).await, "eu");
+}
+
+#[tokio::test]
+async fn a_transaction_is_led_by_a_key_of_its_own_before_it_has_shown_anything() {
+    let (eu, us) = two(["eu", "us"]).await;
+    let client = eu.connect().await;
+    let set = format!("SET LOCAL domicile.key = '{}'", key());
+    client.batch_execute("BEGIN").await.unwrap();
+    client.batch_execute(&set).await.unwrap();
+    assert_eq!(place(&client).await, "us");
+    client.batch_execute("INSERT INTO note VALUES (1); COMMIT").await.unwrap();
+    assert_eq!(place(&client).await, "eu");
+    assert_eq!(us.count("SELECT count(*) FROM note").await, 1);
+
+    client.batch_execute("BEGIN").await.unwrap();
+    assert_eq!(place(&client).await, "eu");
+    client.batch_execute(&set).await.unwrap();
+    assert_eq!(place(&client).await, "eu", "it has shown something");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(place(&client).await, "eu");
+}
+
+#[tokio::test]
+async fn a_key_whose_owner_cannot_be_reached_leads_nowhere_and_keeps_nobody() {
+    let (eu, mut us) = two(["eu", "us"]).await;
+    us.cluster.kill();
+    let address = eu.connection_string();
+    let options = format!("{address} options='-c domicile.key={}'", key());
+    let (client, connection) = within(tokio_postgres::connect(&options, NoTls)).await.unwrap();
+    tokio::spawn(connection);
+    assert_eq!(place(&client).await, "eu");
+}
