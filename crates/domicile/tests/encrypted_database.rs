@@ -11,7 +11,7 @@ use domicile::lab::cluster::PgBin;
 use domicile::lab::regions::Regions;
 use domicile::tls::authority::{CA, Holder, issue};
 use tempfile::TempDir;
-use tokio_postgres::NoTls;
+use tokio_postgres::{Client, NoTls};
 
 // Not all of it is of use here.
 #[allow(dead_code)]
@@ -20,9 +20,12 @@ mod regions;
 use regions::{assert_alike, config, converge, eventually};
 
 const NAMES: [&str; 3] = ["eu", "us", "ap"];
+/// The password of `teller` is "pin", and every region keeps the same of it.
 const SEED: &str = "CREATE TABLE item (id int PRIMARY KEY);
     CREATE ROLE keeper SUPERUSER LOGIN PASSWORD 'of the house';
-    CREATE ROLE teller LOGIN PASSWORD 'pin';
+    CREATE ROLE teller LOGIN PASSWORD 'SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
+             r9A37nZJRAUKZljsV2abYE96Lo0BNj4NthaF8wwOWFM=:\
+             apWHHPUi2xAD11jnv15Frbp47T7NBO5pLX736FgLaS8=';
     GRANT ALL ON item TO teller;";
 /// The lab looks in past it; agents, gateways and clients do not.
 const RULES: &str = "host all postgres 127.0.0.1/32 trust
@@ -187,9 +190,14 @@ async fn regions_replicate_and_fail_over_where_postgresql_takes_nobody_in_the_cl
             owner = region;
         }
     }
-    regions.kill_region(owner);
     let survivor = *NAMES.iter().find(|name| **name != owner).unwrap();
+    let session = log_in(regions.gateway(survivor)).await;
+    let insert = session.prepare("INSERT INTO item VALUES ($1)").await.unwrap();
+    session.execute(&insert, &[&98]).await.unwrap();
+    regions.kill_region(owner);
     write(regions.gateway(survivor), "sslmode=disable", 100).await;
+    // Its new server asks it for its password.
+    session.execute(&insert, &[&99]).await.unwrap();
     regions.start_region(owner).await.unwrap();
     regions.wait_until_ready().await.unwrap();
     write(regions.gateway(owner), "sslmode=disable", 101).await;
@@ -198,14 +206,19 @@ async fn regions_replicate_and_fail_over_where_postgresql_takes_nobody_in_the_cl
     world.all_is_dark().await;
 }
 
-async fn a_statement_is_cancelled_through_a_gateway(gateway: SocketAddr) {
+async fn log_in(gateway: SocketAddr) -> Client {
     let address = format!(
         "host={} port={} user=teller password=pin dbname=postgres",
         gateway.ip(),
         gateway.port()
     );
     let (client, connection) = tokio_postgres::connect(&address, NoTls).await.unwrap();
-    let _driver = tokio::spawn(connection);
+    tokio::spawn(connection);
+    client
+}
+
+async fn a_statement_is_cancelled_through_a_gateway(gateway: SocketAddr) {
+    let client = log_in(gateway).await;
     let cancel = client.cancel_token();
     let sleeping = client.batch_execute("SELECT pg_sleep(600)");
     let cancelling = async {
