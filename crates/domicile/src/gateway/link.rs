@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 /// unsent.
 pub const BUFFER_BYTES_MAX: usize = 512 * 1024;
 const READ_BYTES: usize = 8 * 1024;
+/// With less room than this another buffer is taken.
+const READ_BYTES_MIN: usize = 1024;
 /// How long the last words to somebody may take.
 const FAREWELL_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -133,7 +135,10 @@ impl Link {
         if self.ended || self.incoming.len() >= BUFFER_BYTES_MAX {
             return Poll::Pending;
         }
-        self.incoming.reserve(READ_BYTES);
+        // What was read may be kept for a while, and then there is no room before it either.
+        if self.incoming.capacity() - self.incoming.len() < READ_BYTES_MIN {
+            self.incoming.reserve(READ_BYTES);
+        }
         let read = pin!(self.socket.read_buf(&mut self.incoming)).poll(cx);
         match read {
             Poll::Pending => Poll::Pending,
