@@ -5,6 +5,7 @@
 //! may read before he writes. In an active-passive cluster, and where a session asks how new its reads
 //! have to be, it is not looked at.
 
+use bytes::Bytes;
 use domicile_core::id::RegionId;
 use domicile_core::partition::Layout;
 use domicile_core::route::{Caller, Mode, Routes};
@@ -12,6 +13,7 @@ use domicile_pg::backend::TransactionStatus;
 use domicile_pg::frontend::tag as from_client;
 use domicile_pg::startup::Startup;
 
+use super::reading::sets_only;
 use super::refusals;
 use super::session::Session;
 use super::setting::ours::KEY;
@@ -70,11 +72,10 @@ impl Key {
 impl Session {
     /// Has a transaction that nobody has seen anything of go on where its key leads, before the client's
     /// next message.
-    pub async fn follow_key(&mut self, tag: u8) {
-        let is_open =
-            matches!(tag, from_client::SYNC | from_client::FLUSH | from_client::TERMINATE);
+    pub async fn follow_key(&mut self, tag: u8, raw: &Bytes) {
+        let does = !matches!(tag, from_client::SYNC | from_client::FLUSH) && !sets_only(tag, raw);
         let config = &self.shared.config;
-        if is_open
+        if !does
             || self.caller == Caller::Peer
             || config.mode == Mode::FollowOwner
             || self.reading.asks()

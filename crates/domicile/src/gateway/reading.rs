@@ -317,7 +317,7 @@ impl Session {
 }
 
 /// Is this a text of settings? What a session asks for may be changed whatever it asked for before.
-fn sets_only(tag: u8, raw: &Bytes) -> bool {
+pub fn sets_only(tag: u8, raw: &Bytes) -> bool {
     let body = cut::body(raw);
     match frontend::read(tag, &body) {
         Ok(Frontend::Query(sql) | Frontend::Parse { sql, .. }) => {

@@ -167,12 +167,11 @@ impl Session {
     }
 
     fn give_refusal(&mut self, attempt: &Attempt, answer: &[u8]) -> Result<(), End> {
-        let status = if attempt.has_begun() {
-            // The server must refuse what comes next in this transaction.
-            if !self.active().begun {
-                return Err(refusals::transaction_lost());
-            }
+        let status = if self.active().begun {
             TransactionStatus::Failed
+        } else if attempt.has_begun() {
+            // The server would take what comes next for a transaction of its own.
+            return Err(refusals::transaction_lost());
         } else {
             self.leave_other();
             TransactionStatus::Idle

@@ -70,7 +70,7 @@ impl Session {
             self.catch_up_at_home().await?;
             self.begin_attempt();
         }
-        self.follow_key(tag).await;
+        self.follow_key(tag, &raw).await;
         self.keep(tag, &raw, whole);
         self.track.sent(tag, &raw, &mut self.memory);
         self.active().link.outgoing.extend_from_slice(&raw);

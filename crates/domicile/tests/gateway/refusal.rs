@@ -152,10 +152,16 @@ async fn a_transaction_that_nobody_takes_has_failed_until_it_is_rolled_back() {
     client.batch_execute("BEGIN").await.unwrap();
     let error = within(client.execute(&insert, &[&1])).await.unwrap_err();
     assert_eq!(code(&error), "25006");
-    let error = client.batch_execute("SELECT 1").await.unwrap_err();
-    assert_eq!(code(&error), "25P02");
-    client.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(place(&client).await, "eu");
+    let has_failed = async || {
+        let error = client.batch_execute("SELECT 1").await.unwrap_err();
+        assert_eq!(code(&error), "25P02");
+        client.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(place(&client).await, "eu");
+    };
+    has_failed().await;
+    let together = client.batch_execute("BEGIN; INSERT INTO note VALUES (1)");
+    assert_eq!(code(&within(together).await.unwrap_err()), "25006");
+    has_failed().await;
     us.guard("us", 7, true).await;
     assert_eq!(within(client.execute(&insert, &[&1])).await.unwrap(), 1);
 }
