@@ -5,7 +5,7 @@ SEEDS ?= 1000
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench-failover bench-memory bench-replication sim scale model build check fix clean setup
+.PHONY: help demo test chaos bench-failover bench-gateway bench-memory bench-replication sim scale model build check fix clean setup
 
 help: ## list these targets
 	@echo "Domicile: multi-region for ordinary PostgreSQL."
@@ -26,6 +26,9 @@ chaos: setup ## kill, cut, pause, move and fill regions under writers for MINUTE
 
 bench-failover: setup ## how long writes pause, ours against Patroni (ARGS="--runs 3")
 	@scripts/bench-failover $(ARGS)
+
+bench-gateway: setup ## what a gateway costs a statement, ours against PgBouncer and none, about 20 minutes (ARGS="--runs 1")
+	@scripts/bench-gateway $(ARGS)
 
 bench-memory: setup ## the agents' peak memory: 10 million rows to a new region, a transaction of 1 GiB (ARGS="--rows 1000000")
 	cargo bench --locked --package domicile --bench memory -- $(ARGS)
