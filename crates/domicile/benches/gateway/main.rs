@@ -14,6 +14,8 @@ use domicile::lab::cluster::{Cluster, PgBin, temporary_cluster};
 mod contender;
 mod pgbench;
 mod report;
+#[path = "../replication/statistics.rs"]
+mod statistics;
 
 use contender::{Contender, Door};
 use pgbench::{Load, Protocol, Sample, Script};

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use domicile::lab::cluster::{Cluster, PgBin};
 
 use crate::program;
+use crate::statistics::percentile;
 
 const SCALE: &str = "10";
 /// pgbench's own share of the processors stays the same.
@@ -102,8 +103,6 @@ pub async fn run(bin: &PgBin, port: u16, load: &Load, seconds: u32) -> anyhow::R
             latencies.push(latency.parse::<f64>()?);
         }
     }
-    latencies.sort_by(f64::total_cmp);
-    let at = |per_cent: usize| latencies.get((latencies.len() * per_cent).div_ceil(100).max(1) - 1);
-    let (p50, p99) = (at(50).context("nothing was done")?, at(99).context("nothing was done")?);
-    Ok(Sample { tps: tps.parse()?, p50_us: *p50, p99_us: *p99 })
+    let at = |per_cent| percentile(&latencies, per_cent).context("nothing was done");
+    Ok(Sample { tps: tps.parse()?, p50_us: at(50)?, p99_us: at(99)? })
 }

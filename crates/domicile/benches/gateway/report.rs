@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::contender::Contender;
 use crate::pgbench::Sample;
+use crate::statistics::median;
 
 const CONDITIONS: &[&str] = &[
     "one PostgreSQL with fsync off, pgbench and what is between them on one machine, by turns",
@@ -69,7 +70,8 @@ impl Run {
     pub fn add(&mut self, contender: Contender, sample: Sample) {
         self.samples.entry(contender).or_default().push(sample);
         let of = |contender, figure: Figure| {
-            median(self.samples.get(&contender)?.iter().map(figure).collect())
+            let figures: Vec<f64> = self.samples.get(&contender)?.iter().map(figure).collect();
+            median(&figures)
         };
         let tps = |contender| of(contender, |sample| sample.tps);
         let added =
@@ -154,15 +156,5 @@ impl Report {
         let conditions: String =
             self.conditions.iter().map(|condition| format!("- {condition}\n")).collect();
         format!("{table}\nPostgreSQL {}, {} cores.\n{conditions}", self.postgres, self.cores)
-    }
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        even if even % 2 == 0 => Some((values[middle - 1] + values[middle]) / 2.0),
-        _ => Some(values[middle]),
     }
 }
