@@ -72,11 +72,18 @@ struct Pending {
     owner: Option<(RegionId, i32)>,
 }
 
+/// A peer that is slow to answer holds apply up, of all regions' rows: for half of the time at most.
+fn pause_after(held: Duration) -> Duration {
+    held.max(LOOK_EVERY)
+}
+
 impl Repairer {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let (mut complaint, mut failing) = (Complaint::default(), None);
         loop {
+            let began = Instant::now();
             let repaired = self.repair_some().await;
+            let held = began.elapsed();
             if repaired.is_ok() {
                 failing = None;
                 self.notices.clear(PART);
@@ -99,8 +106,8 @@ impl Repairer {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                _ = self.diverted.changed() => {}
+                () = tokio::time::sleep(pause_after(held)) => {}
+                _ = self.diverted.changed(), if held < LOOK_EVERY => {}
             }
         }
     }
@@ -453,4 +460,15 @@ async fn replace(
 
 fn named<'v>(columns: &'v [String], row: &'v [Value]) -> impl Iterator<Item = (&'v str, Text<'v>)> {
     columns.iter().map(String::as_str).zip(row.iter().map(|value| Text(value.text.as_deref())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apply_has_at_least_as_long_as_it_was_held_up_for() {
+        assert_eq!(pause_after(Duration::from_millis(3)), LOOK_EVERY);
+        assert_eq!(pause_after(FETCH_TIMEOUT), FETCH_TIMEOUT);
+    }
 }
