@@ -727,7 +727,7 @@ impl Parts {
             staleness: Some(staleness),
             rpo: self.config.rpo,
             secure: self.secure(shutdown, tasks)?,
-            verifiers: gateway::Verifiers::of_postgres(&self.here.postgres),
+            roles: gateway::Roles::of_postgres(&self.here.postgres),
             layout: self.config.layout.clone(),
             mode: match self.config.layout.scheme {
                 Scheme::Whole => Mode::FollowOwner,

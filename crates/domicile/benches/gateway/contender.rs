@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
-use domicile::gateway::{Config, Gateway, Mode, Routes, Secure, Target, Verifiers};
+use domicile::gateway::{Config, Gateway, Mode, Roles, Routes, Secure, Target};
 use domicile::lab::cluster::{Cluster, free_port};
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
@@ -82,7 +82,7 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Open)> {
         layout: Layout { scheme: Scheme::Hash { count: 8 }, has_reference: false },
         rpo: Rpo::None,
         secure: Secure::default(),
-        verifiers: Verifiers::default(),
+        roles: Roles::default(),
         staleness: None,
     };
     let gateway = Gateway::bind(config, seen).await?;

@@ -39,6 +39,17 @@ impl Key {
         Self { value: first.clone(), first, ..Self::default() }
     }
 
+    /// The session begins with `defaults`, where its startup packet says nothing else.
+    pub fn default_to(&mut self, defaults: &[(String, String)], startup: &Startup) {
+        let key = defaults.iter().rfind(|(name, _)| name == KEY);
+        if let Some((_, value)) = key
+            && setting::at_startup(startup).all(|(name, _)| name != KEY)
+        {
+            self.first = Some(value.clone()).filter(|value| !value.is_empty());
+            self.value = self.first.clone();
+        }
+    }
+
     /// An empty value is none.
     pub fn set(&mut self, Assignment { name, value, local }: &Assignment) {
         let value = || value.clone().filter(|value| !value.is_empty());

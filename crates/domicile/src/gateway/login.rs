@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +24,11 @@ use crate::postgres::session;
 
 /// A login is not held up for longer; without its key a session stays where it is.
 const READ_WAIT_MAX: Duration = Duration::from_secs(1);
-/// So long nothing is asked of a PostgreSQL that tells no verifiers.
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// So long nothing is asked of a PostgreSQL that may not tell verifiers, or does not answer.
+const FORBIDDEN_FOR: Duration = Duration::from_secs(60);
+const SILENT_FOR: Duration = Duration::from_secs(5);
+/// So long after `ALTER ROLE ... SET` new sessions may begin as before.
+const DEFAULTS_KNOWN_FOR: Duration = Duration::from_secs(5);
 
 /// How a session's client has logged in.
 #[derive(Default)]
@@ -50,9 +54,9 @@ impl Login {
     }
 
     /// The server has let the client in, as `role`.
-    pub async fn is_over(&mut self, verifiers: &Verifiers, role: &str) {
+    pub async fn is_over(&mut self, roles: &Roles, role: &str) {
         let Self::Overheard(overheard) = std::mem::take(self) else { return };
-        if let Some(verifier) = verifiers.of(role, &overheard).await {
+        if let Some(verifier) = roles.verifier(role, &overheard).await {
             *self = overheard.keys(&verifier).map_or(Self::Unknown, |keys| Self::With(keys.into()));
         }
     }
@@ -76,9 +80,9 @@ impl Login {
     }
 }
 
-/// What the region's PostgreSQL keeps of passwords, of roles that have logged in here. Cheap to clone.
+/// What the region's PostgreSQL keeps of the roles that log in here. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Verifiers {
+pub struct Roles {
     shared: Option<Arc<Shared>>,
 }
 
@@ -90,41 +94,70 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    known: BTreeMap<String, Verifier>,
-    /// When PostgreSQL last refused to tell them.
-    refused: Option<Instant>,
+    verifiers: BTreeMap<String, Verifier>,
+    /// Until then PostgreSQL is not asked for more of them.
+    ask_again_at: Option<Instant>,
+    /// By role and database: as of when.
+    defaults: BTreeMap<(String, String), (Instant, Defaults)>,
 }
 
-impl Verifiers {
-    /// As the PostgreSQL of this connection string has them; the role may need the right to read
+/// Settings of the gateway's own that a role, or a database, begins with (`ALTER ROLE ... SET`), in the order in
+/// which they override each other.
+pub type Defaults = Arc<Vec<(String, String)>>;
+
+impl Roles {
+    /// As the PostgreSQL of this connection string has them; for verifiers its role needs the right to read
     /// `pg_authid`. By default there are none.
     pub fn of_postgres(connection: &str) -> Self {
         let shared = Shared { postgres: connection.to_owned(), state: Mutex::default() };
         Self { shared: Some(Arc::new(shared)) }
     }
 
-    /// Returns the verifier by which `role` has logged in.
-    async fn of(&self, role: &str, overheard: &Overheard) -> Option<Verifier> {
-        let shared = self.shared.as_ref()?;
-        let known = shared.state().known.get(role).filter(|known| overheard.is_by(known)).cloned();
-        if known.is_some() {
-            return known;
+    /// Returns what sessions of `role` begin with, as it was some seconds ago at most.
+    pub async fn defaults(&self, role: &str, database: &str) -> Defaults {
+        let Some(shared) = &self.shared else { return Defaults::default() };
+        let which = (role.to_owned(), database.to_owned());
+        let known = shared.state().defaults.get(&which).cloned();
+        if let Some((at, defaults)) = &known
+            && at.elapsed() < DEFAULTS_KNOWN_FOR
+        {
+            return defaults.clone();
         }
-        let refused = shared.state().refused;
-        if refused.is_some_and(|at| at.elapsed() < ASK_AGAIN_AFTER) {
+        match in_time(shared.read_defaults(role, database)).await {
+            Ok(read) => {
+                let read = Defaults::new(read);
+                shared.state().defaults.insert(which, (Instant::now(), read.clone()));
+                read
+            }
+            Err(error) => {
+                tracing::warn!("what role \"{role}\" begins with is not known: {error:#}");
+                let as_before = known.map(|(_, defaults)| defaults).unwrap_or_default();
+                // The next one need not wait for the same.
+                shared.state().defaults.insert(which, (Instant::now(), as_before.clone()));
+                as_before
+            }
+        }
+    }
+
+    /// Returns the verifier by which `role` has logged in.
+    async fn verifier(&self, role: &str, overheard: &Overheard) -> Option<Verifier> {
+        let shared = self.shared.as_ref()?;
+        let known = shared.state().verifiers.get(role).cloned();
+        if let Some(known) = known.filter(|known| overheard.is_by(known)) {
+            return Some(known);
+        }
+        if shared.state().ask_again_at.is_some_and(|at| Instant::now() < at) {
             return None;
         }
-        let read = timeout(READ_WAIT_MAX, shared.read(role)).await;
-        match read.unwrap_or_else(|_| Err(anyhow::anyhow!("PostgreSQL is silent"))) {
+        match in_time(shared.read_verifier(role)).await {
             Ok(read) => {
                 let verifier: Verifier = read?.parse().ok()?;
-                shared.state().known.insert(role.to_owned(), verifier.clone());
+                shared.state().verifiers.insert(role.to_owned(), verifier.clone());
                 Some(verifier)
             }
             Err(error) => {
-                if is_forbidden(&error) {
-                    shared.state().refused = Some(Instant::now());
-                }
+                let pause = if is_forbidden(&error) { FORBIDDEN_FOR } else { SILENT_FOR };
+                shared.state().ask_again_at = Some(Instant::now() + pause);
                 tracing::warn!(
                     "sessions of role \"{role}\" reach no other region that asks for a password: {error:#}"
                 );
@@ -134,12 +167,35 @@ impl Verifiers {
     }
 }
 
+async fn in_time<T>(reading: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    timeout(READ_WAIT_MAX, reading).await.context("PostgreSQL is silent")?
+}
+
 impl Shared {
-    async fn read(&self, role: &str) -> anyhow::Result<Option<String>> {
+    async fn read_verifier(&self, role: &str) -> anyhow::Result<Option<String>> {
         let client = session::connect(&self.postgres, "domicile login").await?;
         let sql = "SELECT rolpassword FROM pg_authid WHERE rolname = $1";
         let row = client.query_opt(sql, &[&role]).await.context("read its verifier")?;
         Ok(row.and_then(|row| row.get(0)))
+    }
+
+    async fn read_defaults(
+        &self,
+        role: &str,
+        database: &str,
+    ) -> anyhow::Result<Vec<(String, String)>> {
+        let client = session::connect(&self.postgres, "domicile login").await?;
+        // As PostgreSQL has it: a role's come after a database's, and a role's in a database last.
+        let sql = "SELECT unnest(s.setconfig)
+                   FROM pg_db_role_setting s
+                   LEFT JOIN pg_roles r ON r.oid = s.setrole
+                   LEFT JOIN pg_database d ON d.oid = s.setdatabase
+                   WHERE (s.setrole = 0 OR r.rolname = $1) AND (s.setdatabase = 0 OR d.datname = $2)
+                   ORDER BY s.setrole <> 0, s.setdatabase <> 0";
+        let rows = client.query(sql, &[&role, &database]).await.context("read its settings")?;
+        let settings = rows.iter().filter_map(|row| row.get::<_, &str>(0).split_once('='));
+        let ours = settings.filter(|(name, _)| name.starts_with("domicile."));
+        Ok(ours.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -148,10 +204,10 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Verifiers {
+impl fmt::Debug for Roles {
     /// Without what is secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verifiers").finish_non_exhaustive()
+        f.debug_struct("Roles").finish_non_exhaustive()
     }
 }
 

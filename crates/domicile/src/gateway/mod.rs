@@ -52,7 +52,7 @@ mod track;
 mod unconfirmed;
 
 use cancel::Cancels;
-pub use login::Verifiers;
+pub use login::Roles;
 use pulse::Silent;
 pub use secure::Secure;
 pub use target::Target;
@@ -85,8 +85,8 @@ pub struct Config {
     /// Whether a commit is a success only once another region holds it.
     pub rpo: Rpo,
     pub secure: Secure,
-    /// With what sessions log in at other regions, as their clients.
-    pub verifiers: Verifiers,
+    /// What roles begin with, and with what their sessions log in at other regions.
+    pub roles: Roles,
     /// How old what the region shows is; absent where nobody knows.
     pub staleness: Option<Staleness>,
 }

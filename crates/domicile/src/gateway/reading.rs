@@ -76,6 +76,24 @@ impl Reading {
         Ok(reading)
     }
 
+    /// The session begins with `defaults`, where its startup packet says nothing else. Returns what of that
+    /// is wrong, and left out.
+    pub fn default_to(
+        &mut self,
+        defaults: &[(String, String)],
+        startup: &Startup,
+        staleness: Option<&Staleness>,
+    ) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (name, value) in defaults {
+            if setting::at_startup(startup).all(|(said, _)| said != *name) {
+                wrong.extend(self.set(name, Some(value), staleness).err());
+            }
+        }
+        self.first = self.terms.clone();
+        wrong
+    }
+
     fn set(
         &mut self,
         name: &str,
@@ -211,6 +229,15 @@ impl Session {
         backend::put_one_text(out, name.as_bytes(), value.as_bytes(), b"SHOW");
         backend::put_ready_for_query(out, self.track.status());
         Ok(false)
+    }
+
+    /// The client is let in, and its role begins with these.
+    pub fn begin_with(&mut self, defaults: &[(String, String)]) {
+        self.key.default_to(defaults, &self.startup);
+        let staleness = self.shared.config.staleness.as_ref();
+        for why in self.reading.default_to(defaults, &self.startup, staleness) {
+            refusals::ignored(why).put_notice(&mut self.client.outgoing);
+        }
     }
 
     /// Sees to it that a transaction which begins with this message reads what its session asks for.

@@ -169,6 +169,11 @@ pub fn invalid_value(why: String) -> Report<'static> {
     Report::new(Severity::Error, sqlstate::INVALID_PARAMETER_VALUE, why)
 }
 
+/// What a role begins with has such a value, and counts for nothing.
+pub fn ignored(why: String) -> Report<'static> {
+    Report::new(Severity::Notice, sqlstate::INVALID_PARAMETER_VALUE, why)
+}
+
 /// The same where the statement cannot be refused alone.
 pub fn invalid_for_session(why: String) -> End {
     End::saying(sqlstate::INVALID_PARAMETER_VALUE, why)

@@ -125,7 +125,9 @@ impl Session {
         }
         let told = self.unconfirmed.tell(tag, &raw);
         if tag == tag::READY_FOR_QUERY {
-            self.begun = true;
+            if !self.begun {
+                self.begin().await;
+            }
             self.client.outgoing.extend_from_slice(&raw);
             if self.track.is_idle() {
                 self.attempt = None;
@@ -176,8 +178,19 @@ impl Session {
         }
         self.login.server_says(body);
         if backend::authentication(body) == Ok(Authentication::Ok) {
-            let role = self.startup.get("user").unwrap_or_default().to_owned();
-            self.login.is_over(&self.shared.config.verifiers, &role).await;
+            let role = self.startup.get("user").unwrap_or_default();
+            self.login.is_over(&self.shared.config.roles, role).await;
+        }
+    }
+
+    /// The server is ready for the first statement.
+    async fn begin(&mut self) {
+        self.begun = true;
+        if self.caller == Caller::Client {
+            let role = self.startup.get("user").unwrap_or_default();
+            let database = self.startup.get("database").unwrap_or(role);
+            let defaults = self.shared.config.roles.defaults(role, database).await;
+            self.begin_with(&defaults);
         }
     }
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile::gateway::{Config, Gateway, Mode, Routes, Secure, Target, Verifiers};
+use domicile::gateway::{Config, Gateway, Mode, Roles, Routes, Secure, Target};
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
 use domicile_core::id::RegionId;
 use domicile_core::partition::{Layout, Scheme};
@@ -18,6 +18,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
+mod defaults;
 mod follow;
 mod hostile;
 mod key;
@@ -116,7 +117,7 @@ impl Wanted {
             layout: Layout { scheme: Scheme::Hash { count: PARTITIONS }, has_reference: false },
             rpo: self.rpo,
             secure: Secure::default(),
-            verifiers: Verifiers::of_postgres(&reader),
+            roles: Roles::of_postgres(&reader),
             staleness: None,
         };
         let gateway = Gateway::bind(config, seen).await.unwrap();
