@@ -52,14 +52,12 @@ impl Key {
 
     /// An empty value is none.
     pub fn set(&mut self, Assignment { name, value, local }: &Assignment) {
-        let value = || value.clone().filter(|value| !value.is_empty());
-        match (name.as_str(), local) {
-            (KEY, true) => self.local = value(),
-            (KEY, false) => (self.value, self.local) = (value(), None),
+        let given = value.clone().filter(|value| !value.is_empty());
+        match (name.as_str(), value, local) {
+            (KEY, _, true) => self.local = given,
+            (KEY, Some(_), false) => (self.value, self.local) = (given, None),
+            (KEY | "all", None, false) => (self.value, self.local) = (self.first.clone(), None),
             _ => {}
-        }
-        if matches!(name.as_str(), KEY | "all") && value().is_none() && !local {
-            self.value = self.first.clone();
         }
     }
 
@@ -144,11 +142,11 @@ mod tests {
             set(&mut key, sql);
             assert_eq!(says(&key), Some(expected), "{sql}");
         }
+        set(&mut key, "SET domicile.key = ''");
+        assert_eq!(says(&key), None, "the role's own is set aside");
+        set(&mut key, "SET domicile.key = DEFAULT");
         set(&mut key, "SET LOCAL domicile.key = '8'");
         key.forget_local();
         assert_eq!(says(&key), Some("7"));
-        let mut none = Key::default();
-        set(&mut none, "SET domicile.key = '7'; SET domicile.key = ''");
-        assert_eq!(says(&none), None);
     }
 }
