@@ -121,6 +121,22 @@ pub fn instead(mode: Mode, routes: &Routes) -> Option<&RegionId> {
     routes.owner_of_whole.as_ref().filter(|_| mode == Mode::FollowOwner)
 }
 
+/// Returns who owns what a client's transaction is about, by the partition of the key that it names; `None`
+/// where that is not looked at, or not known.
+///
+/// In an active-passive cluster one region owns everything. A session that asks how new its reads have to
+/// be reads in its own region: how new others show what is not theirs is not known here.
+pub fn of_key(
+    mode: Mode,
+    caller: Caller,
+    freshness: Option<Freshness>,
+    partition: PartitionId,
+    routes: &Routes,
+) -> Option<&RegionId> {
+    let is_led = mode == Mode::Local && caller == Caller::Client && freshness.is_none();
+    routes.owner_of(partition).filter(|_| is_led)
+}
+
 /// What a guard says when it refuses: who may write, as far as it knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

@@ -28,6 +28,8 @@ pub struct Router {
     /// Everything is one partition.
     whole: bool,
     known: Option<Ownership>,
+    /// The same, or an older one by which guards admit the same.
+    owners: Option<Arc<Ownership>>,
     /// The newest revision that gave the region something.
     ours_at: u64,
     routes: Routes,
@@ -35,7 +37,7 @@ pub struct Router {
 
 impl Router {
     pub fn new(region: RegionId, whole: bool) -> Self {
-        Self { region, whole, known: None, ours_at: 0, routes: Routes::default() }
+        Self { region, whole, known: None, owners: None, ours_at: 0, routes: Routes::default() }
     }
 
     /// Returns the routes when they are not what they were.
@@ -56,7 +58,7 @@ impl Router {
             live,
             abandoned: sight.silent && !owns,
             openings: self.routes.openings + u64::from(opened),
-            owners: self.owners(),
+            owners: self.owners.clone(),
         };
         if next == self.routes {
             return None;
@@ -65,21 +67,15 @@ impl Router {
         Some(&self.routes)
     }
 
-    /// The same as before, as long as no guard admits others.
-    fn owners(&self) -> Option<Arc<Ownership>> {
-        let known = self.known.as_ref()?;
-        match &self.routes.owners {
-            Some(owners) if owners.admits_like(known) => Some(owners.clone()),
-            Some(_) | None => Some(Arc::new(known.clone())),
-        }
-    }
-
     /// Returns whether another region may write more than before.
     fn note(&mut self, sight: Sight<'_>) -> bool {
         let Some(next) = sight.ownership.filter(|next| self.known.as_ref() != Some(*next)) else {
             return false;
         };
         let before = self.known.replace(next.clone());
+        if self.owners.as_ref().is_none_or(|owners| !owners.admits_like(next)) {
+            self.owners = Some(Arc::new(next.clone()));
+        }
         let gained =
             |of: &RegionId| before.as_ref().is_none_or(|before| next.gives_data(before, of));
         if gained(&self.region) {

@@ -161,6 +161,21 @@ fn a_read_is_near_unless_it_asks_for_the_owner() {
 }
 
 #[test]
+fn a_key_leads_a_clients_transaction_where_every_region_writes() {
+    let owners = Arc::new(Ownership::initial(2, &[region("eu"), region("us")]));
+    let routes = Routes { owners: Some(owners), ..owned_by(None) };
+    let led = |mode, caller, freshness, partition| {
+        of_key(mode, caller, freshness, PartitionId(partition), &routes).map(RegionId::as_str)
+    };
+    assert_eq!(led(Mode::Local, Caller::Client, None, 1), Some("us"));
+    assert_eq!(led(Mode::Local, Caller::Client, None, 2), None, "there is no such partition");
+    assert_eq!(led(Mode::FollowOwner, Caller::Client, None, 1), None);
+    assert_eq!(led(Mode::Local, Caller::Peer, None, 1), None);
+    assert_eq!(led(Mode::Local, Caller::Client, Some(Freshness::Eventual), 1), None);
+    assert_eq!(of_key(Mode::Local, Caller::Client, None, PartitionId(1), &owned_by(None)), None);
+}
+
+#[test]
 fn only_the_owner_of_everything_is_asked_instead() {
     let owned = owned_by(Some("eu"));
     assert_eq!(instead(Mode::FollowOwner, &owned), Some(&region("eu")));
