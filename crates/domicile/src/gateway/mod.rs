@@ -44,6 +44,7 @@ mod redirect;
 mod refusals;
 mod relay;
 mod rewound;
+mod roles;
 mod secure;
 mod session;
 mod setting;
@@ -52,8 +53,8 @@ mod track;
 mod unconfirmed;
 
 use cancel::Cancels;
-pub use login::Roles;
 use pulse::Silent;
+pub use roles::Roles;
 pub use secure::Secure;
 pub use target::Target;
 
