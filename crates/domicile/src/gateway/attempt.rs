@@ -31,6 +31,8 @@ pub struct Attempt {
     given: Vec<u8>,
     /// What it has been given already, and the server is still to answer again.
     again: VecDeque<u8>,
+    /// It stays where it is; there may be answers to come that the client has.
+    settled: bool,
     /// Kept from the client until the server is ready.
     refusal: Option<(Refusal, Bytes)>,
     /// How it has been sent on so far.
@@ -60,6 +62,7 @@ impl Attempt {
             owed: 0,
             given: Vec::new(),
             again: VecDeque::new(),
+            settled: false,
             refusal: None,
             way: None,
             before,
@@ -68,6 +71,9 @@ impl Attempt {
 
     /// The client says one more thing. Returns whether all of it can still be said again.
     pub fn say(&mut self, tag: u8, raw: &Bytes, whole: bool) -> bool {
+        if self.settled {
+            return true;
+        }
         self.said.push((tag, raw.clone()));
         self.bytes += raw.len();
         let ends =
@@ -81,7 +87,18 @@ impl Attempt {
     /// Returns whether the server still owes the end of an answer. What comes behind waits for that: it
     /// must not be done before.
     pub fn is_owed(&self) -> bool {
-        self.owed > 0
+        self.owed > 0 && !self.settled
+    }
+
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// Nothing of it will be said again. Returns whether it is of no use any more.
+    pub fn settle(&mut self) -> bool {
+        self.settled = true;
+        self.said.clear();
+        self.again.is_empty()
     }
 
     /// The server has answered. `refusal` is what it says when a guard has refused.
@@ -98,6 +115,7 @@ impl Attempt {
             return if expected == tag { Answer::Kept } else { Answer::Differs };
         }
         match (tag, refusal) {
+            _ if self.settled => Answer::Settles,
             (tag::READY_FOR_QUERY, _) if self.refusal.is_some() => Answer::Kept,
             _ if self.refusal.is_some() => Answer::Settles,
             (tag::ERROR_RESPONSE, Some(refusal)) if !self.asks_for_what_there_is() => {
@@ -233,6 +251,20 @@ mod tests {
         attempt.again();
         assert_eq!(attempt.answer(b'1', &raw(b""), None), Answer::Kept);
         assert_eq!(attempt.answer(b'n', &raw(b""), None), Answer::Differs);
+    }
+
+    #[test]
+    fn what_is_settled_while_it_is_said_again_is_not_given_twice() {
+        let mut attempt = begun(b"Q");
+        attempt.answer(b'C', &raw(b"BEGIN\0"), None);
+        attempt.answer(b'Z', &raw(b"T"), None);
+        attempt.again();
+        assert!(!attempt.settle(), "two answers are to come");
+        assert!(attempt.say(b'B', &raw(b""), false) && !attempt.is_owed());
+        assert_eq!(attempt.answer(b'C', &raw(b"BEGIN\0"), None), Answer::Kept);
+        assert_eq!(attempt.answer(b'Z', &raw(b"T"), None), Answer::Kept);
+        assert_eq!(attempt.answer(b'E', &raw(b""), refusal()), Answer::Settles);
+        assert!(attempt.settle());
     }
 
     #[test]

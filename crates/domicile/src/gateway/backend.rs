@@ -37,7 +37,7 @@ pub struct Backend {
     /// What the session was when it left here; `None` while it is here.
     left: Option<Mark>,
     /// A transaction stands open here that goes on elsewhere, or not at all.
-    pub begun: bool,
+    pub in_transaction: bool,
     /// Answers are to come that nobody waits for any more: the connection is of no use.
     pub astray: bool,
 }
@@ -111,7 +111,7 @@ impl Backend {
             cutter: Cutter::default(),
             key: None,
             left: None,
-            begun: false,
+            in_transaction: false,
             astray: false,
         })
     }
@@ -153,12 +153,12 @@ impl Backend {
 
     /// Ends the transaction that does not go on here.
     pub async fn roll_back(&mut self) -> Result<(), OpenError> {
-        if !self.begun {
+        if !self.in_transaction {
             return Ok(());
         }
         frontend::put_query(&mut self.link.outgoing, b"ROLLBACK");
         self.until_ready(1, &mut Statuses::new()).await?;
-        self.begun = false;
+        self.in_transaction = false;
         Ok(())
     }
 

@@ -2,13 +2,12 @@
 //!
 //! `domicile.key` is the value of the partition key, as text. Who sets it, for the session or with
 //! `SET LOCAL` for the transaction, has his transactions at the owner from their first statement on, and
-//! may read before he writes. In an active-passive cluster, and where a session asks how new its reads
-//! have to be, it is not looked at.
+//! may read before he writes. When it is looked at, `core::route` says.
 
 use bytes::Bytes;
-use domicile_core::id::RegionId;
+use domicile_core::id::PartitionId;
 use domicile_core::partition::Layout;
-use domicile_core::route::{Caller, Mode, Routes};
+use domicile_core::route;
 use domicile_pg::backend::TransactionStatus;
 use domicile_pg::frontend::tag as from_client;
 use domicile_pg::startup::Startup;
@@ -71,10 +70,10 @@ impl Key {
         self.local = None;
     }
 
-    /// Returns who owns what the transaction is about, when that is said and known.
-    fn owner<'r>(&self, layout: &Layout, routes: &'r Routes) -> Option<&'r RegionId> {
+    /// The partition that it leads to.
+    fn partition(&self, layout: &Layout) -> Option<PartitionId> {
         let key = self.local.as_ref().or(self.value.as_ref())?;
-        routes.owner_of(layout.partition_of(&[key.as_bytes()]).ok()?)
+        layout.partition_of(&[key.as_bytes()]).ok()
     }
 }
 
@@ -83,22 +82,18 @@ impl Session {
     /// next message.
     pub async fn follow_key(&mut self, tag: u8, raw: &Bytes) {
         let does = !matches!(tag, from_client::SYNC | from_client::FLUSH) && !sets_only(tag, raw);
+        if !does || !self.track.is_quiet() {
+            return;
+        }
         let config = &self.shared.config;
-        if !does
-            || self.caller == Caller::Peer
-            || config.mode == Mode::FollowOwner
-            || self.reading.asks()
-            || !self.track.is_quiet()
-        {
+        let Some(partition) = self.key.partition(&config.layout) else { return };
+        let (routes, freshness) = (self.shared.routes(), self.reading.freshness());
+        let owner = route::of_key(config.mode, self.caller, freshness, partition, &routes);
+        let Some(owner) = owner.cloned().filter(|owner| *owner != self.active().region) else {
             return;
-        }
-        let routes = self.shared.routes();
-        let Some(owner) = self.key.owner(&config.layout, &routes).cloned() else { return };
-        if self.active().region == owner {
-            return;
-        }
-        let Some(attempt) = self.attempt.take() else { return };
-        self.active().begun = self.track.status() != TransactionStatus::Idle;
+        };
+        let Some(attempt) = self.attempt.take_if(|attempt| !attempt.is_settled()) else { return };
+        self.active().in_transaction = self.track.status() != TransactionStatus::Idle;
         match self.reach(&owner, &attempt).await {
             Ok(()) => self.say_again(attempt),
             Err(error) => {

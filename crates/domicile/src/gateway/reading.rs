@@ -159,9 +159,9 @@ impl Reading {
         }
     }
 
-    /// Transactions of this session wait for something before they begin.
-    pub fn asks(&self) -> bool {
-        self.terms.freshness.is_some()
+    /// How new the session asks its reads to be.
+    pub fn freshness(&self) -> Option<Freshness> {
+        self.terms.freshness
     }
 
     /// The session reads in its own region, whoever owns what.

@@ -23,7 +23,7 @@ impl Session {
     pub fn begin_attempt(&mut self) {
         let may_go = self.caller == Caller::Client;
         self.attempt = may_go.then(|| Attempt::new(self.memory.mark()));
-        self.home.begun = false;
+        self.home.in_transaction = false;
     }
 
     /// Keeps what the client says, as long as it may have to be said again.
@@ -55,8 +55,12 @@ impl Session {
 
     /// The transaction stays where it is: the client gets what was kept from it.
     pub fn settle(&mut self) {
-        if let Some((_, raw)) = self.attempt.take().and_then(|mut attempt| attempt.take_refusal()) {
+        let Some(attempt) = &mut self.attempt else { return };
+        if let Some((_, raw)) = attempt.take_refusal() {
             self.client.outgoing.extend_from_slice(&raw);
+        }
+        if attempt.settle() {
+            self.attempt = None;
         }
     }
 
@@ -68,7 +72,7 @@ impl Session {
             self.attempt = Some(attempt);
             return Ok(());
         };
-        self.active().begun = self.track.status() != TransactionStatus::Idle;
+        self.active().in_transaction = self.track.status() != TransactionStatus::Idle;
         let clock = self.shared.clock;
         let by = self.active().region.clone();
         let patience = budget(&self.shared);
@@ -167,7 +171,7 @@ impl Session {
     }
 
     fn give_refusal(&mut self, attempt: &Attempt, answer: &[u8]) -> Result<(), End> {
-        let status = if self.active().begun {
+        let status = if self.active().in_transaction {
             TransactionStatus::Failed
         } else if attempt.has_begun() {
             // The server would take what comes next for a transaction of its own.

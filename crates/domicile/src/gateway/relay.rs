@@ -24,7 +24,7 @@ impl Session {
         // What comes behind a statement that may have to go elsewhere must not be done before.
         while !self.is_owed() && !self.track.is_full() && self.active().link.has_room() {
             // Whether the next message begins a transaction, only the server can say.
-            if self.reading.asks() && self.begun && self.track.awaits_end() {
+            if self.reading.freshness().is_some() && self.begun && self.track.awaits_end() {
                 break;
             }
             let piece = self.client_cutter.next(&mut self.client.incoming);
@@ -153,7 +153,7 @@ impl Session {
         let Some(region) = self.at_other.take() else { return };
         if let Some(other) = self.others.get_mut(&region) {
             other.leave(&self.memory);
-            other.begun = false;
+            other.in_transaction = false;
         }
         self.reading.was_at(region);
         self.tell_cancels();

@@ -80,3 +80,18 @@ async fn a_key_whose_owner_cannot_be_reached_leads_nowhere_and_keeps_nobody() {
     tokio::spawn(connection);
     assert_eq!(place(&client).await, "eu");
 }
+
+#[tokio::test]
+async fn a_message_that_is_too_large_to_say_again_comes_after_what_is_said_again() {
+    let (eu, us) = two(["eu", "us"]).await;
+    let client = eu.connect().await;
+    client.batch_execute("BEGIN").await.unwrap();
+    let set = format!("SET domicile.key = '{}'", key());
+    client.batch_execute(&set).await.unwrap();
+    let body = "x".repeat(1024 * 1024);
+    client.batch_execute(&format!("INSERT INTO note VALUES (1, '{body}')")).await.unwrap();
+    assert_eq!(place(&client).await, "us");
+    client.batch_execute("COMMIT; RESET domicile.key").await.unwrap();
+    assert_eq!(place(&client).await, "eu");
+    assert_eq!(us.count("SELECT length(body)::bigint FROM note").await, 1024 * 1024);
+}
