@@ -13,7 +13,7 @@ use domicile_pg::backend::{self, tag};
 use domicile_pg::frontend::tag as from_client;
 
 use super::cut;
-use super::memory::Mark;
+use super::memory::Remembered;
 use super::moving::Wait;
 
 /// Beyond this a refusal is the client's answer.
@@ -38,7 +38,7 @@ pub struct Attempt {
     /// How it has been sent on so far.
     pub way: Option<(Redirect, Wait)>,
     /// What the session had made of itself before.
-    pub before: Mark,
+    pub before: Remembered,
 }
 
 /// What becomes of an answer.
@@ -55,7 +55,7 @@ pub enum Answer {
 }
 
 impl Attempt {
-    pub fn new(before: Mark) -> Self {
+    pub fn new(before: Remembered) -> Self {
         Self {
             said: Vec::new(),
             bytes: 0,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn begun(said: &[u8]) -> Attempt {
-        let mut attempt = Attempt::new(Memory::default().mark());
+        let mut attempt = Attempt::new(Memory::default().remembered());
         for tag in said {
             assert!(attempt.say(*tag, &raw(b""), true));
         }

@@ -20,7 +20,7 @@ use super::Shared;
 use super::cut::{self, Cutter, Piece};
 use super::door::{HOP, HOP_PARAMETER};
 use super::link::Link;
-use super::memory::{Mark, Memory, Prepared};
+use super::memory::{Memory, Prepared, Remembered};
 use super::target::Target;
 
 /// A setting and its value as the server reported it.
@@ -35,7 +35,7 @@ pub struct Backend {
     pub cutter: Cutter,
     pub key: Option<BackendKeyData>,
     /// What the session was when it left here; `None` while it is here.
-    left: Option<Mark>,
+    left: Option<Remembered>,
     /// A transaction stands open here that goes on elsewhere, or not at all.
     pub in_transaction: bool,
     /// Answers are to come that nobody waits for any more: the connection is of no use.
@@ -127,14 +127,14 @@ impl Backend {
         let mut statuses = Statuses::new();
         opened.log_in(keys).await?;
         opened.until_ready(1, &mut statuses).await?;
-        opened.left = Some(Mark::default());
+        opened.left = Some(Remembered::default());
         opened.catch_up(memory, &mut statuses).await?;
         Ok((opened, statuses))
     }
 
     /// The session goes on elsewhere.
     pub fn leave(&mut self, memory: &Memory) {
-        self.left.get_or_insert_with(|| memory.mark());
+        self.left.get_or_insert_with(|| memory.remembered());
     }
 
     /// Makes of the session here what it has become elsewhere; nothing when it was here all the time. The

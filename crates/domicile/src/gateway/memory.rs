@@ -56,7 +56,7 @@ pub type Prepared = BTreeMap<Bytes, Bytes>;
 
 /// What a session had made of itself at some time.
 #[derive(Clone, Debug, Default)]
-pub struct Mark {
+pub struct Remembered {
     pub settings_version: u64,
     pub prepared: Arc<Prepared>,
 }
@@ -104,20 +104,20 @@ impl Memory {
     }
 
     /// What there is now; costs little as long as little changes.
-    pub fn mark(&self) -> Mark {
-        Mark { settings_version: self.settings_version, prepared: self.prepared.clone() }
+    pub fn remembered(&self) -> Remembered {
+        Remembered { settings_version: self.settings_version, prepared: self.prepared.clone() }
     }
 
-    /// What it was when a transaction began at `mark` that has not ended.
-    pub fn as_at(&self, mark: &Mark) -> Self {
+    /// What it was when a transaction began, `then`, that has not ended.
+    pub fn as_at(&self, then: &Remembered) -> Self {
         let settings = self.settings.iter().map(|(key, raw)| key.len() + raw.len());
         Self {
-            prepared: mark.prepared.clone(),
+            prepared: then.prepared.clone(),
             settings: self.settings.clone(),
             open: Vec::new(),
-            bytes: settings.sum::<usize>() + bytes_of(&mark.prepared),
+            bytes: settings.sum::<usize>() + bytes_of(&then.prepared),
             bound: self.bound,
-            settings_version: mark.settings_version,
+            settings_version: then.settings_version,
         }
     }
 
@@ -239,13 +239,13 @@ mod tests {
     fn a_transaction_that_begins_anew_has_made_nothing_yet() {
         let mut memory = Memory::default();
         memory.agreed(prepare("s1"));
-        let mark = memory.mark();
+        let then = memory.remembered();
         memory.agreed(set("a", "a=1"));
         memory.agreed(prepare("s2"));
         memory.agreed(prepare("s2"));
         memory.agreed(Change::Forget { name: Bytes::from_static(b"s1") });
         assert_eq!((memory.prepared().len(), memory.bytes), (1, 3));
-        memory = memory.as_at(&mark);
+        memory = memory.as_at(&then);
         memory.committed();
         assert_eq!(
             (memory.prepared().keys().next().unwrap().as_ref(), memory.bytes),

@@ -22,7 +22,7 @@ impl Session {
     /// Whatever the client says now begins a transaction. Only its own gateway sends that elsewhere.
     pub fn begin_attempt(&mut self) {
         let may_go = self.caller == Caller::Client;
-        self.attempt = may_go.then(|| Attempt::new(self.memory.mark()));
+        self.attempt = may_go.then(|| Attempt::new(self.memory.remembered()));
         self.home.in_transaction = false;
     }
 

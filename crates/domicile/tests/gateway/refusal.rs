@@ -8,11 +8,17 @@ use crate::*;
 /// Far less than the budget of the sessions here.
 const QUICK: Duration = Duration::from_secs(5);
 
-#[tokio::test]
-async fn a_refused_statement_is_done_by_the_owner() {
+/// Two regions, of which the second owns every note.
+async fn notes_of_the_other() -> (Region, Region) {
     let (eu, us) = Wanted::new(Mode::Local).two_regions().await;
     eu.guard("us", 4, false).await;
     us.guard("us", 4, true).await;
+    (eu, us)
+}
+
+#[tokio::test]
+async fn a_refused_statement_is_done_by_the_owner() {
+    let (eu, us) = notes_of_the_other().await;
     let client = eu.connect().await;
     client.batch_execute("SET application_name = 'first'").await.unwrap();
     for id in 1..=3 {
@@ -31,22 +37,12 @@ async fn a_refused_statement_is_done_by_the_owner() {
 
 #[tokio::test]
 async fn a_redirected_transaction_stays_with_the_owner_until_it_ends() {
-    let (eu, us) = Wanted::new(Mode::Local).two_regions().await;
-    eu.guard("us", 4, false).await;
-    us.guard("us", 4, true).await;
+    let (eu, _us) = notes_of_the_other().await;
     let client = eu.connect().await;
     client.batch_execute("INSERT INTO note VALUES (1); BEGIN").await.unwrap();
     assert_eq!(place(&client).await, "us");
     client.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(place(&client).await, "eu");
-}
-
-/// Two regions, of which the second owns every note.
-async fn notes_of_the_other() -> (Region, Region) {
-    let (eu, us) = Wanted::new(Mode::Local).two_regions().await;
-    eu.guard("us", 4, false).await;
-    us.guard("us", 4, true).await;
-    (eu, us)
 }
 
 #[tokio::test]
