@@ -1,5 +1,6 @@
 //! What stands between pgbench and PostgreSQL?
 
+use std::any::Any;
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use domicile::gateway::{Config, Gateway, Mode, Roles, Routes, Secure, Target};
 use domicile::lab::cluster::{Cluster, free_port};
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -43,15 +44,8 @@ impl fmt::Display for Contender {
 pub struct Door {
     pub contender: Contender,
     pub port: u16,
-    _open: Open,
-}
-
-/// What keeps it open.
-#[allow(dead_code, reason = "held until it is dropped")]
-enum Open {
-    Anyway,
-    Gateway(watch::Sender<Arc<Routes>>, AbortOnDropHandle<()>),
-    Process(Child),
+    /// What keeps it open.
+    _held: Box<dyn Any>,
 }
 
 impl Door {
@@ -60,17 +54,17 @@ impl Door {
         cluster: &Cluster,
         folder: &Path,
     ) -> anyhow::Result<Self> {
-        let (port, open) = match contender {
-            Contender::Direct => (cluster.port(), Open::Anyway),
+        let (port, held): (u16, Box<dyn Any>) = match contender {
+            Contender::Direct => (cluster.port(), Box::new(())),
             Contender::Ours => ours(cluster).await?,
             Contender::Pgbouncer => pgbouncer(cluster, folder).await?,
         };
-        Ok(Self { contender, port, _open: open })
+        Ok(Self { contender, port, _held: held })
     }
 }
 
 /// As an agent has it where every region writes.
-async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Open)> {
+async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Box<dyn Any>)> {
     let (routes, seen) = watch::channel(Arc::new(Routes::default()));
     let config = Config {
         region: "eu".parse()?,
@@ -88,11 +82,11 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Open)> {
     let gateway = Gateway::bind(config, seen).await?;
     let port = gateway.address().port();
     let served = tokio::spawn(gateway.run(CancellationToken::new()));
-    Ok((port, Open::Gateway(routes, AbortOnDropHandle::new(served))))
+    Ok((port, Box::new((routes, AbortOnDropHandle::new(served)))))
 }
 
 /// With its defaults, but for what it needs to be let in.
-async fn pgbouncer(cluster: &Cluster, folder: &Path) -> anyhow::Result<(u16, Open)> {
+async fn pgbouncer(cluster: &Cluster, folder: &Path) -> anyhow::Result<(u16, Box<dyn Any>)> {
     let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
     let program = program.into_iter().find(|program| Path::new(program).exists());
     let program = program.context("it is not installed")?;
@@ -126,5 +120,5 @@ async fn pgbouncer(cluster: &Cluster, folder: &Path) -> anyhow::Result<(u16, Ope
     };
     tokio::time::timeout(OPEN_WAIT_MAX, opened).await.context("it does not listen")?;
     ensure!(child.try_wait()?.is_none(), "it has ended");
-    Ok((port, Open::Process(child)))
+    Ok((port, Box::new(child)))
 }
