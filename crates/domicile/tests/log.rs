@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use bytes::Bytes;
 use domicile::lab::cluster::Disk;
-use domicile::log::{Frame, Log, LogConfig, LogError, LogState, Opened, Record, Room};
+use domicile::log::{Frame, Log, LogConfig, LogError, LogState, Opened, Record, Room, Standing};
 use domicile_core::frame::Compression;
 use domicile_core::lsn::Lsn;
 use tempfile::TempDir;
@@ -451,6 +451,32 @@ async fn damage_that_a_full_disk_keeps_from_being_set_aside_is_set_aside_once_it
     append(&log, [50]).await;
     assert_eq!(all(&log).await, [10, 20, 30, 40, 50]);
     assert_eq!(files(&folder, ".corrupt").len(), 2);
+}
+
+#[tokio::test]
+async fn a_log_opens_on_a_full_disk_and_takes_records_once_there_is_room() {
+    let mut disk = match Disk::make(4 << 20) {
+        Ok(disk) => disk,
+        Err(error) => return println!("not tried: {error}"),
+    };
+    let folder = disk.path().join("log");
+    let (log, _) = open(&folder);
+    append(&log, [10, 20]).await;
+    drop(log);
+    forget_mark(&folder);
+    disk.fill().unwrap();
+    let (log, opened) = open(&folder);
+    assert_eq!((opened.end, opened.state), (Lsn(20), LogState::Sound));
+    assert!(matches!(log.standing(), Standing::Full(_)), "{:?}", log.standing());
+    assert_eq!(all(&log).await, [10, 20]);
+    assert!(matches!(log.append(vec![record(30)]).await, Err(LogError::Poisoned { .. })));
+    disk.free().unwrap();
+    append(&log, [30]).await;
+    assert_eq!(log.standing(), Standing::Sound);
+    drop(log);
+    let (log, opened) = open(&folder);
+    assert_eq!((opened.end, opened.state), (Lsn(30), LogState::Sound));
+    assert_eq!(all(&log).await, [10, 20, 30]);
 }
 
 /// Names the folder for the child process of the test below.

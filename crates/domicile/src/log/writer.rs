@@ -95,7 +95,7 @@ impl Writer {
             segment::sync_folder(parent)?;
         }
         let lock = lock(&folder)?;
-        let mut mark = Mark::open(&folder)?;
+        let mark = Mark::open(&folder)?;
         let judged = judge::judge(&folder, mark.at())?;
         let (mut torn_bytes, mut damage) = (0, None);
         match judged.verdict {
@@ -113,7 +113,6 @@ impl Writer {
             // What is whole may never have been flushed before the process died: it is read from
             // memory now and could still be lost.
             settle(&shared, tail.as_ref())?;
-            mark.set(end)?;
         }
         let state = damage.map_or(LogState::Sound, |damage| LogState::Corrupt {
             segment: segment::path(&folder, damage.segment),
@@ -121,7 +120,7 @@ impl Writer {
             resumes_at: damage.resumes_at,
         });
         let clock = Clock::new();
-        let writer = Self {
+        let mut writer = Self {
             shared,
             segment_bytes,
             tail,
@@ -134,6 +133,10 @@ impl Writer {
             buffer: Vec::new(),
             _lock: lock,
         };
+        if writer.mark_is_behind() {
+            // A disk without room for it need not keep anybody from what the log holds.
+            writer.set_mark();
+        }
         Ok((writer, Opened { end, torn_bytes, state }))
     }
 
