@@ -34,6 +34,7 @@ pub struct Config {
     /// Without it no names are answered.
     pub dns: Option<Dns>,
     pub regions: Vec<Region>,
+    pub witnesses: Vec<Witness>,
     pub tables: BTreeMap<TableName, TableKind>,
     /// How long an entry of the conflict journal is kept at least.
     pub journal_keep: Millis,
@@ -158,6 +159,22 @@ pub struct Region {
     pub data: String,
 }
 
+/// A place without a PostgreSQL whose agent holds every region's log, observes, and seals: it makes
+/// copies and majorities where there are too few regions for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// None of the regions' either.
+    pub id: RegionId,
+    /// `host:port` at which the other agents reach this one.
+    pub peer: String,
+    /// `host:port` at which this agent listens for peers; usually the same.
+    pub peer_listen: String,
+    /// `host:port` at which the agent gives its metrics, if it does.
+    pub metrics: Option<String>,
+    /// Folder of the agent's replication logs and seals.
+    pub data: String,
+}
+
 /// Who may write a table's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TableKind {
@@ -191,6 +208,16 @@ impl Config {
         self.regions.iter().map(|r| r.id.clone()).collect()
     }
 
+    pub fn witness(&self, id: &RegionId) -> Option<&Witness> {
+        self.witnesses.iter().find(|witness| witness.id == *id)
+    }
+
+    /// All that hold logs, with where their agents are reached: regions, then witnesses.
+    pub fn holders(&self) -> impl Iterator<Item = (&RegionId, &str)> {
+        let regions = self.regions.iter().map(|region| (&region.id, region.peer.as_str()));
+        regions.chain(self.witnesses.iter().map(|witness| (&witness.id, witness.peer.as_str())))
+    }
+
     pub fn kind(&self, table: &TableName) -> Option<&TableKind> {
         self.tables.get(table)
     }
@@ -222,6 +249,7 @@ impl Config {
             },
         };
         let first = ids[0].clone();
-        ownership.with_members(ids).with_canary(first)
+        let witnesses = self.witnesses.iter().map(|witness| witness.id.clone());
+        ownership.with_members(ids).with_witnesses(witnesses).with_canary(first)
     }
 }

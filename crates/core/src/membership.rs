@@ -1,11 +1,11 @@
-//! May a region be taken into the cluster, or out of it?
+//! May a region, or a witness, be taken into the cluster, or out of it?
 //!
 //! In, when every member keeps its log for it from now on, so that nothing is gone which its copy of
 //! the tables does not show.
 //!
 //! Out: it need not be there for that: what it owned has moved, so its history has an end, and the others
 //! show all of it that any of them holds. And of the others' histories it may hold the only copy
-//! that a commit was acknowledged for: the regions that stay must have enough copies without it.
+//! that a commit was acknowledged for: those that stay must have enough copies without it.
 //! After that nobody asks for its log again, and nobody keeps anything for it.
 
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ use crate::runbook::{Facts, RegionFacts};
 pub enum Obstacle {
     /// Rows name it as their home: `home(column)`.
     IsNamed(RegionId),
-    /// So few regions would be `left`: one replicates nothing, and copies need others to hold them.
+    /// So few would be `left`: one region replicates nothing, and copies need others to hold them.
     IsNeeded {
         left: usize,
         needed: usize,
@@ -55,7 +55,7 @@ pub enum Obstacle {
         shown: Lsn,
         end: Lsn,
     },
-    /// Of `origin` up to `end` the regions that stay have too few copies. Passes by itself.
+    /// Of `origin` up to `end` those that stay have too few copies. Passes by itself.
     FewCopies {
         origin: Origin,
         end: Lsn,
@@ -92,9 +92,9 @@ impl Obstacle {
             ),
             Self::Silent(region) => format!("bring {region} back, or remove it first"),
             Self::Absent(region) => format!("domicile agent --region {region}"),
-            Self::Unaware { region, of } => format!(
-                "write [[region]] \"{of}\" into the domicile.toml of {region}, and restart its agent"
-            ),
+            Self::Unaware { region, of } => {
+                format!("write \"{of}\" into the domicile.toml of {region}, and restart its agent")
+            }
             Self::NoSource(_) => "see which region is well (domicile status)".to_owned(),
             Self::Lacks { region, .. } => format!("see what holds {region} up (domicile status)"),
             Self::FewCopies { origin, .. } => {
@@ -112,7 +112,7 @@ impl fmt::Display for Obstacle {
         match self {
             Self::IsNamed(region) => write!(out, "rows name region {region} as their home"),
             Self::IsNeeded { left, needed } => {
-                write!(out, "the number of regions would be {left}, and must be {needed} or more")
+                write!(out, "{left} would be left, and there must be {needed} or more")
             }
             Self::Owns { region, ranges, .. } => {
                 write!(out, "region {region} owns partitions {}", list(ranges))
@@ -149,19 +149,7 @@ pub fn addable(
     facts: &Facts,
     unaware: &BTreeSet<RegionId>,
 ) -> Result<RegionId, Vec<Obstacle>> {
-    let reachable = |region| facts.regions.get(region).is_some_and(|seen| seen.reachable);
-    let mut found = Vec::new();
-    if !reachable(newcomer) {
-        found.push(Obstacle::Absent(newcomer.clone()));
-    }
-    for member in facts.ownership.members() {
-        if !reachable(member) {
-            found.push(Obstacle::Silent(member.clone()));
-        } else if unaware.contains(member) {
-            let (region, of) = (member.clone(), newcomer.clone());
-            found.push(Obstacle::Unaware { region, of });
-        }
-    }
+    let mut found = against_newcomer(newcomer, facts, unaware);
     let whole = |region: &&RegionId| {
         let seen = facts.regions.get(*region);
         seen.is_some_and(|seen| seen.reachable && !seen.left_behind)
@@ -175,6 +163,28 @@ pub fn addable(
         Some(source) if found.is_empty() => Ok(source.clone()),
         _ => Err(found),
     }
+}
+
+/// Returns what keeps `newcomer` from being counted on, be it a region or a witness: a member that does not
+/// know of it would not ship to it, nor have its seal.
+pub fn against_newcomer(
+    newcomer: &RegionId,
+    facts: &Facts,
+    unaware: &BTreeSet<RegionId>,
+) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    if !facts.is_reachable(newcomer) {
+        found.push(Obstacle::Absent(newcomer.clone()));
+    }
+    for member in facts.ownership.members() {
+        if !facts.is_reachable(member) {
+            found.push(Obstacle::Silent(member.clone()));
+        } else if unaware.contains(member) {
+            let (region, of) = (member.clone(), newcomer.clone());
+            found.push(Obstacle::Unaware { region, of });
+        }
+    }
+    found
 }
 
 /// Returns the last incarnation of `region` of which others hold records; 0 when there is none.
@@ -196,7 +206,7 @@ pub fn counted_on(region: &RegionId, facts: &Facts) -> Frontier {
     own.map(|(origin, end)| (origin.clone(), end)).collect()
 }
 
-/// Everything that stands in the way of removing `region`, on which others [`counted_on`] so far.
+/// Everything that stands in the way of removing `region`, which may be a witness, on which others [`counted_on`] so far.
 /// One that `comes_back`, seeded again, may be the home of rows, and leave one region behind.
 pub fn obstacles(
     region: &RegionId,
@@ -212,12 +222,18 @@ pub fn obstacles(
     {
         found.push(Obstacle::IsNamed(region.clone()));
     }
-    let answers = facts.regions.get(region).is_some_and(|seen| seen.reachable);
+    let answers = facts.is_reachable(region);
     let stays = |other: &RegionId| other != region && facts.ownership.members().contains(other);
     let others: Vec<_> = facts.regions.iter().filter(|(other, _)| stays(other)).collect();
+    let bears_witness =
+        |other: &RegionId| other != region && facts.ownership.witnesses().contains(other);
+    let witnesses = facts.witnesses.iter().filter(|(other, _)| bears_witness(other));
     let copies = facts.rpo.copies();
-    let (left, needed) = (others.len(), copies.max(usize::from(!comes_back)) + 1);
-    if left < needed {
+    let regions = (others.len(), usize::from(!comes_back) + 1);
+    let holders = (others.len() + witnesses.clone().count(), copies + 1);
+    if let Some((left, needed)) =
+        [regions, holders].into_iter().find(|(left, needed)| left < needed)
+    {
         found.push(Obstacle::IsNeeded { left, needed });
     }
     let (owned, moving) = held(&facts.ownership, region);
@@ -251,7 +267,8 @@ pub fn obstacles(
         let holds = |(other, seen): &&(&RegionId, &RegionFacts)| {
             **other != origin.region && seen.flushed.get(origin) >= end
         };
-        let have = others.iter().filter(holds).count();
+        let witnessed = witnesses.clone().filter(|(_, seen)| seen.flushed.get(origin) >= end);
+        let have = others.iter().filter(holds).count() + witnessed.count();
         if have < copies {
             found.push(Obstacle::FewCopies { origin: origin.clone(), end, have, copies });
         }
@@ -283,6 +300,7 @@ mod tests {
     use crate::id::RunId;
     use crate::ownership::OwnershipChange;
     use crate::progress::Rpo;
+    use crate::runbook::WitnessFacts;
     use crate::time::{Millis, Time};
 
     const HASH: Scheme = Scheme::Hash { count: 2 };
@@ -317,6 +335,7 @@ mod tests {
                 (region("eu"), seen(true, at(90))),
                 (region("us"), seen(true, at(shown))),
             ]),
+            witnesses: BTreeMap::new(),
             seals: BTreeMap::new(),
             promises_over_at: None,
             canary_written: false,
@@ -367,6 +386,42 @@ mod tests {
         }
         assert_eq!(last_incarnation(&region("ap"), &facts), 1, "others hold its log");
         assert_eq!(last_incarnation(&sa, &facts), 0);
+    }
+
+    #[test]
+    fn a_witness_stands_in_for_a_copy_and_for_no_region() {
+        let (eu, ap) = (Origin::new(region("eu"), 1), region("ap"));
+        let mut facts = facts(&["eu", "us"], 90);
+        facts.rpo = Rpo::Zero { copies: 2 };
+        let counted = Frontier::from_iter([(eu.clone(), Lsn(50))]);
+        for name in ["eu", "us"] {
+            facts.regions.get_mut(&region(name)).unwrap().flushed.advance(&eu, Lsn(50));
+        }
+        let needed = |facts: &Facts| obstacles(&ap, false, &HASH, facts, &counted);
+        assert_eq!(needed(&facts)[0], Obstacle::IsNeeded { left: 2, needed: 3 });
+        facts.ownership = facts.ownership.with_witnesses([region("metro")]);
+        let held = WitnessFacts { reachable: true, flushed: Frontier::default() };
+        facts.witnesses.insert(region("metro"), held);
+        let few = Obstacle::FewCopies { origin: eu.clone(), end: Lsn(50), have: 1, copies: 2 };
+        assert_eq!(needed(&facts), [few]);
+        facts.witnesses.get_mut(&region("metro")).unwrap().flushed.advance(&eu, Lsn(50));
+        assert_eq!(needed(&facts), []);
+        // The witness itself goes only when it is stopped and no copy of its counts any more.
+        let metro = region("metro");
+        facts.regions.get_mut(&ap).unwrap().reachable = true;
+        let leaves = |facts: &Facts| obstacles(&metro, false, &HASH, facts, &counted);
+        let few = Obstacle::FewCopies { origin: eu.clone(), end: Lsn(50), have: 1, copies: 2 };
+        assert_eq!(leaves(&facts), [Obstacle::Runs(metro.clone()), few]);
+        facts.witnesses.get_mut(&metro).unwrap().reachable = false;
+        facts.regions.get_mut(&ap).unwrap().flushed.advance(&eu, Lsn(50));
+        assert_eq!(leaves(&facts), []);
+        // A single region with witnesses replicates nothing.
+        facts.rpo = Rpo::None;
+        let two = ["eu", "ap"].map(region);
+        facts.ownership =
+            Ownership::initial(2, &two[..1]).with_members(two).with_witnesses([metro]);
+        let found = obstacles(&ap, false, &HASH, &facts, &Frontier::default());
+        assert_eq!(found[0], Obstacle::IsNeeded { left: 1, needed: 2 });
     }
 
     #[test]

@@ -15,9 +15,10 @@
 //! Beside the partitions of tables stands the canary: a partition of nobody's rows, which moves like the
 //! others and may be moved at any time. It has a number of its own, far behind all others.
 //!
-//! It also names the members: the regions whose copies count for an acknowledgement, and whose seals
-//! a cut therefore needs. Both in one value, and no member comes or goes while a cut is decided: so
-//! nothing was ever counted on that a cut did not ask.
+//! It also names who holds the owners' logs: the members, which are the regions, and the witnesses,
+//! which have no tables and never own. Copies of all of these count for an acknowledgement, and a cut
+//! therefore needs their seals. Both in one value, and no holder comes or goes while a cut is decided:
+//! so nothing was ever counted on that a cut did not ask.
 
 mod forgets;
 mod room;
@@ -44,6 +45,7 @@ pub const RUNS_MAX: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ownership {
     members: BTreeSet<RegionId>,
+    witnesses: BTreeSet<RegionId>,
     entries: Vec<Entry>,
     /// The latest last.
     turns: Vec<Turn>,
@@ -125,8 +127,10 @@ pub enum OwnershipChange {
     HandBack { run: RunId },
     /// `region` shows what the others show: its copies count from now on, and it may own.
     Join { region: RegionId },
-    /// `region` owns nothing, and nothing is waited for that it alone holds.
+    /// `region` owns nothing, and nothing is waited for that it alone holds. It may be a witness.
     Leave { region: RegionId },
+    /// `witness` takes in what the owners write: its copies count from now on.
+    Witness { witness: RegionId },
     /// The canary partition is there from now on, and `by`'s. Ownership that an older Domicile has
     /// written has none.
     AddCanary { by: RegionId },
@@ -151,6 +155,8 @@ pub enum OwnershipRefusal {
     NoCut(PartitionRange),
     #[error("region \"{0}\" is a member already")]
     IsMember(RegionId),
+    #[error("\"{0}\" is a witness already")]
+    IsWitness(RegionId),
     #[error("region \"{0}\" is not a member of the cluster")]
     NotMember(RegionId),
     #[error("region \"{0}\" owns partitions, or is about to")]
@@ -219,7 +225,8 @@ impl Ownership {
     /// Rebuilds a stored value; `None` when the entries have gaps, overlaps or do not start at 0.
     pub fn from_entries(members: BTreeSet<RegionId>, mut entries: Vec<Entry>) -> Option<Self> {
         entries.sort_by_key(|e| e.range.first);
-        let ownership = Self { members, entries, turns: Vec::new() };
+        let witnesses = BTreeSet::new();
+        let ownership = Self { members, witnesses, entries, turns: Vec::new() };
         let data = ownership.data();
         let starts = data.first().is_some_and(|e| e.range.first == 0);
         let joined =
@@ -234,9 +241,24 @@ impl Ownership {
         self
     }
 
-    /// The regions whose copies count and whose seals are needed.
+    /// Has these hold logs without owning.
+    pub fn with_witnesses(mut self, witnesses: impl IntoIterator<Item = RegionId>) -> Self {
+        self.witnesses.extend(witnesses);
+        self
+    }
+
+    /// The regions: those who may own.
     pub fn members(&self) -> &BTreeSet<RegionId> {
         &self.members
+    }
+
+    pub fn witnesses(&self) -> &BTreeSet<RegionId> {
+        &self.witnesses
+    }
+
+    /// Whose copies count and whose seals are needed: members and witnesses.
+    pub fn holders(&self) -> impl Iterator<Item = &RegionId> + Clone {
+        self.members.iter().chain(&self.witnesses)
     }
 
     /// The runs that have, or had, partitions in their hands, the latest last.
@@ -454,6 +476,7 @@ impl Ownership {
             OwnershipChange::HandBack { run } => self.close(run, State::handing_over),
             OwnershipChange::Join { region } => self.join(region),
             OwnershipChange::Leave { region } => self.leave(region),
+            OwnershipChange::Witness { witness } => self.witness(witness),
             OwnershipChange::AddCanary { by } => self.add_canary(by),
         }
     }
@@ -578,20 +601,38 @@ impl Ownership {
     }
 
     fn join(&self, region: &RegionId) -> Result<Self, OwnershipRefusal> {
-        // While a cut is decided, those are asked whom the fenced owner may have counted on.
-        let open = |e: &&Entry| matches!(&e.state, State::Fenced { cut: None, .. });
-        if let Some(open) = self.entries.iter().find(open) {
-            return Err(OwnershipRefusal::NoCut(open.range));
-        }
+        self.check_newcomer(region)?;
         let mut joined = self.clone();
-        if !joined.members.insert(region.clone()) {
-            return Err(OwnershipRefusal::IsMember(region.clone()));
-        }
+        joined.members.insert(region.clone());
         Ok(joined)
     }
 
+    fn witness(&self, witness: &RegionId) -> Result<Self, OwnershipRefusal> {
+        self.check_newcomer(witness)?;
+        let mut joined = self.clone();
+        joined.witnesses.insert(witness.clone());
+        Ok(joined)
+    }
+
+    fn check_newcomer(&self, newcomer: &RegionId) -> Result<(), OwnershipRefusal> {
+        if self.members.contains(newcomer) {
+            return Err(OwnershipRefusal::IsMember(newcomer.clone()));
+        }
+        if self.witnesses.contains(newcomer) {
+            return Err(OwnershipRefusal::IsWitness(newcomer.clone()));
+        }
+        // While a cut is decided, those are asked whom the fenced owner may have counted on.
+        let open = |e: &&Entry| matches!(&e.state, State::Fenced { cut: None, .. });
+        match self.entries.iter().find(open) {
+            Some(open) => Err(OwnershipRefusal::NoCut(open.range)),
+            None => Ok(()),
+        }
+    }
+
     fn leave(&self, region: &RegionId) -> Result<Self, OwnershipRefusal> {
-        self.check_member(region)?;
+        if !self.holders().any(|holder| holder == region) {
+            return Err(OwnershipRefusal::NotMember(region.clone()));
+        }
         // Which run gives these to whom does not stand here: perhaps to this one.
         let fenced = |e: &&Entry| matches!(&e.state, State::Fenced { .. });
         if let Some(Entry { range, state, .. }) = self.entries.iter().find(fenced) {
@@ -602,6 +643,7 @@ impl Ownership {
         }
         let mut left = self.clone();
         left.members.remove(region);
+        left.witnesses.remove(region);
         Ok(left)
     }
 

@@ -102,8 +102,8 @@ pub struct OriginProgress {
     peers: BTreeMap<RegionId, Reported>,
     /// Nothing of our log lies outside the history as this revision of the ownership has it.
     examined: u64,
-    /// The members by that ownership: nobody else's copies count.
-    members: BTreeSet<RegionId>,
+    /// Who holds our log by that ownership: nobody else's copies count.
+    holders: BTreeSet<RegionId>,
 }
 
 /// What one peer has told.
@@ -192,13 +192,13 @@ impl OriginProgress {
         }
     }
 
-    /// Our log was held against the ownership at `revision`, which has these `members`; what lies
+    /// Our log was held against the ownership at `revision`, which has these `holders`; what lies
     /// beyond a cut is withdrawn. Whatever goes into it from now on is judged by that ownership or a
     /// newer one.
-    pub fn examined(&mut self, revision: u64, members: &BTreeSet<RegionId>) {
+    pub fn examined(&mut self, revision: u64, holders: &BTreeSet<RegionId>) {
         if revision >= self.examined {
             self.examined = revision;
-            self.members.clone_from(members);
+            self.holders.clone_from(holders);
         }
         for reported in self.peers.values_mut() {
             if let Some((_, report)) = reported.early.take_if(|(told, _)| *told <= self.examined) {
@@ -247,10 +247,10 @@ impl OriginProgress {
         if durable >= self.captured { self.seen.max(durable) } else { durable }
     }
 
-    /// The highest LSN that at least `copies` members have flushed.
+    /// The highest LSN that at least `copies` holders have flushed.
     fn held_by(&self, copies: usize) -> Lsn {
-        let members = self.peers.iter().filter(|(region, _)| self.members.contains(region));
-        let mut flushed: Vec<Lsn> = members.map(|(_, told)| told.counts.flushed).collect();
+        let holders = self.peers.iter().filter(|(region, _)| self.holders.contains(region));
+        let mut flushed: Vec<Lsn> = holders.map(|(_, told)| told.counts.flushed).collect();
         flushed.sort_unstable_by(|a, b| b.cmp(a));
         match copies.checked_sub(1) {
             None => Lsn(u64::MAX),
@@ -385,14 +385,14 @@ mod tests {
         Progress { received: Lsn(lsn), flushed: Lsn(lsn), applied: Lsn(lsn) }
     }
 
-    fn members() -> BTreeSet<RegionId> {
+    fn holders() -> BTreeSet<RegionId> {
         ["ap", "eu", "us"].map(region).into()
     }
 
     /// An origin whose log was held against the first ownership.
     fn resume(end: Lsn) -> OriginProgress {
         let mut progress = OriginProgress::resume(end);
-        progress.examined(0, &members());
+        progress.examined(0, &holders());
         progress
     }
 
@@ -414,17 +414,17 @@ mod tests {
     }
 
     #[test]
-    fn only_the_copies_of_members_count() {
+    fn only_the_copies_of_holders_count() {
         let mut progress = resume(Lsn(10));
         progress.captured(Lsn(20), NOW);
         progress.flushed(Lsn(20));
         progress.peer(&region("us"), at(10), 0);
         progress.peer(&region("sa"), at(20), 0);
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(10));
-        let joined = members().into_iter().chain([region("sa")]).collect();
+        let joined = holders().into_iter().chain([region("sa")]).collect();
         progress.examined(1, &joined);
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(20));
-        progress.examined(0, &members());
+        progress.examined(0, &holders());
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(20), "an older ownership");
     }
 
@@ -464,7 +464,7 @@ mod tests {
     #[test]
     fn a_position_told_under_a_newer_ownership_counts_once_our_log_was_held_against_it() {
         let mut progress = resume(Lsn(10));
-        progress.examined(1, &members());
+        progress.examined(1, &holders());
         for lsn in [20, 30] {
             progress.captured(Lsn(lsn), NOW);
         }
@@ -483,13 +483,13 @@ mod tests {
         found.divert(Lsn(20));
         found.keep(Lsn(30));
         progress.withdrawn(found);
-        progress.examined(2, &members());
+        progress.examined(2, &holders());
         assert_eq!(progress.confirmable(ZERO, NOW, None), Lsn(30));
         progress.peer(&region("ap"), at(30), 4);
-        progress.examined(3, &members());
+        progress.examined(3, &holders());
         assert_eq!(progress.of_peer(&region("ap")), Progress::default());
         progress.peer(&region("ap"), at(40), 5);
-        progress.examined(7, &members());
+        progress.examined(7, &holders());
         assert_eq!(progress.of_peer(&region("ap")), at(40), "the latest that was told");
     }
 

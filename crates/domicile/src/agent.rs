@@ -47,7 +47,7 @@ use crate::passed_over::Comparer;
 use crate::peer::client::Follower;
 use crate::peer::intake::Intake;
 use crate::peer::mark::Marker;
-use crate::peer::server::Desk;
+use crate::peer::server::{Desk, Tables};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
 use crate::postgres::database::Database;
@@ -150,10 +150,7 @@ struct Outlets {
 
 impl Listeners {
     async fn bind(here: &Region) -> anyhow::Result<Self> {
-        let address = resolve(&here.peer_listen).await?;
-        let peer = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listen for peers on {}", here.peer_listen))?;
+        let peer = listen(&here.peer_listen, "peers").await?;
         let outlets = Outlets::bind(here).await?;
         Ok(Self { peer, gateway: resolve(&here.gateway_listen).await?, outlets })
     }
@@ -171,15 +168,21 @@ impl Outlets {
     }
 
     async fn optional(address: &Option<String>, whom: &str) -> anyhow::Result<Option<TcpListener>> {
-        let Some(address) = address else { return Ok(None) };
-        let listener = TcpListener::bind(resolve(address).await?).await;
-        listener.map(Some).with_context(|| format!("listen for {whom} on {address}"))
+        match address {
+            Some(address) => listen(address, whom).await.map(Some),
+            None => Ok(None),
+        }
     }
+}
+
+pub(crate) async fn listen(address: &str, whom: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(resolve(address).await?).await;
+    listener.with_context(|| format!("listen for {whom} on {address}"))
 }
 
 /// Serves until `shutdown`, whether or not that goes well. Who reads may keep a connection open: it is not
 /// waited for.
-async fn until(
+pub(crate) async fn until(
     shutdown: CancellationToken,
     what: &'static str,
     serve: impl Future<Output = anyhow::Result<()>>,
@@ -267,12 +270,7 @@ impl Parts {
         let promises = Given::new(clock, config.lease);
         let intake = Intake::open(logs.clone(), ownership.clone(), promises.clone(), &data)?;
         let intake = Arc::new(intake);
-        let peers = config
-            .regions
-            .iter()
-            .filter(|r| r.id != here.id)
-            .map(|r| Ok((r.id.clone(), peer::channel(&r.peer, credentials.as_ref())?)))
-            .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+        let peers = peer::channels(&config, &here.id, credentials.as_ref())?;
         let notices = Notices::default();
         let continuity =
             Continuity::open(&config, record, origin.clone(), &logs, must_reach, notices.clone())?;
@@ -341,7 +339,7 @@ impl Parts {
         let nothing = watch::Sender::new(None).subscribe();
         let reporter = self.reporter(&observer, tenure.subscribe(), nothing, seen, status);
         tasks.spawn(reporter.run(shutdown.clone()));
-        let follower = Box::new(self.follower(true));
+        let (follower, regions) = (Box::new(self.follower(true)), self.other_regions());
         let newcomer = Newcomer {
             config: self.config,
             region: self.here.id,
@@ -352,7 +350,7 @@ impl Parts {
             directory: self.directory,
             ownership: self.ownership,
             incarnations: self.incarnations,
-            peers: self.peers,
+            peers: regions,
             follower,
             notices: self.notices,
             tenure,
@@ -376,6 +374,12 @@ impl Parts {
             peers: self.peers.clone(),
             promises: self.promises.clone(),
         })
+    }
+
+    /// The peers that have tables.
+    fn other_regions(&self) -> BTreeMap<RegionId, peer::Client> {
+        let regions = self.peers.iter().filter(|(peer, _)| self.config.region(peer).is_some());
+        regions.map(|(region, client)| (region.clone(), client.clone())).collect()
     }
 
     /// Makes what follows the log of an origin.
@@ -470,7 +474,7 @@ impl Parts {
         let (seen, answers) = (status.subscribe(), marker.clone());
         self.start_peer_server(listeners.peer, seen, answers, false, shutdown, tasks);
         self.start_outlets(listeners.outlets, &status, &observer, shutdown, tasks)?;
-        let staleness = Staleness::new(self.config.cluster.clone(), marker, self.peers.clone());
+        let staleness = Staleness::new(self.config.cluster.clone(), marker, self.other_regions());
         tasks.spawn(staleness.clone().run(shutdown.clone()));
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
         self.start_gateway(listeners.gateway, tenure, heard, staleness, shutdown, tasks).await?;
@@ -595,7 +599,7 @@ impl Parts {
             postgres: self.here.postgres.clone(),
             region: self.here.id.clone(),
             origin: self.origin.clone(),
-            peers: self.peers.iter().map(|(r, c)| (r.clone(), c.clone())).collect(),
+            peers: self.other_regions().into_iter().collect(),
             logs: self.logs.clone(),
             ownership: self.ownership.clone(),
             gate,
@@ -639,12 +643,14 @@ impl Parts {
             positions: self.positions.clone(),
             intake: self.intake.clone(),
             ownership: self.ownership.clone(),
-            canary: Canary::new(self.here.postgres.clone()),
-            marker,
             status,
-            postgres: self.here.postgres.clone(),
-            snapshots: Snapshots::new(postgres, config, self.origin.clone()),
-            newcomer,
+            tables: Some(Tables {
+                canary: Canary::new(self.here.postgres.clone()),
+                marker,
+                snapshots: Snapshots::new(postgres.clone(), config, self.origin.clone()),
+                postgres,
+                newcomer,
+            }),
         };
         let (credentials, shutdown) = (self.credentials.clone(), shutdown.clone());
         if let Some(credentials) = credentials.clone() {
@@ -812,7 +818,12 @@ impl Parts {
 }
 
 /// Sets damaged segments aside. Returns how far our own log must reach again.
-async fn mend(logs: &Logs, of: &Origin, opened: &log::Opened, own: &Origin) -> anyhow::Result<Lsn> {
+pub(crate) async fn mend(
+    logs: &Logs,
+    of: &Origin,
+    opened: &log::Opened,
+    own: &Origin,
+) -> anyhow::Result<Lsn> {
     if opened.torn_bytes > 0 {
         tracing::info!(origin = %of, bytes = opened.torn_bytes, "removed a write that a crash cut short");
     }

@@ -38,10 +38,13 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
     let conditions = conditions.into_iter().map(|(name, one)| (vec![name.to_owned()], one));
     vec![
         gauge("postgres_reachable", "1 while the agent reaches its region's PostgreSQL.")
-            .is(status.postgres_reachable),
+            .is(status.postgres_reachable)
+            .of_regions_only(status),
         gauge("directory_reachable", "1 while the agent hears the directory.")
             .is(status.directory_connected),
-        gauge("lease_live", "1 while this region may write what it owns.").is(status.lease_live),
+        gauge("lease_live", "1 while this region may write what it owns.")
+            .is(status.lease_live)
+            .of_regions_only(status),
         gauge(
             "lease_promised",
             "1 while other regions renew this region's lease because the directory does not.",
@@ -56,7 +59,8 @@ fn metrics(status: &RegionStatus) -> Vec<Metric> {
             .in_unit(Unit::Bytes)
             .of(status.log_bytes as f64),
         gauge("peer_connected", "1 while the peer follows this region's log.")
-            .of_peers(status, |peer| number(peer.connected)),
+            .of_peers(status, |peer| number(peer.connected))
+            .of_regions_only(status),
         gauge("peer_lag", "WAL of this region that the peer's tables do not show yet.")
             .in_unit(Unit::Bytes)
             .of_peers(status, |peer| peer.lag_bytes as f64),
@@ -153,6 +157,11 @@ impl Metric {
 
     fn is(self, holds: bool) -> Self {
         self.of(number(holds))
+    }
+
+    /// Of a witness it would say nothing.
+    fn of_regions_only(self, status: &RegionStatus) -> Self {
+        if status.witness { Self { values: Vec::new(), ..self } } else { self }
     }
 
     fn of_peers(self, status: &RegionStatus, value: impl Fn(&PeerStatus) -> f64) -> Self {

@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use domicile_core::config::Config;
 use domicile_core::health::Behind;
-use domicile_core::id::{Origin, RegionId};
+use domicile_core::id::RegionId;
 use domicile_core::lease::Seen;
-use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::opening::{NOT_OPENED, UNSETTLED};
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::ownership::Ownership;
 use domicile_core::probation::{LossCount, Losses};
 use domicile_core::publication::PASSED_OVER;
 use domicile_core::retention::LeftBehind;
-use domicile_core::runbook::{Facts, RegionFacts};
+use domicile_core::runbook::{Facts, RegionFacts, WitnessFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -33,7 +32,7 @@ use crate::peer;
 use crate::positions::Positions;
 use crate::promises::Given;
 use crate::proto::{ProbeRequest, StatusRequest};
-use crate::status::{LastHeard, PeerStatus, RegionStatus};
+use crate::status::{LastHeard, PeerStatus, RegionStatus, lift_frontier};
 
 /// How often every region is asked.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -213,12 +212,18 @@ impl Observer {
             (r.id.clone(), facts)
         });
         let regions = regions.collect();
+        let witnesses = sources.config.witnesses.iter().map(|witness| {
+            let facts = self.witness_facts(&witness.id, &seen, now);
+            (witness.id.clone(), facts)
+        });
+        let witnesses = witnesses.collect();
         Facts {
             now,
             rpo: sources.config.rpo,
             ownership,
             ownership_revision,
             regions,
+            witnesses,
             seals: BTreeMap::new(),
             promises_over_at: None,
             canary_written: false,
@@ -298,6 +303,26 @@ impl Observer {
             pace: told.map(RegionStatus::pace).unwrap_or_default(),
             capacity: sources.config.region(region).and_then(|region| region.capacity),
             staleness: told.map(RegionStatus::staleness).unwrap_or_default(),
+        }
+    }
+
+    fn witness_facts(
+        &self,
+        witness: &RegionId,
+        seen: &BTreeMap<RegionId, Remembered>,
+        now: Time,
+    ) -> WitnessFacts {
+        let sources = &self.shared.sources;
+        if *witness == sources.region {
+            let logs = sources.logs.all().into_iter();
+            let flushed = logs.map(|(origin, log)| (origin, log.end())).collect();
+            return WitnessFacts { reachable: true, flushed };
+        }
+        let remembered = seen.get(witness).cloned().unwrap_or_default();
+        let told = remembered.status.as_ref();
+        WitnessFacts {
+            reachable: remembered.answers(now),
+            flushed: told.map(|(_, status)| lift_frontier(&status.flushed)).unwrap_or_default(),
         }
     }
 
@@ -435,13 +460,4 @@ fn on_probation(region: &RegionId, seen: &BTreeMap<RegionId, Remembered>, now: T
         let mut peers = status.peers.iter().filter(|peer| peer.region == region.as_str());
         peers.any(|peer| peer.probation_ms > now.since(*at).0)
     })
-}
-
-fn lift_frontier(positions: &BTreeMap<String, String>) -> Frontier {
-    positions
-        .iter()
-        .filter_map(|(origin, lsn)| {
-            Some((origin.parse::<Origin>().ok()?, lsn.parse::<Lsn>().ok()?))
-        })
-        .collect()
 }

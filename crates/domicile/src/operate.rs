@@ -644,6 +644,7 @@ fn changes(change: &OwnershipChange) -> String {
         OwnershipChange::HandBack { .. } => "gives them back".to_owned(),
         OwnershipChange::Join { region } => format!("makes {region} a member"),
         OwnershipChange::Leave { region } => format!("takes {region} out"),
+        OwnershipChange::Witness { witness } => format!("takes {witness} in as a witness"),
         OwnershipChange::AddCanary { by } => format!("adds the canary partition to {by}"),
     }
 }

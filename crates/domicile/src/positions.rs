@@ -120,9 +120,9 @@ impl Positions {
         self.lock().released.clone()
     }
 
-    /// Our log was held against the ownership at `revision`, which has these `members`.
-    pub fn examined(&self, revision: u64, members: &BTreeSet<RegionId>) {
-        self.change(|state| state.own.examined(revision, members));
+    /// Our log was held against the ownership at `revision`, which has these `holders`.
+    pub fn examined(&self, revision: u64, holders: &BTreeSet<RegionId>) {
+        self.change(|state| state.own.examined(revision, holders));
     }
 
     /// A peer told how far it is with our own log, by the ownership at `revision`.

@@ -234,6 +234,7 @@ impl Reporter {
         let waiting = counted.journal.iter().filter(waits);
         RegionStatus {
             region: self.region.to_string(),
+            witness: self.is_witness(),
             origin: self.origin.to_string(),
             postgres_reachable: tenure.postgres_reachable,
             postgres_version: tenure.postgres_version,
@@ -290,14 +291,21 @@ impl Reporter {
     }
 
     fn peers(&self, database_now: PgTime, now: Time) -> Vec<PeerStatus> {
-        let others = self.config.regions.iter().filter(|r| r.id != self.region);
+        let others = self.config.holders().map(|(holder, _)| holder);
         others
-            .map(|r| {
-                let seen = self.positions.peer_view(&r.id, database_now);
-                let silent = self.observer.silent_for(&r.id, now);
-                let losses = self.observer.losses_of(&r.id);
+            .filter(|other| **other != self.region)
+            .map(|other| {
+                let witness = self.config.witness(other).is_some();
+                let mut seen = self.positions.peer_view(other, database_now);
+                if witness {
+                    seen.progress.applied = seen.progress.flushed;
+                    (seen.lag_bytes, seen.staleness) = (seen.exposure.bytes, seen.exposure.age);
+                }
+                let silent = self.observer.silent_for(other, now);
+                let losses = self.observer.losses_of(other);
                 PeerStatus {
-                    region: r.id.to_string(),
+                    region: other.to_string(),
+                    witness,
                     connected: seen.heard.is_some_and(|at| at.elapsed() < crate::peer::SILENCE_MAX),
                     flushed: seen.progress.flushed.to_string(),
                     applied: seen.progress.applied.to_string(),
@@ -308,15 +316,19 @@ impl Reporter {
                     staleness_ms: seen.staleness.0,
                     // Never seen is not silent: the region may not have started yet.
                     lease_silent_ms: if silent.0 == u64::MAX { 0 } else { silent.0 },
-                    probe: probe_word(self.observer.probe_of(&r.id)),
-                    probation_ms: self.observer.probation_of(&r.id, now).0,
+                    probe: probe_word(self.observer.probe_of(other)),
+                    probation_ms: self.observer.probation_of(other, now).0,
                     losses: losses.all,
                     brief_losses: losses.brief,
-                    reseed_needed: self.observer.is_left_behind(&r.id),
-                    last_heard: self.observer.last_heard(&r.id, now),
+                    reseed_needed: self.observer.is_left_behind(other),
+                    last_heard: self.observer.last_heard(other, now),
                 }
             })
             .collect()
+    }
+
+    fn is_witness(&self) -> bool {
+        self.config.witness(&self.region).is_some()
     }
 
     fn conditions(
@@ -329,7 +341,7 @@ impl Reporter {
         let mut add = |name: &str, detail: &str| {
             conditions.push(Condition { name: name.into(), detail: detail.into() });
         };
-        if !tenure.postgres_reachable {
+        if !tenure.postgres_reachable && !self.is_witness() {
             let why = tenure.postgres_fault.as_ref().map(|why| format!(": {why}"));
             let what = "the agent cannot reach this region's PostgreSQL";
             add("postgres_unreachable", &format!("{what}{}", why.unwrap_or_default()));
@@ -359,6 +371,16 @@ impl Reporter {
                     "region {member} is a member of the cluster and has no [[region]] here: its changes \
                      are not followed. Put it back under this name, which cannot change; \
                      \"domicile region remove {member}\" takes it out"
+                );
+                add("member_not_configured", &detail);
+            }
+        }
+        for witness in view.ownership.iter().flat_map(|known| known.witnesses()) {
+            if self.config.witness(witness).is_none() {
+                let detail = format!(
+                    "{witness} is a witness of the cluster and has no [[witness]] here: it gets no log of \
+                     this region's, and its seal is not asked for. Put it back; \
+                     \"domicile region remove {witness}\" takes it out"
                 );
                 add("member_not_configured", &detail);
             }

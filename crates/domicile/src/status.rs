@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use domicile_core::id::RegionId;
+use domicile_core::id::{Origin, RegionId};
+use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::Probe;
 use domicile_core::progress::{Exposure, Pace};
 use domicile_core::runbook::OpenWriter;
@@ -16,6 +17,9 @@ use crate::log::Logs;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RegionStatus {
     pub region: String,
+    /// It holds logs and has no PostgreSQL: much of what follows says nothing then.
+    #[serde(default)]
+    pub witness: bool,
     /// The origin of what this region writes now, as in `eu-1`.
     pub origin: String,
     pub postgres_reachable: bool,
@@ -154,6 +158,9 @@ pub struct OwnedRange {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PeerStatus {
     pub region: String,
+    /// It has no tables: what it holds is all that it could show.
+    #[serde(default)]
+    pub witness: bool,
     /// The peer is subscribed to our log.
     pub connected: bool,
     pub flushed: String,
@@ -285,6 +292,16 @@ const PROMISED: &str = "promised";
 /// What [`RegionStatus::flushed`] says, as of now.
 pub fn log_ends(logs: &Logs) -> BTreeMap<String, String> {
     logs.all().iter().map(|(o, log)| (o.to_string(), log.end().to_string())).collect()
+}
+
+/// Reads positions as they stand in a status; what is none is left out.
+pub fn lift_frontier(positions: &BTreeMap<String, String>) -> Frontier {
+    positions
+        .iter()
+        .filter_map(|(origin, lsn)| {
+            Some((origin.parse::<Origin>().ok()?, lsn.parse::<Lsn>().ok()?))
+        })
+        .collect()
 }
 
 /// Lowers a probe to [`PeerStatus::probe`].

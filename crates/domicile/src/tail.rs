@@ -131,7 +131,7 @@ impl Tails {
                 self.divert_after(ownership, &origin, &log, cut).await?;
             }
             if origin == self.origin {
-                self.positions.examined(revision, ownership.members());
+                self.positions.examined(revision, &ownership.holders().cloned().collect());
             }
         }
         // Also where no cut is new: by this a directory is known to be older than what was seen.

@@ -385,8 +385,8 @@ impl Tenure {
         }
         self.follow(guard, known, view.revision).await?;
         let begun = self.begin(guard).await?;
-        let regions: Vec<RegionId> = self.config.regions.iter().map(|r| r.id.clone()).collect();
-        let needed = Needed::new(self.config.rpo, known, &self.region, &regions);
+        let holders: Vec<RegionId> = self.config.holders().map(|(id, _)| id.clone()).collect();
+        let needed = Needed::new(self.config.rpo, known, &self.region, &holders);
         let ask = Ask::new(&self.region, known, view.revision, &self.config.lease);
         let within = self.patience(guard);
         match promises::ask(&self.peers, &self.config.cluster, &needed, &ask, within).await {

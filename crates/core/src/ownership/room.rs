@@ -51,10 +51,10 @@ impl Ownership {
     }
 
     fn head_bytes(&self) -> usize {
-        let members: usize = self.members.iter().map(|m| m.as_str().len() + 3).sum();
+        let holders: usize = self.holders().map(|holder| holder.as_str().len() + 3).sum();
         // The name of the cluster, the version, the names of the lists.
         let turns: usize = self.turns.iter().map(|turn| turn.run.0.len() + 3 + 12).sum();
-        128 + members + turns
+        144 + holders + turns
     }
 }
 

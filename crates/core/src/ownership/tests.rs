@@ -163,6 +163,37 @@ fn only_a_member_is_given_anything_and_only_who_owns_nothing_leaves() {
 }
 
 #[test]
+fn a_witness_holds_logs_and_is_never_given_anything() {
+    let (metro, us, r) = (region("metro"), region("us"), run("1"));
+    let witness = OwnershipChange::Witness { witness: metro.clone() };
+    let witnessed = three().apply(&witness).unwrap();
+    assert!(witnessed.holders().any(|holder| *holder == metro));
+    assert!(!witnessed.members().contains(&metro));
+    let range = PartitionRange::new(3, 5);
+    let not_member = Err(OwnershipRefusal::NotMember(metro.clone()));
+    let give = OwnershipChange::HandOver { range, to: metro.clone(), run: r.clone() };
+    assert_eq!(witnessed.apply(&give), not_member);
+    let fence = OwnershipChange::Fence { from: region("eu"), run: r.clone() };
+    let fenced = witnessed.apply(&fence).unwrap();
+    let leave = OwnershipChange::Leave { region: metro.clone() };
+    // Its seal may be the one that counts.
+    assert!(matches!(fenced.apply(&leave), Err(OwnershipRefusal::NotOwned { .. })));
+    let late = OwnershipChange::Witness { witness: region("late") };
+    assert_eq!(fenced.apply(&late), Err(OwnershipRefusal::NoCut(range)));
+    let cut = OwnershipChange::Cut { run: r.clone(), cut: cut("eu", 100) };
+    let ended = fenced.apply(&cut).unwrap();
+    assert_eq!(ended.apply(&OwnershipChange::Grant { run: r, to: metro.clone() }), not_member);
+    for known in [&metro, &us] {
+        let refusals = [
+            OwnershipChange::Join { region: known.clone() },
+            OwnershipChange::Witness { witness: known.clone() },
+        ];
+        assert!(refusals.iter().all(|change| witnessed.apply(change).is_err()), "{known}");
+    }
+    assert_eq!(witnessed.apply(&leave), Ok(three()));
+}
+
+#[test]
 fn a_cut_is_immutable() {
     let r = run("1");
     let cut_once = three()

@@ -87,6 +87,7 @@ pub struct Facts {
     /// The directory's revision of `ownership`.
     pub ownership_revision: u64,
     pub regions: BTreeMap<RegionId, RegionFacts>,
+    pub witnesses: BTreeMap<RegionId, WitnessFacts>,
     /// What each survivor held of the fenced region's logs when it sealed them for this run.
     pub seals: BTreeMap<RegionId, Vec<Cut>>,
     /// When what those had promised to the fenced region is over for certain: see [`crate::promise`].
@@ -185,6 +186,15 @@ pub struct RegionFacts {
     pub capacity: Option<u64>,
     /// By other region: the age of the oldest commit of this one that it does not show.
     pub staleness: BTreeMap<RegionId, Millis>,
+}
+
+/// What is known of one that holds logs and owns nothing.
+#[derive(Clone, Debug, Default)]
+pub struct WitnessFacts {
+    /// Its agent answered lately.
+    pub reachable: bool,
+    /// What its logs hold.
+    pub flushed: Frontier,
 }
 
 /// A transaction that has written what a guard watches, and has not ended.
@@ -373,6 +383,12 @@ impl RegionFacts {
 }
 
 impl Facts {
+    /// Did the agent of this region or witness answer lately?
+    pub fn is_reachable(&self, holder: &RegionId) -> bool {
+        self.regions.get(holder).is_some_and(|region| region.reachable)
+            || self.witnesses.get(holder).is_some_and(|witness| witness.reachable)
+    }
+
     /// Has the lease of `region` certainly ended?
     pub fn lease_over(&self, region: &RegionId) -> bool {
         match self.regions.get(region).and_then(|r| r.lease_over_at) {

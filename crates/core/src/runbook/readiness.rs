@@ -26,12 +26,12 @@ pub enum Unready {
     #[error("{0}")]
     Refused(Refusal),
     #[error(
-        "{able} of the other regions answer, and {needed} have to say that it is gone \
+        "{able} of the others answer, and {needed} have to say that it is gone \
          (failover.observers)"
     )]
     TooFewObservers { able: usize, needed: usize },
     #[error(
-        "{able} of the other regions answer, and {needed} have to seal its log, or what was acknowledged \
+        "{able} of the others answer, and {needed} have to seal its log, or what was acknowledged \
          could be missing"
     )]
     TooFewSeals { able: usize, needed: usize },
@@ -43,22 +43,21 @@ pub fn unready(lost: &RegionId, policy: &FailoverPolicy, facts: &Facts) -> Vec<U
     if !facts.ownership.owns_anything(lost) {
         return Vec::new();
     }
-    let members = facts.ownership.members().iter();
-    let survivors: Vec<&RegionId> = members.filter(|member| *member != lost).collect();
-    let answers = |region: &&&RegionId| facts.regions.get(**region).is_some_and(|r| r.reachable);
-    let able = survivors.iter().filter(answers).count();
+    let holders = facts.ownership.holders().filter(|holder| *holder != lost);
+    let able = holders.clone().filter(|holder| facts.is_reachable(holder)).count();
     let mut found = Vec::new();
     if policy.automatic && able < policy.observers {
         found.push(Unready::TooFewObservers { able, needed: policy.observers });
     }
     let needed = match facts.rpo.copies() {
         0 => 1,
-        copies => (survivors.len() + 1).saturating_sub(copies),
+        copies => (holders.count() + 1).saturating_sub(copies),
     };
     if able < needed {
         found.push(Unready::TooFewSeals { able, needed });
     }
-    let refusals: Vec<Vec<Refusal>> = survivors.iter().map(|to| against(lost, to, facts)).collect();
+    let survivors = facts.ownership.members().iter().filter(|member| *member != lost);
+    let refusals: Vec<Vec<Refusal>> = survivors.map(|to| against(lost, to, facts)).collect();
     if !refusals.iter().any(Vec::is_empty) {
         found.extend(refusals.into_iter().flatten().map(Unready::Refused));
     }
@@ -175,8 +174,8 @@ mod tests {
         assert_eq!(
             told("ap", &facts),
             [
-                "1 of the other regions answer, and 2 have to say that it is gone (failover.observers)",
-                "1 of the other regions answer, and 2 have to seal its log, or what was acknowledged \
+                "1 of the others answer, and 2 have to say that it is gone (failover.observers)",
+                "1 of the others answer, and 2 have to seal its log, or what was acknowledged \
                  could be missing",
             ]
         );
@@ -185,6 +184,20 @@ mod tests {
         assert_eq!(unready(&region("ap"), &by_hand, &facts), [], "us takes over when told so");
         facts.regions.get_mut(&region("us")).unwrap().reachable = false;
         assert_eq!(unready(&region("ap"), &by_hand, &facts).len(), 3, "a seal, and both of them");
+    }
+
+    #[test]
+    fn a_witness_observes_and_seals_where_a_second_region_is_silent() {
+        let mut facts = facts(Rpo::Zero { copies: 1 });
+        facts.regions.get_mut(&region("us")).unwrap().reachable = false;
+        assert_eq!(told("eu", &facts).len(), 2);
+        let members = ["eu", "ap"].map(region);
+        facts.ownership =
+            crate::ownership::Ownership::initial(9, &members).with_witnesses([region("metro")]);
+        facts.witnesses.insert(region("metro"), Default::default());
+        assert_eq!(told("eu", &facts).len(), 2, "it does not answer either");
+        facts.witnesses.get_mut(&region("metro")).unwrap().reachable = true;
+        assert!(told("eu", &facts).is_empty(), "{:?}", told("eu", &facts));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How does one run a region's agent?
+//! How does one run the agent of a region, or of a witness?
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -16,12 +16,19 @@ use crate::agent::Ended;
 itself: schema domicile, guards, publication, slot. Waits for PostgreSQL and the
 directory when they are not there yet.
 
-Example:
-  domicile --config /etc/domicile.toml agent --region eu")]
+The agent of a witness has no PostgreSQL: it holds the regions' logs, observes and
+seals (docs/operating/witness.md).
+
+Examples:
+  domicile --config /etc/domicile.toml agent --region eu
+  domicile --config /etc/domicile.toml agent --region metro --log-only")]
 pub struct Agent {
-    /// The region that this machine is in
+    /// The region that this machine is in, or the witness that it is
     #[arg(long, env = "DOMICILE_REGION", value_name = "NAME")]
     region: RegionId,
+    /// Refuse to run unless it is a witness, which only holds logs
+    #[arg(long)]
+    log_only: bool,
     #[command(flatten)]
     lifetime: Lifetime,
 }
@@ -29,10 +36,19 @@ pub struct Agent {
 impl Agent {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
-        if config.region(&self.region).is_none() {
-            let known: Vec<String> = config.region_ids().iter().map(ToString::to_string).collect();
-            let known = known.join(", ");
-            return Err(UsageError(format!("no region {}: there are {known}", self.region)).into());
+        if let Some(witness) = config.witness(&self.region).cloned() {
+            crate::witness::run(config, &witness, self.lifetime.token()?).await?;
+            return Ok(Exit::Done);
+        }
+        let known: Vec<&str> = match self.log_only {
+            true => config.witnesses.iter().map(|witness| witness.id.as_str()).collect(),
+            false => config.holders().map(|(holder, _)| holder.as_str()).collect(),
+        };
+        if !known.contains(&self.region.as_str()) {
+            let what = if self.log_only { "witness" } else { "region or witness" };
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let text = format!("no {what} {}: there is {known}", self.region);
+            return Err(UsageError(text).into());
         }
         let shutdown = self.lifetime.token()?;
         match crate::agent::run(config, self.region, shutdown).await? {

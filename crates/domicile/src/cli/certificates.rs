@@ -75,12 +75,12 @@ fn holders(config: &Config) -> anyhow::Result<Vec<Holder>> {
         holders.push(Holder { name: name.to_owned(), hosts });
         anyhow::Ok(())
     };
-    for region in &config.regions {
-        if [DIRECTORY, OPERATOR, "ca"].contains(&region.id.as_str()) {
-            let text = format!("region \"{}\": its files would be another's", region.id);
+    for (holder, address) in config.holders() {
+        if [DIRECTORY, OPERATOR, "ca"].contains(&holder.as_str()) {
+            let text = format!("\"{holder}\": its files would be another's");
             return Err(UsageError(text).into());
         }
-        add(region.id.as_str(), &[&region.peer])?;
+        add(holder.as_str(), &[address])?;
     }
     if let Directory::Embedded { address, .. } = &config.directory {
         add(DIRECTORY, &[address])?;

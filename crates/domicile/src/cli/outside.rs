@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use domicile_core::config::{Config, Region};
+use domicile_core::config::Config;
 use domicile_core::id::RegionId;
-use domicile_core::lsn::Frontier;
 use domicile_core::opening::{NOT_OPENED, UNSETTLED};
 use domicile_core::outage::{Sighting, judge};
 use domicile_core::ownership::Ownership;
 use domicile_core::publication::PASSED_OVER;
-use domicile_core::runbook::{Facts, RegionFacts};
+use domicile_core::runbook::{Facts, RegionFacts, WitnessFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::time::timeout;
 
@@ -19,7 +18,7 @@ use crate::directory::documents::{OWNERSHIP_KEY, RESEED_PREFIX, lift_left_behind
 use crate::directory::{self};
 use crate::peer;
 use crate::proto::StatusRequest;
-use crate::status::{LastHeard, RegionStatus};
+use crate::status::{LastHeard, RegionStatus, lift_frontier};
 use crate::tls::Credentials;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,7 +30,7 @@ pub struct Outside {
     pub ownership_revision: u64,
     /// Regions that have to be seeded again.
     pub left_behind: BTreeSet<RegionId>,
-    /// `Err` says why a region does not answer.
+    /// Witnesses' too. `Err` says why one does not answer.
     pub statuses: BTreeMap<RegionId, Result<RegionStatus, String>>,
 }
 
@@ -76,6 +75,7 @@ impl Outside {
             ownership: self.ownership.clone(),
             ownership_revision: self.ownership_revision,
             regions: regions.collect(),
+            witnesses: config.witnesses.iter().map(|w| self.witness_facts(&w.id)).collect(),
             seals: BTreeMap::new(),
             promises_over_at: None,
             canary_written: false,
@@ -86,24 +86,26 @@ impl Outside {
         }
     }
 
+    fn witness_facts(&self, witness: &RegionId) -> (RegionId, WitnessFacts) {
+        let told = self.statuses.get(witness).and_then(|s| s.as_ref().ok());
+        let flushed = told.map(|status| lift_frontier(&status.flushed)).unwrap_or_default();
+        (witness.clone(), WitnessFacts { reachable: told.is_some(), flushed })
+    }
+
     fn region_facts(&self, config: &Config, region: &RegionId, now: Time) -> RegionFacts {
         let sightings: Vec<Sighting> = self.sightings(region).collect();
         let silent = sightings.iter().map(|s| s.silent_for).min().unwrap_or_default();
         let lasts = config.lease.drift.outlast(config.lease.ttl);
         let policy = &config.failover;
         let told = self.statuses.get(region).and_then(|s| s.as_ref().ok());
-        let frontier = |positions: &BTreeMap<String, String>| -> Frontier {
-            let lift = |(o, l): (&String, &String)| Some((o.parse().ok()?, l.parse().ok()?));
-            positions.iter().filter_map(lift).collect()
-        };
         let remembered = self.last_heard(region);
         RegionFacts {
             reachable: told.is_some(),
             lease_over_at: Some(Time((now + lasts).0.saturating_sub(silent.0))),
             outage: Some(judge(region, &sightings, policy.suspect_after, policy.observers)),
-            flushed: told.map(|s| frontier(&s.flushed)).unwrap_or_default(),
-            applied: told.map(|s| frontier(&s.applied)).unwrap_or_default(),
-            durable: told.map(|s| frontier(&s.durable)).unwrap_or_default(),
+            flushed: told.map(|s| lift_frontier(&s.flushed)).unwrap_or_default(),
+            applied: told.map(|s| lift_frontier(&s.applied)).unwrap_or_default(),
+            durable: told.map(|s| lift_frontier(&s.durable)).unwrap_or_default(),
             ownership_read: told.map_or(0, |s| s.ownership_read),
             left_behind: self.left_behind.contains(region),
             passed_over: told.is_some_and(|s| s.says(PASSED_OVER)),
@@ -160,15 +162,15 @@ pub async fn read_ownership(config: &Config) -> anyhow::Result<Ownership> {
 
 /// Asks every agent at once.
 pub async fn ask_all(config: &Config) -> BTreeMap<RegionId, Result<RegionStatus, String>> {
-    let asked = config.regions.iter().map(|region| async move {
-        (region.id.clone(), ask(config, region).await.map_err(|e| format!("{e:#}")))
+    let asked = config.holders().map(|(holder, address)| async move {
+        (holder.clone(), ask(config, address).await.map_err(|e| format!("{e:#}")))
     });
     futures_util::future::join_all(asked).await.into_iter().collect()
 }
 
-/// Asks one agent.
-pub async fn ask(config: &Config, region: &Region) -> anyhow::Result<RegionStatus> {
-    let mut client = peer::channel(&region.peer, Credentials::of(config)?.as_ref())?;
+/// Asks the agent at `address`.
+pub async fn ask(config: &Config, address: &str) -> anyhow::Result<RegionStatus> {
+    let mut client = peer::channel(address, Credentials::of(config)?.as_ref())?;
     let answer = timeout(ANSWER_TIMEOUT, client.status(StatusRequest {}))
         .await
         .context("the agent is silent")?

@@ -1,4 +1,4 @@
-//! How does a region come into the cluster, and how does it leave?
+//! How does a region or a witness come into the cluster, and how does it leave?
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +8,9 @@ use clap::{Args, Subcommand};
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
-use domicile_core::membership::{Obstacle, addable, counted_on, last_incarnation, obstacles};
+use domicile_core::membership::{
+    Obstacle, addable, against_newcomer, counted_on, last_incarnation, obstacles,
+};
 use domicile_core::ownership::OwnershipChange;
 use domicile_core::retention::LeftBehind;
 use domicile_core::runbook::Facts;
@@ -25,6 +27,8 @@ use crate::directory::documents::{
     seed_key,
 };
 
+/// How long a new witness may take to hold what there was when it came.
+const COPY_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Until the agent of a new member has started anew and made its slot.
 const LEASE_WAIT_MAX: Duration = Duration::from_secs(120);
 /// A region that is behind by no more shows what the others show.
@@ -39,7 +43,8 @@ pub struct RegionCommand {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Copy what the cluster shows to a new region, under writes, and make it a member
+    /// Copy what the cluster shows to a new region, under writes, and make it a member; or count on a
+    /// witness
     Add(Add),
     /// Keep nothing for a region any more, so that it can be taken out of the configuration
     Remove(Remove),
@@ -81,12 +86,16 @@ Its agent copies the tables of one region as a single snapshot shows them, and m
 all; then it applies what came after the snapshot, and may own partitions. Nobody waits for any of it.
 It goes on when this command ends early: the same command then shows how far it is.
 
+A witness has no tables: its copies of the logs count at once, and the command waits until it holds
+what there was (docs/operating/witness.md).
+
 Ends with 3 when it is refused, with the reasons (docs/operating/regions.md).
 
 Examples:
   domicile region add ap
   domicile region add ap --from eu
-  domicile region add ap --replace"
+  domicile region add ap --replace
+  domicile region add metro"
 )]
 pub struct Add {
     region: RegionId,
@@ -111,6 +120,9 @@ impl RegionCommand {
 impl Add {
     async fn run(self, context: &Context, config: &Config) -> anyhow::Result<Exit> {
         check_configured(&self.region, config)?;
+        if config.witness(&self.region).is_some() {
+            return self.add_witness(context, config).await;
+        }
         let outside = Outside::look(config).await?;
         let facts = outside.facts(config);
         if !facts.ownership.members().contains(&self.region) {
@@ -132,6 +144,50 @@ impl Add {
             false => context.output.print(&format!(
                 "region \"{region}\" is a member; give it partitions with \"domicile switchover --to {region}\""
             ))?,
+        }
+        Ok(Exit::Done)
+    }
+
+    async fn add_witness(&self, context: &Context, config: &Config) -> anyhow::Result<Exit> {
+        let witness = &self.region;
+        if self.from.is_some() || self.replace {
+            return Err(UsageError(format!("{witness} is a witness: it has no rows")).into());
+        }
+        let outside = Outside::look(config).await?;
+        let facts = outside.facts(config);
+        if !facts.ownership.witnesses().contains(witness) {
+            let found = against_newcomer(witness, &facts, &outside.unaware_of(witness));
+            if !found.is_empty() {
+                return refuse(context, &found);
+            }
+            let change = OwnershipChange::Witness { witness: witness.clone() };
+            let known = (&outside.ownership, outside.ownership_revision);
+            let changed = change_ownership(&outside.directory, &config.cluster, &change, known);
+            if !changed.await?.0.witnesses().contains(witness) {
+                bail!("a failover is being decided: try again");
+            }
+        }
+        let there = counted_on(witness, &facts);
+        let deadline = Instant::now() + COPY_WAIT_MAX;
+        let spinner = context.output.spinner("waiting until it holds the logs");
+        loop {
+            let facts = Outside::look(config).await?.facts(config);
+            let held = facts.witnesses.get(witness).map(|seen| &seen.flushed);
+            let lacks =
+                there.iter().find(|(origin, end)| held.is_none_or(|h| h.get(origin) < *end));
+            let Some((origin, end)) = lacks else { break };
+            if Instant::now() >= deadline {
+                bail!("{witness} is a witness and does not hold {origin} up to {end} yet");
+            }
+            spinner.set_message(format!("waiting until it holds {origin} up to {end}"));
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        spinner.finish_and_clear();
+        match context.output.is_json() {
+            true => context.output.print_json(&json!({ "added": witness.as_str() }))?,
+            false => {
+                context.output.print(&format!("\"{witness}\" is a witness: its copies count"))?
+            }
         }
         Ok(Exit::Done)
     }
@@ -192,7 +248,7 @@ impl Add {
                 bar.finish_and_clear();
                 return Ok(None);
             }
-            match ask(config, region).await {
+            match ask(config, &region.peer).await {
                 Ok(status) => {
                     let seeding = status.seeding.unwrap_or_default();
                     let ours = seeding.seed == seed;
@@ -225,7 +281,7 @@ impl Add {
         loop {
             let facts = Outside::look(config).await?.facts(config);
             let region = config.region(&self.region).context("it is configured")?;
-            let status = ask(config, region).await;
+            let status = ask(config, &region.peer).await;
             writes |= status.as_ref().is_ok_and(|s| s.seeding.is_none() && s.lease_live);
             let behind = facts.regions.values().filter_map(|seen| seen.staleness.get(&self.region));
             let behind = behind.max().copied().unwrap_or_default();
@@ -252,9 +308,9 @@ impl Add {
 }
 
 fn check_configured(region: &RegionId, config: &Config) -> Result<(), UsageError> {
-    match config.region(region) {
-        Some(_) => Ok(()),
-        None => Err(UsageError(format!("region \"{region}\" is not in the configuration"))),
+    match config.holders().any(|(holder, _)| holder == region) {
+        true => Ok(()),
+        false => Err(UsageError(format!("region \"{region}\" is not in the configuration"))),
     }
 }
 
@@ -286,7 +342,9 @@ impl Remove {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         leave(region, &outside, config).await?;
-        leave_behind(region, &outside, config).await?;
+        if config.region(region).is_some() {
+            leave_behind(region, &outside, config).await?;
+        }
         spinner.finish_and_clear();
         if context.output.is_json() {
             context.output.print_json(&json!({ "removed": region.as_str() }))?;
@@ -299,7 +357,7 @@ impl Remove {
                     "take it out of every domicile.toml, and restart the agents one by one".into()
                 }
             };
-            let text = format!("nothing is kept for region \"{region}\" any more: {next}");
+            let text = format!("nothing is kept for \"{region}\" any more: {next}");
             context.output.print(&text)?;
         }
         Ok(Exit::Done)
@@ -311,7 +369,7 @@ async fn leave(region: &RegionId, outside: &Outside, config: &Config) -> anyhow:
     let change = OwnershipChange::Leave { region: region.clone() };
     let known = (&outside.ownership, outside.ownership_revision);
     let (now, _) = change_ownership(&outside.directory, &config.cluster, &change, known).await?;
-    if now.members().contains(region) {
+    if now.holders().any(|holder| holder == region) {
         bail!("a failover is being decided, or region {region} is given partitions: try again");
     }
     // Nor is one seeded that was on its way.

@@ -45,7 +45,7 @@ impl Reseed {
         let region = config.region(&self.region).with_context(|| {
             UsageError(format!("region \"{}\" is not in the configuration", self.region))
         })?;
-        let status = ask(&config, region).await.context("ask the region's agent")?;
+        let status = ask(&config, &region.peer).await.context("ask the region's agent")?;
         let before: Origin = status.origin.parse()?;
         if broken(&status).is_none() {
             let known = status.conditions.iter().map(|c| c.name.as_str()).collect::<Vec<_>>();
@@ -72,7 +72,7 @@ impl Reseed {
     ) -> anyhow::Result<()> {
         let deadline = Instant::now() + BEGIN_WAIT_MAX;
         loop {
-            let missing = match ask(config, region).await {
+            let missing = match ask(config, &region.peer).await {
                 Ok(status) => match status.origin.parse::<Origin>() {
                     Ok(now) if now <= *before => format!("it still writes {before}"),
                     Err(_) => "its agent starts".to_owned(),

@@ -13,8 +13,8 @@ use crate::status::{RegionStatus, SeedingStatus};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Asks every region's agent. Ends with 1 when a region does not answer or cannot write;
-one that joins need not write yet.
+    after_help = "Asks every agent. Ends with 1 when a region or witness does not answer, or a region cannot
+write; one that joins need not write yet.
 
 Examples:
   domicile status
@@ -26,7 +26,10 @@ impl Status {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         let statuses = ask_all(&config).await;
-        let well = |status: &RegionStatus| status.lease_live || status.seeding.is_some();
+        let well = |status: &RegionStatus| match status.witness {
+            true => status.directory_connected,
+            false => status.lease_live || status.seeding.is_some(),
+        };
         let well = statuses.values().all(|s| s.as_ref().is_ok_and(well));
         if context.output.is_json() {
             let all: Vec<serde_json::Value> = statuses
@@ -66,6 +69,10 @@ fn regions(output: &Output, statuses: &Statuses) -> String {
         };
         let state = match &status.seeding {
             Some(seeding) => output.cell(&joining(seeding), Color::Yellow),
+            None if status.witness && status.directory_connected => {
+                output.cell("witness", Color::Green)
+            }
+            None if status.witness => output.cell("witness, no directory", Color::Yellow),
             None if status.lease_live => output.cell("writable", Color::Green),
             None => output.cell("read-only", Color::Yellow),
         };
@@ -102,8 +109,11 @@ fn journal(output: &Output, status: &RegionStatus) -> Cell {
 fn links(output: &Output, statuses: &Statuses) -> String {
     let mut table =
         output.table(["FROM", "TO", "LINK", "LAG", "STALENESS", "EXPOSURE", "LEASE SILENT"]);
-    for (region, status) in statuses {
-        for peer in status.iter().flat_map(|s| &s.peers) {
+    // Nobody follows what a witness writes: it writes nothing.
+    let regions =
+        statuses.iter().filter_map(|(region, status)| Some((region, status.as_ref().ok()?)));
+    for (region, status) in regions.filter(|(_, status)| !status.witness) {
+        for peer in &status.peers {
             let link = if peer.connected {
                 output.cell("up", Color::Green)
             } else {
@@ -111,6 +121,7 @@ fn links(output: &Output, statuses: &Statuses) -> String {
             };
             let silent = format!("{} ms", peer.lease_silent_ms);
             let lease = match peer.probation_ms.div_ceil(60_000) {
+                0 if peer.witness => output.cell("-", Color::Reset),
                 0 => output.cell(&silent, Color::Reset),
                 left => {
                     output.cell(&format!("{silent}, on probation for {left} min"), Color::Yellow)

@@ -2,7 +2,7 @@
 //!
 //! Core types are never serialized: renaming one must not change what is stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
@@ -124,6 +124,8 @@ struct OwnershipDocument {
     version: u32,
     cluster: String,
     members: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    witnesses: Vec<String>,
     partitions: Vec<EntryDocument>,
     #[serde(default)]
     runs: Vec<String>,
@@ -141,6 +143,8 @@ enum CameToDocument {
 }
 
 const OWNERSHIP_VERSION: u32 = 2;
+/// Whoever knows no witnesses must not decide without their seals.
+const OWNERSHIP_VERSION_WITH_WITNESSES: u32 = 3;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct EntryDocument {
@@ -174,10 +178,15 @@ struct CutDocument {
 
 /// Lowers ownership to what is stored.
 pub fn lower_ownership(cluster: &str, ownership: &Ownership) -> Bytes {
+    let witnesses: Vec<String> = ownership.witnesses().iter().map(RegionId::to_string).collect();
     json(&OwnershipDocument {
-        version: OWNERSHIP_VERSION,
+        version: match witnesses.is_empty() {
+            true => OWNERSHIP_VERSION,
+            false => OWNERSHIP_VERSION_WITH_WITNESSES,
+        },
         cluster: cluster.to_owned(),
         members: ownership.members().iter().map(RegionId::to_string).collect(),
+        witnesses,
         partitions: ownership.entries().iter().map(lower_entry).collect(),
         runs: ownership.turns().iter().map(|turn| turn.run.0.clone()).collect(),
         came_to: ownership.turns().iter().map(|turn| lower_came_to(turn.came_to)).collect(),
@@ -188,18 +197,22 @@ pub fn lower_ownership(cluster: &str, ownership: &Ownership) -> Bytes {
 pub fn lift_ownership(cluster: &str, value: &[u8]) -> anyhow::Result<Ownership> {
     let document: OwnershipDocument =
         serde_json::from_slice(value).context("read the ownership document")?;
-    if document.version != OWNERSHIP_VERSION {
-        bail!("ownership document has version {}, expected {OWNERSHIP_VERSION}", document.version);
+    let versions = OWNERSHIP_VERSION..=OWNERSHIP_VERSION_WITH_WITNESSES;
+    if !versions.contains(&document.version) {
+        bail!("ownership document has version {}, expected {versions:?}", document.version);
     }
     if document.cluster != cluster {
         bail!("the directory serves cluster \"{}\", not \"{cluster}\"", document.cluster);
     }
-    let members = document.members.iter().map(|member| Ok(member.parse()?));
-    let members = members.collect::<anyhow::Result<_>>()?;
+    let regions = |names: &[String]| {
+        names.iter().map(|name| Ok(name.parse()?)).collect::<anyhow::Result<BTreeSet<RegionId>>>()
+    };
+    let (members, witnesses) = (regions(&document.members)?, regions(&document.witnesses)?);
     let entries = document.partitions.iter().map(lift_entry).collect::<anyhow::Result<Vec<_>>>()?;
     let ownership = Ownership::from_entries(members, entries);
     let ownership = ownership.context("ownership document has gaps or overlaps")?;
-    Ok(ownership.with_turns(lift_turns(document.runs, &document.came_to)))
+    let turns = lift_turns(document.runs, &document.came_to);
+    Ok(ownership.with_witnesses(witnesses).with_turns(turns))
 }
 
 fn lower_came_to(came_to: CameTo) -> CameToDocument {
@@ -324,7 +337,9 @@ mod tests {
             .unwrap();
         let joined =
             granted.apply(&OwnershipChange::Join { region: "sa".parse().unwrap() }).unwrap();
-        for ownership in [start, fenced, cut, granted, moving, overruled, joined] {
+        let witness = OwnershipChange::Witness { witness: "metro".parse().unwrap() };
+        let witnessed = granted.apply(&witness).unwrap();
+        for ownership in [start, fenced, cut, granted, moving, overruled, joined, witnessed] {
             let stored = lower_ownership("shop", &ownership);
             assert_eq!(lift_ownership("shop", &stored).unwrap(), ownership);
             let spare = ownership.bytes().checked_sub(stored.len());

@@ -10,10 +10,12 @@ pub mod intake;
 pub mod mark;
 pub mod server;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile_core::id::{Epoch, PartitionRange};
+use domicile_core::config::Config;
+use domicile_core::id::{Epoch, PartitionRange, RegionId};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::proto::peer_client::PeerClient;
@@ -31,6 +33,16 @@ const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 pub const MESSAGE_BYTES_MAX: usize = (1 << 30) + (1 << 20);
 
 pub type Client = PeerClient<Channel>;
+
+/// Opens connections to the agents of all others that hold logs: regions and witnesses.
+pub fn channels(
+    config: &Config,
+    here: &RegionId,
+    credentials: Option<&Arc<Credentials>>,
+) -> anyhow::Result<BTreeMap<RegionId, Client>> {
+    let others = config.holders().filter(|(holder, _)| *holder != here);
+    others.map(|(holder, address)| Ok((holder.clone(), channel(address, credentials)?))).collect()
+}
 
 /// Opens a connection to the agent at `address`, lazily: the first call connects.
 pub fn channel(address: &str, credentials: Option<&Arc<Credentials>>) -> anyhow::Result<Client> {

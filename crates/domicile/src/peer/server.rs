@@ -52,12 +52,18 @@ pub struct Desk {
     pub positions: Positions,
     pub intake: Arc<Intake>,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
+    pub status: watch::Receiver<Arc<RegionStatus>>,
+    /// A witness has none.
+    pub tables: Option<Tables>,
+}
+
+/// What is answered from PostgreSQL.
+pub struct Tables {
+    pub postgres: String,
     pub canary: Canary,
     pub marker: Marker,
-    pub status: watch::Receiver<Arc<RegionStatus>>,
-    pub postgres: String,
     pub snapshots: Snapshots,
-    /// Our tables do not show yet what others may ask for.
+    /// They do not show yet what others may ask for.
     pub newcomer: bool,
 }
 
@@ -169,7 +175,7 @@ impl Peer for Service {
         &self,
         request: Request<FetchRowsRequest>,
     ) -> Result<Response<FetchRowsResponse>, Status> {
-        self.has_joined()?;
+        let tables = self.joined()?;
         let request = request.into_inner();
         let table = TableName::new(request.schema, request.table);
         let keys: Vec<rows::Key> = request
@@ -181,14 +187,14 @@ impl Peer for Service {
             })
             .collect();
         let mut client =
-            session::connect(&self.desk.postgres, "domicile rows").await.map_err(internal)?;
+            session::connect(&tables.postgres, "domicile rows").await.map_err(internal)?;
         let found =
             rows::fetch(&mut client, &self.desk.origin, &table, &keys).await.map_err(internal)?;
         // Our own part of the frontier, as a place in our log: everything that these rows show of
         // our commits is captured by then.
         let mut frontier = found.frontier;
         let shown = frontier.get(&self.desk.origin);
-        let in_log = self.desk.marker.log_end_at(shown).await;
+        let in_log = tables.marker.log_end_at(shown).await;
         let in_log = in_log.map_err(|e| internal(format!("{e:#}")))?;
         frontier = frontier
             .iter()
@@ -213,7 +219,7 @@ impl Peer for Service {
         &self,
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        let described = compare::describe(&self.desk.postgres, request.into_inner()).await;
+        let described = compare::describe(&self.tables()?.postgres, request.into_inner()).await;
         described.map(Response::new).map_err(internal)
     }
 
@@ -221,15 +227,13 @@ impl Peer for Service {
         &self,
         request: Request<CompareRequest>,
     ) -> Result<Response<CompareResponse>, Status> {
-        self.has_joined()?;
-        let Desk { postgres, config, .. } = self.desk.as_ref();
-        let answered = compare::answer(postgres, config, request.into_inner()).await;
+        let (tables, config) = (self.joined()?, &self.desk.config);
+        let answered = compare::answer(&tables.postgres, config, request.into_inner()).await;
         answered.map(Response::new).map_err(internal)
     }
 
     async fn mark(&self, _: Request<MarkRequest>) -> Result<Response<MarkResponse>, Status> {
-        self.has_joined()?;
-        let marked = self.desk.marker.mark().await.map_err(|e| internal(format!("{e:#}")))?;
+        let marked = self.joined()?.marker.mark().await.map_err(|e| internal(format!("{e:#}")))?;
         let position =
             |(origin, lsn): (&Origin, Lsn)| Position { origin: origin.to_string(), lsn: lsn.0 };
         Ok(Response::new(MarkResponse {
@@ -247,7 +251,7 @@ impl Peer for Service {
     ) -> Result<Response<RepairResponse>, Status> {
         let request = request.into_inner();
         self.known_region(&request.source)?;
-        compare::mark_rows(&self.desk.postgres, request).await.map_err(internal)?;
+        compare::mark_rows(&self.tables()?.postgres, request).await.map_err(internal)?;
         Ok(Response::new(RepairResponse {}))
     }
 
@@ -257,9 +261,8 @@ impl Peer for Service {
     ) -> Result<Response<OpenSnapshotResponse>, Status> {
         let request = request.into_inner();
         self.same_cluster(&request.cluster)?;
-        self.has_joined()?;
+        let snapshots = &self.joined()?.snapshots;
         self.known_region(&request.region)?;
-        let snapshots = &self.desk.snapshots;
         let told = match request.snapshot {
             None => snapshots.open().await.map_err(internal)?,
             Some(name) => {
@@ -277,7 +280,7 @@ impl Peer for Service {
         let request = request.into_inner();
         self.same_cluster(&request.cluster)?;
         let (sender, receiver) = mpsc::channel(8);
-        let snapshots = self.desk.snapshots.clone();
+        let snapshots = self.tables()?.snapshots.clone();
         tokio::spawn(async move {
             if let Err(error) = snapshots.copy_out(request, &sender).await {
                 let _ = sender.send(Err(internal(format!("{error:#}")))).await;
@@ -292,7 +295,7 @@ impl Peer for Service {
     ) -> Result<Response<CloseSnapshotResponse>, Status> {
         let request = request.into_inner();
         self.same_cluster(&request.cluster)?;
-        self.desk.snapshots.close(&request.snapshot);
+        self.tables()?.snapshots.close(&request.snapshot);
         Ok(Response::new(CloseSnapshotResponse {}))
     }
 
@@ -349,19 +352,30 @@ impl Service {
         )))
     }
 
-    fn has_joined(&self) -> Result<(), Status> {
+    fn tables(&self) -> Result<&Tables, Status> {
+        let witness = || format!("{} is a witness and has no tables", self.desk.region);
+        self.desk.tables.as_ref().ok_or_else(|| Status::failed_precondition(witness()))
+    }
+
+    /// The tables of a member.
+    fn joined(&self) -> Result<&Tables, Status> {
         let newcomer = || format!("region {} has not joined the cluster yet", self.desk.region);
-        if self.desk.newcomer { Err(Status::failed_precondition(newcomer())) } else { Ok(()) }
+        match self.tables()? {
+            Tables { newcomer: true, .. } => Err(Status::failed_precondition(newcomer())),
+            tables => Ok(tables),
+        }
     }
 
     fn known_region(&self, name: &str) -> Result<RegionId, Status> {
-        let known = self.desk.config.regions.iter().find(|r| r.id.as_str() == name);
+        let mut known = self.desk.config.holders().map(|(holder, _)| holder);
+        let known = known.find(|holder| holder.as_str() == name);
         known
-            .map(|region| region.id.clone())
+            .cloned()
             .ok_or_else(|| Status::permission_denied(format!("there is no region \"{name}\"")))
     }
 
     async fn probe_guard(&self, wanted: Option<PartitionId>) -> anyhow::Result<()> {
+        let tables = self.tables()?;
         let view = self.desk.ownership.borrow().clone();
         let owned = view
             .ownership
@@ -371,7 +385,7 @@ impl Service {
         let partition = wanted.or(owned);
         let partition = partition
             .ok_or_else(|| anyhow::anyhow!("this region owns no partition to write to"))?;
-        self.desk.canary.write(partition, "probe").await
+        tables.canary.write(partition, "probe").await
     }
 }
 

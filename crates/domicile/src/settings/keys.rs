@@ -360,6 +360,31 @@ pub const KEYS: &[Key] = &[
         "Folder of the agent's replication logs. Needs room for all origins' logs.",
     ),
     key(
+        "witness[].name",
+        Text,
+        Required,
+        "Name of the witness: like a region's, and none of theirs.",
+    ),
+    key("witness[].peer", Text, Required, "`host:port` at which the other agents reach this one."),
+    key(
+        "witness[].peer_listen",
+        Text,
+        Words("`peer`"),
+        "`host:port` at which this agent listens for peers, when that differs.",
+    ),
+    key(
+        "witness[].metrics",
+        Text,
+        Words("none"),
+        "`host:port` at which the agent answers `GET /metrics`, for Prometheus; nowhere unless given. It is not encrypted and asks for no password.",
+    ),
+    key(
+        "witness[].data",
+        Text,
+        Required,
+        "Folder of the agent's replication logs. Needs room for all origins' logs.",
+    ),
+    key(
         "table[].name",
         Text,
         Required,
@@ -459,6 +484,12 @@ const SECTIONS: &[(&str, &str, &str)] = &[
         "region[].",
         "`[[region]]`",
         "Once for each region, 2 to 16 of them, in the same order in every region's file.",
+    ),
+    (
+        "witness[].",
+        "`[[witness]]`",
+        "Once for each place without a PostgreSQL whose agent holds every region's log, observes and seals \
+         (docs/operating/witness.md). Regions and witnesses together are at most 16.",
     ),
     ("table[].", "`[[table]]`", "Once for each table."),
 ];

@@ -1,34 +1,79 @@
-//! Where are the regions, and can they be told apart?
+//! Where are the regions and the witnesses, and can they be told apart?
 //!
 //! Two regions may have equal loopback addresses of PostgreSQL or equal folders when they are on
 //! two machines; whether they are is judged by the host at which their agents are reached.
 
 use std::collections::BTreeMap;
 
-use domicile_core::config::{Directory, Region};
+use domicile_core::config::{Directory, Region, Witness};
 use domicile_core::id::RegionId;
 use tokio_postgres::config::Host;
 
 use super::mistake::Mistakes;
 use super::resolve::required;
-use super::written::WrittenRegion;
+use super::written::{WrittenRegion, WrittenWitness};
 use crate::postgres::database::{Database, is_loopback};
 
-/// Returns the regions, unless one of them is wrong.
-pub(super) fn resolve(written: &[WrittenRegion], mistakes: &mut Mistakes) -> Option<Vec<Region>> {
-    let mut seen: BTreeMap<RegionId, usize> = BTreeMap::new();
-    let mut regions = Vec::new();
-    for (i, region) in written.iter().enumerate() {
-        let path = |key: &str| format!("region[{}].{key}", i + 1);
-        let id = name(&path("name"), region.name.as_deref(), mistakes);
-        if let Some(id) = &id
-            && let Some(first) = seen.insert(id.clone(), i + 1)
-        {
-            mistakes.add(path("name"), format!("region \"{id}\" is already region[{first}]"));
+/// Returns the regions and the witnesses, unless one of them is wrong.
+pub(super) fn resolve(
+    regions: &[WrittenRegion],
+    witnesses: &[WrittenWitness],
+    mistakes: &mut Mistakes,
+) -> (Option<Vec<Region>>, Option<Vec<Witness>>) {
+    let mut names = Names::default();
+    let regions = (1..).zip(regions).map(|(number, written)| {
+        let path = |key: &str| format!("region[{number}].{key}");
+        let id = names.take(written.name.as_deref(), format!("region[{number}]"), mistakes);
+        resolve_one(written, id, &path, mistakes)
+    });
+    let regions: Vec<_> = regions.collect();
+    let witnesses = (1..).zip(witnesses).map(|(number, written)| {
+        let path = |key: &str| format!("witness[{number}].{key}");
+        let id = names.take(written.name.as_deref(), format!("witness[{number}]"), mistakes);
+        resolve_witness(written, id, &path, mistakes)
+    });
+    let witnesses: Vec<_> = witnesses.collect();
+    (regions.into_iter().collect(), witnesses.into_iter().collect())
+}
+
+/// Who has which name.
+#[derive(Default)]
+struct Names(BTreeMap<RegionId, String>);
+
+impl Names {
+    fn take(
+        &mut self,
+        written: Option<&str>,
+        by: String,
+        mistakes: &mut Mistakes,
+    ) -> Option<RegionId> {
+        let path = format!("{by}.name");
+        let id = name(&path, written, mistakes)?;
+        let what = by.split_once('[').map_or(by.as_str(), |(what, _)| what).to_owned();
+        if let Some(first) = self.0.insert(id.clone(), by) {
+            mistakes.add(path, format!("{what} \"{id}\" is already {first}"));
         }
-        regions.push(resolve_one(region, id, &path, mistakes));
+        Some(id)
     }
-    regions.into_iter().collect()
+}
+
+fn resolve_witness(
+    written: &WrittenWitness,
+    id: Option<RegionId>,
+    path: &dyn Fn(&str) -> String,
+    mistakes: &mut Mistakes,
+) -> Option<Witness> {
+    let peer = address(&path("peer"), written.peer.as_deref(), mistakes);
+    let peer_listen = listen(&path("peer_listen"), &written.peer_listen, &peer, mistakes);
+    let metrics = optional(&path("metrics"), &written.metrics, mistakes);
+    let data = required(&path("data"), written.data.as_deref(), mistakes);
+    Some(Witness {
+        id: id?,
+        peer: peer?,
+        peer_listen: peer_listen?,
+        metrics: metrics?,
+        data: data?.to_owned(),
+    })
 }
 
 fn resolve_one(
@@ -145,6 +190,7 @@ fn host_and_port(address: &str) -> Option<(&str, u16)> {
 /// Notes what two parts of the cluster cannot share.
 pub(super) fn check_addresses(
     regions: &[WrittenRegion],
+    witnesses: &[WrittenWitness],
     directory: Option<&Directory>,
     mistakes: &mut Mistakes,
 ) {
@@ -186,6 +232,22 @@ pub(super) fn check_addresses(
         }
         for database in region.postgres.iter().flat_map(|text| databases(text, machine)) {
             taken.claim(database, path("postgres"));
+        }
+    }
+    for (number, witness) in (1..).zip(witnesses) {
+        let path = |key: &str| format!("witness[{number}].{key}");
+        let machine = host_of(witness.peer.as_deref().unwrap_or_default());
+        if let Some(address) = &witness.peer {
+            taken.claim(format!("address {address}"), path("peer"));
+        }
+        for (key, address) in [("peer_listen", &witness.peer_listen), ("metrics", &witness.metrics)]
+        {
+            if let Some(address) = address {
+                taken.claim(format!("listen {machine} {address}"), path(key));
+            }
+        }
+        if let Some(data) = &witness.data {
+            taken.claim(format!("folder {} {machine}", folder(data)), path("data"));
         }
     }
 }

@@ -38,18 +38,15 @@ const SEGMENTS_PER_REGION_MIN: u64 = 4;
 pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Config> {
     let cluster = cluster(written, mistakes);
     let partition = partition(written, mistakes);
-    let regions = regions::resolve(&written.region, mistakes);
-    region_count(written.region.len(), mistakes);
+    let (regions, witnesses) = regions::resolve(&written.region, &written.witness, mistakes);
+    let holders = written.region.len() + written.witness.len();
+    holder_count(written.region.len(), holders, mistakes);
     let rpo = rpo(written, mistakes);
     let sequences = sequences(written, mistakes);
     let lease = lease(written.lease.as_ref().unwrap_or(&WrittenLease::default()), mistakes);
     let failover = written.failover.as_ref();
-    let failover = failover_policy(
-        failover.unwrap_or(&WrittenFailover::default()),
-        written.region.len(),
-        &lease,
-        mistakes,
-    );
+    let failover =
+        failover_policy(failover.unwrap_or(&WrittenFailover::default()), holders, &lease, mistakes);
     let log = written.log.as_ref();
     let log = log_terms(log.unwrap_or(&WrittenLog::default()), written.region.len(), mistakes);
     let directory = directory::resolve(written.directory.as_ref(), mistakes);
@@ -70,8 +67,8 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let tombstones_keep = duration("shared.tombstones", keep, TOMBSTONES_KEEP, mistakes);
     let drills = written.drills.as_ref().map(|written| drills::resolve(written, mistakes));
     let programs = written.runbook.as_ref().and_then(|runbook| runbook.programs.clone());
-    regions::check_addresses(&written.region, directory.as_ref(), mistakes);
-    let (regions, partition) = (regions?, partition?);
+    regions::check_addresses(&written.region, &written.witness, directory.as_ref(), mistakes);
+    let (regions, witnesses, partition) = (regions?, witnesses?, partition?);
     let has_reference = tables.values().any(|kind| *kind == TableKind::Reference);
     let layout = layout(&partition, ids, has_reference);
     Some(Config {
@@ -93,6 +90,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
             Some(dns) => Some(dns?),
         },
         regions,
+        witnesses,
         tables,
         journal_keep,
         tombstones_keep,
@@ -171,21 +169,24 @@ fn partition(written: &Written, mistakes: &mut Mistakes) -> Option<Partition> {
     }
 }
 
-fn region_count(count: usize, mistakes: &mut Mistakes) {
-    if !(2..=REGIONS_MAX).contains(&count) {
-        let text = format!("expected 2 to {REGIONS_MAX} regions, found {count}");
+fn holder_count(regions: usize, holders: usize, mistakes: &mut Mistakes) {
+    if !(2..=REGIONS_MAX).contains(&regions) {
+        let text = format!("expected 2 to {REGIONS_MAX} regions, found {regions}");
         mistakes.add("region", text);
+    } else if holders > REGIONS_MAX {
+        let text = format!("expected at most {REGIONS_MAX} regions and witnesses, found {holders}");
+        mistakes.add("witness", text);
     }
 }
 
 fn rpo(written: &Written, mistakes: &mut Mistakes) -> Option<Rpo> {
     let copies = written.copies.unwrap_or(1);
-    let regions = written.region.len();
-    let fits = usize::try_from(copies).ok().filter(|n| *n >= 1 && *n < regions.max(2));
+    let holders = written.region.len() + written.witness.len();
+    let fits = usize::try_from(copies).ok().filter(|n| *n >= 1 && *n < holders.max(2));
     if fits.is_none() {
-        let text = match regions {
+        let text = match holders {
             0..=2 => format!("{copies}: one region has only one other to hold copies"),
-            _ => format!("{copies}: with {regions} regions there can be 1 to {}", regions - 1),
+            _ => format!("{copies}: there are 1 to {} others to hold copies", holders - 1),
         };
         mistakes.add("copies", text);
     }
@@ -259,11 +260,11 @@ fn drift(written: Option<i64>, mistakes: &mut Mistakes) -> u64 {
 
 fn failover_policy(
     written: &WrittenFailover,
-    regions: usize,
+    holders: usize,
     lease: &LeaseTerms,
     mistakes: &mut Mistakes,
 ) -> FailoverPolicy {
-    let others = regions.saturating_sub(1).max(1);
+    let others = holders.saturating_sub(1).max(1);
     let observers = match written.observers {
         None => OBSERVERS_DEFAULT.min(others),
         Some(number) => match usize::try_from(number) {
@@ -271,7 +272,7 @@ fn failover_policy(
             _ => {
                 mistakes.add(
                     "failover.observers",
-                    format!("{number}: {regions} regions leave 1 to {others} that can observe one"),
+                    format!("{number}: there are 1 to {others} others that can observe a region"),
                 );
                 others
             }

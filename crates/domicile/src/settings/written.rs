@@ -26,6 +26,8 @@ pub(super) struct Written {
     #[serde(default)]
     pub region: Vec<WrittenRegion>,
     #[serde(default)]
+    pub witness: Vec<WrittenWitness>,
+    #[serde(default)]
     pub table: Vec<WrittenTable>,
 }
 
@@ -140,6 +142,16 @@ pub(super) struct WrittenRegion {
     pub addresses: Option<Names>,
     pub health: Option<String>,
     pub capacity: Option<i64>,
+    pub data: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenWitness {
+    pub name: Option<String>,
+    pub peer: Option<String>,
+    pub peer_listen: Option<String>,
+    pub metrics: Option<String>,
     pub data: Option<String>,
 }
 

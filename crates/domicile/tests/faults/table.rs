@@ -602,6 +602,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "of_two_regions_the_one_that_the_directory_sees_goes_on",
     ),
     (
+        34,
+        "with `rpo = \"0\"` and a witness that alone has copies when the region is lost: nothing is missing",
+        "tests/witness.rs",
+        "what_the_witness_alone_holds_of_a_lost_region_is_there_at_the_one_that_takes_over",
+    ),
+    (
         35,
         "planned: terminated, and the run succeeds",
         "tests/faults/hand_over.rs",

@@ -39,8 +39,8 @@ pub async fn start(regions: &mut Regions) {
         client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     }
     regions.start_directory().unwrap();
-    for region in regions.names().to_vec() {
-        regions.start_agent(&region).unwrap();
+    for holder in [regions.names(), regions.witnesses()].concat() {
+        regions.start_agent(&holder).unwrap();
     }
     regions.wait_until_ready().await.unwrap();
 }

@@ -37,11 +37,11 @@ impl Agent {
         }
         let revision = self.ownership_revision();
         if let Some(ownership) = self.state.as_ref().map(|state| state.ownership.clone()) {
-            let members = match cx.setup.breaks(Sabotage::CountStrangers) {
-                true => &cx.setup.regions.iter().cloned().collect(),
-                false => ownership.members(),
+            let holders = match cx.setup.breaks(Sabotage::CountStrangers) {
+                true => cx.setup.regions.iter().cloned().collect(),
+                false => ownership.holders().cloned().collect(),
             };
-            self.progress.examined(revision, members);
+            self.progress.examined(revision, &holders);
         }
     }
 

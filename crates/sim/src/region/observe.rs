@@ -121,6 +121,7 @@ impl Agent {
             ownership: (*state.ownership).clone(),
             ownership_revision: state.ownership_revision,
             regions,
+            witnesses: BTreeMap::new(),
             seals: execution.map(|e| e.seals.clone()).unwrap_or_default(),
             promises_over_at: execution.and_then(|e| e.promises_over_at),
             canary_written: execution.is_some_and(|e| e.canary_written),

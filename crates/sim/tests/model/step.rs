@@ -303,6 +303,7 @@ impl Protocol {
             ownership: known.ownership.clone(),
             ownership_revision: known.ownership_revision,
             regions: (0..3).map(|other| (id(other), seen(other))).collect::<BTreeMap<_, _>>(),
+            witnesses: BTreeMap::new(),
             seals: seals.map(|(peer, held)| (id(*peer), held.clone())).collect(),
             promises_over_at: None,
             canary_written: owner.is_some(),

@@ -38,6 +38,7 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         ownership: Ownership::initial(9, &regions),
         ownership_revision: 1,
         regions: regions.iter().map(alive).collect(),
+        witnesses: BTreeMap::new(),
         seals: Default::default(),
         promises_over_at: None,
         canary_written: false,

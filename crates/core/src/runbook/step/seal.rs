@@ -1,6 +1,6 @@
 //! Forced: the survivors promise to accept nothing more of the old owner, or its lease runs out.
 //!
-//! The survivors are the members but the old owner: nobody else's copies count.
+//! The survivors are those who hold its log, witnesses too: nobody else's copies count.
 //!
 //! At RPO 0 with `k` copies among `n` survivors, a commit is acknowledged only when `k` of them
 //! hold it. When more than `n - k` have sealed, every such set of `k` contains one that sealed:
@@ -43,19 +43,19 @@ impl Seal {
         if unsealed.is_empty() {
             return self.lease_wait(facts);
         }
-        let answering = unsealed.iter().any(|region| self.reachable(region, facts));
+        let answering = unsealed.iter().any(|region| facts.is_reachable(region));
         (!answering).then_some(Blocker::SealMissing { regions: unsealed })
     }
 
     pub fn effect(&self, facts: &Facts) -> Option<Effect> {
         let mut regions = self.unsealed(facts);
-        regions.retain(|region| self.reachable(region, facts));
+        regions.retain(|region| facts.is_reachable(region));
         Some(Effect::Seal { regions, from: self.from.clone() })
     }
 
     /// The survivors whose seal is still needed; empty when enough have sealed.
     fn unsealed(&self, facts: &Facts) -> Vec<RegionId> {
-        let survivors = facts.ownership.members().iter().filter(|r| **r != self.from);
+        let survivors = facts.ownership.holders().filter(|r| **r != self.from);
         let (sealed, missing): (Vec<RegionId>, Vec<RegionId>) =
             survivors.clone().cloned().partition(|r| facts.seals.contains_key(r));
         let sealed = sealed.len();
@@ -65,7 +65,7 @@ impl Seal {
             }
             Rpo::None => {
                 let (answering, silent): (Vec<_>, Vec<_>) =
-                    missing.into_iter().partition(|r| self.reachable(r, facts));
+                    missing.into_iter().partition(|r| facts.is_reachable(r));
                 if sealed == 0 && answering.is_empty() { silent } else { answering }
             }
         }
@@ -79,9 +79,5 @@ impl Seal {
         let knows = from.reachable && from.ownership_seen >= facts.ownership_revision;
         (facts.rpo.runs_ahead() && facts.now < over_at && !knows)
             .then(|| Blocker::LeaseLive { region: self.from.clone(), over_at })
-    }
-
-    fn reachable(&self, region: &RegionId, facts: &Facts) -> bool {
-        facts.regions.get(region).is_some_and(|r| r.reachable)
     }
 }

@@ -10,6 +10,8 @@ use crate::lab::cluster::PgBin;
 #[derive(Clone, Debug)]
 pub struct RegionsConfig {
     pub names: Vec<String>,
+    /// Those that only hold logs.
+    pub witnesses: Vec<String>,
     /// As in `hash(branch_id, 12)` or `whole`.
     pub partition: String,
     /// How many partitions that makes, one for all reference tables included.
@@ -60,6 +62,7 @@ impl RegionsConfig {
     pub fn three(binary: PathBuf, bin: PgBin, column: &str, partitions: u32) -> Self {
         Self {
             names: ["eu", "us", "ap"].map(str::to_owned).to_vec(),
+            witnesses: Vec::new(),
             partition: format!("hash({column}, {partitions})"),
             partitions,
             rpo: "0".to_owned(),

@@ -42,6 +42,15 @@ pub(super) struct Seen {
     pub(super) dns: SocketAddr,
 }
 
+/// One witness as one process sees it.
+#[derive(Clone, Debug)]
+pub(super) struct SeenWitness {
+    pub(super) name: String,
+    pub(super) peer: SocketAddr,
+    pub(super) peer_listen: SocketAddr,
+    pub(super) metrics: SocketAddr,
+}
+
 /// The directory as one process reaches it.
 #[derive(Clone, Debug)]
 pub(super) enum Directory {
@@ -54,6 +63,7 @@ pub(super) fn text(
     common: &Common,
     directory: &Directory,
     regions: &[Seen],
+    witnesses: &[SeenWitness],
     folder: &Path,
 ) -> String {
     let folder = folder.display().to_string();
@@ -110,6 +120,15 @@ pub(super) fn text(
             quote(&format!("{folder}/{name}/agent")),
         );
     }
+    for SeenWitness { name, peer, peer_listen, metrics } in witnesses {
+        let _ = write!(
+            text,
+            "[[witness]]\nname = {}\npeer = \"{peer}\"\npeer_listen = \"{peer_listen}\"\n\
+             metrics = \"{metrics}\"\ndata = {}\n\n",
+            quote(name),
+            quote(&format!("{folder}/{name}/agent")),
+        );
+    }
     text.push_str(&common.tables);
     text
 }
@@ -159,10 +178,18 @@ mod tests {
             dns: address,
         };
         let directory = Directory::Embedded(address);
-        let text = text(&common, &directory, &[seen("eu"), seen("us")], Path::new("/tmp/lab"));
+        let metro = SeenWitness {
+            name: "metro".to_owned(),
+            peer: address,
+            peer_listen: address,
+            metrics: address,
+        };
+        let regions = [seen("eu"), seen("us")];
+        let text = text(&common, &directory, &regions, &[metro], Path::new("/tmp/lab"));
         let parsed: toml::Table = text.parse().unwrap();
         assert_eq!(parsed["region"].as_array().unwrap().len(), 2);
         assert_eq!(parsed["region"][1]["data"].as_str(), Some("/tmp/lab/us/agent"));
+        assert_eq!(parsed["witness"][0]["data"].as_str(), Some("/tmp/lab/metro/agent"));
         assert_eq!(parsed["lease"]["ttl"].as_str(), Some("3000ms"));
         assert_eq!(parsed["log"]["keep"].as_str(), Some("1s"));
         assert_eq!(parsed["table"][0]["name"].as_str(), Some("kept"));

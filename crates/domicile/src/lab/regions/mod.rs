@@ -3,7 +3,7 @@
 //! ```text
 //! <folder>/directory.toml, directory.log, directory/     the fourth place
 //! <folder>/<region>/domicile.toml, agent.log, agent/     one agent process
-//! <folder>/<region>/postgres/                            one PostgreSQL cluster
+//! <folder>/<region>/postgres/                            one PostgreSQL cluster; a witness has none
 //! ```
 //!
 //! Links between regions are relays in this process, so they can be slow and can be cut.
@@ -32,7 +32,7 @@ mod watch;
 pub use config::RegionsConfig;
 pub use error::RegionsError;
 use error::log_tail;
-use file::{Common, Directory, Seen};
+use file::{Common, Directory, Seen, SeenWitness};
 pub use links::{Links, Purpose};
 use program::Program;
 pub use watch::{Observer, Statuses, partitions_of, unready};
@@ -51,17 +51,22 @@ const CERTIFICATE_DAYS: u32 = 365;
 /// Who asks agents from outside.
 const OPERATOR: &str = "operator";
 
-/// One region: its cluster, its agent, and where they are found.
+/// The agent of a region or of a witness, and where it is found.
 #[derive(Debug)]
 struct Place {
-    cluster: Cluster,
     agent: Program,
     /// Holds the agent's data, if that has a disk of its own.
     log_disk: Option<Disk>,
     config_file: PathBuf,
     peer: SocketAddr,
-    gateway: SocketAddr,
     metrics: SocketAddr,
+}
+
+/// What only a region has.
+#[derive(Debug)]
+struct Served {
+    cluster: Cluster,
+    gateway: SocketAddr,
     health: SocketAddr,
     dns: SocketAddr,
 }
@@ -71,6 +76,7 @@ struct Place {
 pub struct Regions {
     config: RegionsConfig,
     places: BTreeMap<String, Place>,
+    served: BTreeMap<String, Served>,
     /// Ours, unless it is somebody else's etcd.
     directory: Option<Program>,
     directory_address: SocketAddr,
@@ -114,11 +120,22 @@ impl Regions {
         let seeds = config.names.iter().map(|name| seeded(&config, &folder, name));
         let clusters = try_join_all(seeds).await?;
         let directory = address();
-        let listen: Vec<(SocketAddr, SocketAddr)> =
-            config.names.iter().map(|_| (address(), address())).collect();
-        let links = connect(&config, directory, &listen).await?;
+        let gateways: BTreeMap<String, SocketAddr> =
+            config.names.iter().map(|name| (name.clone(), address())).collect();
+        let holders = || config.names.iter().chain(&config.witnesses);
+        let peers: BTreeMap<String, SocketAddr> =
+            holders().map(|name| (name.clone(), address())).collect();
+        let links = connect(&config, directory, &peers, &gateways).await?;
+        let served = config.names.iter().zip(clusters).map(|(name, cluster)| {
+            let (gateway, health, dns) = (gateways[name], address(), address());
+            (name.clone(), Served { cluster, gateway, health, dns })
+        });
+        let served = served.collect();
         let mut places = BTreeMap::new();
-        for ((name, cluster), (peer, gateway)) in config.names.iter().zip(clusters).zip(&listen) {
+        for name in holders() {
+            let folder_of = folder.join(name);
+            std::fs::create_dir_all(&folder_of)
+                .map_err(RegionsError::file("make folder", &folder_of))?;
             let config_file = folder.join(name).join("domicile.toml");
             let arguments = ["agent", "--config", &path(&config_file), "--region", name];
             let agent = Program::new(
@@ -132,21 +149,12 @@ impl Regions {
                 let data = folder.join(name).join("agent");
                 symlink(disk.path(), &data).map_err(RegionsError::file("link", &data))?;
             }
-            let place = Place {
-                cluster,
-                agent,
-                log_disk,
-                config_file,
-                peer: *peer,
-                gateway: *gateway,
-                metrics: address(),
-                health: address(),
-                dns: address(),
-            };
+            let (peer, metrics) = (peers[name], address());
+            let place = Place { agent, log_disk, config_file, peer, metrics };
             places.insert(name.clone(), place);
         }
-        let credentials =
-            config.tls.then(|| certified(&folder.join(CERTIFICATES), &config.names)).transpose()?;
+        let certified = || certified(&folder.join(CERTIFICATES), holders());
+        let credentials = config.tls.then(certified).transpose()?;
         let agents = places.iter().map(|(name, place)| (name.clone(), place.peer));
         let observer = Observer::new(agents, credentials.as_ref());
         let arguments = ["directory", "--config", &path(&folder.join("directory.toml"))];
@@ -160,6 +168,7 @@ impl Regions {
             directory: config.etcd.is_empty().then_some(program),
             config,
             places,
+            served,
             directory_address: directory,
             links,
             observer,
@@ -172,6 +181,10 @@ impl Regions {
 
     pub fn names(&self) -> &[String] {
         &self.config.names
+    }
+
+    pub fn witnesses(&self) -> &[String] {
+        &self.config.witnesses
     }
 
     pub fn links(&self) -> &Links {
@@ -190,7 +203,7 @@ impl Regions {
 
     /// Returns where clients of this region connect.
     pub fn gateway(&self, region: &str) -> SocketAddr {
-        self.place(region).gateway
+        self.served(region).gateway
     }
 
     /// Returns where a region's agent listens for others, without a link in between.
@@ -205,22 +218,22 @@ impl Regions {
 
     /// Returns where a region's agent answers load balancers.
     pub fn health(&self, region: &str) -> SocketAddr {
-        self.place(region).health
+        self.served(region).health
     }
 
     /// Returns where a region's agent answers for names.
     pub fn dns(&self, region: &str) -> SocketAddr {
-        self.place(region).dns
+        self.served(region).dns
     }
 
     /// Returns how to reach a region's PostgreSQL past its gateway.
     pub fn postgres(&self, region: &str) -> String {
-        self.place(region).cluster.connection_string()
+        self.served(region).cluster.connection_string()
     }
 
     /// Opens a session at a region's PostgreSQL, past its gateway.
     pub async fn connect(&self, region: &str) -> Result<tokio_postgres::Client, RegionsError> {
-        Ok(self.place(region).cluster.connect().await?)
+        Ok(self.served(region).cluster.connect().await?)
     }
 
     /// Returns the configuration that this region's agent reads; commands may use it too.
@@ -250,7 +263,7 @@ impl Regions {
     pub fn kill_region(&mut self, region: &str) {
         let place = self.place_mut(region);
         place.agent.kill();
-        place.cluster.kill();
+        self.served_mut(region).cluster.kill();
     }
 
     pub async fn start_region(&mut self, region: &str) -> Result<(), RegionsError> {
@@ -282,24 +295,24 @@ impl Regions {
 
     /// Lets all of a region's PostgreSQL hang.
     pub fn pause_postgres(&self, region: &str) {
-        self.place(region).cluster.pause();
+        self.served(region).cluster.pause();
     }
 
     pub fn resume_postgres(&self, region: &str) {
-        self.place(region).cluster.resume();
+        self.served(region).cluster.resume();
     }
 
     /// Returns the process id of a region's postmaster, if it was started.
     pub fn postgres_pid(&self, region: &str) -> Option<u32> {
-        self.place(region).cluster.pid()
+        self.served(region).cluster.pid()
     }
 
     pub fn kill_postgres(&mut self, region: &str) {
-        self.place_mut(region).cluster.kill();
+        self.served_mut(region).cluster.kill();
     }
 
     pub async fn start_postgres(&mut self, region: &str) -> Result<(), RegionsError> {
-        let cluster = &mut self.place_mut(region).cluster;
+        let cluster = &mut self.served_mut(region).cluster;
         if cluster.is_running() {
             return Ok(());
         }
@@ -312,7 +325,7 @@ impl Regions {
     ///
     /// When [`RegionsConfig::disk_bytes`] asked for none.
     pub fn wal_disk(&mut self, region: &str) -> &mut Disk {
-        self.place_mut(region).cluster.wal_disk().expect("a disk of its own")
+        self.served_mut(region).cluster.wal_disk().expect("a disk of its own")
     }
 
     /// Returns the disk of the logs of a region's agent.
@@ -385,6 +398,14 @@ impl Regions {
         of.map(|(_, place)| log_tail(place.agent.log())).collect()
     }
 
+    fn served(&self, region: &str) -> &Served {
+        self.served.get(region).expect("a region of the lab")
+    }
+
+    fn served_mut(&mut self, region: &str) -> &mut Served {
+        self.served.get_mut(region).expect("a region of the lab")
+    }
+
     fn place(&self, region: &str) -> &Place {
         self.places.get(region).expect("a region of the lab")
     }
@@ -406,16 +427,17 @@ impl Regions {
             more: config.more.clone(),
             tables: config.tables.clone(),
         };
-        let direct: Vec<Seen> = config.names.iter().map(|name| self.seen(name, name)).collect();
+        let (regions, witnesses) = self.all_seen("directory");
         let directory = Directory::Embedded(self.directory_address);
-        let text =
-            file::text(&self.seen_by(&common, "directory"), &directory, &direct, &self.folder);
+        let common_there = self.seen_by(&common, "directory");
+        let text = file::text(&common_there, &directory, &regions, &witnesses, &self.folder);
         write(&self.folder.join("directory.toml"), &text)?;
         for (i, (viewer, place)) in self.places.iter().enumerate() {
-            let seen: Vec<Seen> = config.names.iter().map(|name| self.seen(viewer, name)).collect();
+            let (regions, witnesses) = self.all_seen(viewer);
             let directory = self.directory_from(viewer, i);
             let common = self.seen_by(&common, viewer);
-            write(&place.config_file, &file::text(&common, &directory, &seen, &self.folder))?;
+            let text = file::text(&common, &directory, &regions, &witnesses, &self.folder);
+            write(&place.config_file, &text)?;
         }
         Ok(())
     }
@@ -444,19 +466,36 @@ impl Regions {
 
     /// Returns one region as it is reached from `viewer`.
     fn seen(&self, viewer: &str, name: &str) -> Seen {
-        let place = self.place(name);
+        let (place, served) = (self.place(name), self.served(name));
         let over = |purpose, direct| self.links.address(viewer, name, purpose).unwrap_or(direct);
         Seen {
             name: name.to_owned(),
-            postgres: format!("{} {}", place.cluster.connection_string(), self.config.login),
+            postgres: format!("{} {}", served.cluster.connection_string(), self.config.login),
             peer: over(Purpose::Peer, place.peer),
             peer_listen: place.peer,
-            gateway: over(Purpose::Gateway, place.gateway),
-            gateway_listen: place.gateway,
+            gateway: over(Purpose::Gateway, served.gateway),
+            gateway_listen: served.gateway,
             metrics: place.metrics,
-            health: place.health,
-            dns: place.dns,
+            health: served.health,
+            dns: served.dns,
         }
+    }
+
+    fn seen_witness(&self, viewer: &str, name: &str) -> SeenWitness {
+        let place = self.place(name);
+        SeenWitness {
+            name: name.to_owned(),
+            peer: self.links.address(viewer, name, Purpose::Peer).unwrap_or(place.peer),
+            peer_listen: place.peer,
+            metrics: place.metrics,
+        }
+    }
+
+    /// Everybody as they are reached from `viewer`.
+    fn all_seen(&self, viewer: &str) -> (Vec<Seen>, Vec<SeenWitness>) {
+        let regions = self.config.names.iter().map(|name| self.seen(viewer, name));
+        let witnesses = self.config.witnesses.iter().map(|name| self.seen_witness(viewer, name));
+        (regions.collect(), witnesses.collect())
     }
 }
 
@@ -495,16 +534,19 @@ async fn seeded(
 async fn connect(
     config: &RegionsConfig,
     directory: SocketAddr,
-    listen: &[(SocketAddr, SocketAddr)],
+    peers: &BTreeMap<String, SocketAddr>,
+    gateways: &BTreeMap<String, SocketAddr>,
 ) -> Result<Links, RegionsError> {
     let one_way = config.round_trip / 2;
     let mut links = Links::default();
     if !config.links {
         return Ok(links);
     }
-    for from in &config.names {
-        for (to, (peer, gateway)) in config.names.iter().zip(listen).filter(|(to, _)| *to != from) {
+    for from in peers.keys() {
+        for (to, peer) in peers.iter().filter(|(to, _)| *to != from) {
             links.add(from, to, Purpose::Peer, *peer, one_way).await?;
+        }
+        for (to, gateway) in gateways.iter().filter(|(to, _)| *to != from) {
             links.add(from, to, Purpose::Gateway, *gateway, one_way).await?;
         }
         // The embedded directory is on this machine: near every region.
@@ -529,8 +571,11 @@ fn write(file: &Path, text: &str) -> Result<(), RegionsError> {
 mod tests;
 
 /// Makes the certificates of all processes, and returns what an observer shows.
-fn certified(folder: &Path, names: &[String]) -> Result<Arc<Credentials>, RegionsError> {
-    let names = names.iter().map(String::as_str).chain(["directory", OPERATOR]);
+fn certified<'a>(
+    folder: &Path,
+    names: impl Iterator<Item = &'a String>,
+) -> Result<Arc<Credentials>, RegionsError> {
+    let names = names.map(String::as_str).chain(["directory", OPERATOR]);
     let holder = |name: &str| Holder { name: name.to_owned(), hosts: vec!["127.0.0.1".to_owned()] };
     let holders: Vec<Holder> = names.map(holder).collect();
     issue(folder, "lab", &holders, CERTIFICATE_DAYS).map_err(RegionsError::Certificates)?;

@@ -76,11 +76,14 @@ pub fn unready(statuses: &Statuses, partitions: u32) -> Result<(), String> {
     for (region, status) in statuses {
         let status = status.as_ref().map_err(Clone::clone)?;
         let refuse = |what: &str| Err(format!("region \"{region}\" {what}"));
-        if !status.postgres_reachable {
-            return refuse("does not reach its PostgreSQL");
-        }
         if !status.directory_connected {
             return refuse("does not reach the directory");
+        }
+        if status.witness {
+            continue;
+        }
+        if !status.postgres_reachable {
+            return refuse("does not reach its PostgreSQL");
         }
         if !status.lease_live {
             return refuse("has no live lease");
