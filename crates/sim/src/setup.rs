@@ -44,6 +44,8 @@ pub enum Sabotage {
     CountEarly,
     /// The copies of a region count that is not a member yet.
     CountStrangers,
+    /// The copies of a witness count, and nobody asks for its seal.
+    ForgetWitness,
     /// What no peer holds is confirmed however old it is.
     ForgetAge,
     /// A repair takes a peer's rows without asking how far the peer is.
@@ -64,6 +66,8 @@ pub struct Setup {
     pub policy: FailoverPolicy,
     /// When the last region joins; from the beginning when it is `None`.
     pub joins_at: Option<Micros>,
+    /// The last region is a witness: its copies and seals count, and it owns nothing.
+    pub has_witness: bool,
     pub sabotage: Option<Sabotage>,
     /// Whoever sees an outage begins a failover, half of the time; otherwise only the region that is
     /// to take over does, as agents do.
@@ -76,6 +80,7 @@ impl Setup {
     pub fn choose(seed: u64, rng: &mut Rng, sabotage: Option<Sabotage>) -> Self {
         // Apart, so that the other choices are the same with a newcomer and without one.
         let mut newcomer = Rng::new(!seed);
+        let mut witness = Rng::new(seed.rotate_left(32));
         let count = rng.between(3, REGION_NAMES.len() as u64) as usize;
         let regions: Vec<RegionId> = REGION_NAMES[..count]
             .iter()
@@ -93,6 +98,7 @@ impl Setup {
             2 if count > 3 => Rpo::Zero { copies: 2 },
             _ => Rpo::Zero { copies: 1 },
         };
+        let joins_at = newcomer.chance(300).then(|| newcomer.between(2, 15) * SECOND);
         Self {
             origins: regions.iter().map(|r| Origin::new(r.clone(), 1)).collect(),
             partitions: (0..KEYS).map(|key| partition(&layout, &regions, key)).collect(),
@@ -100,7 +106,8 @@ impl Setup {
             layout,
             rpo,
             terms: TERMS,
-            joins_at: newcomer.chance(300).then(|| newcomer.between(2, 15) * SECOND),
+            has_witness: joins_at.is_none() && witness.chance(300),
+            joins_at,
             policy: POLICY,
             sabotage,
             anyone_begins: true,
@@ -123,6 +130,7 @@ impl Setup {
             terms: TERMS,
             policy: POLICY,
             joins_at: None,
+            has_witness: false,
             sabotage: None,
             anyone_begins: false,
             alternates,
@@ -146,11 +154,16 @@ impl Setup {
         if self.alternates {
             return alternating(self.layout.total(), &self.regions);
         }
-        let newcomers = usize::from(self.joins_at.is_some());
-        let regions = &self.regions[..self.count() - newcomers];
+        let others = usize::from(self.joins_at.is_some() || self.has_witness);
+        let regions = &self.regions[..self.count() - others];
         let owners = Ownership::initial(self.layout.total(), regions);
+        let owners = owners.with_witnesses(self.witness().cloned());
         // It would be one range more in the count of what ranges cost.
         if self.anyone_begins { owners.with_canary(regions[0].clone()) } else { owners }
+    }
+
+    pub fn witness(&self) -> Option<&RegionId> {
+        self.regions.last().filter(|_| self.has_witness)
     }
 
     pub fn frontier(&self, positions: &[Lsn]) -> Frontier {

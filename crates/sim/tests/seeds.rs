@@ -84,6 +84,11 @@ fn counting_the_copies_of_a_region_that_is_no_member_is_noticed() {
 }
 
 #[test]
+fn a_failover_without_the_seal_of_the_witness_is_noticed() {
+    is_noticed(Sabotage::ForgetWitness, Kind::Safety);
+}
+
+#[test]
 fn repairing_from_just_any_peer_is_noticed() {
     is_noticed(Sabotage::RepairBlindly, Kind::Safety);
 }

@@ -52,9 +52,10 @@ impl Ownership {
 
     fn head_bytes(&self) -> usize {
         let holders: usize = self.holders().map(|holder| holder.as_str().len() + 3).sum();
-        // The name of the cluster, the version, the names of the lists.
+        let list = if self.witnesses.is_empty() { 0 } else { r#""witnesses":[],"#.len() };
+        // The name of the cluster, the version, the names of the other lists.
         let turns: usize = self.turns.iter().map(|turn| turn.run.0.len() + 3 + 12).sum();
-        144 + holders + turns
+        128 + list + holders + turns
     }
 }
 

@@ -6,19 +6,26 @@ use std::rc::Rc;
 use domicile_core::id::{PartitionId, RunId};
 use domicile_core::lsn::Frontier;
 use domicile_core::outage::{Probe, Sighting, judge};
+use domicile_core::ownership::Ownership;
 use domicile_core::progress::{Exposure, Pace};
-use domicile_core::runbook::{Facts, RegionFacts};
+use domicile_core::runbook::{Facts, RegionFacts, WitnessFacts};
 use domicile_core::time::{Millis, Time};
 
 use super::ship::progress_of;
 use super::{Agent, Context, Host, send};
 use crate::clock::Micros;
 use crate::message::{Message, Report};
-use crate::setup::Setup;
+use crate::setup::{Sabotage, Setup};
 
 const REPORT_EVERY: Millis = Millis(150);
 /// A peer that was not heard of for this long is not reachable; an older probe says nothing.
 const HEARD_LATELY: Millis = Millis(1000);
+
+fn without_witnesses(ownership: &Ownership) -> Ownership {
+    let (members, entries) = (ownership.members().clone(), ownership.entries().to_vec());
+    let without = Ownership::from_entries(members, entries).expect("it was one");
+    without.with_turns(ownership.turns().to_vec())
+}
 
 impl Agent {
     pub(super) fn report(&mut self, host: &mut Host, cx: &mut Context<'_>) {
@@ -112,16 +119,24 @@ impl Agent {
         let state = self.state.as_ref()?;
         let now = host.clock.monotonic(at);
         let execution = run.and_then(|run| self.executions.get(run));
-        let regions: BTreeMap<_, _> = (0..setup.count())
+        let mut regions: BTreeMap<_, _> = (0..setup.count())
             .map(|r| (setup.regions[r].clone(), self.region_facts(host, setup, r, now)))
             .collect();
+        let witness = setup.witness().and_then(|witness| regions.remove_entry(witness));
+        let witnesses = witness.into_iter().map(|(witness, seen)| {
+            (witness, WitnessFacts { reachable: seen.reachable, flushed: seen.flushed })
+        });
+        let ownership = match setup.breaks(Sabotage::ForgetWitness) {
+            true => without_witnesses(&state.ownership),
+            false => (*state.ownership).clone(),
+        };
         Some(Facts {
             now,
             rpo: setup.rpo,
-            ownership: (*state.ownership).clone(),
+            ownership,
             ownership_revision: state.ownership_revision,
             regions,
-            witnesses: BTreeMap::new(),
+            witnesses: witnesses.collect(),
             seals: execution.map(|e| e.seals.clone()).unwrap_or_default(),
             promises_over_at: execution.and_then(|e| e.promises_over_at),
             canary_written: execution.is_some_and(|e| e.canary_written),
