@@ -1,7 +1,7 @@
 //! Does a witness, which only holds logs, save what two regions alone would lose, and never more than it
 //! should?
 
-use domicile::lab::regions::Regions;
+use domicile::lab::regions::{Regions, RegionsConfig};
 use domicile::status::RegionStatus;
 use domicile_core::lsn::Lsn;
 use tokio::process::Command;
@@ -15,13 +15,13 @@ const TABLES: &str = "[[table]]\nname = \"item\"\n";
 const LOG: &str = "[log]\nkeep = \"0s\"\nsegment = \"64KiB\"\n";
 
 /// Two regions that wait for one copy of each commit, and a witness.
-async fn two_and_a_witness(automatic: bool) -> Regions {
+async fn two_and_a_witness(more: impl FnOnce(&mut RegionsConfig)) -> Regions {
     let mut config = config(&["eu", "us"], "whole", 1);
     config.witnesses = vec!["metro".to_owned()];
     config.seed_sql = SEED_SQL.to_owned();
     config.tables = TABLES.to_owned();
     config.more = LOG.to_owned();
-    config.automatic_failover = automatic;
+    more(&mut config);
     let mut regions = Regions::create(config).await.unwrap();
     start(&mut regions).await;
     regions
@@ -64,7 +64,7 @@ fn held(status: &RegionStatus, origin: &str) -> Lsn {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_witness_alone_holds_of_a_lost_region_is_there_at_the_one_that_takes_over() {
-    let mut regions = two_and_a_witness(true).await;
+    let mut regions = two_and_a_witness(|config| config.automatic_failover = true).await;
     let eu = regions.connect("eu").await.unwrap();
     write(&eu, 1..=10).await;
     // From here on only the witness has copies.
@@ -88,7 +88,7 @@ async fn what_the_witness_alone_holds_of_a_lost_region_is_there_at_the_one_that_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_witness_comes_and_goes_holds_no_more_than_is_needed_and_owns_nothing() {
-    let mut regions = two_and_a_witness(false).await;
+    let mut regions = two_and_a_witness(|config| config.tls = true).await;
     let eu = regions.connect("eu").await.unwrap();
     write(&eu, 1..=200).await;
     says(&regions, "metro", "its log is trimmed", |status| {
