@@ -6,7 +6,9 @@
 //! naming the other: that is an error for the client and not a reason to wait.
 
 pub mod router;
+pub mod rows;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -121,20 +123,29 @@ pub fn instead(mode: Mode, routes: &Routes) -> Option<&RegionId> {
     routes.owner_of_whole.as_ref().filter(|_| mode == Mode::FollowOwner)
 }
 
-/// Returns who owns what a client's transaction is about, by the partition of the key that it names; `None`
-/// where that is not looked at, or not known.
+/// Returns who owns all of what a client's transaction is about, by the partitions of the keys that it names;
+/// `None` where that is not looked at, or not known, or nobody owns all of it.
 ///
 /// In an active-passive cluster one region owns everything. A session that asks how new its reads have to
 /// be reads in its own region: how new others show what is not theirs is not known here.
-pub fn of_key(
+pub fn of_keys(
     mode: Mode,
     caller: Caller,
     freshness: Option<Freshness>,
-    partition: PartitionId,
+    partitions: &BTreeSet<PartitionId>,
     routes: &Routes,
-) -> Option<&RegionId> {
-    let is_led = mode == Mode::Local && caller == Caller::Client && freshness.is_none();
-    routes.owner_of(partition).filter(|_| is_led)
+) -> Option<RegionId> {
+    if !is_led(mode, caller, freshness) {
+        return None;
+    }
+    let mut owners = partitions.iter().map(|partition| routes.owner_of(*partition));
+    let first = owners.next()??;
+    owners.all(|owner| owner == Some(first)).then(|| first.clone())
+}
+
+/// Is it looked at where the keys of a transaction lead?
+pub fn is_led(mode: Mode, caller: Caller, freshness: Option<Freshness>) -> bool {
+    mode == Mode::Local && caller == Caller::Client && freshness.is_none()
 }
 
 /// What a guard says when it refuses: who may write, as far as it knows.

@@ -735,6 +735,7 @@ impl Parts {
             secure: self.secure(shutdown, tasks)?,
             roles: gateway::Roles::of_postgres(&self.here.postgres),
             layout: self.config.layout.clone(),
+            columns: self.columns(),
             mode: match self.config.layout.scheme {
                 Scheme::Whole => Mode::FollowOwner,
                 Scheme::Hash { .. } | Scheme::Home { .. } => Mode::Local,
@@ -754,6 +755,17 @@ impl Parts {
         };
         tasks.spawn(publisher.run(shutdown.clone()));
         Ok(())
+    }
+
+    /// Where every region writes, statements are read for whose rows they write.
+    fn columns(&self) -> gateway::Columns {
+        match self.config.layout.scheme {
+            Scheme::Whole => gateway::Columns::default(),
+            Scheme::Hash { .. } | Scheme::Home { .. } => {
+                let tables = self.config.tables.clone();
+                gateway::Columns::of_postgres(&self.here.postgres, tables)
+            }
+        }
     }
 
     /// What the gateway shows, watched until `shutdown`.

@@ -1,7 +1,7 @@
 //! What does a client say? Messages from the client, read only as deep as a relay needs.
 //!
-//! Texts stay bytes: a client may speak any encoding. Parameter values and COPY data are never
-//! looked at.
+//! Texts stay bytes: a client may speak any encoding. COPY data is never looked at, and values of
+//! parameters only by who asks for them.
 
 use bytes::{BufMut, BytesMut};
 use thiserror::Error;
@@ -46,6 +46,15 @@ pub enum Frontend<'a> {
 pub enum Named<'a> {
     Statement(&'a [u8]),
     Portal(&'a [u8]),
+}
+
+/// What a Bind gives for a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value<'a> {
+    /// Not in its text form.
+    pub is_binary: bool,
+    /// `None` is null.
+    pub bytes: Option<&'a [u8]>,
 }
 
 /// The message is not one that a client may send.
@@ -102,6 +111,38 @@ pub fn read(tag: u8, body: &[u8]) -> Result<Frontend<'_>, FrontendError> {
         tag::TERMINATE => Frontend::Terminate,
         unknown => return Err(FrontendError::Tag(unknown)),
     })
+}
+
+/// Reads the values of a Bind.
+pub fn bind_values(body: &[u8]) -> Result<Vec<Value<'_>>, FrontendError> {
+    let mut rest = body;
+    let (_portal, _statement) = (text(tag::BIND, &mut rest)?, text(tag::BIND, &mut rest)?);
+    let formats =
+        (0..count(&mut rest)?).map(|_| count(&mut rest)).collect::<Result<Vec<_>, _>>()?;
+    let values = count(&mut rest)?;
+    // None for all as text, one for all alike.
+    let is_binary = |i: usize| match formats.as_slice() {
+        [] => false,
+        [all] => *all == 1,
+        each => each.get(i) == Some(&1),
+    };
+    (0..values).map(|i| Ok(Value { is_binary: is_binary(i), bytes: value(&mut rest)? })).collect()
+}
+
+fn count(rest: &mut &[u8]) -> Result<usize, FrontendError> {
+    let (bytes, after) = rest.split_first_chunk::<2>().ok_or(FrontendError::Short(tag::BIND))?;
+    *rest = after;
+    Ok(usize::from(u16::from_be_bytes(*bytes)))
+}
+
+fn value<'a>(rest: &mut &'a [u8]) -> Result<Option<&'a [u8]>, FrontendError> {
+    let short = FrontendError::Short(tag::BIND);
+    let (bytes, after) = rest.split_first_chunk::<4>().ok_or(short)?;
+    *rest = after;
+    let Ok(length) = usize::try_from(i32::from_be_bytes(*bytes)) else { return Ok(None) };
+    let (value, after) = rest.split_at_checked(length).ok_or(short)?;
+    *rest = after;
+    Ok(Some(value))
 }
 
 /// Returns whether a SASLInitialResponse says that its sender could bind the login to its connection, and
@@ -213,6 +254,21 @@ mod tests {
     }
 
     #[test]
+    fn the_values_of_a_bind_are_read_in_their_formats() {
+        let text = |bytes| Value { is_binary: false, bytes };
+        let binary = |bytes| Value { is_binary: true, bytes };
+        let two = b"\0\x02\0\0\0\x017\xff\xff\xff\xff\0\0";
+        let bind = |formats: &[u8]| [&b"p\0s1\0"[..], formats, two].concat();
+        assert_eq!(bind_values(&bind(b"\0\0")), Ok(vec![text(Some(b"7")), text(None)]));
+        assert_eq!(bind_values(&bind(b"\0\x01\0\x01")), Ok(vec![binary(Some(b"7")), binary(None)]));
+        let each = bind(b"\0\x02\0\0\0\x01");
+        assert_eq!(bind_values(&each), Ok(vec![text(Some(b"7")), binary(None)]));
+        for end in 0..each.len() - 2 {
+            assert_eq!(bind_values(&each[..end]), Err(FrontendError::Short(b'B')), "{end}");
+        }
+    }
+
+    #[test]
     fn what_is_not_from_a_client_is_named() {
         assert_eq!(read(b'Z', b"I"), Err(FrontendError::Tag(b'Z')));
         assert_eq!(read(b'Q', b"SELECT 1"), Err(FrontendError::Short(b'Q')));
@@ -227,6 +283,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_a_panic(tag: u8, body: Vec<u8>) {
             let _ = read(tag, &body);
+            let _ = bind_values(&body);
         }
 
         #[test]

@@ -162,17 +162,24 @@ fn a_read_is_near_unless_it_asks_for_the_owner() {
 
 #[test]
 fn a_key_leads_a_clients_transaction_where_every_region_writes() {
-    let owners = Arc::new(Ownership::initial(2, &[region("eu"), region("us")]));
+    let owners = Arc::new(Ownership::initial(4, &[region("eu"), region("us")]));
     let routes = Routes { owners: Some(owners), ..owned_by(None) };
-    let led = |mode, caller, freshness, partition| {
-        of_key(mode, caller, freshness, PartitionId(partition), &routes).map(RegionId::as_str)
+    let partitions =
+        |numbers: &[u32]| -> BTreeSet<_> { numbers.iter().copied().map(PartitionId).collect() };
+    let led = |mode, caller, freshness, partition: &[u32]| {
+        of_keys(mode, caller, freshness, &partitions(partition), &routes)
     };
-    assert_eq!(led(Mode::Local, Caller::Client, None, 1), Some("us"));
-    assert_eq!(led(Mode::Local, Caller::Client, None, 2), None, "there is no such partition");
-    assert_eq!(led(Mode::FollowOwner, Caller::Client, None, 1), None);
-    assert_eq!(led(Mode::Local, Caller::Peer, None, 1), None);
-    assert_eq!(led(Mode::Local, Caller::Client, Some(Freshness::Eventual), 1), None);
-    assert_eq!(of_key(Mode::Local, Caller::Client, None, PartitionId(1), &owned_by(None)), None);
+    let us = Some(region("us"));
+    assert_eq!(led(Mode::Local, Caller::Client, None, &[2]), us);
+    assert_eq!(led(Mode::Local, Caller::Client, None, &[2, 3]), us);
+    assert_eq!(led(Mode::Local, Caller::Client, None, &[1, 2]), None, "they are of two owners");
+    assert_eq!(led(Mode::Local, Caller::Client, None, &[]), None);
+    assert_eq!(led(Mode::Local, Caller::Client, None, &[2, 4]), None, "there is no partition 4");
+    assert_eq!(led(Mode::FollowOwner, Caller::Client, None, &[2]), None);
+    assert_eq!(led(Mode::Local, Caller::Peer, None, &[2]), None);
+    assert_eq!(led(Mode::Local, Caller::Client, Some(Freshness::Eventual), &[2]), None);
+    let unknown = owned_by(None);
+    assert_eq!(of_keys(Mode::Local, Caller::Client, None, &partitions(&[2]), &unknown), None);
 }
 
 #[test]

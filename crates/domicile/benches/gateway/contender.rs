@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
-use domicile::gateway::{Config, Gateway, Mode, Roles, Routes, Secure, Target};
+use domicile::gateway::{Columns, Config, Gateway, Mode, Roles, Routes, Secure, Target};
 use domicile::lab::cluster::{Cluster, free_port};
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
@@ -76,6 +76,7 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Box<dyn Any>)> {
         layout: Layout { scheme: Scheme::Hash { count: 8 }, has_reference: false },
         rpo: Rpo::None,
         secure: Secure::default(),
+        columns: Columns::default(),
         roles: Roles::default(),
         staleness: None,
     };

@@ -74,6 +74,17 @@ fn measure(buffer: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
     }
 }
 
+/// The bodies of the messages that stand whole at the front of `buffer`, with their tags.
+pub fn ahead(buffer: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut rest = buffer;
+    std::iter::from_fn(move || {
+        let (tag, size) = measure(rest).ok()??;
+        let (message, after) = rest.split_at_checked(size)?;
+        rest = after;
+        Some((tag, &message[HEADER_BYTES..]))
+    })
+}
+
 /// Returns the body of a message that stands whole on the wire.
 pub fn body(raw: &Bytes) -> Bytes {
     raw.slice(HEADER_BYTES.min(raw.len())..)

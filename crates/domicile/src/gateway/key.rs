@@ -1,8 +1,11 @@
-//! Whose rows is a transaction about, when its session says so?
+//! Whose rows is a transaction about, when its session or its first statement says so?
 //!
 //! `domicile.key` is the value of the partition key, as text. Who sets it, for the session or with
 //! `SET LOCAL` for the transaction, has his transactions at the owner from their first statement on, and
-//! may read before he writes. When it is looked at, `core::route` says.
+//! may read before he writes. Without it the statement itself may say ([`statement`](super::statement)).
+//! When that is looked at, `core::route` says.
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use domicile_core::id::PartitionId;
@@ -78,20 +81,26 @@ impl Key {
 }
 
 impl Session {
-    /// Has a transaction that nobody has seen anything of go on where its key leads, before the client's
+    /// Has a transaction that nobody has seen anything of go on where its keys lead, before the client's
     /// next message.
     pub async fn follow_key(&mut self, tag: u8, raw: &Bytes) {
         let does = !matches!(tag, from_client::SYNC | from_client::FLUSH) && !sets_only(tag, raw);
         if !does || !self.track.is_quiet() {
             return;
         }
-        let config = &self.shared.config;
-        let Some(partition) = self.key.partition(&config.layout) else { return };
-        let (routes, freshness) = (self.shared.routes(), self.reading.freshness());
-        let owner = route::of_key(config.mode, self.caller, freshness, partition, &routes);
-        let Some(owner) = owner.cloned().filter(|owner| *owner != self.active().region) else {
+        let (mode, freshness) = (self.shared.config.mode, self.reading.freshness());
+        let may_begin_anew = self.attempt.as_ref().is_some_and(|attempt| !attempt.is_settled());
+        if !may_begin_anew || !route::is_led(mode, self.caller, freshness) {
             return;
+        }
+        let partitions = match self.key.partition(&self.shared.config.layout) {
+            Some(partition) => Some(BTreeSet::from([partition])),
+            None => self.written(tag, raw).await,
         };
+        let Some(partitions) = partitions else { return };
+        let routes = self.shared.routes();
+        let owner = route::of_keys(mode, self.caller, freshness, &partitions, &routes);
+        let Some(owner) = owner.filter(|owner| *owner != self.active().region) else { return };
         let Some(attempt) = self.attempt.take_if(|attempt| !attempt.is_settled()) else { return };
         self.active().in_transaction = self.track.status() != TransactionStatus::Idle;
         match self.reach(&owner, &attempt).await {

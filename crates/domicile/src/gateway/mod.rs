@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 mod attempt;
 mod backend;
 mod cancel;
+mod columns;
 mod cut;
 mod door;
 mod key;
@@ -48,11 +49,14 @@ mod roles;
 mod secure;
 mod session;
 mod setting;
+mod sql;
+mod statement;
 mod target;
 mod track;
 mod unconfirmed;
 
 use cancel::Cancels;
+pub use columns::Columns;
 use pulse::Silent;
 pub use roles::Roles;
 pub use secure::Secure;
@@ -83,6 +87,8 @@ pub struct Config {
     pub mode: Mode,
     /// To which partition a key leads.
     pub layout: Layout,
+    /// Where keys stand in statements.
+    pub columns: Columns,
     /// Whether a commit is a success only once another region holds it.
     pub rpo: Rpo,
     pub secure: Secure,

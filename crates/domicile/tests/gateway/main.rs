@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile::gateway::{Config, Gateway, Mode, Roles, Routes, Secure, Target};
+use domicile::gateway::{Columns, Config, Gateway, Mode, Roles, Routes, Secure, Target};
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
-use domicile_core::id::RegionId;
+use domicile_core::config::{KeySource, TableKind};
+use domicile_core::id::{RegionId, TableName};
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
 use tokio::sync::watch;
@@ -27,6 +28,7 @@ mod password;
 mod refusal;
 mod relay;
 mod silence;
+mod statement;
 mod unconfirmed;
 
 /// Longer than anything takes here; a test that waits so long has failed.
@@ -117,6 +119,7 @@ impl Wanted {
             layout: Layout { scheme: Scheme::Hash { count: PARTITIONS }, has_reference: false },
             rpo: self.rpo,
             secure: Secure::default(),
+            columns: Columns::of_postgres(&reader, keyed()),
             roles: Roles::of_postgres(&reader),
             staleness: None,
         };
@@ -179,6 +182,13 @@ impl Region {
         ))
         .await;
     }
+}
+
+/// Tables whose rows have a key.
+fn keyed() -> BTreeMap<TableName, TableKind> {
+    let owned = |column: &str| TableKind::Owned(KeySource::Columns(vec![column.to_owned()]));
+    let tables = [("public.item", owned("k")), ("public.tagged", owned("id"))];
+    tables.into_iter().map(|(name, kind)| (name.parse().unwrap(), kind)).collect()
 }
 
 fn region(name: &str) -> RegionId {
