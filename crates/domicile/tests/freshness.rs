@@ -117,8 +117,9 @@ async fn a_session_finds_what_it_wrote_and_passes_it_on(regions: &Regions) {
         let before = balance(&away).await.unwrap();
         away.batch_execute(WRITE).await.unwrap();
         assert_eq!(balance(&away).await.unwrap(), before + 1, "its own write");
-        let token = one(&away, "SHOW domicile.token").await.unwrap();
-        set(&other, "token", &token).await;
+        let shown = away.query_one("SHOW domicile.token", &[]).await.unwrap();
+        let token: &str = shown.get(0);
+        other.execute(&format!("SET domicile.token = '{token}'"), &[]).await.unwrap();
         assert_eq!(balance(&other).await.unwrap(), before + 1, "with {token}");
     }
     assert_eq!(one(&other, "SHOW domicile.freshness").await.unwrap(), "session");

@@ -16,19 +16,18 @@ use domicile_core::id::RegionId;
 use domicile_core::lsn::{Cut, Frontier};
 use domicile_core::route::{self, Caller, Mode};
 use domicile_core::time::Millis;
-use domicile_pg::backend::{self, Report, TransactionStatus};
+use domicile_pg::backend::{self, Report};
 use domicile_pg::frontend::{self, Frontend, tag as from_client};
 use domicile_pg::startup::Startup;
 use tokio::time::timeout;
 
 use super::refusals::{self, End};
 use super::session::Session;
-use super::setting::ours::{FRESHNESS, KEY, TOKEN, WAIT};
-use super::setting::{Assignment, Meaning};
+use super::setting::Meaning;
+use super::setting::ours::{FRESHNESS, TOKEN, WAIT};
 use super::{Shared, cut, setting};
 use crate::staleness::Staleness;
 
-const STALENESS: &str = "domicile.staleness";
 /// How long a transaction waits for what it asks for, unless it says otherwise.
 const WAIT_DEFAULT: Millis = Millis(1000);
 /// No longer than that the age of what is shown may be unknown to who asks for it.
@@ -94,7 +93,8 @@ impl Reading {
         wrong
     }
 
-    fn set(
+    /// Takes in what a client, or its role, sets. Fails where that is no value for it, with the message.
+    pub fn set(
         &mut self,
         name: &str,
         value: Option<&str>,
@@ -164,6 +164,11 @@ impl Reading {
         self.terms.freshness
     }
 
+    /// How long a transaction of the session waits for that.
+    pub fn wait_max(&self) -> Millis {
+        self.terms.wait
+    }
+
     /// The session reads in its own region, whoever owns what.
     pub fn is_here(&self) -> bool {
         route::reads_near(self.terms.freshness) && !self.at_owner
@@ -184,53 +189,6 @@ enum Stale {
 }
 
 impl Session {
-    /// Takes in what a message of the client sets, or answers it. Returns whether it is to be passed on.
-    pub async fn hear(&mut self, tag: u8, raw: &Bytes) -> Result<bool, End> {
-        if self.caller == Caller::Peer || !self.begun {
-            return Ok(true);
-        }
-        let body = cut::body(raw);
-        let sql = match frontend::read(tag, &body) {
-            Ok(Frontend::Query(sql) | Frontend::Parse { sql, .. }) => sql,
-            _ => return Ok(true),
-        };
-        for assignment in setting::assignments(sql) {
-            self.key.set(&assignment);
-            let Assignment { name, value, local: false } = assignment else { continue };
-            let staleness = self.shared.config.staleness.as_ref();
-            if let Err(why) = self.reading.set(&name, value.as_deref(), staleness) {
-                // In a transaction it would have to fail with this, which is the server's to do.
-                return match self.track.is_idle() {
-                    true => self.refuse(tag, &refusals::invalid_value(why)),
-                    false => Err(refusals::invalid_for_session(why)),
-                };
-            }
-        }
-        if tag != from_client::QUERY || !self.track.is_quiet() {
-            return Ok(true);
-        }
-        let Some(name) =
-            setting::shown(sql).filter(|_| self.track.status() != TransactionStatus::Failed)
-        else {
-            return Ok(true);
-        };
-        let value = match name.as_str() {
-            STALENESS => self.staleness().await,
-            TOKEN => match self.token().await {
-                Ok(token) => token,
-                Err(error) => return self.refuse(tag, &refusals::no_token(&error)),
-            },
-            FRESHNESS => self.reading.terms.freshness.map(|f| f.to_string()).unwrap_or_default(),
-            WAIT => format!("{}ms", self.reading.terms.wait.0),
-            KEY => self.key.shown(),
-            _ => return Ok(true),
-        };
-        let out = &mut self.client.outgoing;
-        backend::put_one_text(out, name.as_bytes(), value.as_bytes(), b"SHOW");
-        backend::put_ready_for_query(out, self.track.status());
-        Ok(false)
-    }
-
     /// The client is let in, and its role begins with these.
     pub fn begin_with(&mut self, defaults: &[(String, String)]) {
         self.key.default_to(defaults, &self.startup);
@@ -265,7 +223,10 @@ impl Session {
                 Ok(Err(place)) => Stale::Lost(place),
                 Err(_) => Stale::TooOld,
             },
-            () = cancellable.called() => return self.refuse(tag, &refusals::cancelled()),
+            () = cancellable.called() => {
+                self.refuse(tag, &refusals::cancelled());
+                return Ok(false);
+            }
         };
         let routes = self.shared.routes();
         if let (Stale::TooOld, Some(owner)) = (&stale, route::instead(mode, &routes))
@@ -280,7 +241,11 @@ impl Session {
             Stale::Lost(place) => refusals::seen_is_lost(&place),
         };
         // The rest of a large message is not here yet.
-        if whole { self.refuse(tag, &report) } else { Err(refusals::ended_by(report)) }
+        if !whole {
+            return Err(refusals::ended_by(report));
+        }
+        self.refuse(tag, &report);
+        Ok(false)
     }
 
     /// Has a session that reads in this region live here. Returns whether it does: what it would read at
@@ -299,7 +264,7 @@ impl Session {
     }
 
     /// How old is what this session reads?
-    async fn staleness(&self) -> String {
+    pub async fn staleness(&self) -> String {
         let known = match &self.shared.config.staleness {
             Some(_) if self.home.region != self.shared.config.region => Some(Millis(0)),
             Some(staleness) => {
@@ -314,7 +279,7 @@ impl Session {
     }
 
     /// What this session has written and seen, for another one to find.
-    async fn token(&mut self) -> anyhow::Result<String> {
+    pub async fn token(&self) -> anyhow::Result<String> {
         let staleness = self.shared.config.staleness.as_ref().context("nobody knows it here")?;
         let mut shown = self.reading.seen.clone();
         let now = std::iter::once(&self.home.region);
@@ -330,7 +295,7 @@ impl Session {
 
     /// Answers a message with an error, in the server's stead: nothing is asked of that now. What it has
     /// open stays open.
-    fn refuse(&mut self, tag: u8, report: &Report<'_>) -> Result<bool, End> {
+    pub fn refuse(&mut self, tag: u8, report: &Report<'_>) {
         let out = &mut self.client.outgoing;
         report.put_error(out);
         match tag {
@@ -339,7 +304,6 @@ impl Session {
             }
             _ => self.skipping = true,
         }
-        Ok(false)
     }
 }
 

@@ -51,7 +51,7 @@ impl Session {
         Ok(())
     }
 
-    async fn pass_on(&mut self, tag: u8, raw: Bytes, whole: bool) -> Result<(), End> {
+    async fn pass_on(&mut self, tag: u8, mut raw: Bytes, whole: bool) -> Result<(), End> {
         let may_miss = self.unbound && !self.begun && tag == from_client::PASSWORD;
         if may_miss && frontend::misses_binding(&cut::body(&raw)) {
             return Err(refusals::cannot_be_bound());
@@ -59,8 +59,9 @@ impl Session {
         if whole && !self.begun && tag == from_client::PASSWORD {
             self.login.client_says(&cut::body(&raw));
         }
-        if whole && !self.hear(tag, &raw).await? {
-            return Ok(());
+        if whole {
+            let Some(heard) = self.hear(tag, raw).await? else { return Ok(()) };
+            raw = heard;
         }
         if self.begun && self.track.is_idle() {
             if !self.be_fresh(tag, &raw, whole).await? {
@@ -137,7 +138,10 @@ impl Session {
             return Ok(());
         }
         match told {
-            Told::AsItIs => self.client.outgoing.extend_from_slice(&raw),
+            Told::AsItIs => {
+                let told = self.fill_in(tag, raw).await?;
+                self.client.outgoing.extend_from_slice(&told);
+            }
             Told::Unknown => {
                 let unknown = unconfirmed::unknown(&self.active().region);
                 unknown.put_error(&mut self.client.outgoing);
