@@ -15,7 +15,7 @@ use super::cut;
 use super::refusals::{self, End};
 use super::reworded::Place;
 use super::session::Session;
-use super::setting::ours::{FRESHNESS, KEY, STALENESS, TOKEN, WAIT};
+use super::setting::ours::{FRESHNESS, KEY, REPORT, STALENESS, TOKEN, WAIT};
 use super::setting::{self, Assignment};
 
 /// What PostgreSQL says it has done.
@@ -80,6 +80,22 @@ impl Session {
         Ok(out.freeze())
     }
 
+    /// No transaction is open any more: tells the client what its token is now, where it wants to know that.
+    pub async fn report_token(&mut self) {
+        let was_told = self.statuses.contains_key(TOKEN.as_bytes());
+        let token = match (self.reading.reports_token(), was_told) {
+            // Rather none than one without what was just committed.
+            (true, _) => self.token().await.unwrap_or_default(),
+            (false, true) => String::new(),
+            (false, false) => return,
+        };
+        let (name, token) = (Bytes::from_static(TOKEN.as_bytes()), Bytes::from(token));
+        if self.statuses.get(&name) != Some(&token) {
+            backend::put_parameter_status(&mut self.client.outgoing, &name, &token);
+            self.statuses.insert(name, token);
+        }
+    }
+
     fn take_in(&mut self, assignments: &[Assignment]) -> Result<(), String> {
         for assignment in assignments {
             self.key.set(assignment);
@@ -125,6 +141,7 @@ impl Session {
             FRESHNESS => self.reading.freshness().map(|f| f.to_string()).unwrap_or_default(),
             WAIT => format!("{}ms", self.reading.wait_max().0),
             KEY => self.key.shown(),
+            REPORT => if self.reading.reports_token() { "on" } else { "off" }.to_owned(),
             _ => String::new(),
         })
     }

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use super::refusals::{self, End};
 use super::session::Session;
 use super::setting::Meaning;
-use super::setting::ours::{FRESHNESS, TOKEN, WAIT};
+use super::setting::ours::{FRESHNESS, REPORT, TOKEN, WAIT};
 use super::{Shared, cut, setting};
 use crate::staleness::Staleness;
 
@@ -39,11 +39,13 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 struct Terms {
     freshness: Option<Freshness>,
     wait: Millis,
+    /// The session is told its token after each transaction.
+    reports_token: bool,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { freshness: None, wait: WAIT_DEFAULT }
+        Self { freshness: None, wait: WAIT_DEFAULT, reports_token: false }
     }
 }
 
@@ -113,6 +115,11 @@ impl Reading {
                 self.terms.wait = duration(value).ok_or_else(expected)?;
             }
             (WAIT, None) => self.terms.wait = self.first.wait,
+            (REPORT, Some(value)) => {
+                let expected = || invalid(format!("\"{value}\" is neither on nor off"));
+                self.terms.reports_token = switch(value).ok_or_else(expected)?;
+            }
+            (REPORT, None) => self.terms.reports_token = self.first.reports_token,
             (TOKEN, Some(value)) => {
                 let cluster = staleness.map(Staleness::cluster).unwrap_or_default();
                 let token = Token::read(value, cluster).map_err(|e| invalid(e.to_string()))?;
@@ -167,6 +174,11 @@ impl Reading {
     /// How long a transaction of the session waits for that.
     pub fn wait_max(&self) -> Millis {
         self.terms.wait
+    }
+
+    /// The session is told its token after each transaction.
+    pub fn reports_token(&self) -> bool {
+        self.terms.reports_token
     }
 
     /// The session reads in its own region, whoever owns what.
@@ -279,17 +291,23 @@ impl Session {
     }
 
     /// What this session has written and seen, for another one to find.
-    pub async fn token(&self) -> anyhow::Result<String> {
-        let staleness = self.shared.config.staleness.as_ref().context("nobody knows it here")?;
-        let mut shown = self.reading.seen.clone();
-        let now = std::iter::once(&self.home.region);
-        let regions: BTreeSet<&RegionId> = self.reading.elsewhere.iter().chain(now).collect();
+    pub async fn token(&mut self) -> anyhow::Result<String> {
+        let Self { reading, shared, home, at_other, .. } = self;
+        let staleness = shared.config.staleness.as_ref().context("nobody knows it here")?;
+        let wait = Duration::from_millis(reading.terms.wait.0);
+        let now = at_other.iter().chain([&home.region]);
+        let regions: BTreeSet<RegionId> = reading.elsewhere.iter().chain(now).cloned().collect();
+        let mut shown = Frontier::default();
         for region in regions {
-            let wait = Duration::from_millis(self.reading.terms.wait.0);
-            let everything = timeout(wait, staleness.everything_at(region)).await;
-            let everything = everything.with_context(|| format!("region {region} is silent"))?;
-            shown.join(&everything?);
+            let everything = timeout(wait, staleness.everything_at(&region)).await;
+            let everything = everything.with_context(|| format!("region {region} is silent"))??;
+            // It has left there: nobody has to be asked for that again.
+            if reading.elsewhere.remove(&region) {
+                reading.seen.join(&everything);
+            }
+            shown.join(&everything);
         }
+        shown.join(&reading.seen);
         Ok(Token { cluster: staleness.cluster().to_owned(), shown }.to_string())
     }
 
@@ -304,6 +322,15 @@ impl Session {
             }
             _ => self.skipping = true,
         }
+    }
+}
+
+/// Reads a switch in the words that drivers use for one.
+fn switch(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Some(true),
+        "off" | "false" | "no" | "0" => Some(false),
+        _ => None,
     }
 }
 
@@ -359,10 +386,21 @@ mod tests {
             reading.set(back, None, None).unwrap();
             assert_eq!(reading.terms.freshness, Some(Freshness::Eventual));
         }
-        for (name, value) in [(FRESHNESS, ""), (WAIT, "5"), (TOKEN, "x")] {
+        for (name, value) in [(FRESHNESS, ""), (WAIT, "5"), (TOKEN, "x"), (REPORT, "x")] {
             assert!(reading.set(name, Some(value), None).is_err());
         }
         assert_eq!(reading.terms.freshness, Some(Freshness::Eventual), "nothing wrong is taken");
+    }
+
+    #[test]
+    fn a_token_is_reported_to_who_wants_it_and_to_nobody_else() {
+        let mut reading = begin(&[("options", "-c domicile.report_token=on")]).unwrap();
+        assert!(reading.reports_token());
+        reading.set(REPORT, Some("False"), None).unwrap();
+        assert!(!reading.reports_token());
+        reading.set(REPORT, None, None).unwrap();
+        assert!(reading.reports_token(), "as it began");
+        assert!(!begin(&[("domicile.freshness", "session")]).unwrap().reports_token());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use domicile_core::route::Caller;
-use domicile_pg::backend::{self, Authentication, Report, tag};
+use domicile_pg::backend::{self, Authentication, Report, TransactionStatus, tag};
 use domicile_pg::frontend::{self, tag as from_client};
 
 use super::backend::{is_passing, note_status};
@@ -128,6 +128,9 @@ impl Session {
         if tag == tag::READY_FOR_QUERY {
             if !self.begun {
                 self.begin().await;
+            }
+            if self.track.status() == TransactionStatus::Idle {
+                self.report_token().await;
             }
             self.client.outgoing.extend_from_slice(&raw);
             if self.track.is_idle() {

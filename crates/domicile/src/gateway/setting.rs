@@ -10,13 +10,14 @@ use domicile_pg::startup::Startup;
 pub mod ours {
     pub const FRESHNESS: &str = "domicile.freshness";
     pub const KEY: &str = "domicile.key";
+    pub const REPORT: &str = "domicile.report_token";
     pub const TOKEN: &str = "domicile.token";
     pub const WAIT: &str = "domicile.freshness_wait";
     /// Can only be shown.
     pub const STALENESS: &str = "domicile.staleness";
 
-    pub const SET: [&str; 4] = [FRESHNESS, KEY, TOKEN, WAIT];
-    pub const SHOWN: [&str; 5] = [FRESHNESS, KEY, TOKEN, WAIT, STALENESS];
+    pub const SET: [&str; 5] = [FRESHNESS, KEY, REPORT, TOKEN, WAIT];
+    pub const SHOWN: [&str; 6] = [FRESHNESS, KEY, REPORT, TOKEN, WAIT, STALENESS];
 }
 
 /// Does a text with this key set one of [`ours`], and nothing else?

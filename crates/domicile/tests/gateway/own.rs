@@ -279,6 +279,23 @@ async fn a_token_that_cannot_be_had_ends_a_session_that_was_promised_it() {
 }
 
 #[tokio::test]
+async fn a_token_is_reported_when_it_changes_to_who_asks_for_that() {
+    let eu = Wanted::new(Mode::Local).region().await;
+    let mut wire = Wire::connect(eu.address.port()).await;
+    // Nobody knows it here, which is told, too.
+    for (asked, expected) in [
+        ("SELECT 1", "T D(1) C(SELECT 1) Z(I)"),
+        ("SET domicile.report_token = on", "C(SET) S Z(I)"),
+        ("SHOW domicile.report_token", "T D(on) C(SHOW) Z(I)"),
+        ("SELECT 1", "T D(1) C(SELECT 1) Z(I)"),
+        ("SET domicile.report_token = maybe", "E(22023) Z(I)"),
+        ("RESET domicile.report_token", "C(RESET) Z(I)"),
+    ] {
+        assert_eq!(told(&wire.ask(&[query(asked)]).await), expected, "{asked}");
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_prepares_more_settings_than_are_remembered_is_ended() {
     let eu = Wanted::new(Mode::Local).region().await;
     let client = eu.connect().await;
