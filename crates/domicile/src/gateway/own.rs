@@ -62,6 +62,15 @@ impl Session {
         }
     }
 
+    /// Of a large message only the beginning is here: it sets nothing, and what it prepares is another statement
+    /// than before.
+    pub fn hear_beginning(&mut self, tag: u8, raw: &Bytes) {
+        let body = cut::body(raw);
+        if let (frontend::tag::PARSE, Some(name)) = (tag, body.split(|byte| *byte == 0).next()) {
+            self.setters.forget(name);
+        }
+    }
+
     /// Returns what the client is to hear where its server says this.
     pub async fn fill_in(&mut self, tag: u8, raw: Bytes) -> Result<Bytes, End> {
         let Some(place) = self.reworded.place(tag, &raw) else { return Ok(raw) };

@@ -62,6 +62,8 @@ impl Session {
         if whole {
             let Some(heard) = self.hear(tag, raw).await? else { return Ok(()) };
             raw = heard;
+        } else {
+            self.hear_beginning(tag, &raw);
         }
         if self.begun && self.track.is_idle() {
             if !self.be_fresh(tag, &raw, whole).await? {

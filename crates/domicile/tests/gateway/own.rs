@@ -250,6 +250,20 @@ async fn a_prepared_statement_sets_and_shows_whenever_it_is_executed() {
 }
 
 #[tokio::test]
+async fn a_large_statement_sets_nothing_by_the_name_of_one_that_did() {
+    let eu = Wanted::new(Mode::Local).region().await;
+    let mut wire = Wire::connect(eu.address.port()).await;
+    let large = format!("SELECT length('{}')", "x".repeat(1024 * 1024));
+    let set = [&at_once("SET domicile.key = '1'")[..], &[sync()]].concat();
+    assert_eq!(told(&wire.ask(&set).await), "1 2 n C(SET) Z(I)");
+    wire.ask(&[query("RESET domicile.key")]).await;
+    let large = [&at_once(&large)[..], &[sync()]].concat();
+    assert_eq!(told(&wire.ask(&large).await), "1 2 T D(1048576) C(SELECT 1) Z(I)");
+    let shown = wire.ask(&[query("SHOW domicile.key")]).await;
+    assert_eq!(told(&shown), "T D() C(SHOW) Z(I)");
+}
+
+#[tokio::test]
 async fn a_prepared_show_goes_where_its_session_goes() {
     let (eu, us) = Wanted::new(Mode::FollowOwner).owner("us").two_regions().await;
     let client = eu.connect().await;
