@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use domicile::lab::regions::{Regions, RegionsConfig};
+use futures_util::StreamExt;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
@@ -36,11 +37,14 @@ async fn world(mut config: RegionsConfig) -> Regions {
     regions
 }
 
-async fn connect(regions: &Regions, region: &str, options: &str) -> Result<Client, Error> {
+fn address(regions: &Regions, region: &str, options: &str) -> String {
     let gateway = regions.gateway(region);
     let (host, port) = (gateway.ip(), gateway.port());
-    let address =
-        format!("host={host} port={port} user=postgres dbname=postgres options='{options}'");
+    format!("host={host} port={port} user=postgres dbname=postgres options='{options}'")
+}
+
+async fn connect(regions: &Regions, region: &str, options: &str) -> Result<Client, Error> {
+    let address = address(regions, region, options);
     let (client, connection) = tokio_postgres::connect(&address, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
@@ -82,6 +86,7 @@ async fn where_every_region_writes_a_read_is_as_new_as_it_asks_for() {
     settle(&regions, "start").await;
     strong_reads_show_what_was_acknowledged(&regions).await;
     a_session_finds_what_it_wrote_and_passes_it_on(&regions).await;
+    a_session_is_told_its_token_after_each_transaction(&regions).await;
     a_transaction_reads_what_it_began_with(&regions).await;
     what_is_too_old_is_said(&regions).await;
     what_is_asked_for_has_to_be_a_freshness(&regions).await;
@@ -117,11 +122,45 @@ async fn a_session_finds_what_it_wrote_and_passes_it_on(regions: &Regions) {
         let before = balance(&away).await.unwrap();
         away.batch_execute(WRITE).await.unwrap();
         assert_eq!(balance(&away).await.unwrap(), before + 1, "its own write");
-        let token = one(&away, "SHOW domicile.token").await.unwrap();
-        set(&other, "token", &token).await;
+        let shown = away.query_one("SHOW domicile.token", &[]).await.unwrap();
+        let token: &str = shown.get(0);
+        other.execute(&format!("SET domicile.token = '{token}'"), &[]).await.unwrap();
         assert_eq!(balance(&other).await.unwrap(), before + 1, "with {token}");
     }
     assert_eq!(one(&other, "SHOW domicile.freshness").await.unwrap(), "session");
+}
+
+async fn a_session_is_told_its_token_after_each_transaction(regions: &Regions) {
+    let options = "-c domicile.freshness=session -c domicile.report_token=on";
+    let address = address(regions, "us", options);
+    let (client, mut connection) = tokio_postgres::connect(&address, NoTls).await.unwrap();
+    // Held while the connection works: who has his answer sees what came with it.
+    let told = Arc::new(Mutex::new(None));
+    let telling = told.clone();
+    let talk = futures_util::stream::poll_fn(move |context| {
+        let mut told = telling.lock().unwrap();
+        let polled = connection.poll_message(context);
+        *told = connection.parameter("domicile.token").map(str::to_owned);
+        polled
+    });
+    tokio::spawn(talk.for_each(async |_| {}));
+    let token = || told.lock().unwrap().clone();
+    let other = connect(regions, "ap", "").await.unwrap();
+    for _ in 0..5 {
+        let before = balance(&client).await.unwrap();
+        client.batch_execute(WRITE).await.unwrap();
+        client.execute(WRITE, &[]).await.unwrap();
+        client.batch_execute("BEGIN").await.unwrap();
+        client.execute(WRITE, &[]).await.unwrap();
+        let open = token();
+        client.batch_execute("COMMIT").await.unwrap();
+        let committed = token().expect("it is told");
+        assert_ne!(open.as_ref(), Some(&committed), "not before the commit");
+        set(&other, "token", &committed).await;
+        assert_eq!(balance(&other).await.unwrap(), before + 3, "with {committed}");
+    }
+    set(&client, "report_token", "off").await;
+    assert_eq!(token().as_deref(), Some(""), "the last one is of no use any more");
 }
 
 async fn a_transaction_reads_what_it_began_with(regions: &Regions) {
@@ -303,11 +342,7 @@ async fn reads_are_as_new_as_they_ask_for_under_cuts_a_switchover_and_a_failover
     let mut regions = world(config).await;
     settle(&regions, "start").await;
     let (register, stop) = (Arc::new(Register::default()), CancellationToken::new());
-    let address = |region: &str, options: &str| {
-        let gateway = regions.gateway(region);
-        let (host, port) = (gateway.ip(), gateway.port());
-        format!("host={host} port={port} user=postgres dbname=postgres options='{options}'")
-    };
+    let address = |region: &str, options: &str| address(&regions, region, options);
     let (shared, stopping) = (register.clone(), stop.clone());
     let to = address("ap", "");
     let writer = tokio::spawn(async move { shared.write(to, stopping).await });

@@ -1,6 +1,6 @@
 //! What does the server say? Messages from PostgreSQL, read and built as deep as a relay needs.
 //!
-//! Rows, row descriptions and COPY data are never looked at.
+//! Of rows only one that is a single value is looked at; row descriptions and COPY data are not.
 
 use std::borrow::Cow;
 
@@ -29,6 +29,7 @@ pub mod tag {
     pub const NOTIFICATION_RESPONSE: u8 = b'A';
     pub const PARAMETER_DESCRIPTION: u8 = b't';
     pub const PARAMETER_STATUS: u8 = b'S';
+    pub const PORTAL_SUSPENDED: u8 = b's';
     pub const PARSE_COMPLETE: u8 = b'1';
     pub const READY_FOR_QUERY: u8 = b'Z';
 }
@@ -184,11 +185,29 @@ pub fn put_one_text(out: &mut BytesMut, column: &[u8], value: &[u8], command: &[
         body.put_i32(-1);
         body.put_u16(0);
     });
+    put_row_of_one(out, value);
+    put_command_complete(out, command);
+}
+
+/// Appends a row of one value.
+pub fn put_row_of_one(out: &mut BytesMut, value: &[u8]) {
     frame::put(out, tag::DATA_ROW, |body| {
         body.put_u16(1);
         body.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
         body.put_slice(value);
     });
+}
+
+/// Returns the value of a row that has only this one, and not NULL.
+pub fn row_of_one(body: &[u8]) -> Option<&[u8]> {
+    let (&columns, rest) = body.split_first_chunk::<2>()?;
+    let (&length, value) = rest.split_first_chunk::<4>()?;
+    let is_whole = usize::try_from(u32::from_be_bytes(length)) == Ok(value.len());
+    (u16::from_be_bytes(columns) == 1 && is_whole).then_some(value)
+}
+
+/// Appends CommandComplete.
+pub fn put_command_complete(out: &mut BytesMut, command: &[u8]) {
     frame::put(out, tag::COMMAND_COMPLETE, |body| put_text(body, command));
 }
 
@@ -438,6 +457,24 @@ mod tests {
     }
 
     #[test]
+    fn a_row_of_one_value_survives_the_wire_and_others_are_none() {
+        let mut wire = BytesMut::new();
+        put_row_of_one(&mut wire, b"one");
+        let message = frame::take(&mut wire, 1024).unwrap().unwrap();
+        assert_eq!(row_of_one(&message.body), Some(&b"one"[..]));
+        for other in [
+            &b""[..],
+            b"\0\x01",
+            b"\0\x01\xff\xff\xff\xff",
+            b"\0\x01\0\0\0\x02a",
+            b"\0\x01\0\0\0\x01ab",
+            b"\0\x02\0\0\0\x01a\0\0\0\x01b",
+        ] {
+            assert_eq!(row_of_one(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
     fn every_way_to_ask_for_a_password_is_told_apart() {
         assert_eq!(authentication(b"\0\0\0\0"), Ok(Authentication::Ok));
         assert_eq!(authentication(b"\0\0\0\x03"), Ok(Authentication::CleartextPassword));
@@ -466,6 +503,7 @@ mod tests {
             let _ = backend_key_data(&body);
             let _ = parameter_status(&body);
             let _ = command_complete(&body);
+            let _ = row_of_one(&body);
         }
 
         #[test]

@@ -176,6 +176,29 @@ pub fn put_query(out: &mut BytesMut, sql: &[u8]) {
     frame::put(out, tag::QUERY, |body| put_text(body, sql));
 }
 
+/// Appends the Parse of `body` with another text; its name and its types stay. Appends nothing where `body` is
+/// none.
+pub fn put_parse_with(out: &mut BytesMut, body: &[u8], sql: &[u8]) {
+    let mut types = body;
+    let statement = text(tag::PARSE, &mut types);
+    let (Ok(statement), Ok(_)) = (statement, text(tag::PARSE, &mut types)) else { return };
+    frame::put(out, tag::PARSE, |body| {
+        put_text(body, statement);
+        put_text(body, sql);
+        body.put_slice(types);
+    });
+}
+
+/// Appends a Bind without parameters.
+pub fn put_bind(out: &mut BytesMut, portal: &[u8], statement: &[u8]) {
+    frame::put(out, tag::BIND, |body| {
+        put_text(body, portal);
+        put_text(body, statement);
+        // Formats of parameters, parameters, formats of results.
+        body.put_bytes(0, 6);
+    });
+}
+
 /// Appends a Sync.
 pub fn put_sync(out: &mut BytesMut) {
     frame::put(out, tag::SYNC, |_| {});
@@ -237,6 +260,25 @@ mod tests {
         assert_eq!(read(b'B', b"\0s1\0\0\0\0\0\0\0"), Ok(expected));
         assert_eq!(read(b'C', b"Ss1\0"), Ok(Frontend::Close(Named::Statement(b"s1"))));
         assert_eq!(read(b'D', b"P\0"), Ok(Frontend::Describe(Named::Portal(b""))));
+    }
+
+    #[test]
+    fn a_parse_with_another_text_keeps_its_name_and_types() {
+        let mut wire = BytesMut::new();
+        put_parse_with(&mut wire, b"s1\0SHOW x\0\0\x01\0\0\0\x17", b"SELECT 1");
+        let message = frame::take(&mut wire, 1024).unwrap().unwrap();
+        assert_eq!(&message.body[..], b"s1\0SELECT 1\0\0\x01\0\0\0\x17");
+        put_parse_with(&mut wire, b"s1\0SHOW x", b"SELECT 1");
+        assert!(wire.is_empty());
+    }
+
+    #[test]
+    fn a_bind_survives_the_wire() {
+        let mut wire = BytesMut::new();
+        put_bind(&mut wire, b"p1", b"s1");
+        let message = frame::take(&mut wire, 1024).unwrap().unwrap();
+        let expected = Frontend::Bind { portal: b"p1", statement: b"s1" };
+        assert_eq!(read(message.tag, &message.body), Ok(expected));
     }
 
     #[test]

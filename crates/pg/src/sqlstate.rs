@@ -79,6 +79,8 @@ states! {
     TOO_MANY_CONNECTIONS = "53300";
     /// A named limit of the configuration is reached.
     CONFIGURATION_LIMIT_EXCEEDED = "53400";
+    /// More of something than there may be.
+    PROGRAM_LIMIT_EXCEEDED = "54000";
     /// What is asked for is not so yet, or not any more.
     OBJECT_NOT_IN_PREREQUISITE_STATE = "55000";
     /// The object is in use, as a slot that another connection reads.

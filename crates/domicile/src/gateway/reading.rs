@@ -16,19 +16,18 @@ use domicile_core::id::RegionId;
 use domicile_core::lsn::{Cut, Frontier};
 use domicile_core::route::{self, Caller, Mode};
 use domicile_core::time::Millis;
-use domicile_pg::backend::{self, Report, TransactionStatus};
+use domicile_pg::backend::{self, Report};
 use domicile_pg::frontend::{self, Frontend, tag as from_client};
 use domicile_pg::startup::Startup;
 use tokio::time::timeout;
 
 use super::refusals::{self, End};
 use super::session::Session;
-use super::setting::ours::{FRESHNESS, KEY, TOKEN, WAIT};
-use super::setting::{Assignment, Meaning};
+use super::setting::Meaning;
+use super::setting::ours::{FRESHNESS, REPORT, TOKEN, WAIT};
 use super::{Shared, cut, setting};
 use crate::staleness::Staleness;
 
-const STALENESS: &str = "domicile.staleness";
 /// How long a transaction waits for what it asks for, unless it says otherwise.
 const WAIT_DEFAULT: Millis = Millis(1000);
 /// No longer than that the age of what is shown may be unknown to who asks for it.
@@ -40,11 +39,13 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 struct Terms {
     freshness: Option<Freshness>,
     wait: Millis,
+    /// The session is told its token after each transaction.
+    reports_token: bool,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { freshness: None, wait: WAIT_DEFAULT }
+        Self { freshness: None, wait: WAIT_DEFAULT, reports_token: false }
     }
 }
 
@@ -94,7 +95,8 @@ impl Reading {
         wrong
     }
 
-    fn set(
+    /// Takes in what a client, or its role, sets. Fails where that is no value for it, with the message.
+    pub fn set(
         &mut self,
         name: &str,
         value: Option<&str>,
@@ -113,6 +115,11 @@ impl Reading {
                 self.terms.wait = duration(value).ok_or_else(expected)?;
             }
             (WAIT, None) => self.terms.wait = self.first.wait,
+            (REPORT, Some(value)) => {
+                let expected = || invalid(format!("\"{value}\" is neither on nor off"));
+                self.terms.reports_token = switch(value).ok_or_else(expected)?;
+            }
+            (REPORT, None) => self.terms.reports_token = self.first.reports_token,
             (TOKEN, Some(value)) => {
                 let cluster = staleness.map(Staleness::cluster).unwrap_or_default();
                 let token = Token::read(value, cluster).map_err(|e| invalid(e.to_string()))?;
@@ -164,6 +171,16 @@ impl Reading {
         self.terms.freshness
     }
 
+    /// How long a transaction of the session waits for that.
+    pub fn wait_max(&self) -> Millis {
+        self.terms.wait
+    }
+
+    /// The session is told its token after each transaction.
+    pub fn reports_token(&self) -> bool {
+        self.terms.reports_token
+    }
+
     /// The session reads in its own region, whoever owns what.
     pub fn is_here(&self) -> bool {
         route::reads_near(self.terms.freshness) && !self.at_owner
@@ -184,53 +201,6 @@ enum Stale {
 }
 
 impl Session {
-    /// Takes in what a message of the client sets, or answers it. Returns whether it is to be passed on.
-    pub async fn hear(&mut self, tag: u8, raw: &Bytes) -> Result<bool, End> {
-        if self.caller == Caller::Peer || !self.begun {
-            return Ok(true);
-        }
-        let body = cut::body(raw);
-        let sql = match frontend::read(tag, &body) {
-            Ok(Frontend::Query(sql) | Frontend::Parse { sql, .. }) => sql,
-            _ => return Ok(true),
-        };
-        for assignment in setting::assignments(sql) {
-            self.key.set(&assignment);
-            let Assignment { name, value, local: false } = assignment else { continue };
-            let staleness = self.shared.config.staleness.as_ref();
-            if let Err(why) = self.reading.set(&name, value.as_deref(), staleness) {
-                // In a transaction it would have to fail with this, which is the server's to do.
-                return match self.track.is_idle() {
-                    true => self.refuse(tag, &refusals::invalid_value(why)),
-                    false => Err(refusals::invalid_for_session(why)),
-                };
-            }
-        }
-        if tag != from_client::QUERY || !self.track.is_quiet() {
-            return Ok(true);
-        }
-        let Some(name) =
-            setting::shown(sql).filter(|_| self.track.status() != TransactionStatus::Failed)
-        else {
-            return Ok(true);
-        };
-        let value = match name.as_str() {
-            STALENESS => self.staleness().await,
-            TOKEN => match self.token().await {
-                Ok(token) => token,
-                Err(error) => return self.refuse(tag, &refusals::no_token(&error)),
-            },
-            FRESHNESS => self.reading.terms.freshness.map(|f| f.to_string()).unwrap_or_default(),
-            WAIT => format!("{}ms", self.reading.terms.wait.0),
-            KEY => self.key.shown(),
-            _ => return Ok(true),
-        };
-        let out = &mut self.client.outgoing;
-        backend::put_one_text(out, name.as_bytes(), value.as_bytes(), b"SHOW");
-        backend::put_ready_for_query(out, self.track.status());
-        Ok(false)
-    }
-
     /// The client is let in, and its role begins with these.
     pub fn begin_with(&mut self, defaults: &[(String, String)]) {
         self.key.default_to(defaults, &self.startup);
@@ -265,7 +235,10 @@ impl Session {
                 Ok(Err(place)) => Stale::Lost(place),
                 Err(_) => Stale::TooOld,
             },
-            () = cancellable.called() => return self.refuse(tag, &refusals::cancelled()),
+            () = cancellable.called() => {
+                self.refuse(tag, &refusals::cancelled());
+                return Ok(false);
+            }
         };
         let routes = self.shared.routes();
         if let (Stale::TooOld, Some(owner)) = (&stale, route::instead(mode, &routes))
@@ -280,7 +253,11 @@ impl Session {
             Stale::Lost(place) => refusals::seen_is_lost(&place),
         };
         // The rest of a large message is not here yet.
-        if whole { self.refuse(tag, &report) } else { Err(refusals::ended_by(report)) }
+        if !whole {
+            return Err(refusals::ended_by(report));
+        }
+        self.refuse(tag, &report);
+        Ok(false)
     }
 
     /// Has a session that reads in this region live here. Returns whether it does: what it would read at
@@ -299,7 +276,7 @@ impl Session {
     }
 
     /// How old is what this session reads?
-    async fn staleness(&self) -> String {
+    pub async fn staleness(&self) -> String {
         let known = match &self.shared.config.staleness {
             Some(_) if self.home.region != self.shared.config.region => Some(Millis(0)),
             Some(staleness) => {
@@ -314,23 +291,29 @@ impl Session {
     }
 
     /// What this session has written and seen, for another one to find.
-    async fn token(&mut self) -> anyhow::Result<String> {
-        let staleness = self.shared.config.staleness.as_ref().context("nobody knows it here")?;
-        let mut shown = self.reading.seen.clone();
-        let now = std::iter::once(&self.home.region);
-        let regions: BTreeSet<&RegionId> = self.reading.elsewhere.iter().chain(now).collect();
+    pub async fn token(&mut self) -> anyhow::Result<String> {
+        let Self { reading, shared, home, at_other, .. } = self;
+        let staleness = shared.config.staleness.as_ref().context("nobody knows it here")?;
+        let wait = Duration::from_millis(reading.terms.wait.0);
+        let now = at_other.iter().chain([&home.region]);
+        let regions: BTreeSet<RegionId> = reading.elsewhere.iter().chain(now).cloned().collect();
+        let mut shown = Frontier::default();
         for region in regions {
-            let wait = Duration::from_millis(self.reading.terms.wait.0);
-            let everything = timeout(wait, staleness.everything_at(region)).await;
-            let everything = everything.with_context(|| format!("region {region} is silent"))?;
-            shown.join(&everything?);
+            let everything = timeout(wait, staleness.everything_at(&region)).await;
+            let everything = everything.with_context(|| format!("region {region} is silent"))??;
+            // It has left there: nobody has to be asked for that again.
+            if reading.elsewhere.remove(&region) {
+                reading.seen.join(&everything);
+            }
+            shown.join(&everything);
         }
+        shown.join(&reading.seen);
         Ok(Token { cluster: staleness.cluster().to_owned(), shown }.to_string())
     }
 
     /// Answers a message with an error, in the server's stead: nothing is asked of that now. What it has
     /// open stays open.
-    fn refuse(&mut self, tag: u8, report: &Report<'_>) -> Result<bool, End> {
+    pub fn refuse(&mut self, tag: u8, report: &Report<'_>) {
         let out = &mut self.client.outgoing;
         report.put_error(out);
         match tag {
@@ -339,7 +322,15 @@ impl Session {
             }
             _ => self.skipping = true,
         }
-        Ok(false)
+    }
+}
+
+/// Reads a switch in the words that drivers use for one.
+fn switch(value: &str) -> Option<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Some(true),
+        "off" | "false" | "no" | "0" => Some(false),
+        _ => None,
     }
 }
 
@@ -395,10 +386,21 @@ mod tests {
             reading.set(back, None, None).unwrap();
             assert_eq!(reading.terms.freshness, Some(Freshness::Eventual));
         }
-        for (name, value) in [(FRESHNESS, ""), (WAIT, "5"), (TOKEN, "x")] {
+        for (name, value) in [(FRESHNESS, ""), (WAIT, "5"), (TOKEN, "x"), (REPORT, "x")] {
             assert!(reading.set(name, Some(value), None).is_err());
         }
         assert_eq!(reading.terms.freshness, Some(Freshness::Eventual), "nothing wrong is taken");
+    }
+
+    #[test]
+    fn a_token_is_reported_to_who_wants_it_and_to_nobody_else() {
+        let mut reading = begin(&[("options", "-c domicile.report_token=on")]).unwrap();
+        assert!(reading.reports_token());
+        reading.set(REPORT, Some("False"), None).unwrap();
+        assert!(!reading.reports_token());
+        reading.set(REPORT, None, None).unwrap();
+        assert!(reading.reports_token(), "as it began");
+        assert!(!begin(&[("domicile.freshness", "session")]).unwrap().reports_token());
     }
 
     #[test]

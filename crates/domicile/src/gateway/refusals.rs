@@ -169,6 +169,13 @@ pub fn invalid_value(why: String) -> Report<'static> {
     Report::new(Severity::Error, sqlstate::INVALID_PARAMETER_VALUE, why)
 }
 
+/// More prepared statements set something of the gateway's own than it remembers of one session.
+pub fn too_many_setters() -> End {
+    let message = "too many prepared statements set what only the gateway goes by";
+    End::saying(sqlstate::PROGRAM_LIMIT_EXCEEDED, message)
+        .hint("Close those that are not used any more, or send such settings as simple queries.")
+}
+
 /// What a role begins with has such a value, and counts for nothing.
 pub fn ignored(why: String) -> Report<'static> {
     Report::new(Severity::Notice, sqlstate::INVALID_PARAMETER_VALUE, why)

@@ -5,7 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use domicile_core::route::Caller;
-use domicile_pg::backend::{self, Authentication, Report, tag};
+use domicile_pg::backend::{self, Authentication, Report, TransactionStatus, tag};
 use domicile_pg::frontend::{self, tag as from_client};
 
 use super::backend::{is_passing, note_status};
@@ -51,7 +51,7 @@ impl Session {
         Ok(())
     }
 
-    async fn pass_on(&mut self, tag: u8, raw: Bytes, whole: bool) -> Result<(), End> {
+    async fn pass_on(&mut self, tag: u8, mut raw: Bytes, whole: bool) -> Result<(), End> {
         let may_miss = self.unbound && !self.begun && tag == from_client::PASSWORD;
         if may_miss && frontend::misses_binding(&cut::body(&raw)) {
             return Err(refusals::cannot_be_bound());
@@ -59,8 +59,11 @@ impl Session {
         if whole && !self.begun && tag == from_client::PASSWORD {
             self.login.client_says(&cut::body(&raw));
         }
-        if whole && !self.hear(tag, &raw).await? {
-            return Ok(());
+        if whole {
+            let Some(heard) = self.hear(tag, raw).await? else { return Ok(()) };
+            raw = heard;
+        } else {
+            self.hear_beginning(tag, &raw);
         }
         if self.begun && self.track.is_idle() {
             if !self.be_fresh(tag, &raw, whole).await? {
@@ -128,6 +131,9 @@ impl Session {
             if !self.begun {
                 self.begin().await;
             }
+            if self.track.status() == TransactionStatus::Idle {
+                self.report_token().await;
+            }
             self.client.outgoing.extend_from_slice(&raw);
             if self.track.is_idle() {
                 self.attempt = None;
@@ -137,7 +143,10 @@ impl Session {
             return Ok(());
         }
         match told {
-            Told::AsItIs => self.client.outgoing.extend_from_slice(&raw),
+            Told::AsItIs => {
+                let told = self.fill_in(tag, raw).await?;
+                self.client.outgoing.extend_from_slice(&told);
+            }
             Told::Unknown => {
                 let unknown = unconfirmed::unknown(&self.active().region);
                 unknown.put_error(&mut self.client.outgoing);

@@ -26,7 +26,9 @@ use super::memory::Memory;
 use super::moving::{Wait, unless_overtaken};
 use super::reading::Reading;
 use super::refusals::{self, End};
+use super::reworded::Reworded;
 use super::secure::Other;
+use super::setters::Setters;
 use super::track::Track;
 use super::unconfirmed::Unconfirmed;
 use super::{Shared, door};
@@ -61,6 +63,10 @@ pub struct Session {
     pub key: Key,
     /// What the client asks of its reads.
     pub reading: Reading,
+    /// What prepared statements set of that when they are executed.
+    pub setters: Setters,
+    /// What the server is asked so that it answers for the gateway.
+    pub reworded: Reworded,
     /// After an error that the gateway gave, what the client sends is passed over up to its next Sync.
     pub skipping: bool,
     pub cancellable: Cancellable,
@@ -117,6 +123,8 @@ pub async fn serve(
         statuses: Statuses::new(),
         attempt: None,
         reading,
+        setters: Setters::default(),
+        reworded: Reworded::new(),
         skipping: false,
         unbound: false,
         begun: false,

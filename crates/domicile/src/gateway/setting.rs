@@ -10,15 +10,29 @@ use domicile_pg::startup::Startup;
 pub mod ours {
     pub const FRESHNESS: &str = "domicile.freshness";
     pub const KEY: &str = "domicile.key";
+    pub const REPORT: &str = "domicile.report_token";
     pub const TOKEN: &str = "domicile.token";
     pub const WAIT: &str = "domicile.freshness_wait";
+    /// Can only be shown.
+    pub const STALENESS: &str = "domicile.staleness";
+
+    pub const SET: [&str; 5] = [FRESHNESS, KEY, REPORT, TOKEN, WAIT];
+    pub const SHOWN: [&str; 6] = [FRESHNESS, KEY, REPORT, TOKEN, WAIT, STALENESS];
 }
 
 /// Does a text with this key set one of [`ours`], and nothing else?
 pub fn is_ours(key: &[u8]) -> bool {
     let set = |name: &&str| key.eq_ignore_ascii_case(format!("SET {name}").as_bytes());
-    [ours::FRESHNESS, ours::KEY, ours::TOKEN, ours::WAIT].iter().any(set)
+    ours::SET.iter().any(set)
 }
+
+/// Does the gateway go by an assignment to this name?
+pub fn is_heard(name: &str) -> bool {
+    name == ALL || ours::SET.contains(&name)
+}
+
+/// The name of what `RESET ALL` and `DISCARD ALL` set back.
+const ALL: &str = "all";
 
 /// What a text means for the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +116,7 @@ fn options(text: &str) -> Vec<(String, String)> {
 /// What a statement sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
-    /// In small letters; of `RESET ALL`, and of `DISCARD ALL`, it is `all`.
+    /// In small letters; of `RESET ALL`, and of `DISCARD ALL`, it is [`ALL`].
     pub name: String,
     /// `None` where it is set back.
     pub value: Option<String>,
@@ -125,7 +139,7 @@ fn assignment(statement: &[&[u8]]) -> Option<Assignment> {
         (!name.is_empty()).then(|| String::from_utf8_lossy(&name).replace('"', ""))
     };
     match word(0).as_slice() {
-        b"discard" => (word(1) == b"all").then(|| set_back("all".to_owned())),
+        b"discard" => (word(1) == b"all").then(|| set_back(ALL.to_owned())),
         b"reset" => Some(set_back(name(1)?)),
         b"set" => {
             let local = word(1) == b"local";
@@ -146,8 +160,8 @@ fn set_back(name: String) -> Assignment {
     Assignment { name, value: None, local: false }
 }
 
-/// Returns the name of the setting that `sql` asks for and nothing else, in small letters.
-pub fn shown(sql: &[u8]) -> Option<String> {
+/// Returns which of [`ours`] `sql` asks for, and for nothing else.
+pub fn shown(sql: &[u8]) -> Option<&'static str> {
     if is_plain(sql) {
         return None;
     }
@@ -155,7 +169,8 @@ pub fn shown(sql: &[u8]) -> Option<String> {
     let (statement, others) = (statements.next()?, statements.next());
     match statement.as_slice() {
         [show, name] if show.eq_ignore_ascii_case(b"SHOW") && others.is_none() => {
-            Some(String::from_utf8_lossy(&name.to_ascii_lowercase()).replace('"', ""))
+            let name = String::from_utf8_lossy(&name.to_ascii_lowercase()).replace('"', "");
+            ours::SHOWN.into_iter().find(|ours| *ours == name)
         }
         _ => None,
     }
@@ -382,7 +397,7 @@ mod tests {
         assert_eq!(read("RESET a.b"), [set_back("a.b".to_owned())]);
         assert_eq!(read("SET a.b TO DEFAULT"), [set_back("a.b".to_owned())]);
         for sql in ["RESET ALL", "discard all"] {
-            assert_eq!(read(sql), [set_back("all".to_owned())]);
+            assert_eq!(read(sql), [set_back(ALL.to_owned())]);
         }
         for sql in ["", "SET", "SET a", "SET a =", "SELECT 'SET a = 1'", "RESET"] {
             assert_eq!(read(sql), [], "{sql}");
@@ -391,10 +406,21 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_alone_is_known_by_its_name() {
-        for sql in ["SHOW a.b", "show A.B;", "/* why */ SHOW \"a\".\"b\""] {
-            assert_eq!(shown(sql.as_bytes()).as_deref(), Some("a.b"), "{sql}");
+        for sql in
+            ["SHOW domicile.key", "show Domicile.KEY;", "/* why */ SHOW \"domicile\".\"key\""]
+        {
+            assert_eq!(shown(sql.as_bytes()), Some(ours::KEY), "{sql}");
         }
-        for sql in ["", "SHOW", "SHOW a b", "SHOW a; SHOW b", "SET a = 1", "SELECT 1"] {
+        for sql in [
+            "",
+            "SHOW",
+            "SHOW domicile.key b",
+            "SHOW domicile.key; SHOW domicile.key",
+            "SHOW domicile.keys",
+            "SHOW work_mem",
+            "SET domicile.key = 1",
+            "SELECT 1",
+        ] {
             assert_eq!(shown(sql.as_bytes()), None, "{sql}");
         }
     }

@@ -20,7 +20,7 @@ fn has(answer: &[u8], text: &str) -> bool {
     answer.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-fn startup(version: u32) -> Vec<u8> {
+pub fn startup(version: u32) -> Vec<u8> {
     let parameters = b"user\0postgres\0database\0postgres\0\0";
     let length = u32::try_from(8 + parameters.len()).unwrap();
     [&length.to_be_bytes()[..], &version.to_be_bytes(), parameters].concat()

@@ -24,6 +24,7 @@ mod follow;
 mod hostile;
 mod key;
 mod load;
+mod own;
 mod password;
 mod refusal;
 mod relay;

@@ -1,0 +1,157 @@
+//! What does a client set, and ask for, of the settings that are the gateway's own?
+//!
+//! PostgreSQL takes what is set, as a setting that means nothing to it, and so answers in its place. What is asked
+//! for it does not know. A query that comes alone is answered here. All else may stand in the middle of a pipeline: there
+//! PostgreSQL is asked [in other words](super::reworded).
+//!
+//! A prepared statement sets something whenever it is bound, which is when drivers execute it.
+
+use bytes::{Bytes, BytesMut};
+use domicile_core::route::Caller;
+use domicile_pg::backend::{self, TransactionStatus};
+use domicile_pg::frontend::{self, Frontend, Named};
+
+use super::cut;
+use super::refusals::{self, End};
+use super::reworded::Place;
+use super::session::Session;
+use super::setting::ours::{FRESHNESS, KEY, REPORT, STALENESS, TOKEN, WAIT};
+use super::setting::{self, Assignment};
+
+/// What PostgreSQL says it has done.
+const SHOW: &[u8] = b"SHOW";
+
+impl Session {
+    /// Takes in what a message of the client sets, or answers it. Returns what is to be passed on in its place;
+    /// mostly that is the message itself.
+    pub async fn hear(&mut self, tag: u8, raw: Bytes) -> Result<Option<Bytes>, End> {
+        if self.caller == Caller::Peer || !self.begun {
+            return Ok(Some(raw));
+        }
+        let body = cut::body(&raw);
+        match frontend::read(tag, &body) {
+            Ok(Frontend::Query(sql)) => {
+                if let Err(why) = self.take_in(&setting::assignments(sql)) {
+                    return self.refuse_setting(tag, &raw, why);
+                }
+                match setting::shown(sql) {
+                    Some(name) if self.answers_alone() => self.show(tag, name).await,
+                    Some(name) => Ok(Some(self.reworded.show(&raw, name))),
+                    None => Ok(Some(raw)),
+                }
+            }
+            Ok(Frontend::Parse { statement, sql }) => {
+                if !self.setters.prepare(statement, setting::assignments(sql)) {
+                    return Err(refusals::too_many_setters());
+                }
+                let shown = setting::shown(sql);
+                Ok(Some(shown.map_or(raw.clone(), |name| self.reworded.show(&raw, name))))
+            }
+            Ok(Frontend::Bind { statement, .. }) => {
+                let Some(set) = self.setters.get(statement).cloned() else { return Ok(Some(raw)) };
+                match self.take_in(&[set]) {
+                    Ok(()) => Ok(Some(raw)),
+                    Err(why) => self.refuse_setting(tag, &raw, why),
+                }
+            }
+            Ok(Frontend::Close(Named::Statement(name))) => {
+                self.setters.forget(name);
+                Ok(Some(raw))
+            }
+            _ => Ok(Some(raw)),
+        }
+    }
+
+    /// Of a large message only the beginning is here: it sets nothing, and what it prepares is another statement
+    /// than before.
+    pub fn hear_beginning(&mut self, tag: u8, raw: &Bytes) {
+        let body = cut::body(raw);
+        if let (frontend::tag::PARSE, Some(name)) = (tag, body.split(|byte| *byte == 0).next()) {
+            self.setters.forget(name);
+        }
+    }
+
+    /// Returns what the client is to hear where its server says this.
+    pub async fn fill_in(&mut self, tag: u8, raw: Bytes) -> Result<Bytes, End> {
+        let Some(place) = self.reworded.place(tag, &raw) else { return Ok(raw) };
+        let mut out = BytesMut::new();
+        match place {
+            Place::Value(name) => {
+                // PostgreSQL has answered and cannot take that back.
+                let value = self.value_of(&name).await;
+                let value =
+                    value.map_err(|error| refusals::ended_by(refusals::no_token(&error)))?;
+                backend::put_row_of_one(&mut out, value.as_bytes());
+            }
+            Place::Shown => backend::put_command_complete(&mut out, SHOW),
+            Place::Wrong(why) => refusals::invalid_value(why).put_error(&mut out),
+        }
+        Ok(out.freeze())
+    }
+
+    /// No transaction is open any more: tells the client what its token is now, where it wants to know that.
+    pub async fn report_token(&mut self) {
+        let was_told = self.statuses.contains_key(TOKEN.as_bytes());
+        let token = match (self.reading.reports_token(), was_told) {
+            // Rather none than one without what was just committed.
+            (true, _) => self.token().await.unwrap_or_default(),
+            (false, true) => String::new(),
+            (false, false) => return,
+        };
+        let (name, token) = (Bytes::from_static(TOKEN.as_bytes()), Bytes::from(token));
+        if self.statuses.get(&name) != Some(&token) {
+            backend::put_parameter_status(&mut self.client.outgoing, &name, &token);
+            self.statuses.insert(name, token);
+        }
+    }
+
+    fn take_in(&mut self, assignments: &[Assignment]) -> Result<(), String> {
+        for assignment in assignments {
+            self.key.set(assignment);
+            let Assignment { name, value, local: false } = assignment else { continue };
+            self.reading.set(name, value.as_deref(), self.shared.config.staleness.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// What a message sets cannot be. In the middle of something that has to fail with it, which is the server's to
+    /// do.
+    fn refuse_setting(&mut self, tag: u8, raw: &Bytes, why: String) -> Result<Option<Bytes>, End> {
+        if self.track.is_idle() {
+            self.refuse(tag, &refusals::invalid_value(why));
+            return Ok(None);
+        }
+        Ok(Some(self.reworded.refuse(raw, &why)))
+    }
+
+    /// Returns whether a query can be answered without the server: nothing else is asked of that, and it
+    /// would not say that the transaction has failed.
+    fn answers_alone(&self) -> bool {
+        self.track.is_quiet() && self.track.status() != TransactionStatus::Failed
+    }
+
+    async fn show(&mut self, tag: u8, name: &str) -> Result<Option<Bytes>, End> {
+        match self.value_of(name).await {
+            Ok(value) => {
+                let out = &mut self.client.outgoing;
+                backend::put_one_text(out, name.as_bytes(), value.as_bytes(), SHOW);
+                backend::put_ready_for_query(out, self.track.status());
+            }
+            Err(error) => self.refuse(tag, &refusals::no_token(&error)),
+        }
+        Ok(None)
+    }
+
+    /// Returns what holds now. Fails where a token is asked for and there is none now.
+    async fn value_of(&mut self, name: &str) -> anyhow::Result<String> {
+        Ok(match name {
+            STALENESS => self.staleness().await,
+            TOKEN => self.token().await?,
+            FRESHNESS => self.reading.freshness().map(|f| f.to_string()).unwrap_or_default(),
+            WAIT => format!("{}ms", self.reading.wait_max().0),
+            KEY => self.key.shown(),
+            REPORT => if self.reading.reports_token() { "on" } else { "off" }.to_owned(),
+            _ => String::new(),
+        })
+    }
+}
