@@ -85,36 +85,58 @@ fn uuid(digits: Vec<u8>) -> Option<Vec<u8>> {
     sound.then(|| parts.map(|part| &digits[part]).join(&b'-'))
 }
 
-/// Returns to which partitions all that is `touched` belongs; `None` where a part of it is not known.
-/// `value` gives what an operand of a column comes to, as PostgreSQL writes it.
-pub fn partitions(
-    touched: &[Touched],
-    tables: &BTreeMap<TableName, TableKind>,
-    layout: &Layout,
-    value: impl Fn(&TableName, &str, &Operand) -> Option<Vec<u8>>,
-) -> Option<BTreeSet<PartitionId>> {
-    let mut found = BTreeSet::new();
+/// Whose rows some of those are that a statement touches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key<'a> {
+    /// They are of reference tables, which have one owner together.
+    Reference,
+    /// All columns of the key of this table, in order.
+    Columns(&'a TableName, Vec<(&'a str, &'a Operand)>),
+}
+
+/// Returns the keys of all owned rows among those `touched`, none where nobody owns what is; `None` where
+/// the statement does not say all of them.
+pub fn keys<'a>(
+    touched: &'a [Touched],
+    tables: &'a BTreeMap<TableName, TableKind>,
+) -> Option<Vec<Key<'a>>> {
+    let mut found = Vec::new();
     for Touched { schema, table, rows } in touched {
         let Some((name, kind)) = named(tables, schema.as_deref(), table) else { continue };
         match kind {
-            TableKind::Reference => found.extend(layout.reference()),
-            TableKind::Owned(KeySource::Columns(columns)) => {
-                if rows.is_empty() {
-                    return None;
-                }
+            TableKind::Reference => found.push(Key::Reference),
+            TableKind::Owned(KeySource::Columns(columns)) if !rows.is_empty() => {
                 for row in rows {
-                    let key = columns.iter().map(|column| value(name, column, row.get(column)?));
-                    let key: Vec<Vec<u8>> = key.collect::<Option<_>>()?;
-                    let key: Vec<&[u8]> = key.iter().map(Vec::as_slice).collect();
-                    found.insert(layout.partition_of(&key).ok()?);
+                    let key =
+                        columns.iter().map(|column| Some((column.as_str(), row.get(column)?)));
+                    found.push(Key::Columns(name, key.collect::<Option<_>>()?));
                 }
             }
-            // Which row is its parent stands elsewhere.
-            TableKind::Owned(KeySource::Whole | KeySource::Parent { .. }) => return None,
+            // Or which row is its parent stands elsewhere.
+            TableKind::Owned(_) => return None,
             TableKind::Shared(_) | TableKind::Local => {}
         }
     }
     Some(found)
+}
+
+/// Returns to which partitions the rows with these keys belong; `None` where that is not known of one.
+/// `value` gives what an operand of a column comes to, as PostgreSQL writes it.
+pub fn partitions(
+    keys: &[Key<'_>],
+    layout: &Layout,
+    value: impl Fn(&TableName, &str, &Operand) -> Option<Vec<u8>>,
+) -> Option<BTreeSet<PartitionId>> {
+    let of = |key: &Key<'_>| match key {
+        Key::Reference => layout.reference(),
+        Key::Columns(table, columns) => {
+            let key = columns.iter().map(|(column, operand)| value(table, column, operand));
+            let key: Vec<Vec<u8>> = key.collect::<Option<_>>()?;
+            let key: Vec<&[u8]> = key.iter().map(Vec::as_slice).collect();
+            layout.partition_of(&key).ok()
+        }
+    };
+    keys.iter().map(of).collect()
 }
 
 /// Which of the tables is it? Without a schema, the only one of that name: what the session's search path
@@ -169,7 +191,8 @@ mod tests {
     }
 
     fn found(touched: &[Touched]) -> Option<BTreeSet<PartitionId>> {
-        partitions(touched, &tables(), &layout(), |_, _, operand| match operand {
+        let tables = tables();
+        partitions(&keys(touched, &tables)?, &layout(), |_, _, operand| match operand {
             Operand::Literal(text) => Some(text.clone().into_bytes()),
             Operand::Parameter(0) => Some(b"7".to_vec()),
             Operand::Parameter(_) => None,

@@ -20,6 +20,7 @@ mod config;
 mod connect;
 mod demo;
 mod directory;
+mod gateway;
 mod init;
 mod journal;
 mod lifetime;
@@ -104,8 +105,10 @@ enum Command {
     Status(status::Status),
     /// List, show and move partitions
     Partition(partition::Partition),
-    /// Take a region out of the cluster
+    /// Take a region or a witness into the cluster, or out of it
     Region(region::RegionCommand),
+    /// Say where statements go through a gateway, and why
+    Gateway(gateway::GatewayCommand),
     /// Say what a failover or switchover would do
     Plan(runs::Plan),
     /// Take over everything that a lost region owns
@@ -203,6 +206,7 @@ impl Cli {
             Command::Status(command) => command.run(&context).await,
             Command::Partition(command) => command.run(&context).await,
             Command::Region(command) => command.run(&context).await,
+            Command::Gateway(command) => command.run(&context).await,
             Command::Plan(command) => command.run(&context).await,
             Command::Failover(command) => command.run(&context).await,
             Command::Switchover(command) => command.run(&context).await,

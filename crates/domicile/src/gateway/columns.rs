@@ -19,8 +19,15 @@ const READ_WAIT_MAX: Duration = Duration::from_secs(1);
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// By table and column.
-pub type Types = BTreeMap<(TableName, String), KeyType>;
+/// The types of key columns, as far as they are understood.
+#[derive(Clone, Debug, Default)]
+pub struct Types(BTreeMap<TableName, BTreeMap<String, KeyType>>);
+
+impl Types {
+    pub fn get(&self, table: &TableName, column: &str) -> Option<KeyType> {
+        self.0.get(table)?.get(column).copied()
+    }
+}
 
 /// The tables that statements are held against. Cheap to clone.
 #[derive(Clone, Default)]
@@ -95,18 +102,19 @@ impl Shared {
             client.query(sql, &[&schemas, &names, &columns]).await.context("read the types of keys")
         };
         let rows = timeout(READ_WAIT_MAX, asking).await.context("PostgreSQL is silent")??;
-        let known = rows.iter().filter_map(|row| {
+        let mut types = Types::default();
+        for row in &rows {
             let (number, name, kind): (i64, &str, &str) = (row.get(0), row.get(1), row.get(2));
             let key_type = match (name, kind) {
                 ("int2" | "int4" | "int8", _) => KeyType::Integer,
                 ("text" | "varchar", _) | (_, "e") => KeyType::Text,
                 ("uuid", _) => KeyType::Uuid,
-                _ => return None,
+                _ => continue,
             };
-            let (table, column) = keys.get(usize::try_from(number).ok()?.checked_sub(1)?)?;
-            Some((((*table).clone(), (*column).clone()), key_type))
-        });
-        Ok(known.collect())
+            let (table, column) = keys[number as usize - 1];
+            types.0.entry(table.clone()).or_default().insert(column.clone(), key_type);
+        }
+        Ok(types)
     }
 }
 

@@ -93,7 +93,8 @@ impl Session {
         if !may_begin_anew || !route::is_led(mode, self.caller, freshness) {
             return;
         }
-        let partitions = match self.key.partition(&self.shared.config.layout) {
+        let named = self.key.partition(&self.shared.config.layout);
+        let partitions = match named {
             Some(partition) => Some(BTreeSet::from([partition])),
             None => self.written(tag, raw).await,
         };
@@ -107,7 +108,9 @@ impl Session {
             Ok(()) => self.say_again(attempt),
             Err(error) => {
                 tracing::debug!(region = %owner, %error, "a transaction does not get where its key leads");
-                if !std::mem::replace(&mut self.key.told, true) {
+                // A guard's refusal may yet find a way for what is only written.
+                let matters = named.is_some() || !error.is_passing();
+                if matters && !std::mem::replace(&mut self.key.told, true) {
                     let told = refusals::not_sent_on(&owner, &error);
                     told.put_notice(&mut self.client.outgoing);
                 }

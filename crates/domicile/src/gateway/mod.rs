@@ -59,10 +59,11 @@ mod track;
 mod unconfirmed;
 
 use cancel::Cancels;
-pub use columns::Columns;
+pub use columns::{Columns, Types as KeyTypes};
 use pulse::Silent;
 pub use roles::Roles;
 pub use secure::Secure;
+pub use sql::touched;
 pub use target::Target;
 
 use crate::clock::Clock;

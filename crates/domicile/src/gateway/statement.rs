@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use domicile_core::id::PartitionId;
-use domicile_core::route::rows::{Given, Operand, partitions};
+use domicile_core::route::rows::{Given, Operand, keys, partitions};
 use domicile_pg::frontend::{self, Frontend, Value, tag as from_client};
 
 use super::session::Session;
@@ -18,29 +18,27 @@ use super::{cut, sql};
 const AHEAD_MAX: usize = 4;
 
 impl Session {
-    /// Returns to which partitions belongs what the client's next message writes; `None` where that is not
-    /// known.
+    /// Returns to which partitions belongs what the client's next message writes, none where nobody owns
+    /// that; `None` where it is not known.
     pub async fn written(&self, tag: u8, raw: &Bytes) -> Option<BTreeSet<PartitionId>> {
         let body = cut::body(raw);
         let (text, bind) = self.statement(tag, &body)?;
-        let touched = sql::touched(&text)?;
+        let touched = sql::touched(&text).filter(|touched| !touched.is_empty())?;
         let config = &self.shared.config;
         let (tables, types) = config.columns.known().await?;
         let values = match &bind {
             Some(bind) => frontend::bind_values(bind).ok()?,
             None => Vec::new(),
         };
-        let found = partitions(&touched, tables, &config.layout, |table, column, operand| {
-            let key_type = types.get(&(table.clone(), column.to_owned()))?;
-            key_type.text(match operand {
+        partitions(&keys(&touched, tables)?, &config.layout, |table, column, operand| {
+            types.get(table, column)?.text(match operand {
                 Operand::Literal(text) => Given::Text(text.as_bytes()),
                 Operand::Parameter(number) => match values.get(*number)? {
                     Value { is_binary: true, bytes } => Given::Binary((*bytes)?),
                     Value { is_binary: false, bytes } => Given::Text((*bytes)?),
                 },
             })
-        });
-        found.filter(|found| !found.is_empty())
+        })
     }
 
     /// The text that a message runs, with the Bind that gives it values. Behind a Parse that is what the
