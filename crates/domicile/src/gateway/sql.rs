@@ -243,10 +243,8 @@ mod tests {
                 "INSERT INTO item (id, branch) VALUES (1, $1), (2, 'x')",
                 "item(branch=$1 id=1)(branch=x id=2)",
             ),
-            (
-                "INSERT INTO item (branch, n) SELECT 7, 1 ON CONFLICT DO NOTHING",
-                "item(branch=7 n=1)",
-            ),
+            ("INSERT INTO item (branch, n) SELECT 7, 1", "item(branch=7 n=1)"),
+            ("INSERT INTO item (branch) VALUES (7) ON CONFLICT DO NOTHING", "item(branch=7)"),
             ("INSERT INTO item (branch) SELECT branch FROM other", "item"),
             ("INSERT INTO item VALUES (1, 2)", "item()"),
             ("INSERT INTO item (branch, at) VALUES ($1, now())", "item(branch=$1)"),
@@ -294,8 +292,9 @@ mod tests {
             format!("UPDATE a SET n = {}1 WHERE k = 1", "NOT ".repeat(3900)),
             format!("SELECT 1 {} FOR UPDATE", "UNION SELECT 1 ".repeat(1000)),
         ];
-        let reading = move || deep.iter().map(|sql| touched(sql.as_bytes())).count();
+        let reading = move || deep.map(|sql| touched(sql.as_bytes()).is_some());
         let worker = std::thread::Builder::new().stack_size(2 << 20).spawn(reading).unwrap();
-        assert_eq!(worker.join().unwrap(), 6);
+        let read = worker.join().unwrap();
+        assert_eq!(read, [true, true, false, false, false, false]);
     }
 }
