@@ -84,7 +84,8 @@ impl Session {
     /// Has a transaction that nobody has seen anything of go on where its keys lead, before the client's
     /// next message.
     pub async fn follow_key(&mut self, tag: u8, raw: &Bytes) {
-        let does = !matches!(tag, from_client::SYNC | from_client::FLUSH) && !sets_only(tag, raw);
+        let does = !matches!(tag, from_client::SYNC | from_client::FLUSH)
+            && !sets_only(tag, raw, &self.client.incoming);
         if !does || !self.track.is_quiet() {
             return;
         }

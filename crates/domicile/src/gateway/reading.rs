@@ -222,7 +222,8 @@ impl Session {
             return Ok(true);
         }
         self.reading.at_owner = mode == Mode::FollowOwner && !self.come_here().await;
-        let begins = !matches!(tag, from_client::SYNC | from_client::FLUSH) && !sets_only(tag, raw);
+        let begins = !matches!(tag, from_client::SYNC | from_client::FLUSH)
+            && !sets_only(tag, raw, &self.client.incoming);
         if self.reading.at_owner || !begins {
             return Ok(true);
         }
@@ -334,15 +335,26 @@ fn switch(value: &str) -> Option<bool> {
     }
 }
 
-/// Is this a text of settings? What a session asks for may be changed whatever it asked for before.
-pub fn sets_only(tag: u8, raw: &Bytes) -> bool {
+/// Is this a text of settings, and what was sent with it, `ahead`, up to the next Sync, about nothing else?
+/// What a session asks for may be changed whatever it asked for before.
+pub fn sets_only(tag: u8, raw: &Bytes, ahead: &[u8]) -> bool {
+    let sets = |sql| matches!(setting::read(sql), Meaning::Settings { .. } | Meaning::DiscardAll);
     let body = cut::body(raw);
-    match frontend::read(tag, &body) {
-        Ok(Frontend::Query(sql) | Frontend::Parse { sql, .. }) => {
-            matches!(setting::read(sql), Meaning::Settings { .. } | Meaning::DiscardAll)
+    let mut prepared = match frontend::read(tag, &body) {
+        Ok(Frontend::Query(sql)) => return sets(sql),
+        Ok(Frontend::Parse { statement, sql }) if sets(sql) => vec![statement],
+        _ => return false,
+    };
+    for (tag, body) in cut::ahead(ahead) {
+        match frontend::read(tag, body) {
+            Ok(Frontend::Sync) => return true,
+            Ok(Frontend::Parse { statement, sql }) if sets(sql) => prepared.push(statement),
+            Ok(Frontend::Bind { statement, .. }) if prepared.contains(&statement) => {}
+            Ok(Frontend::Describe(_) | Frontend::Execute { .. } | Frontend::Close(_)) => {}
+            _ => return false,
         }
-        _ => false,
     }
+    false
 }
 
 #[cfg(test)]
@@ -354,6 +366,27 @@ mod tests {
         let parameters = parameters.iter().map(own).collect();
         let begun = Reading::begin(&Startup { major: 3, minor: 0, parameters }, None);
         begun.map_err(|end| format!("{end:?}"))
+    }
+
+    #[test]
+    fn what_comes_with_a_setting_is_not_taken_for_one() {
+        let message = |tag: u8, body: &[u8]| -> Vec<u8> {
+            let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+            [&[tag][..], &length, body].concat()
+        };
+        let parse = |sql: &str| message(b'P', format!("\0{sql}\0\0\0").as_bytes());
+        let [bind, execute, sync] =
+            [message(b'B', b"\0\0\0\0\0\0\0\0"), message(b'E', b"\0\0\0\0\0"), message(b'S', b"")];
+        let run = [bind.clone(), execute].concat();
+        let set = Bytes::from(parse("SET domicile.freshness = 'strong'"));
+        let alone = |ahead: &[&[u8]]| sets_only(b'P', &set, &ahead.concat());
+        assert!(alone(&[&run, &sync]));
+        assert!(alone(&[&run, &sync, &parse("SELECT 1"), &run, &sync]), "it is the next one's");
+        assert!(alone(&[&run, &parse("SET a = 1"), &run, &sync]));
+        assert!(!alone(&[&run, &parse("SELECT 1"), &run, &sync]));
+        assert!(!alone(&[&run]), "more may come");
+        assert!(!alone(&[&message(b'B', b"\0other\0\0\0\0\0\0\0"), &sync]));
+        assert!(sets_only(b'Q', &message(b'Q', b"SET a = 1\0").into(), &bind));
     }
 
     #[test]
