@@ -63,7 +63,8 @@ fn config(regions: &[(&str, &str)], tables: &str) -> Config {
         .collect();
     let text = format!(
         "cluster = \"shop\"\npartition = \"hash(bid, 48)\"\n\
-         [directory]\naddress = \"127.0.0.1:7400\"\ndata = \"/directory\"\n{regions}{tables}"
+         [directory]\naddress = \"127.0.0.1:7400\"\ndata = \"/directory\"\n{regions}\
+         [[witness]]\nname = \"metro\"\npeer = \"127.0.0.1:7399\"\ndata = \"/metro\"\n{tables}"
     );
     settings::parse(&text).unwrap_or_else(|wrong| panic!("{wrong:?}"))
 }

@@ -8,6 +8,7 @@ use super::survey::{Reached, Survey};
 
 mod basis;
 mod code;
+mod holders;
 mod keys;
 mod passwords;
 mod regions;
@@ -44,6 +45,7 @@ pub fn judge(config: &Config, surveys: &[Survey]) -> Vec<Finding> {
             }
         }
     }
+    holders::judge(config, &mut findings);
     for (region, facts) in &reached {
         judge_region(config, region, facts, &mut findings);
     }

@@ -12,6 +12,8 @@ use crate::settings;
 
 const TEN: Room = Room { max: 10, used: 0 };
 
+const WITNESS: &str = "[[witness]]\nname = \"metro\"\npeer = \"10.0.0.3:1\"\ndata = \"/d\"\n";
+
 /// PostgreSQL 16 as an agent wants it.
 fn server() -> Server {
     Server {
@@ -113,7 +115,7 @@ fn judged_on(
     };
     let text = format!(
         "cluster = \"shop\"\npartition = \"{partition}\"\n\
-         [directory]\naddress = \"10.0.0.9:1\"\ndata = \"/d\"\n{}{}{listed}",
+         [directory]\naddress = \"10.0.0.9:1\"\ndata = \"/d\"\n{}{}{WITNESS}{listed}",
         region("eu", 1),
         region("us", 2)
     );
@@ -138,6 +140,32 @@ fn wrong_with_server(server: Server) -> Vec<&'static str> {
     let findings =
         judged("hash(bid, 8)", "[[table]]\nname = \"accounts\"\n", server, vec![accounts]);
     findings.into_iter().filter(|f| f.level != Level::Ok).map(|f| f.name).collect()
+}
+
+#[test]
+fn two_regions_want_a_witness_for_what_the_loss_of_one_leaves() {
+    let what = |more: &str, regions: usize, witness: &str| {
+        let region = |name: &&str| {
+            format!(
+                "[[region]]\nname = \"{name}\"\npostgres = \"host={name} user=x dbname=shop\"\n\
+                 peer = \"{name}:1\"\ngateway = \"{name}:2\"\ndata = \"/d\"\n"
+            )
+        };
+        let regions: String = ["eu", "us", "ap"][..regions].iter().map(region).collect();
+        let text = format!(
+            "cluster = \"shop\"\npartition = \"whole\"\n{more}\n[directory]\naddress = \"d:1\"\n\
+             data = \"/d\"\n{regions}{witness}[[table]]\nname = \"a\"\n"
+        );
+        let config = settings::parse(&text).unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let found = judge(&config, &[]);
+        found.into_iter().find(|f| f.name == "no_witness").map(|f| f.what)
+    };
+    assert!(what("", 2, "").unwrap().contains("too few are left to hold copies"));
+    assert!(what("rpo = \"none\"", 2, "").unwrap().contains("failover.observers"));
+    assert_eq!(what("", 2, WITNESS), None);
+    assert_eq!(what("", 3, ""), None);
+    assert!(what("copies = 2", 3, "").is_some());
+    assert_eq!(what("copies = 2", 3, WITNESS), None);
 }
 
 #[test]
