@@ -50,3 +50,4 @@ pub mod tail;
 pub mod tenure;
 pub mod tls;
 pub mod verify;
+mod webhooks;

@@ -5,7 +5,6 @@
 //! remembered here: seals are on the survivors' disks and asked for again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +26,6 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock;
 use crate::complain::Complaint;
@@ -45,8 +43,10 @@ use crate::peer;
 use crate::peer::intake::{Intake, Sealed};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
-use crate::programs;
 use crate::proto::{ProbeRequest, SealRequest, SealResponse, seal_response};
+
+mod outside;
+use outside::Outside;
 
 /// How often the facts are looked at when nothing tells of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -83,9 +83,9 @@ struct Performing {
     /// When what those had promised is over.
     promises_over_at: Option<Time>,
     canary_written: bool,
-    /// The program that runs for a step, by the step's number; it ends with the run.
-    program: Option<(usize, AbortOnDropHandle<(Answer, String)>)>,
-    /// What programs that ended here came to.
+    /// What goes on outside for a step.
+    outside: Option<Outside>,
+    /// What that came to, once it ended here.
     answers: BTreeMap<usize, Answer>,
     /// The last thing journaled, so that a wait is written down once.
     last: Option<(usize, String)>,
@@ -247,7 +247,7 @@ impl Operator {
                     seals: BTreeMap::new(),
                     promises_over_at: None,
                     canary_written: false,
-                    program: None,
+                    outside: None,
                     answers: BTreeMap::new(),
                     last: None,
                     waiting: None,
@@ -268,7 +268,7 @@ impl Operator {
     /// Does what is next, again and again while there is something to do at once.
     async fn advance(&self, run: &mut Performing, facts: &Facts) -> anyhow::Result<()> {
         let mut facts = facts.clone();
-        self.hear_program(run).await?;
+        self.hear_outside(run).await?;
         loop {
             facts.seals.clone_from(&run.seals);
             facts.promises_over_at = run.promises_over_at;
@@ -297,7 +297,7 @@ impl Operator {
                 // It was refused, and would be again: something else has to change first.
                 Effect::Change(_) if unchanged => return Ok(()),
                 // Other runs do not wait for it.
-                Effect::Exec { .. } => return Ok(()),
+                Effect::Exec { .. } | Effect::Send { .. } => return Ok(()),
                 _ => {}
             }
             // Look again at once.
@@ -305,11 +305,11 @@ impl Operator {
         }
     }
 
-    /// Writes down what a program came to that has ended.
-    async fn hear_program(&self, run: &mut Performing) -> anyhow::Result<()> {
-        let ended = run.program.take_if(|(_, task)| task.is_finished());
-        let Some((number, task)) = ended else { return Ok(()) };
-        let (answer, said) = task.await.context("wait for a program")?;
+    /// Writes down what a program or a webhook came to that has ended.
+    async fn hear_outside(&self, run: &mut Performing) -> anyhow::Result<()> {
+        let ended = run.outside.take_if(|outside| outside.task.is_finished());
+        let Some(Outside { number, task }) = ended else { return Ok(()) };
+        let (answer, said) = task.await.context("wait for what goes on outside")?;
         run.answers.insert(number, answer);
         self.journal(run, number, said).await
     }
@@ -387,24 +387,18 @@ impl Operator {
                 self.journal(run, step, what).await?;
                 self.sees(&run_key(&part)).await?;
             }
-            Effect::Exec { .. } if run.program.is_some() => {}
+            Effect::Exec { .. } | Effect::Send { .. } if run.outside.is_some() => {}
             Effect::Exec { number, program, within } => {
                 self.journal(run, step, what).await?;
                 between();
-                let folder = self.config.programs.as_ref().map(PathBuf::from);
-                let id = run.plan.run.clone();
-                let environment = [
-                    ("DOMICILE_RUN", id.to_string()),
-                    ("DOMICILE_STEP", (number + 1).to_string()),
-                    ("DOMICILE_TOKEN", format!("{id}/{}", number + 1)),
-                ];
-                let (program, within) = (program.clone(), Duration::from_millis(within.0));
-                let task = tokio::spawn(async move {
-                    let ended = programs::run(folder.as_deref(), &program, &environment, within);
-                    let (answer, said) = ended.await;
-                    (answer, format!("program {program}: {said}"))
-                });
-                run.program = Some((*number, AbortOnDropHandle::new(task)));
+                let config = &self.config;
+                run.outside = Some(Outside::program(config, run, *number, program, *within));
+            }
+            Effect::Send { number, webhook, within } => {
+                self.journal(run, step, what).await?;
+                between();
+                let config = &self.config;
+                run.outside = Some(Outside::message(config, run, *number, webhook, *within));
             }
             Effect::WriteCanary { region, partition } => {
                 self.journal(run, step, what).await?;
@@ -575,7 +569,7 @@ impl Prepared {
         let id = plan_id(&plan, facts);
         let Call { text, arguments } = call.clone();
         let runbook = RunbookDocument { name: runbook.name, text, arguments, plan: id.0.clone() };
-        let document = RunDocument::new(&plan, runbook, by);
+        let document = RunDocument::new(&plan, &facts.ownership, runbook, by);
         Ok(Self { run: run.clone(), plan: id, document })
     }
 
@@ -628,6 +622,7 @@ fn describe(effect: &Effect) -> String {
         Effect::Seal { regions, from } => format!("asks {regions:?} to seal the log of {from}"),
         Effect::Begin { range, to } => format!("begins a switchover of partition {range} to {to}"),
         Effect::Exec { program, .. } => format!("runs the program {program}"),
+        Effect::Send { webhook, .. } => format!("calls the webhook {webhook}"),
         Effect::WriteCanary { region, .. } => format!("writes a canary in region {region}"),
     }
 }

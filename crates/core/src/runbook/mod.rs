@@ -59,11 +59,40 @@ pub enum Intent {
 }
 
 impl Intent {
+    pub fn mode(&self) -> Mode {
+        match self {
+            Self::Failover { .. } => Mode::Forced,
+            Self::Switchover { range: PartitionRange::CANARY, .. } => Mode::Drill,
+            Self::Switchover { .. } | Self::Evacuation { .. } => Mode::Planned,
+        }
+    }
+
     pub fn to(&self) -> &RegionId {
         match self {
             Self::Failover { to, .. } | Self::Switchover { to, .. } => to,
             Self::Evacuation { to, .. } => to,
         }
+    }
+}
+
+/// In which way partitions move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Their owner hands them over: no write is lost.
+    Planned,
+    /// They are taken from a region that is gone.
+    Forced,
+    /// Planned, and they are the canary: nobody's rows.
+    Drill,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Planned => "planned",
+            Self::Forced => "forced",
+            Self::Drill => "drill",
+        })
     }
 }
 
@@ -209,6 +238,9 @@ pub enum Effect {
     Begin { range: PartitionRange, to: RegionId },
     /// Run a program of the operator for the step of this number; one that runs already is waited for.
     Exec { number: usize, program: String, within: Millis },
+    /// Tell somebody by a webhook of the configuration, for the step of this number; one that is being told
+    /// already is waited for.
+    Send { number: usize, webhook: String, within: Millis },
 }
 
 /// Returns the name of the run that moves `range` for `run`: always the same one.
@@ -373,6 +405,11 @@ impl RegionFacts {
 }
 
 impl Facts {
+    /// Does `run` have partitions in its hands?
+    pub fn in_hands(&self, run: &RunId) -> bool {
+        self.ownership.ranges_of(run).next().is_some()
+    }
+
     /// Has the lease of `region` certainly ended?
     pub fn lease_over(&self, region: &RegionId) -> bool {
         match self.regions.get(region).and_then(|r| r.lease_over_at) {

@@ -89,9 +89,7 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
     {
         return Next::Finished(outcome);
     }
-    if let Step::Exec(exec) = step
-        && exec.failed(facts)
-    {
+    if step.failed(facts) {
         return Next::Finished(Outcome::Failed);
     }
     if let (Some(Wish::Pause { by }), false) = (&recorded.wish, in_hands) {
@@ -265,7 +263,7 @@ fn not_to_begin(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Outco
 }
 
 fn has_in_hands(plan: &Plan, facts: &Facts) -> bool {
-    facts.ownership.ranges_of(&plan.run).next().is_some()
+    facts.in_hands(&plan.run)
 }
 
 impl Recorded {

@@ -144,7 +144,9 @@ impl Agent {
                     self.put_new_run(host, cx, plan);
                 }
             }
-            Effect::Exec { .. } => unreachable!("no runbook here runs a program"),
+            Effect::Exec { .. } | Effect::Send { .. } => {
+                unreachable!("no runbook here acts outside")
+            }
             Effect::WriteCanary { region, .. } => {
                 let to = cx.setup.index(&region).expect("regions never change here");
                 self.deliver(host, cx, to, Message::WriteCanary(run.clone()));

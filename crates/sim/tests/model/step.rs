@@ -225,7 +225,11 @@ impl Protocol {
                 Some(())
             }
             Next::Do {
-                effect: Effect::WriteCanary { .. } | Effect::Begin { .. } | Effect::Exec { .. },
+                effect:
+                    Effect::WriteCanary { .. }
+                    | Effect::Begin { .. }
+                    | Effect::Exec { .. }
+                    | Effect::Send { .. },
                 ..
             } => None,
             Next::Do { effect: Effect::Change(change), .. } => {

@@ -68,7 +68,7 @@ fn perform(facts: &mut Facts, effect: Effect) {
             }
         }
         Effect::WriteCanary { .. } => facts.canary_written = true,
-        Effect::Exec { number, .. } => {
+        Effect::Exec { number, .. } | Effect::Send { number, .. } => {
             let again = facts.answers.insert(number, Answer::Passed);
             assert_eq!(again, None, "what has passed is not done again");
         }
@@ -841,6 +841,62 @@ fn a_program_that_may_fail_holds_nothing_up() {
     }
     facts.answers = [(0, Answer::Failed), (4, Answer::Failed)].into();
     assert_eq!(play(&plan, &mut facts).1, Outcome::Succeeded);
+}
+
+/// A webhook is called before a switchover, and another after it.
+fn with_webhooks() -> Plan {
+    let text = "name = \"mine\"\nabout = \"Mine.\"\n
+        [[step]]\ndo = \"webhook\"\nwebhook = \"first\"\n
+        [[step]]\ndo = \"hand_over\"\npartitions = \"3-5\"\nto = \"us\"\n
+        [[step]]\ndo = \"catch_up\"\n[[step]]\ndo = \"grant\"\n
+        [[step]]\ndo = \"webhook\"\nwebhook = \"last\"\nwithin = \"5s\"\n";
+    Runbook::parse(text).unwrap().plan(&run(), &Arguments::new()).unwrap()
+}
+
+#[test]
+fn webhooks_are_called_before_anything_is_taken_and_once_it_is_granted() {
+    let (mut facts, plan) = (facts(Rpo::None), with_webhooks());
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!((story[0].as_str(), story.last().unwrap().as_str()), ("do webhook", "do webhook"));
+    assert_eq!(outcome, Outcome::Succeeded);
+    assert_eq!(facts.answers.keys().copied().collect::<Vec<_>>(), [0, 4]);
+    let Step::Webhook(last) = &plan.steps[4] else { panic!("{plan:?}") };
+    assert_eq!((last.webhook.as_str(), last.within), ("last", Millis(5000)));
+}
+
+#[test]
+fn a_webhook_that_says_no_ends_the_run_where_every_partition_has_an_owner() {
+    let (mut facts, plan) = (facts(Rpo::None), with_webhooks());
+    let before = facts.ownership.clone();
+    facts.answers.insert(0, Answer::Failed);
+    assert_eq!(play(&plan, &mut facts), (Vec::new(), Outcome::Failed));
+    assert_eq!(facts.ownership, before);
+    facts.answers = [(0, Answer::Passed), (4, Answer::Failed)].into();
+    let (_, outcome) = play(&plan, &mut facts);
+    assert_eq!((owner(&facts, 4).as_str(), outcome), ("us", Outcome::Failed));
+}
+
+#[test]
+fn no_webhook_is_called_while_nobody_may_write() {
+    let (mut facts, plan) = (facts(Rpo::None), with_webhooks());
+    facts.answers.insert(0, Answer::Passed);
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    // As whoever sees it has not heard of the answer yet.
+    facts.answers.clear();
+    assert!(matches!(next(&plan, &recorded(true), &facts), Next::Wait { step: 1, .. }));
+}
+
+#[test]
+fn a_run_is_planned_forced_or_a_drill() {
+    let (from, to) = (region("eu"), region("us"));
+    let over = |range| Intent::Switchover { range, to: to.clone() };
+    let failover = Intent::Failover { from: from.clone(), to: to.clone(), attested: true };
+    let evacuation = Intent::Evacuation { from, to: to.clone() };
+    let modes =
+        [over(PartitionRange::new(0, 3)), evacuation, failover, over(PartitionRange::CANARY)];
+    let modes = modes.map(|intent| intent.mode().to_string());
+    assert_eq!(modes, ["planned", "planned", "forced", "drill"]);
 }
 
 #[test]

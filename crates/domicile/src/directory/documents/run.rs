@@ -1,9 +1,10 @@
 //! What does the directory know of a run?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use domicile_core::id::RunId;
+use domicile_core::id::{RegionId, RunId};
+use domicile_core::ownership::Ownership;
 use domicile_core::runbook::drill::{self, PastDrill};
 use domicile_core::runbook::file::Call;
 use domicile_core::runbook::{Answer, Approval, Intent, Outcome, Plan, Step, Wish};
@@ -27,6 +28,9 @@ pub struct RunDocument {
     /// Who started it.
     #[serde(default)]
     pub started_by: String,
+    /// Who owned then what it is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
     pub state: RunState,
     /// It has had partitions in its hands: what was granted is not asked about again.
     pub started: bool,
@@ -210,7 +214,14 @@ pub fn lift_answers(answers: &BTreeMap<usize, AnswerDocument>) -> BTreeMap<usize
 
 impl RunDocument {
     /// A run that was planned and not begun.
-    pub fn new(plan: &Plan, runbook: RunbookDocument, started_by: &str) -> Self {
+    pub fn new(
+        plan: &Plan,
+        ownership: &Ownership,
+        runbook: RunbookDocument,
+        started_by: &str,
+    ) -> Self {
+        let owners: BTreeSet<RegionId> =
+            plan.moves(ownership).into_iter().map(|each| each.from).collect();
         let step =
             |step: &Step| StepDocument { name: step.name().to_owned(), explain: step.explain() };
         Self {
@@ -219,6 +230,7 @@ impl RunDocument {
             runbook: Some(runbook),
             started_at_ms: crate::clock::unix_ms(),
             started_by: started_by.to_owned(),
+            from: owners.iter().map(RegionId::to_string).collect(),
             state: RunState::Running,
             started: false,
             started_revision: 0,

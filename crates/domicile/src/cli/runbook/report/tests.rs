@@ -36,6 +36,7 @@ fn document() -> RunDocument {
         }),
         started_at_ms: start,
         started_by: "ada".to_owned(),
+        from: Vec::new(),
         state: RunState::Succeeded,
         executor: Some("us".to_owned()),
         started: true,
