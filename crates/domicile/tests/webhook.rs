@@ -48,6 +48,40 @@ do = "webhook"
 webhook = "willing"
 "#;
 
+/// Tells somebody before a partition moves, and two others once it has moved.
+const NOTIFIES: &str = r#"
+name = "notifies"
+about = "Move a partition to us, and say so."
+
+[parameter.which]
+type = "partitions"
+about = "Which one"
+
+[[step]]
+do = "notify"
+webhook = "unwilling"
+
+[[step]]
+do = "hand_over"
+partitions = "{which}"
+to = "us"
+
+[[step]]
+do = "catch_up"
+
+[[step]]
+do = "grant"
+
+[[step]]
+do = "notify"
+webhook = "down"
+within = "1s"
+
+[[step]]
+do = "notify"
+webhook = "willing"
+"#;
+
 /// Somebody outside, who lives in a thread of his own: tests wait for commands meanwhile.
 struct Receiver {
     address: SocketAddr,
@@ -184,4 +218,30 @@ async fn a_run_asks_webhooks_and_whoever_goes_on_asks_by_the_same_token() {
         receiver.heard()[before..].iter().map(|told| told["token"].clone()).collect();
     assert_eq!(tokens, [format!("{id}/1"), format!("{id}/5")]);
     assert_eq!(owned(&regions, "2"), ("us".to_owned(), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_cannot_be_told_holds_no_run_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "Bearer k").unwrap();
+    let receiver = Receiver::start();
+    let regions = runs::world("0", &receiver.settings(&key), &[("notifies", NOTIFIES)]).await;
+    assert!(begin(&regions, &["notifies", "which=0"]).wait().unwrap().success());
+    assert_eq!(owned(&regions, "0"), ("us".to_owned(), 2));
+    let (story, _) = asked(&regions, &["runbook", "report", "last"]);
+    assert_eq!(story["state"], "succeeded", "{story:#}");
+    for said in [
+        "webhook unwilling: 403 Forbidden: not today",
+        "webhook down: no answer within 1s; before: 503 Service Unavailable",
+        "webhook willing: 200 OK: noted",
+    ] {
+        says(&regions, "notifies", said).await;
+    }
+    let run = story["run"].as_str().unwrap();
+    let last = receiver.heard().pop().unwrap();
+    let text = format!(
+        "lab: switchover of partition 0 to us: us is the owner now (runbook notifies, run {run})"
+    );
+    assert_eq!((&last["path"], &last["text"]), (&"/willing".into(), &text.into()));
 }

@@ -476,7 +476,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     (
         "webhook[].",
         "`[[webhook]]`",
-        "Whom the step `webhook` of a runbook may tell (docs/operating/webhooks.md). A runbook names one and \
+        "Whom the steps `webhook` and `notify` of a runbook may tell (docs/operating/webhooks.md). A runbook names one and \
          never an address: who may write into the directory would have agents send to anybody.",
     ),
     (

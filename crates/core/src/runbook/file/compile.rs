@@ -6,7 +6,7 @@ use super::{Action, Argument, Arguments, Kind, Runbook, Value};
 use crate::id::RunId;
 use crate::runbook::step::{
     Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, ForEach, GiveBack, Grant, HandOver,
-    Reroute, Seal, Verify, Webhook,
+    Notify, Reroute, Seal, Verify, Webhook,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -117,6 +117,10 @@ fn step(number: usize, action: &Action, run: &RunId, intent: &Intent, bound: &Bo
         (Action::Webhook { webhook, within }, _) => {
             let (webhook, within) = (bound.value(webhook), bound.value(within));
             Step::Webhook(Webhook { run, number, webhook, within })
+        }
+        (Action::Notify { webhook, within }, _) => {
+            let (webhook, within) = (bound.value(webhook), bound.value(within));
+            Step::Notify(Notify { run, number, webhook, within })
         }
         (Action::CatchUp, _) => Step::CatchUp(CatchUp { run, to }),
         (Action::Grant, _) => Step::Grant(Grant { run, to }),

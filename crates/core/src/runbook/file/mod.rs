@@ -64,6 +64,7 @@ pub enum Action {
     Check { region: Value<RegionId>, lag: Value<Millis> },
     Exec { program: Value<String>, within: Value<Millis>, may_fail: Value<bool> },
     Webhook { webhook: Value<String>, within: Value<Millis> },
+    Notify { webhook: Value<String>, within: Value<Millis> },
     ConfirmOutage { attest: Value<bool> },
     HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
     Fence { from: Value<RegionId>, to: Value<RegionId> },
@@ -92,6 +93,7 @@ impl Action {
             Self::Check { .. } => "check",
             Self::Exec { .. } => "exec",
             Self::Webhook { .. } => "webhook",
+            Self::Notify { .. } => "notify",
             Self::ConfirmOutage { .. } => "confirm_outage",
             Self::HandOver { .. } => "hand_over",
             Self::Fence { .. } => "fence",
@@ -122,7 +124,7 @@ impl Action {
                 ("within", value::told(within)),
                 ("may_fail", may_fail.to_string()),
             ],
-            Self::Webhook { webhook, within } => {
+            Self::Webhook { webhook, within } | Self::Notify { webhook, within } => {
                 vec![("webhook", webhook.to_string()), ("within", value::told(within))]
             }
             Self::ConfirmOutage { attest } => vec![("attest", attest.to_string())],

@@ -19,7 +19,11 @@ const TAKES: &[&str] = &["hand_over", "fence", "for_each"];
 const FIRST: &[(&str, &str)] = &[("approve", "people are"), ("check", "a region is")];
 
 /// What acts outside, and what is waited for meanwhile; any number of them.
-const OUTSIDE: &[(&str, &str)] = &[("exec", "a program runs"), ("webhook", "a webhook is called")];
+const OUTSIDE: &[(&str, &str)] = &[
+    ("exec", "a program runs"),
+    ("webhook", "a webhook is called"),
+    ("notify", "somebody is told"),
+];
 
 pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
     for (i, step) in steps.iter().enumerate() {

@@ -226,6 +226,11 @@ impl Reader {
                 let within = self.value(section, kind, "within");
                 Action::Webhook { webhook: webhook?, within: within? }
             }
+            "notify" => {
+                let webhook = self.value(section, kind, "webhook");
+                let within = self.value(section, kind, "within");
+                Action::Notify { webhook: webhook?, within: within? }
+            }
             "confirm_outage" => {
                 Action::ConfirmOutage { attest: self.value(section, kind, "attest")? }
             }

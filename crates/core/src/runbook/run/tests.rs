@@ -877,6 +877,34 @@ fn a_webhook_that_says_no_ends_the_run_where_every_partition_has_an_owner() {
 }
 
 #[test]
+fn whatever_comes_of_telling_somebody_the_run_goes_on() {
+    let text = "name = \"mine\"\nabout = \"Mine.\"\n
+        [[step]]\ndo = \"notify\"\nwebhook = \"team\"\n
+        [[step]]\ndo = \"hand_over\"\npartitions = \"3-5\"\nto = \"us\"\n
+        [[step]]\ndo = \"catch_up\"\n[[step]]\ndo = \"grant\"\n
+        [[step]]\ndo = \"notify\"\nwebhook = \"team\"\n";
+    let plan = Runbook::parse(text).unwrap().plan(&run(), &Arguments::new()).unwrap();
+    let mut told = facts(Rpo::None);
+    let (story, outcome) = play(&plan, &mut told);
+    assert_eq!((story[0].as_str(), story.last().unwrap().as_str()), ("do notify", "do notify"));
+    assert_eq!(outcome, Outcome::Succeeded);
+
+    let mut in_vain = facts(Rpo::None);
+    in_vain.answers = [(0, Answer::Failed), (4, Answer::Failed)].into();
+    let (story, outcome) = play(&plan, &mut in_vain);
+    assert!(!story.contains(&"do notify".to_owned()), "{story:?}");
+    assert_eq!((owner(&in_vain, 4).as_str(), outcome), ("us", Outcome::Succeeded));
+
+    // Nobody writes now: as whoever sees it has not heard of the answer yet.
+    let mut taken = facts(Rpo::None);
+    taken.answers.insert(0, Answer::Failed);
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &taken) else { panic!() };
+    perform(&mut taken, effect);
+    taken.answers.clear();
+    assert!(matches!(next(&plan, &recorded(true), &taken), Next::Wait { step: 1, .. }));
+}
+
+#[test]
 fn no_webhook_is_called_while_nobody_may_write() {
     let (mut facts, plan) = (facts(Rpo::None), with_webhooks());
     facts.answers.insert(0, Answer::Passed);

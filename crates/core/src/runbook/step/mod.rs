@@ -16,6 +16,7 @@ mod for_each;
 mod give_back;
 mod grant;
 mod hand_over;
+mod notify;
 mod reroute;
 mod seal;
 mod verify;
@@ -32,6 +33,7 @@ pub use for_each::ForEach;
 pub use give_back::GiveBack;
 pub use grant::Grant;
 pub use hand_over::HandOver;
+pub use notify::Notify;
 pub use reroute::Reroute;
 pub use seal::Seal;
 pub use verify::Verify;
@@ -43,6 +45,7 @@ pub enum Step {
     Check(Check),
     Exec(Exec),
     Webhook(Webhook),
+    Notify(Notify),
     ConfirmOutage(ConfirmOutage),
     HandOver(HandOver),
     Fence(Fence),
@@ -63,6 +66,7 @@ macro_rules! each_step {
             Step::Check($step) => $answer,
             Step::Exec($step) => $answer,
             Step::Webhook($step) => $answer,
+            Step::Notify($step) => $answer,
             Step::ConfirmOutage($step) => $answer,
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
@@ -86,6 +90,7 @@ impl Step {
             Self::Check(_) => "check",
             Self::Exec(_) => "exec",
             Self::Webhook(_) => "webhook",
+            Self::Notify(_) => "notify",
             Self::ConfirmOutage(_) => "confirm_outage",
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",
