@@ -18,8 +18,8 @@ use domicile_core::runbook::drill::PastDrill;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
-    Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, canary,
-    drill, ended, executor, failover, next, part_of, range_of_part, waits_for_people,
+    Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, Successor,
+    canary, drill, ended, executor, failover, forced_of, next, range_of_part, waits_for_people,
 };
 use domicile_core::time::{Millis, Time};
 use sha2::{Digest, Sha256};
@@ -102,15 +102,15 @@ impl Performing {
     }
 
     /// What the journal says that the facts do not.
-    fn recorded(&self, facts: &Facts) -> Recorded {
+    fn recorded(&self, facts: &Facts) -> anyhow::Result<Recorded> {
         let called = self.document.runbook.as_ref();
-        Recorded {
+        Ok(Recorded {
             started: self.document.started,
             started_revision: self.document.started_revision,
-            wish: self.document.wish.as_ref().map(lift_wish),
+            wish: self.document.wish.as_ref().map(lift_wish).transpose()?,
             planned: called.map(|called| PlanId(called.plan.clone())),
             would_do: plan_id(&self.plan, facts),
-        }
+        })
     }
 
     /// Notes that the run has partitions in its hands. Returns whether that is news.
@@ -278,12 +278,13 @@ impl Operator {
             facts.answers = lift_answers(&run.document.answers);
             facts.answers.extend(&run.answers);
             facts.parts = self.parts_of(&run.plan, &facts.ownership);
+            facts.successor = self.successor_of(&run.plan.run, &facts.ownership);
             if run.note_start(&facts.ownership, facts.ownership_revision) {
                 // Whoever saw it end did not know of this.
                 run.document.state = RunState::Running;
                 self.save(run).await?;
             }
-            let (step, effect) = match next(&run.plan, &run.recorded(&facts), &facts) {
+            let (step, effect) = match next(&run.plan, &run.recorded(&facts)?, &facts) {
                 Next::Wait { step, blocker } => return self.wait(run, step, &blocker).await,
                 Next::Finished(outcome) => return self.finish(run, &outcome).await,
                 Next::Do { step, effect } => (step, effect),
@@ -376,16 +377,14 @@ impl Operator {
                     }
                 }
             }
-            Effect::Begin { range, to } => {
-                let part = part_of(&run.plan.run, *range);
-                let intent = Intent::Switchover { range: *range, to: to.clone() };
+            Effect::Begin { run: other, intent } => {
                 let by = format!("run {}", run.plan.run);
-                let prepared = Prepared::named(&part, &Call::ready(&intent), facts, &by)?;
+                let prepared = Prepared::named(other, &Call::ready(intent), facts, &by)?;
                 // One that is there already was begun by another agent, or by this one before.
                 prepared.write(&self.directory).await?;
                 between();
                 self.journal(run, step, what).await?;
-                self.sees(&run_key(&part)).await?;
+                self.sees(&run_key(other)).await?;
             }
             Effect::Exec { .. } | Effect::Send { .. } if run.outside.is_some() => {}
             Effect::Exec { number, program, within } => {
@@ -427,6 +426,18 @@ impl Operator {
             Some((range_of_part(&plan.run, &id)?, noted))
         });
         parts.collect()
+    }
+
+    /// What became of the forced run that this one was turned into, as far as is known here.
+    fn successor_of(&self, run: &RunId, ownership: &Ownership) -> Successor {
+        let forced = forced_of(run);
+        let view = self.runs.borrow();
+        let found = view.documents.get(&run_key(&forced));
+        match found.and_then(|(value, _)| lift_run(value)) {
+            None => Successor::NotBegun,
+            Some(run) if ended(&forced, lift_outcome(&run).as_ref(), ownership) => Successor::Ended,
+            Some(_) => Successor::UnderWay,
+        }
     }
 
     /// Waits until a document that was written is seen here, too.
@@ -505,6 +516,10 @@ impl Operator {
             }
             Outcome::Overruled => (RunState::Overruled, "overruled by another run".to_owned()),
             Outcome::Aborted => (RunState::Aborted, "aborted".to_owned()),
+            Outcome::Escalated => (
+                RunState::Escalated,
+                format!("escalated: run {} has taken over by force", forced_of(&run.plan.run)),
+            ),
             Outcome::Failed => (RunState::Failed, "failed: see what the step says".to_owned()),
             Outcome::Unapproved => (
                 RunState::Unapproved,
@@ -620,7 +635,7 @@ fn describe(effect: &Effect) -> String {
     match effect {
         Effect::Change(change) => changes(change),
         Effect::Seal { regions, from } => format!("asks {regions:?} to seal the log of {from}"),
-        Effect::Begin { range, to } => format!("begins a switchover of partition {range} to {to}"),
+        Effect::Begin { intent, .. } => format!("begins a {intent}"),
         Effect::Exec { program, .. } => format!("runs the program {program}"),
         Effect::Send { webhook, .. } => format!("calls the webhook {webhook}"),
         Effect::WriteCanary { region, .. } => format!("writes a canary in region {region}"),

@@ -518,6 +518,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "an_owner_that_is_lost_while_it_hands_over_is_taken_over",
     ),
     (
+        27,
+        "and a person may have that very run forced: once, whoever is killed as it begins",
+        "tests/escalate.rs",
+        "a_run_is_escalated_once_wherever_the_agent_that_performs_it_is_killed",
+    ),
+    (
         28,
         "the partitions are given back one epoch higher",
         "../core/src/runbook/run/tests.rs",

@@ -7,7 +7,7 @@ use domicile_core::id::{PartitionId, RunId};
 use domicile_core::lsn::Frontier;
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::progress::{Exposure, Pace};
-use domicile_core::runbook::{Facts, RegionFacts};
+use domicile_core::runbook::{Facts, RegionFacts, Successor};
 use domicile_core::time::{Millis, Time};
 
 use super::ship::progress_of;
@@ -126,6 +126,7 @@ impl Agent {
             canary_written: execution.is_some_and(|e| e.canary_written),
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            successor: Successor::NotBegun,
             answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         })

@@ -10,10 +10,11 @@ use crate::ownership::{Entry, Ownership, OwnershipRefusal};
 use crate::progress::Rpo;
 use crate::runbook::file::{Arguments, Runbook};
 use crate::runbook::plan::{Refusal, check};
-use crate::runbook::{Answer, Approval, PlanId, RegionFacts, part_of, plan, range_of_part};
+use crate::runbook::{Answer, Approval, PlanId, RegionFacts, Successor};
+use crate::runbook::{part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
 
-fn region(name: &str) -> RegionId {
+pub(in crate::runbook) fn region(name: &str) -> RegionId {
     name.parse().unwrap()
 }
 
@@ -43,6 +44,7 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         canary_written: false,
         approvals: Vec::new(),
         run_known_for: Millis(0),
+        successor: Successor::NotBegun,
         answers: BTreeMap::new(),
         parts: BTreeMap::new(),
     }
@@ -55,7 +57,7 @@ pub(in crate::runbook) fn lose_eu(facts: &mut Facts) {
 }
 
 /// Performs an effect as the edge would.
-fn perform(facts: &mut Facts, effect: Effect) {
+pub(in crate::runbook) fn perform(facts: &mut Facts, effect: Effect) {
     match effect {
         Effect::Change(change) => {
             facts.ownership = facts.ownership.apply(&change).unwrap();
@@ -72,14 +74,19 @@ fn perform(facts: &mut Facts, effect: Effect) {
             let again = facts.answers.insert(number, Answer::Passed);
             assert_eq!(again, None, "what has passed is not done again");
         }
-        Effect::Begin { range, .. } => {
+        Effect::Begin { intent: Intent::Failover { .. }, .. } => {
+            assert_eq!(facts.successor, Successor::NotBegun, "it is begun once");
+            facts.successor = Successor::UnderWay;
+        }
+        Effect::Begin { intent, .. } => {
+            let Intent::Switchover { range, .. } = intent else { panic!("{intent}") };
             assert_eq!(facts.parts.insert(range, None), None, "each is begun once");
         }
     }
 }
 
 /// Lets the world do what it does by itself.
-fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
+pub(in crate::runbook) fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
     match blocker {
         Blocker::LeaseLive { over_at, .. } => facts.now = *over_at,
         Blocker::Behind { region, needs, .. } => {
@@ -129,16 +136,24 @@ pub(in crate::runbook) fn play(plan: &Plan, facts: &mut Facts) -> (Vec<String>, 
     go_on(plan, false, facts)
 }
 
-fn recorded(started: bool) -> Recorded {
+pub(in crate::runbook) fn recorded(started: bool) -> Recorded {
     Recorded { started, ..Recorded::default() }
 }
 
 /// Goes on with a run of which the journal says whether it was `started`.
-fn go_on(plan: &Plan, started: bool, facts: &mut Facts) -> (Vec<String>, Outcome) {
+pub(in crate::runbook) fn go_on(
+    plan: &Plan,
+    started: bool,
+    facts: &mut Facts,
+) -> (Vec<String>, Outcome) {
     go_on_with(plan, recorded(started), facts)
 }
 
-fn go_on_with(plan: &Plan, mut recorded: Recorded, facts: &mut Facts) -> (Vec<String>, Outcome) {
+pub(in crate::runbook) fn go_on_with(
+    plan: &Plan,
+    mut recorded: Recorded,
+    facts: &mut Facts,
+) -> (Vec<String>, Outcome) {
     let mut story = Vec::new();
     for _ in 0..40 {
         recorded.started |= facts.ownership.ranges_of(&plan.run).next().is_some();
@@ -157,16 +172,16 @@ fn go_on_with(plan: &Plan, mut recorded: Recorded, facts: &mut Facts) -> (Vec<St
     panic!("the run does not end: {story:?}");
 }
 
-fn run() -> RunId {
+pub(in crate::runbook) fn run() -> RunId {
     RunId("1".into())
 }
 
-fn failover(facts: &Facts) -> Plan {
+pub(in crate::runbook) fn failover(facts: &Facts) -> Plan {
     let intent = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
     plan(&run(), &intent, facts).unwrap()
 }
 
-fn owner(facts: &Facts, partition: u32) -> String {
+pub(in crate::runbook) fn owner(facts: &Facts, partition: u32) -> String {
     let entry = facts.ownership.entry(crate::id::PartitionId(partition)).unwrap();
     entry.owner().unwrap().to_string()
 }
@@ -230,7 +245,7 @@ fn every_reason_against_a_plan_is_given_at_once() {
     assert_eq!(plan(&run(), &intent, &facts).unwrap_err().len(), 3);
 }
 
-fn switchover(facts: &Facts) -> Plan {
+pub(in crate::runbook) fn switchover(facts: &Facts) -> Plan {
     let range = PartitionRange::new(3, 5);
     plan(&run(), &Intent::Switchover { range, to: region("us") }, facts).unwrap()
 }
@@ -1094,7 +1109,7 @@ fn a_paused_run_still_gives_back_what_its_lost_target_cannot_take() {
 }
 
 /// ap owns the canary, and us shall have it for a while.
-fn drill(facts: &mut Facts) -> Plan {
+pub(in crate::runbook) fn drill(facts: &mut Facts) -> Plan {
     facts.ownership = facts.ownership.clone().with_canary(region("ap"));
     let text = crate::runbook::ready::text("drill").unwrap();
     let told = [("to".to_owned(), "us".to_owned())].into();
@@ -1198,7 +1213,7 @@ fn a_drill_is_refused_where_the_canary_could_not_come_back() {
 }
 
 /// `eu` owns three ranges, and `us` shall have them two at a time.
-fn evacuation(facts: &mut Facts) -> Plan {
+pub(in crate::runbook) fn evacuation(facts: &mut Facts) -> Plan {
     for (id, partition, to) in [("2", 4, "ap"), ("3", 1, "eu")] {
         let range = PartitionRange::new(partition, partition);
         let intent = Intent::Switchover { range, to: region(to) };

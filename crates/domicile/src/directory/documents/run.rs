@@ -62,14 +62,27 @@ pub enum RunState {
     Aborted,
     Unapproved,
     Failed,
+    Escalated,
 }
 
 /// What a person wants of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "wants", rename_all = "snake_case")]
 pub enum WishDocument {
-    Pause { by: String },
-    Abort { by: String },
+    Pause {
+        by: String,
+    },
+    Abort {
+        by: String,
+    },
+    Escalate {
+        by: String,
+        /// The region that is lost.
+        from: String,
+        attested: bool,
+        /// What he was told that this would lose, of acknowledged work.
+        estimated_loss_ms: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +184,7 @@ pub fn lift_outcome(document: &RunDocument) -> Option<Outcome> {
         RunState::Aborted => Some(Outcome::Aborted),
         RunState::Unapproved => Some(Outcome::Unapproved),
         RunState::Failed => Some(Outcome::Failed),
+        RunState::Escalated => Some(Outcome::Escalated),
     }
 }
 
@@ -182,11 +196,14 @@ pub fn lift_drill(document: &RunDocument) -> Option<PastDrill> {
     Some(PastDrill { to, started_at, outcome })
 }
 
-pub fn lift_wish(wish: &WishDocument) -> Wish {
-    match wish {
+pub fn lift_wish(wish: &WishDocument) -> anyhow::Result<Wish> {
+    Ok(match wish {
         WishDocument::Pause { by } => Wish::Pause { by: by.clone() },
         WishDocument::Abort { by } => Wish::Abort { by: by.clone() },
-    }
+        WishDocument::Escalate { by, from, attested, .. } => {
+            Wish::Escalate { by: by.clone(), from: from.parse()?, attested: *attested }
+        }
+    })
 }
 
 pub fn lift_approvals(approvals: &[ApprovalDocument]) -> Vec<Approval> {
