@@ -154,6 +154,25 @@ async fn rows(regions: &Regions) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_evacuation_whose_region_is_lost_becomes_the_failover_of_all_that_is_left() {
+    let regions = runs::world("0", "", &[]).await;
+    regions.pause_agent("eu");
+    let called = ["evacuate-region", "from=eu", "to=us"];
+    let planned = in_the_middle(&regions, &called, "0-2").await;
+    assert_eq!(code(begin_escalation(&regions)).await, Some(0), "{:#}", last(&regions));
+    assert_eq!(code(planned).await, Some(1));
+    for partition in ["0", "2", "canary"] {
+        assert_eq!(owned(&regions, partition), ("us".to_owned(), 2), "{partition}");
+    }
+    let story = last(&regions);
+    assert_eq!((&story["runbook"], &story["state"]), (&called[0].into(), &"escalated".into()));
+    let (history, _) = asked(&regions, &["runbook", "history"]);
+    let runs = history.as_array().unwrap();
+    assert_eq!(runs.len(), 3, "itself, the one range that it had begun, and the failover");
+    assert!(runs.iter().all(|run| run["state"] != "running"), "{history:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_would_be_lost_is_told_first_and_only_a_planned_run_is_escalated() {
     let mut regions = runs::world("0", "", &[("asks", ASKS)]).await;
     regions.pause_agent("eu");
