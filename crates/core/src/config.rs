@@ -42,6 +42,8 @@ pub struct Config {
     pub tombstones_keep: Millis,
     /// The folder of the programs that runbooks may run.
     pub programs: Option<String>,
+    /// Whom runbooks may tell, by name.
+    pub webhooks: BTreeMap<String, Webhook>,
     /// Without them no drill starts by itself.
     pub drills: Option<DrillTerms>,
 }
@@ -71,6 +73,33 @@ pub struct Gateway {
     pub identity: Option<Identity>,
     /// No session begins in the clear.
     pub require_tls: bool,
+}
+
+/// Somebody whom runbooks may tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    pub url: Url,
+    /// Name -> where its value is kept.
+    pub headers: BTreeMap<String, Secret>,
+    /// File with the certificates of those who may sign its own; without one, those whom the system trusts.
+    pub ca: Option<String>,
+}
+
+/// At which address somebody is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Url {
+    Given(String),
+    /// Who knows it may send.
+    Kept(Secret),
+}
+
+/// Where a secret is kept: never in the configuration itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Secret {
+    /// The path of a file.
+    File(String),
+    /// The name of a variable of the agent's environment.
+    Environment(String),
 }
 
 /// The zone that agents answer for.

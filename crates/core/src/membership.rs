@@ -300,7 +300,7 @@ mod tests {
     use crate::id::RunId;
     use crate::ownership::OwnershipChange;
     use crate::progress::Rpo;
-    use crate::runbook::WitnessFacts;
+    use crate::runbook::{Successor, WitnessFacts};
     use crate::time::{Millis, Time};
 
     const HASH: Scheme = Scheme::Hash { count: 2 };
@@ -341,6 +341,7 @@ mod tests {
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            successor: Successor::NotBegun,
             answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         }

@@ -814,7 +814,7 @@ impl State {
     }
 
     /// Who is handing over.
-    fn handing_over(&self) -> Option<RegionId> {
+    pub fn handing_over(&self) -> Option<RegionId> {
         match self {
             Self::HandingOver { by, .. } => Some(by.clone()),
             Self::Owned { .. } | Self::Fenced { .. } => None,

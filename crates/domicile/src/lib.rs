@@ -50,4 +50,5 @@ pub mod tail;
 pub mod tenure;
 pub mod tls;
 pub mod verify;
+mod webhooks;
 pub mod witness;

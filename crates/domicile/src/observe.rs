@@ -17,7 +17,7 @@ use domicile_core::ownership::Ownership;
 use domicile_core::probation::{LossCount, Losses};
 use domicile_core::publication::PASSED_OVER;
 use domicile_core::retention::LeftBehind;
-use domicile_core::runbook::{Facts, RegionFacts, WitnessFacts};
+use domicile_core::runbook::{Facts, RegionFacts, Successor, WitnessFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -229,6 +229,7 @@ impl Observer {
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            successor: Successor::NotBegun,
             answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         }

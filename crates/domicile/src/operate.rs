@@ -5,7 +5,6 @@
 //! remembered here: seals are on the survivors' disks and asked for again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,15 +18,14 @@ use domicile_core::runbook::drill::PastDrill;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
 use domicile_core::runbook::{
-    Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, canary,
-    drill, ended, executor, failover, next, part_of, range_of_part, waits_for_people,
+    Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, Successor,
+    canary, drill, ended, executor, failover, forced_of, next, range_of_part, waits_for_people,
 };
 use domicile_core::time::{Millis, Time};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock;
 use crate::complain::Complaint;
@@ -45,8 +43,10 @@ use crate::peer;
 use crate::peer::intake::{Intake, Sealed};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
-use crate::programs;
 use crate::proto::{ProbeRequest, SealRequest, SealResponse, seal_response};
+
+mod outside;
+use outside::Outside;
 
 /// How often the facts are looked at when nothing tells of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -83,9 +83,9 @@ struct Performing {
     /// When what those had promised is over.
     promises_over_at: Option<Time>,
     canary_written: bool,
-    /// The program that runs for a step, by the step's number; it ends with the run.
-    program: Option<(usize, AbortOnDropHandle<(Answer, String)>)>,
-    /// What programs that ended here came to.
+    /// What goes on outside for a step.
+    outside: Option<Outside>,
+    /// What that came to, once it ended here.
     answers: BTreeMap<usize, Answer>,
     /// The last thing journaled, so that a wait is written down once.
     last: Option<(usize, String)>,
@@ -102,15 +102,15 @@ impl Performing {
     }
 
     /// What the journal says that the facts do not.
-    fn recorded(&self, facts: &Facts) -> Recorded {
+    fn recorded(&self, facts: &Facts) -> anyhow::Result<Recorded> {
         let called = self.document.runbook.as_ref();
-        Recorded {
+        Ok(Recorded {
             started: self.document.started,
             started_revision: self.document.started_revision,
-            wish: self.document.wish.as_ref().map(lift_wish),
+            wish: self.document.wish.as_ref().map(lift_wish).transpose()?,
             planned: called.map(|called| PlanId(called.plan.clone())),
             would_do: plan_id(&self.plan, facts),
-        }
+        })
     }
 
     /// Notes that the run has partitions in its hands. Returns whether that is news.
@@ -247,7 +247,7 @@ impl Operator {
                     seals: BTreeMap::new(),
                     promises_over_at: None,
                     canary_written: false,
-                    program: None,
+                    outside: None,
                     answers: BTreeMap::new(),
                     last: None,
                     waiting: None,
@@ -268,7 +268,7 @@ impl Operator {
     /// Does what is next, again and again while there is something to do at once.
     async fn advance(&self, run: &mut Performing, facts: &Facts) -> anyhow::Result<()> {
         let mut facts = facts.clone();
-        self.hear_program(run).await?;
+        self.hear_outside(run).await?;
         loop {
             facts.seals.clone_from(&run.seals);
             facts.promises_over_at = run.promises_over_at;
@@ -278,12 +278,13 @@ impl Operator {
             facts.answers = lift_answers(&run.document.answers);
             facts.answers.extend(&run.answers);
             facts.parts = self.parts_of(&run.plan, &facts.ownership);
+            facts.successor = self.successor_of(&run.plan.run, &facts.ownership);
             if run.note_start(&facts.ownership, facts.ownership_revision) {
                 // Whoever saw it end did not know of this.
                 run.document.state = RunState::Running;
                 self.save(run).await?;
             }
-            let (step, effect) = match next(&run.plan, &run.recorded(&facts), &facts) {
+            let (step, effect) = match next(&run.plan, &run.recorded(&facts)?, &facts) {
                 Next::Wait { step, blocker } => return self.wait(run, step, &blocker).await,
                 Next::Finished(outcome) => return self.finish(run, &outcome).await,
                 Next::Do { step, effect } => (step, effect),
@@ -297,7 +298,7 @@ impl Operator {
                 // It was refused, and would be again: something else has to change first.
                 Effect::Change(_) if unchanged => return Ok(()),
                 // Other runs do not wait for it.
-                Effect::Exec { .. } => return Ok(()),
+                Effect::Exec { .. } | Effect::Send { .. } => return Ok(()),
                 _ => {}
             }
             // Look again at once.
@@ -305,11 +306,11 @@ impl Operator {
         }
     }
 
-    /// Writes down what a program came to that has ended.
-    async fn hear_program(&self, run: &mut Performing) -> anyhow::Result<()> {
-        let ended = run.program.take_if(|(_, task)| task.is_finished());
-        let Some((number, task)) = ended else { return Ok(()) };
-        let (answer, said) = task.await.context("wait for a program")?;
+    /// Writes down what a program or a webhook came to that has ended.
+    async fn hear_outside(&self, run: &mut Performing) -> anyhow::Result<()> {
+        let ended = run.outside.take_if(|outside| outside.task.is_finished());
+        let Some(Outside { number, task }) = ended else { return Ok(()) };
+        let (answer, said) = task.await.context("wait for what goes on outside")?;
         run.answers.insert(number, answer);
         self.journal(run, number, said).await
     }
@@ -376,35 +377,27 @@ impl Operator {
                     }
                 }
             }
-            Effect::Begin { range, to } => {
-                let part = part_of(&run.plan.run, *range);
-                let intent = Intent::Switchover { range: *range, to: to.clone() };
+            Effect::Begin { run: other, intent } => {
                 let by = format!("run {}", run.plan.run);
-                let prepared = Prepared::named(&part, &Call::ready(&intent), facts, &by)?;
+                let prepared = Prepared::named(other, &Call::ready(intent), facts, &by)?;
                 // One that is there already was begun by another agent, or by this one before.
                 prepared.write(&self.directory).await?;
                 between();
                 self.journal(run, step, what).await?;
-                self.sees(&run_key(&part)).await?;
+                self.sees(&run_key(other)).await?;
             }
-            Effect::Exec { .. } if run.program.is_some() => {}
+            Effect::Exec { .. } | Effect::Send { .. } if run.outside.is_some() => {}
             Effect::Exec { number, program, within } => {
                 self.journal(run, step, what).await?;
                 between();
-                let folder = self.config.programs.as_ref().map(PathBuf::from);
-                let id = run.plan.run.clone();
-                let environment = [
-                    ("DOMICILE_RUN", id.to_string()),
-                    ("DOMICILE_STEP", (number + 1).to_string()),
-                    ("DOMICILE_TOKEN", format!("{id}/{}", number + 1)),
-                ];
-                let (program, within) = (program.clone(), Duration::from_millis(within.0));
-                let task = tokio::spawn(async move {
-                    let ended = programs::run(folder.as_deref(), &program, &environment, within);
-                    let (answer, said) = ended.await;
-                    (answer, format!("program {program}: {said}"))
-                });
-                run.program = Some((*number, AbortOnDropHandle::new(task)));
+                let config = &self.config;
+                run.outside = Some(Outside::program(config, run, *number, program, *within));
+            }
+            Effect::Send { number, webhook, within } => {
+                self.journal(run, step, what).await?;
+                between();
+                let config = &self.config;
+                run.outside = Some(Outside::message(config, run, *number, webhook, *within));
             }
             Effect::WriteCanary { region, partition } => {
                 self.journal(run, step, what).await?;
@@ -433,6 +426,18 @@ impl Operator {
             Some((range_of_part(&plan.run, &id)?, noted))
         });
         parts.collect()
+    }
+
+    /// What became of the forced run that this one was turned into, as far as is known here.
+    fn successor_of(&self, run: &RunId, ownership: &Ownership) -> Successor {
+        let forced = forced_of(run);
+        let view = self.runs.borrow();
+        let found = view.documents.get(&run_key(&forced));
+        match found.and_then(|(value, _)| lift_run(value)) {
+            None => Successor::NotBegun,
+            Some(run) if ended(&forced, lift_outcome(&run).as_ref(), ownership) => Successor::Ended,
+            Some(_) => Successor::UnderWay,
+        }
     }
 
     /// Waits until a document that was written is seen here, too.
@@ -511,6 +516,10 @@ impl Operator {
             }
             Outcome::Overruled => (RunState::Overruled, "overruled by another run".to_owned()),
             Outcome::Aborted => (RunState::Aborted, "aborted".to_owned()),
+            Outcome::Escalated => (
+                RunState::Escalated,
+                format!("escalated: run {} has taken over by force", forced_of(&run.plan.run)),
+            ),
             Outcome::Failed => (RunState::Failed, "failed: see what the step says".to_owned()),
             Outcome::Unapproved => (
                 RunState::Unapproved,
@@ -575,7 +584,7 @@ impl Prepared {
         let id = plan_id(&plan, facts);
         let Call { text, arguments } = call.clone();
         let runbook = RunbookDocument { name: runbook.name, text, arguments, plan: id.0.clone() };
-        let document = RunDocument::new(&plan, runbook, by);
+        let document = RunDocument::new(&plan, &facts.ownership, runbook, by);
         Ok(Self { run: run.clone(), plan: id, document })
     }
 
@@ -626,8 +635,9 @@ fn describe(effect: &Effect) -> String {
     match effect {
         Effect::Change(change) => changes(change),
         Effect::Seal { regions, from } => format!("asks {regions:?} to seal the log of {from}"),
-        Effect::Begin { range, to } => format!("begins a switchover of partition {range} to {to}"),
+        Effect::Begin { intent, .. } => format!("begins a {intent}"),
         Effect::Exec { program, .. } => format!("runs the program {program}"),
+        Effect::Send { webhook, .. } => format!("calls the webhook {webhook}"),
         Effect::WriteCanary { region, .. } => format!("writes a canary in region {region}"),
     }
 }

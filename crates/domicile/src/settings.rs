@@ -26,6 +26,7 @@ mod resolve;
 mod shared;
 mod tables;
 pub(crate) mod units;
+mod webhooks;
 mod written;
 
 #[cfg(test)]

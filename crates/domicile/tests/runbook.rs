@@ -1,8 +1,7 @@
 //! Does a runbook do what was planned, and nothing else; and can its story be told afterwards?
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
 
 use domicile::lab::regions::Regions;
 use serde_json::Value as Json;
@@ -10,10 +9,9 @@ use serde_json::Value as Json;
 // Not all of it is of use here.
 #[allow(dead_code)]
 mod regions;
-use regions::{config, eventually, start};
-
-const SEED: &str = "CREATE TABLE item (id int PRIMARY KEY, n int)";
-const TABLES: &str = "[[table]]\nname = \"item\"\n";
+use regions::eventually;
+mod runs;
+use runs::{ask, asked, begin, domicile, owned, says};
 
 /// Moves one partition, and leaves out what the ready-made one does at the end.
 const MINE: &str = r#"
@@ -134,72 +132,7 @@ async fn world_with(more: &str) -> Regions {
 }
 
 async fn world_at(rpo: &str, more: &str) -> Regions {
-    let mut config = config(&["eu", "us", "ap"], "hash(id, 9)", 9);
-    config.rpo = rpo.to_owned();
-    // A region whose agent stands still for a moment keeps its lease.
-    config.lease = Duration::from_secs(30);
-    config.seed_sql = SEED.to_owned();
-    config.tables = format!("{more}{TABLES}");
-    let mut regions = Regions::create(config).await.unwrap();
-    start(&mut regions).await;
-    let folder = regions.config_file("eu").parent().unwrap().join("runbooks");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("mine.toml"), MINE).unwrap();
-    std::fs::write(folder.join("asks.toml"), ASKS).unwrap();
-    std::fs::write(folder.join("programs.toml"), PROGRAMS).unwrap();
-    regions
-}
-
-fn domicile(regions: &Regions, arguments: &[&str]) -> Output {
-    let mut command = Command::new(regions.binary());
-    command.args(arguments).arg("--config").arg(regions.config_file("eu"));
-    command.output().unwrap()
-}
-
-/// What it printed as JSON, and how it ended.
-fn asked(regions: &Regions, arguments: &[&str]) -> (Json, i32) {
-    let output = domicile(regions, &[arguments, &["--json"]].concat());
-    let printed = serde_json::from_slice(&output.stdout);
-    (printed.unwrap_or_else(|_| Json::String(format!("{output:?}"))), output.status.code().unwrap())
-}
-
-/// Owner and epoch.
-fn owned(regions: &Regions, partition: &str) -> (String, u64) {
-    let (listed, code) = asked(regions, &["partition", "show", partition]);
-    assert_eq!(code, 0, "{listed:#}");
-    let owner = listed[0]["owner"].as_str().unwrap_or_default().to_owned();
-    (owner, listed[0]["epoch"].as_u64().unwrap())
-}
-
-/// Plans a runbook and starts a run of it; it goes on by itself.
-fn begin(regions: &Regions, called: &[&str]) -> Child {
-    let (planned, code) = asked(regions, &[&["runbook", "plan"], called].concat());
-    assert_eq!(code, 0, "{planned:#}");
-    let mut command = Command::new(regions.binary());
-    command.args(["runbook", "run"]).args(called).arg("--plan");
-    command.arg(planned["plan"].as_str().unwrap());
-    command.arg("--config").arg(regions.config_file("eu")).stderr(Stdio::null());
-    command.spawn().unwrap()
-}
-
-/// Waits until the journal of the last run, which has to be one of `runbook`, says this.
-async fn says(regions: &Regions, runbook: &str, what: &str) {
-    eventually(&format!("{runbook} says {what}"), async || {
-        let (story, _) = asked(regions, &["runbook", "report", "last"]);
-        let journal = story["journal"].as_array().cloned().unwrap_or_default();
-        let said = |line: &Json| line["what"].as_str().is_some_and(|said| said.contains(what));
-        let ours = story["runbook"] == runbook;
-        if ours && journal.iter().any(said) { Ok(()) } else { Err(format!("{story:#}")) }
-    })
-    .await;
-}
-
-/// What a person asks of the last run, and how that ends.
-fn ask(regions: &Regions, who: &str, words: &[&str]) -> (String, i32) {
-    let mut command = Command::new(regions.binary());
-    command.arg("runbook").arg(words[0]).arg("last").args(&words[1..]).env("USER", who);
-    let output = command.arg("--config").arg(regions.config_file("eu")).output().unwrap();
-    (String::from_utf8_lossy(&output.stderr).into_owned(), output.status.code().unwrap())
+    runs::world(rpo, more, &[("mine", MINE), ("asks", ASKS), ("programs", PROGRAMS)]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use domicile_core::id::{PartitionRange, RunId};
 use domicile_core::ownership::Ownership;
 use domicile_core::runbook::{
-    Approval, Outcome, Plan, PlanId, Recorded, Wish, ended, range_of_part,
+    Approval, Outcome, Plan, PlanId, Recorded, Successor, Wish, ended, forced_of, range_of_part,
 };
 
 /// `run/<id>`: a plan that is being carried out.
@@ -73,6 +73,16 @@ impl Snapshot {
             Some((range_of_part(run, id)?, end))
         });
         parts.collect()
+    }
+
+    /// What became of the forced run that `run` was turned into.
+    pub fn successor_of(&self, run: &RunId) -> Successor {
+        let id = forced_of(run);
+        match self.runs.get(&id) {
+            None => Successor::NotBegun,
+            Some(run) if ended(&id, run.outcome.as_ref(), &self.ownership) => Successor::Ended,
+            Some(_) => Successor::UnderWay,
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `step/*.rs` | one step each, the same four functions |
 //! | `file/` | what does a runbook's file say? |
 //! | `ready/*.toml` | the lists of steps, as an operator reads them |
+//! | `escalation.rs` | may a planned run be turned into a forced one? |
 //! | `failover.rs` | which failover does nobody have to ask for? |
 //! | `readiness.rs` | could each region be lost now? |
 //! | `drill.rs` | when does a drill start by itself? |
@@ -30,6 +31,7 @@ use crate::time::{Millis, Time};
 pub mod canary;
 pub mod caution;
 pub mod drill;
+pub mod escalation;
 pub mod failover;
 pub mod file;
 pub mod plan;
@@ -38,6 +40,7 @@ pub mod ready;
 pub mod run;
 pub mod step;
 
+pub use escalation::{NotEscalated, Successor, escalation, forced_of};
 pub use plan::{Estimate, Plan, plan};
 pub use run::{Next, Outcome, TooLate, ended, executor, next, too_late_to_abort, waits_for_people};
 pub use step::Step;
@@ -59,11 +62,40 @@ pub enum Intent {
 }
 
 impl Intent {
+    pub fn mode(&self) -> Mode {
+        match self {
+            Self::Failover { .. } => Mode::Forced,
+            Self::Switchover { range: PartitionRange::CANARY, .. } => Mode::Drill,
+            Self::Switchover { .. } | Self::Evacuation { .. } => Mode::Planned,
+        }
+    }
+
     pub fn to(&self) -> &RegionId {
         match self {
             Self::Failover { to, .. } | Self::Switchover { to, .. } => to,
             Self::Evacuation { to, .. } => to,
         }
+    }
+}
+
+/// In which way partitions move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Their owner hands them over: no write is lost.
+    Planned,
+    /// They are taken from a region that is gone.
+    Forced,
+    /// Planned, and they are the canary: nobody's rows.
+    Drill,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Planned => "planned",
+            Self::Forced => "forced",
+            Self::Drill => "drill",
+        })
     }
 }
 
@@ -100,6 +132,8 @@ pub struct Facts {
     pub run_known_for: Millis,
     /// The runs that this run has begun, by what they move, and how they ended.
     pub parts: BTreeMap<PartitionRange, Option<Outcome>>,
+    /// What became of the forced run that this one was turned into.
+    pub successor: Successor,
     /// What steps that act outside came to, by their numbers in the run.
     pub answers: BTreeMap<usize, Answer>,
 }
@@ -143,6 +177,13 @@ pub enum Wish {
     Pause { by: String },
     /// Give back what was taken, and end.
     Abort { by: String },
+    /// Take by force from `from`, which is lost, what it was to hand over, and all else that it owns.
+    Escalate {
+        by: String,
+        from: RegionId,
+        /// He vouches that it is gone: the observers are not asked.
+        attested: bool,
+    },
 }
 
 /// What is known of one region.
@@ -215,10 +256,13 @@ pub enum Effect {
     Seal { regions: Vec<RegionId>, from: RegionId },
     /// Have the new owner write through its own guard.
     WriteCanary { region: RegionId, partition: PartitionId },
-    /// Begin a run of its own, named by [`part_of`], that moves this range.
-    Begin { range: PartitionRange, to: RegionId },
+    /// Begin a run of its own, named by [`part_of`] or [`forced_of`]; one that is there was begun before.
+    Begin { run: RunId, intent: Intent },
     /// Run a program of the operator for the step of this number; one that runs already is waited for.
     Exec { number: usize, program: String, within: Millis },
+    /// Tell somebody by a webhook of the configuration, for the step of this number; one that is being told
+    /// already is waited for.
+    Send { number: usize, webhook: String, within: Millis },
 }
 
 /// Returns the name of the run that moves `range` for `run`: always the same one.
@@ -285,6 +329,10 @@ pub enum Blocker {
     /// Another run has partitions that this one is to take.
     InOtherHands {
         range: PartitionRange,
+        run: RunId,
+    },
+    /// This run has taken by force what was to be handed over.
+    Escalated {
         run: RunId,
     },
     /// So many runs are to end first, or partitions of `from` are in other hands.
@@ -356,6 +404,9 @@ impl fmt::Display for Blocker {
             Self::InOtherHands { range, run } => {
                 write!(f, "partition {range} is in the hands of run {run}")
             }
+            Self::Escalated { run } => {
+                write!(f, "run {run} has taken over by force, and has not ended")
+            }
             Self::OnTheirWay { runs: 0, from } => {
                 write!(f, "another run has partitions of region {from} in its hands")
             }
@@ -387,6 +438,11 @@ impl Facts {
     pub fn is_reachable(&self, holder: &RegionId) -> bool {
         self.regions.get(holder).is_some_and(|region| region.reachable)
             || self.witnesses.get(holder).is_some_and(|witness| witness.reachable)
+    }
+
+    /// Does `run` have partitions in its hands?
+    pub fn in_hands(&self, run: &RunId) -> bool {
+        self.ownership.ranges_of(run).next().is_some()
     }
 
     /// Has the lease of `region` certainly ended?

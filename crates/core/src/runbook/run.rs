@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::escalation::escalated;
 use super::step::ForEach;
 use super::{Approval, Blocker, Effect, Facts, Intent, Plan, Recorded, Step, Wish};
 use crate::id::{RegionId, RunId};
@@ -31,6 +32,8 @@ pub enum Outcome {
     Aborted,
     /// Nobody has approved it in time, and nothing has moved.
     Unapproved,
+    /// Its source was lost, and a forced run has taken what it was to hand over.
+    Escalated,
     /// A step that acts outside has failed: before anything was taken, or once it was granted.
     Failed,
 }
@@ -62,6 +65,9 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
         return Next::Wait { step: 0, blocker: Blocker::Settling };
     }
     let recorded = &Recorded { started: recorded.started || had_its_turn, ..recorded.clone() };
+    if let Some(next) = escalated(plan, recorded, facts) {
+        return next;
+    }
     if let Some(next) = call_off(plan, recorded, facts) {
         return next;
     }
@@ -89,9 +95,7 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
     {
         return Next::Finished(outcome);
     }
-    if let Step::Exec(exec) = step
-        && exec.failed(facts)
-    {
+    if step.failed(facts) {
         return Next::Finished(Outcome::Failed);
     }
     if let (Some(Wish::Pause { by }), false) = (&recorded.wish, in_hands) {
@@ -265,7 +269,7 @@ fn not_to_begin(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Outco
 }
 
 fn has_in_hands(plan: &Plan, facts: &Facts) -> bool {
-    facts.ownership.ranges_of(&plan.run).next().is_some()
+    facts.in_hands(&plan.run)
 }
 
 impl Recorded {

@@ -10,7 +10,7 @@ use domicile_core::opening::{NOT_OPENED, UNSETTLED};
 use domicile_core::outage::{Sighting, judge};
 use domicile_core::ownership::Ownership;
 use domicile_core::publication::PASSED_OVER;
-use domicile_core::runbook::{Facts, RegionFacts, WitnessFacts};
+use domicile_core::runbook::{Facts, RegionFacts, Successor, WitnessFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::time::timeout;
 
@@ -81,6 +81,7 @@ impl Outside {
             canary_written: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            successor: Successor::NotBegun,
             answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         }

@@ -5,6 +5,7 @@ use domicile_core::runbook::caution::{Caution, cautions};
 use domicile_core::runbook::file::{Call, CallError};
 use domicile_core::runbook::plan::{Move, Refusal, check};
 use domicile_core::runbook::{Estimate, Facts, Plan, PlanId};
+use domicile_core::time::Millis;
 use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
 
@@ -44,6 +45,16 @@ impl Planned {
     /// Says how long the runbook took before.
     pub fn remembering(self, past: Option<Past>) -> Self {
         Self { past, ..self }
+    }
+
+    /// Says another command that runs exactly this.
+    pub fn run_by(self, command: String) -> Self {
+        Self { command, ..self }
+    }
+
+    /// The age of the oldest acknowledged write that may be lost; zero where it is refused.
+    pub fn loss(&self) -> Millis {
+        self.plan.estimate.loss.age
     }
 
     pub fn is_refused(&self) -> bool {

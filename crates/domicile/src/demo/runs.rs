@@ -104,6 +104,7 @@ mod tests {
             runbook: None,
             started_at_ms: 0,
             started_by: String::new(),
+            from: Vec::new(),
             state,
             executor: None,
             started: true,

@@ -88,7 +88,10 @@ fn load(tls: &Tls) -> anyhow::Result<Loaded> {
             roots: tls::roots("sslrootcert", path)?,
             given: tls::certificates("sslrootcert", path)?,
         }),
-        Some(Root::System) => Some(Trust { roots: roots_of_the_system()?, given: Vec::new() }),
+        Some(Root::System) => {
+            let roots = tls::roots_of_the_system().context("sslrootcert=system")?;
+            Some(Trust { roots, given: Vec::new() })
+        }
     };
     let verifier = Verifier {
         trust,
@@ -112,17 +115,6 @@ fn load(tls: &Tls) -> anyhow::Result<Loaded> {
     };
     client.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Loaded { client: Arc::new(client), ends })
-}
-
-fn roots_of_the_system() -> anyhow::Result<RootCertStore> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
-    if usable == 0 {
-        let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
-        anyhow::bail!("sslrootcert=system: the system trusts no authority{why}");
-    }
-    Ok(roots)
 }
 
 /// Believes what the mode of the connection asks for, and no less.

@@ -275,6 +275,30 @@ pub const KEYS: &[Key] = &[
         "Folder of the programs that the step `exec` of a runbook may run. Without one it runs none: who may write into the directory would run them with the agents' rights.",
     ),
     key(
+        "webhook[].name",
+        Text,
+        Required,
+        "By which runbooks name it: lowercase letters, digits, hyphens and underscores.",
+    ),
+    key(
+        "webhook[].url",
+        Text,
+        Required,
+        "Its `http://` or `https://` address; or `file:PATH` or `env:NAME`, where whoever knows the address may send to it. A file or a variable of the agent's environment is read each time.",
+    ),
+    key(
+        "webhook[].headers",
+        Texts,
+        Words("none"),
+        "More headers of the request, as in `{ Authorization = \"file:/etc/domicile/pager\" }`. A value is `file:PATH` or `env:NAME`, never the secret itself; it is read each time.",
+    ),
+    key(
+        "webhook[].ca",
+        Text,
+        Words("those that the system trusts"),
+        "File with the certificates, in PEM, of those who may sign the webhook's, where it is `https://`.",
+    ),
+    key(
         "drills.every",
         Duration,
         Value("\"7d\""),
@@ -474,6 +498,12 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("journal.", "`[journal]`", "What lost, and was kept."),
     ("shared.", "`[shared]`", "Tables that every region writes."),
     ("runbook.", "`[runbook]`", "What runbooks may do."),
+    (
+        "webhook[].",
+        "`[[webhook]]`",
+        "Whom the steps `webhook` and `notify` of a runbook may tell (docs/operating/webhooks.md). A runbook names one and \
+         never an address: who may write into the directory would have agents send to anybody.",
+    ),
     (
         "drills.",
         "`[drills]`",

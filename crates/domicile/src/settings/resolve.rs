@@ -14,7 +14,7 @@ use domicile_core::time::{DriftPpm, Millis};
 use super::mistake::Mistakes;
 use super::partition::Partition;
 use super::written::{Written, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo, WrittenTls};
-use super::{directory, dns, drills, regions, tables, units};
+use super::{directory, dns, drills, regions, tables, units, webhooks};
 
 const CLUSTER_NAME_BYTES_MAX: usize = 32;
 /// Shorter leases end whenever a machine is busy for a moment.
@@ -67,6 +67,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let tombstones_keep = duration("shared.tombstones", keep, TOMBSTONES_KEEP, mistakes);
     let drills = written.drills.as_ref().map(|written| drills::resolve(written, mistakes));
     let programs = written.runbook.as_ref().and_then(|runbook| runbook.programs.clone());
+    let webhooks = webhooks::resolve(&written.webhook, mistakes);
     regions::check_addresses(&written.region, &written.witness, directory.as_ref(), mistakes);
     let (regions, witnesses, partition) = (regions?, witnesses?, partition?);
     let has_reference = tables.values().any(|kind| *kind == TableKind::Reference);
@@ -95,6 +96,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         journal_keep,
         tombstones_keep,
         programs,
+        webhooks,
         drills,
     })
 }

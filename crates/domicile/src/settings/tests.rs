@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use domicile_core::config::{Directory, Etcd, KeySource, TableKind};
+use domicile_core::config::{Directory, Etcd, KeySource, Secret, TableKind, Url};
 use domicile_core::conflict::policy::{ColumnPolicy, Deletes, Policy};
 use domicile_core::frame::Compression;
 use domicile_core::partition::Scheme;
@@ -314,6 +314,39 @@ fn drills_start_by_themselves_where_somebody_wants_that() {
     for wrong in ["", "12:00", "12:00-12:00", "24:00-01:00", "12:60-13:00", "+1:00-02:00"] {
         assert_eq!(mistakes(&format!("hours = \"{wrong}\"")).len(), 1, "{wrong}");
     }
+}
+
+#[test]
+fn a_webhook_keeps_its_secrets_elsewhere() {
+    assert!(sound_with("").webhooks.is_empty());
+    let webhook = |keys: &str| format!("[[webhook]]\nname = \"team\"\n{keys}\n");
+    let sound = |keys: &str| sound_with(&webhook(keys)).webhooks["team"].clone();
+    let kept = sound("url = \"env:TEAM_URL\"\nheaders = { X-Key = \"file:/etc/key\" }");
+    assert_eq!(kept.url, Url::Kept(Secret::Environment("TEAM_URL".to_owned())));
+    assert_eq!(kept.headers["X-Key"], Secret::File("/etc/key".to_owned()));
+    let given = sound("url = \"https://hooks.example.com/a\"\nca = \"/etc/ca.pem\"");
+    assert_eq!(given.url, Url::Given("https://hooks.example.com/a".to_owned()));
+    assert_eq!(given.ca.as_deref(), Some("/etc/ca.pem"));
+
+    let mistakes = |keys: &str| mistakes_with(&webhook(keys));
+    assert_eq!(mistakes(""), ["webhook[1].url: is missing"]);
+    let address = "expected an address that begins with http:// or https://";
+    assert_eq!(mistakes("url = \"hooks.example.com\""), [format!("webhook[1].url: {address}")]);
+    let url = "url = \"http://h\"\n";
+    for (headers, wrong) in [
+        ("X-Key = \"s3cret\"", "X-Key: expected file:PATH or env:NAME"),
+        ("X-Key = \"env:\"", "X-Key: expected file:PATH or env:NAME"),
+        ("\"X Key\" = \"env:KEY\"", "\"X Key\" is not a header"),
+        ("Host = \"env:KEY\"", "Host: every message has this header already"),
+    ] {
+        let told = mistakes(&format!("{url}headers = {{ {headers} }}"));
+        assert_eq!(told, [format!("webhook[1].headers: {wrong}")]);
+    }
+    let twice = [webhook(url), webhook(url)].concat();
+    assert_eq!(mistakes_with(&twice), ["webhook[2].name: there is a webhook \"team\" already"]);
+    let named = "[[webhook]]\nname = \"The Team\"\nurl = \"http://h\"\n";
+    let told = mistakes_with(named);
+    assert!(told[0].starts_with("webhook[1].name: \"The Team\" is not a name"), "{told:?}");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(super) struct Written {
     pub runbook: Option<WrittenRunbook>,
     pub drills: Option<WrittenDrills>,
     #[serde(default)]
+    pub webhook: Vec<WrittenWebhook>,
+    #[serde(default)]
     pub region: Vec<WrittenRegion>,
     #[serde(default)]
     pub witness: Vec<WrittenWitness>,
@@ -86,6 +88,15 @@ pub(super) struct WrittenDrills {
     pub every: Option<String>,
     pub days: Option<Names>,
     pub hours: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenWebhook {
+    pub name: Option<String>,
+    pub url: Option<String>,
+    pub headers: Option<BTreeMap<String, String>>,
+    pub ca: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

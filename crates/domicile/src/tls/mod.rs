@@ -149,6 +149,18 @@ pub fn roots(key: &str, path: &str) -> anyhow::Result<RootCertStore> {
     Ok(roots)
 }
 
+/// Returns whom this machine's system trusts.
+pub fn roots_of_the_system() -> anyhow::Result<RootCertStore> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        let why = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+        bail!("the system trusts no authority{why}");
+    }
+    Ok(roots)
+}
+
 /// Reads what is shown of oneself, and when it ends, from files that these keys name.
 pub fn identity(
     [certificate, key]: [&str; 2],

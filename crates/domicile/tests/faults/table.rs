@@ -518,6 +518,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "an_owner_that_is_lost_while_it_hands_over_is_taken_over",
     ),
     (
+        27,
+        "and a person may have that very run forced: once, whoever is killed as it begins",
+        "tests/escalate.rs",
+        "a_run_is_escalated_once_wherever_the_agent_that_performs_it_is_killed",
+    ),
+    (
         28,
         "the partitions are given back one epoch higher",
         "../core/src/runbook/run/tests.rs",
@@ -716,6 +722,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "tests/runbook.rs",
         "programs_run_for_a_run_and_whoever_goes_on_calls_them_by_the_same_token",
     ),
+    (
+        45,
+        "so it does where the webhook of a `notify` says no or does not answer",
+        "tests/webhook.rs",
+        "whoever_cannot_be_told_holds_no_run_up",
+    ),
 ];
 
 /// The fault, and what of it nothing tries, or what does not exist.
@@ -741,7 +753,7 @@ const OPEN: &[(usize, &str)] = &[
     (40, "past the gateways PostgreSQL tells a success with a warning"),
     (41, "messages carry no version"),
     (44, "plans do not look at it"),
-    (45, "runs notify nobody by themselves: an `exec` of one's own runbook does"),
+    (45, "runs notify nobody by themselves: a `notify` of one's own runbook does"),
 ];
 
 #[test]

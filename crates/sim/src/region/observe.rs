@@ -8,7 +8,7 @@ use domicile_core::lsn::Frontier;
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::ownership::Ownership;
 use domicile_core::progress::{Exposure, Pace};
-use domicile_core::runbook::{Facts, RegionFacts, WitnessFacts};
+use domicile_core::runbook::{Facts, RegionFacts, Successor, WitnessFacts};
 use domicile_core::time::{Millis, Time};
 
 use super::ship::progress_of;
@@ -142,6 +142,7 @@ impl Agent {
             canary_written: execution.is_some_and(|e| e.canary_written),
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            successor: Successor::NotBegun,
             answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         })

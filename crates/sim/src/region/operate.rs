@@ -14,7 +14,7 @@ use domicile_core::ownership::{Ownership, OwnershipChange, State};
 use domicile_core::promise;
 use domicile_core::runbook::file::Call;
 use domicile_core::runbook::plan::check;
-use domicile_core::runbook::{Effect, Intent, Next, Plan, executor, failover, next, part_of};
+use domicile_core::runbook::{Effect, Intent, Next, Plan, executor, failover, next};
 use domicile_core::time::{Millis, Time};
 
 use super::{Agent, Context, Host, Output, send};
@@ -81,7 +81,9 @@ impl Agent {
         let Some(mut facts) = self.facts(host, cx.setup, cx.now, Some(id)) else { return };
         facts.run_known_for = self.known_runs.get(id).map_or(Millis(0), |since| now.since(*since));
         facts.approvals.clone_from(&run.approvals);
-        facts.parts = self.state.as_ref().map(|state| state.parts_of(id)).unwrap_or_default();
+        if let Some(state) = &self.state {
+            (facts.parts, facts.successor) = (state.parts_of(id), state.successor_of(id));
+        }
         if executor(&run.plan, &facts).as_ref() != Some(&host.id) {
             return;
         }
@@ -137,14 +139,14 @@ impl Agent {
                     self.deliver(host, cx, to, message);
                 }
             }
-            Effect::Begin { range, to } => {
-                let part = part_of(run, range);
-                if self.state.as_ref().is_some_and(|state| !state.runs.contains_key(&part)) {
-                    let plan = Plan::ready(&part, &Intent::Switchover { range, to });
-                    self.put_new_run(host, cx, plan);
+            Effect::Begin { run, intent } => {
+                if self.state.as_ref().is_some_and(|state| !state.runs.contains_key(&run)) {
+                    self.put_new_run(host, cx, Plan::ready(&run, &intent));
                 }
             }
-            Effect::Exec { .. } => unreachable!("no runbook here runs a program"),
+            Effect::Exec { .. } | Effect::Send { .. } => {
+                unreachable!("no runbook here acts outside")
+            }
             Effect::WriteCanary { region, .. } => {
                 let to = cx.setup.index(&region).expect("regions never change here");
                 self.deliver(host, cx, to, Message::WriteCanary(run.clone()));

@@ -1,7 +1,7 @@
 //! What does an operator do to runs that are under way?
 //!
-//! He pauses them, lets them go on, aborts them, approves some and lets others wait until nobody
-//! waits any more. He writes into the directory, whatever the executors are at.
+//! He pauses them, lets them go on, aborts them, has planned ones forced, approves some and lets others
+//! wait until nobody waits any more. He writes into the directory, whatever the executors are at.
 
 use std::rc::Rc;
 
@@ -64,14 +64,28 @@ impl World {
         let next = self.operator.next_look_after();
         self.after(next, Event::Meddle);
         let open: Vec<Rc<RunDocument>> = self.directory.read().open_runs().cloned().collect();
+        let ownership = self.directory.read().ownership.clone();
         let rng = &mut self.operator.rng;
+        let by = ["ada", "grace"][rng.index(2)].to_owned();
+        let hands_over = open.iter().find_map(|run| {
+            let mut in_hands = ownership.ranges_of(&run.plan.run);
+            Some((run, in_hands.find_map(|entry| entry.state.handing_over())?))
+        });
+        if let (Some((run, from)), true) = (hands_over, rng.chance(300)) {
+            // He may be wrong about whether anybody is gone.
+            let wish = Some(Wish::Escalate { by, from, attested: rng.chance(500) });
+            return self.put(&RunDocument { wish, ..(**run).clone() });
+        }
         let Some(run) = open.get(rng.index(open.len())) else { return };
         let mut run = (**run).clone();
-        let by = ["ada", "grace"][rng.index(2)].to_owned();
         match rng.below(10) {
             0..=1 => run.wish = Some(Wish::Pause { by }),
             2..=3 => run.wish = None,
             4 => run.wish = Some(Wish::Abort { by }),
+            5 => {
+                let from = self.setup.regions[rng.index(self.setup.count())].clone();
+                run.wish = Some(Wish::Escalate { by, from, attested: rng.chance(500) });
+            }
             _ => run.approvals.push(Approval { role: "dba".to_owned(), by }),
         }
         self.put(&run);

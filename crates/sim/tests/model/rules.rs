@@ -156,7 +156,7 @@ fn same_end(protocol: &Protocol, world: &World) -> bool {
             Some(Outcome::Succeeded) => given.is_none_or(|given| given == plan.intent.to()),
             Some(Outcome::CalledOff { back_to }) => given.is_none_or(|given| given == back_to),
             Some(Outcome::Overruled | Outcome::Aborted | Outcome::Unapproved) | None => true,
-            Some(Outcome::Failed) => true,
+            Some(Outcome::Failed | Outcome::Escalated) => true,
         }
     })
 }

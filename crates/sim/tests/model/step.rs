@@ -8,7 +8,7 @@ use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::Outage;
 use domicile_core::ownership::OwnershipChange;
 use domicile_core::runbook::{
-    Effect, Facts, Intent, Next, Outcome, Recorded, RegionFacts, ended, next,
+    Effect, Facts, Intent, Next, Outcome, Recorded, RegionFacts, Successor, ended, next,
 };
 use domicile_core::time::Millis;
 
@@ -225,7 +225,11 @@ impl Protocol {
                 Some(())
             }
             Next::Do {
-                effect: Effect::WriteCanary { .. } | Effect::Begin { .. } | Effect::Exec { .. },
+                effect:
+                    Effect::WriteCanary { .. }
+                    | Effect::Begin { .. }
+                    | Effect::Exec { .. }
+                    | Effect::Send { .. },
                 ..
             } => None,
             Next::Do { effect: Effect::Change(change), .. } => {
@@ -309,6 +313,7 @@ impl Protocol {
             canary_written: owner.is_some(),
             approvals: Vec::new(),
             run_known_for: Millis(0),
+            successor: Successor::NotBegun,
             answers: BTreeMap::new(),
             parts: BTreeMap::new(),
         })

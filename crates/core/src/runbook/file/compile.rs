@@ -6,7 +6,7 @@ use super::{Action, Argument, Arguments, Kind, Runbook, Value};
 use crate::id::RunId;
 use crate::runbook::step::{
     Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, ForEach, GiveBack, Grant, HandOver,
-    Reroute, Seal, Verify,
+    Notify, Reroute, Seal, Verify, Webhook,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -114,6 +114,14 @@ fn step(number: usize, action: &Action, run: &RunId, intent: &Intent, bound: &Bo
             within: bound.value(within),
             may_fail: bound.value(may_fail),
         }),
+        (Action::Webhook { webhook, within }, _) => {
+            let (webhook, within) = (bound.value(webhook), bound.value(within));
+            Step::Webhook(Webhook { run, number, webhook, within })
+        }
+        (Action::Notify { webhook, within }, _) => {
+            let (webhook, within) = (bound.value(webhook), bound.value(within));
+            Step::Notify(Notify { run, number, webhook, within })
+        }
         (Action::CatchUp, _) => Step::CatchUp(CatchUp { run, to }),
         (Action::Grant, _) => Step::Grant(Grant { run, to }),
         (Action::Reroute, _) => Step::Reroute(Reroute { run }),

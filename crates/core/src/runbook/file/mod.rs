@@ -63,6 +63,8 @@ pub enum Action {
     Approve { role: Value<String>, count: Value<u32>, within: Value<Millis> },
     Check { region: Value<RegionId>, lag: Value<Millis> },
     Exec { program: Value<String>, within: Value<Millis>, may_fail: Value<bool> },
+    Webhook { webhook: Value<String>, within: Value<Millis> },
+    Notify { webhook: Value<String>, within: Value<Millis> },
     ConfirmOutage { attest: Value<bool> },
     HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
     Fence { from: Value<RegionId>, to: Value<RegionId> },
@@ -90,6 +92,8 @@ impl Action {
             Self::Approve { .. } => "approve",
             Self::Check { .. } => "check",
             Self::Exec { .. } => "exec",
+            Self::Webhook { .. } => "webhook",
+            Self::Notify { .. } => "notify",
             Self::ConfirmOutage { .. } => "confirm_outage",
             Self::HandOver { .. } => "hand_over",
             Self::Fence { .. } => "fence",
@@ -120,6 +124,9 @@ impl Action {
                 ("within", value::told(within)),
                 ("may_fail", may_fail.to_string()),
             ],
+            Self::Webhook { webhook, within } | Self::Notify { webhook, within } => {
+                vec![("webhook", webhook.to_string()), ("within", value::told(within))]
+            }
             Self::ConfirmOutage { attest } => vec![("attest", attest.to_string())],
             Self::HandOver { partitions, to } => {
                 vec![("partitions", partitions.to_string()), ("to", to.to_string())]

@@ -18,17 +18,24 @@ const TAKES: &[&str] = &["hand_over", "fence", "for_each"];
 /// What only waits for others, perhaps for long, and for whom; any number of them.
 const FIRST: &[(&str, &str)] = &[("approve", "people are"), ("check", "a region is")];
 
+/// What acts outside, and what is waited for meanwhile; any number of them.
+const OUTSIDE: &[(&str, &str)] = &[
+    ("exec", "a program runs"),
+    ("webhook", "a webhook is called"),
+    ("notify", "somebody is told"),
+];
+
 pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
     for (i, step) in steps.iter().enumerate() {
         let (before, after) = (&steps[..i], &steps[i + 1..]);
         let name = step.kind.name;
         let mut refuse = |why: String| mistakes.add(&step.path, step.line, why);
-        if name == "exec" {
+        if let Some((_, meanwhile)) = OUTSIDE.iter().find(|(outside, _)| *outside == name) {
             let taken = before.iter().find(|other| TAKES.contains(&other.kind.name));
             if let (Some(first), false) = (taken, has(before, &["grant"])) {
                 let taken = first.kind.name;
                 refuse(format!(
-                    "nobody could write while a program runs: it comes before {taken} or after grant"
+                    "nobody could write while {meanwhile}: it comes before {taken} or after grant"
                 ));
             }
             continue;

@@ -221,6 +221,16 @@ impl Reader {
                 let may_fail = self.value(section, kind, "may_fail");
                 Action::Exec { program: program?, within: within?, may_fail: may_fail? }
             }
+            "webhook" => {
+                let webhook = self.value(section, kind, "webhook");
+                let within = self.value(section, kind, "within");
+                Action::Webhook { webhook: webhook?, within: within? }
+            }
+            "notify" => {
+                let webhook = self.value(section, kind, "webhook");
+                let within = self.value(section, kind, "within");
+                Action::Notify { webhook: webhook?, within: within? }
+            }
             "confirm_outage" => {
                 Action::ConfirmOutage { attest: self.value(section, kind, "attest")? }
             }

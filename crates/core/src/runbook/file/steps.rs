@@ -39,6 +39,13 @@ const ENDED: Needs = Needs {
 };
 const GRANTED: Needs = Needs { one_of: &["grant"], because: "there is no new owner yet" };
 
+const WEBHOOK: Key = Key {
+    name: "webhook",
+    kind: Kind::Name,
+    default: None,
+    meaning: "Which `[[webhook]]` of the configuration.",
+};
+
 /// Every step, in the order in which they follow one another.
 pub const STEPS: &[StepKind] = &[
     StepKind {
@@ -109,6 +116,34 @@ pub const STEPS: &[StepKind] = &[
         ],
         after: &[],
         meaning: "Runs a program beside the agent that performs the run, with its rights, and `DOMICILE_RUN`, `DOMICILE_STEP` and `DOMICILE_TOKEN` in its environment. It passes with exit status 0; with any other the run ends as `failed`, unless it may fail. The end of what it prints stands in the run's journal. It runs at least once: when the agent dies, another one runs it again, perhaps while the first still runs. The token is the same each time, and no other step's: by it the program does its work once. Stands before `hand_over`, `fence` or `for_each`, or after `grant`: nobody could write while it runs. May stand several times.",
+    },
+    StepKind {
+        name: "webhook",
+        keys: &[
+            WEBHOOK,
+            Key {
+                name: "within",
+                kind: Kind::Duration,
+                default: Some("30s"),
+                meaning: "How long it is tried.",
+            },
+        ],
+        after: &[],
+        meaning: "Sends a `POST` with JSON to a webhook: the run and its token, what moves and how (docs/operating/webhooks.md). It passes with a status of 2xx. Where nobody answers, or with 408, 429 or 5xx, it is sent again until `within` is over; with any other status, or then, the run ends as `failed`, and the journal has the status and the first line of the answer. It is sent at least once: when the agent dies, another one sends it again. The token is the same each time, and no other step's: by it the receiver does its work once. Stands before `hand_over`, `fence` or `for_each`, or after `grant`: nobody could write while it is waited for. May stand several times.",
+    },
+    StepKind {
+        name: "notify",
+        keys: &[
+            WEBHOOK,
+            Key {
+                name: "within",
+                kind: Kind::Duration,
+                default: Some("10s"),
+                meaning: "How long it is tried; the run waits for it no longer.",
+            },
+        ],
+        after: &[],
+        meaning: "Sends the same to a webhook as the step `webhook`, in the same way, and never fails: what went wrong stands in the journal, and the run goes on. Chats like Slack and Mattermost show its sentence for people. Stands before `hand_over`, `fence` or `for_each`, or after `grant`: nobody could write while somebody is told. May stand several times.",
     },
     StepKind {
         name: "confirm_outage",
@@ -289,7 +324,7 @@ A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
 
 ## Steps
 
-A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. No step but `approve`, `check` and `exec` stands in it twice. A step is asked,
+A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. No step but `approve`, `check`, `exec`, `webhook` and `notify` stands in it twice. A step is asked,
 never remembered: each looks at the facts and says whether it is done, what it waits for, or what to do. So any agent goes on with a run
 from wherever it is.
 ";

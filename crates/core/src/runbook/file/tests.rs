@@ -132,6 +132,8 @@ fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
     let hand_over = HAND_OVER.to_owned();
     let for_each = || "[[step]]\ndo = \"for_each\"\nrange_of = \"eu\"\nto = \"us\"\n".to_owned();
     let exec = || "[[step]]\ndo = \"exec\"\nprogram = \"drain\"\n".to_owned();
+    let webhook = || "[[step]]\ndo = \"webhook\"\nwebhook = \"team\"\n".to_owned();
+    let notify = || "[[step]]\ndo = \"notify\"\nwebhook = \"team\"\n".to_owned();
     let check = || "[[step]]\ndo = \"check\"\nregion = \"us\"\n".to_owned();
     let approve = || "[[step]]\ndo = \"approve\"\nrole = \"dba\"\n".to_owned();
     let cases = [
@@ -199,6 +201,14 @@ fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
         (
             vec![hand_over.clone(), exec(), step("catch_up"), step("grant")],
             "nobody could write while a program runs: it comes before hand_over or after grant",
+        ),
+        (
+            vec![hand_over.clone(), webhook(), step("catch_up"), step("grant")],
+            "nobody could write while a webhook is called: it comes before hand_over or after grant",
+        ),
+        (
+            vec![hand_over.clone(), step("catch_up"), notify(), step("grant")],
+            "nobody could write while somebody is told: it comes before hand_over or after grant",
         ),
         (
             vec![hand_over.clone(), check(), step("catch_up"), step("grant")],
@@ -351,6 +361,7 @@ proptest! {
                 "approve" => "role = \"dba\"\n",
                 "check" => "region = \"us\"\n",
                 "exec" => "program = \"drain\"\n",
+                "webhook" | "notify" => "webhook = \"team\"\n",
                 "hand_over" => "partitions = \"3-5\"\nto = \"us\"\n",
                 "fence" => "from = \"eu\"\nto = \"us\"\n",
                 "for_each" => "range_of = \"eu\"\nto = \"us\"\n",

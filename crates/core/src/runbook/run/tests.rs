@@ -10,10 +10,11 @@ use crate::ownership::{Entry, Ownership, OwnershipRefusal};
 use crate::progress::Rpo;
 use crate::runbook::file::{Arguments, Runbook};
 use crate::runbook::plan::{Refusal, check};
-use crate::runbook::{Answer, Approval, PlanId, RegionFacts, part_of, plan, range_of_part};
+use crate::runbook::{Answer, Approval, PlanId, RegionFacts, Successor};
+use crate::runbook::{part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
 
-fn region(name: &str) -> RegionId {
+pub(in crate::runbook) fn region(name: &str) -> RegionId {
     name.parse().unwrap()
 }
 
@@ -44,6 +45,7 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         canary_written: false,
         approvals: Vec::new(),
         run_known_for: Millis(0),
+        successor: Successor::NotBegun,
         answers: BTreeMap::new(),
         parts: BTreeMap::new(),
     }
@@ -56,7 +58,7 @@ pub(in crate::runbook) fn lose_eu(facts: &mut Facts) {
 }
 
 /// Performs an effect as the edge would.
-fn perform(facts: &mut Facts, effect: Effect) {
+pub(in crate::runbook) fn perform(facts: &mut Facts, effect: Effect) {
     match effect {
         Effect::Change(change) => {
             facts.ownership = facts.ownership.apply(&change).unwrap();
@@ -69,18 +71,23 @@ fn perform(facts: &mut Facts, effect: Effect) {
             }
         }
         Effect::WriteCanary { .. } => facts.canary_written = true,
-        Effect::Exec { number, .. } => {
+        Effect::Exec { number, .. } | Effect::Send { number, .. } => {
             let again = facts.answers.insert(number, Answer::Passed);
             assert_eq!(again, None, "what has passed is not done again");
         }
-        Effect::Begin { range, .. } => {
+        Effect::Begin { intent: Intent::Failover { .. }, .. } => {
+            assert_eq!(facts.successor, Successor::NotBegun, "it is begun once");
+            facts.successor = Successor::UnderWay;
+        }
+        Effect::Begin { intent, .. } => {
+            let Intent::Switchover { range, .. } = intent else { panic!("{intent}") };
             assert_eq!(facts.parts.insert(range, None), None, "each is begun once");
         }
     }
 }
 
 /// Lets the world do what it does by itself.
-fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
+pub(in crate::runbook) fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Plan) {
     match blocker {
         Blocker::LeaseLive { over_at, .. } => facts.now = *over_at,
         Blocker::Behind { region, needs, .. } => {
@@ -130,16 +137,24 @@ pub(in crate::runbook) fn play(plan: &Plan, facts: &mut Facts) -> (Vec<String>, 
     go_on(plan, false, facts)
 }
 
-fn recorded(started: bool) -> Recorded {
+pub(in crate::runbook) fn recorded(started: bool) -> Recorded {
     Recorded { started, ..Recorded::default() }
 }
 
 /// Goes on with a run of which the journal says whether it was `started`.
-fn go_on(plan: &Plan, started: bool, facts: &mut Facts) -> (Vec<String>, Outcome) {
+pub(in crate::runbook) fn go_on(
+    plan: &Plan,
+    started: bool,
+    facts: &mut Facts,
+) -> (Vec<String>, Outcome) {
     go_on_with(plan, recorded(started), facts)
 }
 
-fn go_on_with(plan: &Plan, mut recorded: Recorded, facts: &mut Facts) -> (Vec<String>, Outcome) {
+pub(in crate::runbook) fn go_on_with(
+    plan: &Plan,
+    mut recorded: Recorded,
+    facts: &mut Facts,
+) -> (Vec<String>, Outcome) {
     let mut story = Vec::new();
     for _ in 0..40 {
         recorded.started |= facts.ownership.ranges_of(&plan.run).next().is_some();
@@ -158,16 +173,16 @@ fn go_on_with(plan: &Plan, mut recorded: Recorded, facts: &mut Facts) -> (Vec<St
     panic!("the run does not end: {story:?}");
 }
 
-fn run() -> RunId {
+pub(in crate::runbook) fn run() -> RunId {
     RunId("1".into())
 }
 
-fn failover(facts: &Facts) -> Plan {
+pub(in crate::runbook) fn failover(facts: &Facts) -> Plan {
     let intent = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
     plan(&run(), &intent, facts).unwrap()
 }
 
-fn owner(facts: &Facts, partition: u32) -> String {
+pub(in crate::runbook) fn owner(facts: &Facts, partition: u32) -> String {
     let entry = facts.ownership.entry(crate::id::PartitionId(partition)).unwrap();
     entry.owner().unwrap().to_string()
 }
@@ -231,7 +246,7 @@ fn every_reason_against_a_plan_is_given_at_once() {
     assert_eq!(plan(&run(), &intent, &facts).unwrap_err().len(), 3);
 }
 
-fn switchover(facts: &Facts) -> Plan {
+pub(in crate::runbook) fn switchover(facts: &Facts) -> Plan {
     let range = PartitionRange::new(3, 5);
     plan(&run(), &Intent::Switchover { range, to: region("us") }, facts).unwrap()
 }
@@ -844,6 +859,90 @@ fn a_program_that_may_fail_holds_nothing_up() {
     assert_eq!(play(&plan, &mut facts).1, Outcome::Succeeded);
 }
 
+/// A webhook is called before a switchover, and another after it.
+fn with_webhooks() -> Plan {
+    let text = "name = \"mine\"\nabout = \"Mine.\"\n
+        [[step]]\ndo = \"webhook\"\nwebhook = \"first\"\n
+        [[step]]\ndo = \"hand_over\"\npartitions = \"3-5\"\nto = \"us\"\n
+        [[step]]\ndo = \"catch_up\"\n[[step]]\ndo = \"grant\"\n
+        [[step]]\ndo = \"webhook\"\nwebhook = \"last\"\nwithin = \"5s\"\n";
+    Runbook::parse(text).unwrap().plan(&run(), &Arguments::new()).unwrap()
+}
+
+#[test]
+fn webhooks_are_called_before_anything_is_taken_and_once_it_is_granted() {
+    let (mut facts, plan) = (facts(Rpo::None), with_webhooks());
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!((story[0].as_str(), story.last().unwrap().as_str()), ("do webhook", "do webhook"));
+    assert_eq!(outcome, Outcome::Succeeded);
+    assert_eq!(facts.answers.keys().copied().collect::<Vec<_>>(), [0, 4]);
+    let Step::Webhook(last) = &plan.steps[4] else { panic!("{plan:?}") };
+    assert_eq!((last.webhook.as_str(), last.within), ("last", Millis(5000)));
+}
+
+#[test]
+fn a_webhook_that_says_no_ends_the_run_where_every_partition_has_an_owner() {
+    let (mut facts, plan) = (facts(Rpo::None), with_webhooks());
+    let before = facts.ownership.clone();
+    facts.answers.insert(0, Answer::Failed);
+    assert_eq!(play(&plan, &mut facts), (Vec::new(), Outcome::Failed));
+    assert_eq!(facts.ownership, before);
+    facts.answers = [(0, Answer::Passed), (4, Answer::Failed)].into();
+    let (_, outcome) = play(&plan, &mut facts);
+    assert_eq!((owner(&facts, 4).as_str(), outcome), ("us", Outcome::Failed));
+}
+
+#[test]
+fn whatever_comes_of_telling_somebody_the_run_goes_on() {
+    let text = "name = \"mine\"\nabout = \"Mine.\"\n
+        [[step]]\ndo = \"notify\"\nwebhook = \"team\"\n
+        [[step]]\ndo = \"hand_over\"\npartitions = \"3-5\"\nto = \"us\"\n
+        [[step]]\ndo = \"catch_up\"\n[[step]]\ndo = \"grant\"\n
+        [[step]]\ndo = \"notify\"\nwebhook = \"team\"\n";
+    let plan = Runbook::parse(text).unwrap().plan(&run(), &Arguments::new()).unwrap();
+    let mut told = facts(Rpo::None);
+    let (story, outcome) = play(&plan, &mut told);
+    assert_eq!((story[0].as_str(), story.last().unwrap().as_str()), ("do notify", "do notify"));
+    assert_eq!(outcome, Outcome::Succeeded);
+
+    let mut in_vain = facts(Rpo::None);
+    in_vain.answers = [(0, Answer::Failed), (4, Answer::Failed)].into();
+    let (story, outcome) = play(&plan, &mut in_vain);
+    assert!(!story.contains(&"do notify".to_owned()), "{story:?}");
+    assert_eq!((owner(&in_vain, 4).as_str(), outcome), ("us", Outcome::Succeeded));
+
+    // Nobody writes now: as whoever sees it has not heard of the answer yet.
+    let mut taken = facts(Rpo::None);
+    taken.answers.insert(0, Answer::Failed);
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &taken) else { panic!() };
+    perform(&mut taken, effect);
+    taken.answers.clear();
+    assert!(matches!(next(&plan, &recorded(true), &taken), Next::Wait { step: 1, .. }));
+}
+
+#[test]
+fn no_webhook_is_called_while_nobody_may_write() {
+    let (mut facts, plan) = (facts(Rpo::None), with_webhooks());
+    facts.answers.insert(0, Answer::Passed);
+    let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    // As whoever sees it has not heard of the answer yet.
+    facts.answers.clear();
+    assert!(matches!(next(&plan, &recorded(true), &facts), Next::Wait { step: 1, .. }));
+}
+
+#[test]
+fn a_run_is_planned_forced_or_a_drill() {
+    let (from, to) = (region("eu"), region("us"));
+    let over = |range| Intent::Switchover { range, to: to.clone() };
+    let failover = Intent::Failover { from: from.clone(), to: to.clone(), attested: true };
+    let evacuation = Intent::Evacuation { from, to: to.clone() };
+    let modes =
+        [over(PartitionRange::new(0, 3)), evacuation, failover, over(PartitionRange::CANARY)];
+    let modes = modes.map(|intent| intent.mode().to_string());
+    assert_eq!(modes, ["planned", "planned", "forced", "drill"]);
+}
+
 #[test]
 fn no_program_runs_while_nobody_may_write() {
     let (mut facts, plan) = (facts(Rpo::None), with_programs());
@@ -1011,7 +1110,7 @@ fn a_paused_run_still_gives_back_what_its_lost_target_cannot_take() {
 }
 
 /// ap owns the canary, and us shall have it for a while.
-fn drill(facts: &mut Facts) -> Plan {
+pub(in crate::runbook) fn drill(facts: &mut Facts) -> Plan {
     facts.ownership = facts.ownership.clone().with_canary(region("ap"));
     let text = crate::runbook::ready::text("drill").unwrap();
     let told = [("to".to_owned(), "us".to_owned())].into();
@@ -1115,7 +1214,7 @@ fn a_drill_is_refused_where_the_canary_could_not_come_back() {
 }
 
 /// `eu` owns three ranges, and `us` shall have them two at a time.
-fn evacuation(facts: &mut Facts) -> Plan {
+pub(in crate::runbook) fn evacuation(facts: &mut Facts) -> Plan {
     for (id, partition, to) in [("2", 4, "ap"), ("3", 1, "eu")] {
         let range = PartitionRange::new(partition, partition);
         let intent = Intent::Switchover { range, to: region(to) };

@@ -32,7 +32,7 @@ impl Exec {
     pub fn done(&self, facts: &Facts) -> bool {
         let answer = facts.answers.get(&self.number);
         answer.is_some_and(|answer| self.may_fail || *answer == Answer::Passed)
-            || facts.ownership.ranges_of(&self.run).next().is_some()
+            || facts.in_hands(&self.run)
     }
 
     pub fn blocked(&self, _: &Facts) -> Option<Blocker> {

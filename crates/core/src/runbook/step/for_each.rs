@@ -42,7 +42,8 @@ impl ForEach {
 
     pub fn effect(&self, facts: &Facts) -> Option<Effect> {
         let range = self.next_range(facts)?;
-        Some(Effect::Begin { range, to: self.to.clone() })
+        let intent = Intent::Switchover { range, to: self.to.clone() };
+        Some(Effect::Begin { run: part_of(&self.run, range), intent })
     }
 
     /// How the whole ends when a part has not moved: no other is begun.

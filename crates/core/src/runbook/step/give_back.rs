@@ -44,7 +44,8 @@ impl GiveBack {
 
     pub fn effect(&self, facts: &Facts) -> Option<Effect> {
         let (range, to) = self.next(facts)?;
-        Some(Effect::Begin { range, to })
+        let intent = Intent::Switchover { range, to };
+        Some(Effect::Begin { run: part_of(&self.run, range), intent })
     }
 
     /// How the whole ends when a part has not gone back.

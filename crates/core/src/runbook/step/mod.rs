@@ -16,9 +16,11 @@ mod for_each;
 mod give_back;
 mod grant;
 mod hand_over;
+mod notify;
 mod reroute;
 mod seal;
 mod verify;
+mod webhook;
 
 pub use approve::Approve;
 pub use catch_up::CatchUp;
@@ -31,15 +33,19 @@ pub use for_each::ForEach;
 pub use give_back::GiveBack;
 pub use grant::Grant;
 pub use hand_over::HandOver;
+pub use notify::Notify;
 pub use reroute::Reroute;
 pub use seal::Seal;
 pub use verify::Verify;
+pub use webhook::Webhook;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Approve(Approve),
     Check(Check),
     Exec(Exec),
+    Webhook(Webhook),
+    Notify(Notify),
     ConfirmOutage(ConfirmOutage),
     HandOver(HandOver),
     Fence(Fence),
@@ -59,6 +65,8 @@ macro_rules! each_step {
             Step::Approve($step) => $answer,
             Step::Check($step) => $answer,
             Step::Exec($step) => $answer,
+            Step::Webhook($step) => $answer,
+            Step::Notify($step) => $answer,
             Step::ConfirmOutage($step) => $answer,
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
@@ -81,6 +89,8 @@ impl Step {
             Self::Approve(_) => "approve",
             Self::Check(_) => "check",
             Self::Exec(_) => "exec",
+            Self::Webhook(_) => "webhook",
+            Self::Notify(_) => "notify",
             Self::ConfirmOutage(_) => "confirm_outage",
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",
@@ -110,5 +120,14 @@ impl Step {
     /// Returns what to change, once nothing blocks. A step that only waits changes nothing.
     pub fn effect(&self, facts: &Facts) -> Option<Effect> {
         each_step!(self, step => step.effect(facts))
+    }
+
+    /// Returns whether the run ends with this step: somebody outside has said no.
+    pub fn failed(&self, facts: &Facts) -> bool {
+        match self {
+            Self::Exec(exec) => exec.failed(facts),
+            Self::Webhook(webhook) => webhook.failed(facts),
+            _ => false,
+        }
     }
 }

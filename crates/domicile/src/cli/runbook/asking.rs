@@ -23,11 +23,9 @@ const ATTEMPTS: usize = 16;
 pub async fn pause(context: &Context, run: &str) -> anyhow::Result<Exit> {
     let by = person();
     let pause = |run: &mut RunDocument| {
-        if let Some(WishDocument::Abort { by }) = &run.wish {
-            return Err(format!("it is being aborted, as {by} wanted"));
-        }
+        may_wish(run)?;
         run.wish = Some(WishDocument::Pause { by: by.clone() });
-        Ok("asks to pause")
+        Ok("asks to pause".to_owned())
     };
     let said =
         "pauses as soon as every partition has an owner; domicile runbook resume lets it go on";
@@ -36,13 +34,12 @@ pub async fn pause(context: &Context, run: &str) -> anyhow::Result<Exit> {
 
 pub async fn resume(context: &Context, run: &str) -> anyhow::Result<Exit> {
     let by = person();
-    let resume = |run: &mut RunDocument| match &run.wish {
-        Some(WishDocument::Pause { .. }) => {
-            run.wish = None;
-            Ok("lets it go on")
+    let resume = |run: &mut RunDocument| {
+        may_wish(run)?;
+        match run.wish.take() {
+            Some(_) => Ok("lets it go on".to_owned()),
+            None => Err("it is not paused".to_owned()),
         }
-        Some(WishDocument::Abort { by }) => Err(format!("it is being aborted, as {by} wanted")),
-        None => Err("it is not paused".to_owned()),
     };
     ask(context, run, &by, resume).await?.tell(context, "goes on")
 }
@@ -70,7 +67,7 @@ pub async fn approve(
             return Err(format!("{by} has approved it as {role} already"));
         }
         run.approvals.push(approval);
-        Ok("approves")
+        Ok("approves".to_owned())
     };
     ask(context, run, &by, approve).await?.tell(context, &format!("is approved by {by} as {role}"))
 }
@@ -83,8 +80,11 @@ pub async fn abort(context: &Context, run: &str) -> anyhow::Result<Exit> {
         if let Some(late) = too_late_to_abort(&plan, run.started, &ownership) {
             return Err(late.to_string());
         }
+        if let Some(WishDocument::Escalate { by, .. }) = &run.wish {
+            return Err(escalates(by));
+        }
         run.wish = Some(WishDocument::Abort { by: by.clone() });
-        Ok("asks to abort")
+        Ok("asks to abort".to_owned())
     };
     let asked = ask(context, run, &by, abort).await?;
     let Asked::Heeded(run) = &asked else { return asked.tell(context, "") };
@@ -102,8 +102,21 @@ pub async fn abort(context: &Context, run: &str) -> anyhow::Result<Exit> {
     }
 }
 
+/// A run that is aborted or escalated goes to its end by that: nothing else is heeded.
+fn may_wish(run: &RunDocument) -> Result<(), String> {
+    match &run.wish {
+        None | Some(WishDocument::Pause { .. }) => Ok(()),
+        Some(WishDocument::Abort { by }) => Err(format!("it is being aborted, as {by} wanted")),
+        Some(WishDocument::Escalate { by, .. }) => Err(escalates(by)),
+    }
+}
+
+fn escalates(by: &str) -> String {
+    format!("it is being escalated, as {by} wanted")
+}
+
 /// What became of a wish.
-enum Asked {
+pub(super) enum Asked {
     /// It stands in the run's document now.
     Heeded(Box<RunDocument>),
     Refused {
@@ -113,7 +126,7 @@ enum Asked {
 }
 
 impl Asked {
-    fn tell(self, context: &Context, said: &str) -> anyhow::Result<Exit> {
+    pub(super) fn tell(self, context: &Context, said: &str) -> anyhow::Result<Exit> {
         match self {
             Self::Refused { run, why } => {
                 eprintln!("domicile: run {run} refused: {why}");
@@ -132,11 +145,11 @@ impl Asked {
 }
 
 /// Changes a run's document by compare-and-set, with a line in its journal that says who and what.
-async fn ask(
+pub(super) async fn ask(
     context: &Context,
     name: &str,
     by: &str,
-    mut change: impl FnMut(&mut RunDocument) -> Result<&'static str, String>,
+    mut change: impl FnMut(&mut RunDocument) -> Result<String, String>,
 ) -> anyhow::Result<Asked> {
     let config: Config = context.config()?;
     let run = history::find(&config, name).await?.run;
@@ -151,7 +164,7 @@ async fn ask(
             return Ok(Asked::Refused { run, why: "it has ended".to_owned() });
         }
         let what = match change(&mut document) {
-            Ok(what) => what.to_owned(),
+            Ok(what) => what,
             Err(why) => return Ok(Asked::Refused { run, why }),
         };
         let (at_ms, executor) = (crate::clock::unix_ms(), by.to_owned());

@@ -42,7 +42,7 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
             RunState::Succeeded => Color::Green,
             RunState::Running => Color::Reset,
             RunState::CalledOff | RunState::Overruled => Color::Yellow,
-            RunState::Aborted | RunState::Unapproved => Color::Yellow,
+            RunState::Aborted | RunState::Unapproved | RunState::Escalated => Color::Yellow,
             RunState::Failed => Color::Red,
         };
         let plain = |text: &str| output.cell(text, Color::Reset);

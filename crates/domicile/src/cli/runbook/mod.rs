@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::{Context, Exit};
 
 mod asking;
+mod escalating;
 mod files;
 mod history;
 mod listing;
@@ -53,6 +54,8 @@ enum Command {
     Resume(Asked),
     /// Have a run give back what it took, and end
     Abort(Asked),
+    /// Take by force what a planned run was to be handed, when its source is lost
+    Escalate(Escalate),
     /// List all runs, the newest first
     History,
     /// Tell the story of a run, with its timeline drawn
@@ -135,6 +138,31 @@ struct Asked {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Prints what the forced run would do and lose, as a plan, and asks before it writes that down. The forced run
+is called RUN/forced, takes everything that the lost region owns, and stands in the history like any other.
+Should the source be back before that, it hands over as it was planned.
+
+Refused (3) unless several other regions confirm that the source is gone (--attest takes your word for it), where
+the run has taken nothing yet or its new owner is named, for a drill, and for a run that is forced already.
+
+Examples:
+  domicile runbook escalate last
+  domicile runbook escalate 0198c3 --attest --yes"
+)]
+struct Escalate {
+    /// The run's id, as far as no other begins like it, or last
+    #[arg(value_name = "RUN")]
+    run: String,
+    /// I know that the source is gone: do not ask the other regions
+    #[arg(long)]
+    attest: bool,
+    /// I have seen what it would do and lose: do not ask me
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "Ends with 3 when the run waits for nobody of this role, or has ended.
 
 Example:
@@ -187,6 +215,9 @@ impl RunbookCommand {
             Command::Pause(asked) => asking::pause(context, &asked.run).await,
             Command::Resume(asked) => asking::resume(context, &asked.run).await,
             Command::Abort(asked) => asking::abort(context, &asked.run).await,
+            Command::Escalate(Escalate { run, attest, yes }) => {
+                escalating::escalate(context, &run, attest, yes).await
+            }
             Command::History => history::list(context).await,
             Command::Report(report) => {
                 let format = if context.output.is_json() { Format::Json } else { report.format };

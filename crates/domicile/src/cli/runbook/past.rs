@@ -87,6 +87,7 @@ mod tests {
             took_ms: 0,
             without_owner_ms: Some(without),
             estimated_loss_ms: 0,
+            escalation: None,
             approvals: Vec::new(),
             timeline: spans.iter().map(span).collect(),
             journal: Vec::new(),

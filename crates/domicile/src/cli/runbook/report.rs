@@ -6,10 +6,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use domicile_core::id::RunId;
+use domicile_core::runbook::forced_of;
 use domicile_core::time::Wall;
 use serde::Serialize;
 
-use crate::directory::documents::{ApprovalDocument, RunDocument, RunEntry, RunState};
+use crate::directory::documents::{
+    ApprovalDocument, RunDocument, RunEntry, RunState, WishDocument,
+};
 
 /// Width of a bar in Markdown.
 const BAR_CHARACTERS: u64 = 40;
@@ -34,9 +38,48 @@ pub struct Story {
     /// From the first change that took partitions away until the grant.
     pub without_owner_ms: Option<u64>,
     pub estimated_loss_ms: u64,
+    /// Who has turned it into a forced one, and what became of it.
+    pub escalation: Option<Escalation>,
     pub approvals: Vec<ApprovalDocument>,
     pub timeline: Vec<Span>,
     pub journal: Vec<Line>,
+}
+
+/// A person has had what was planned taken by force.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Escalation {
+    pub by: String,
+    /// The region that was lost.
+    pub from: String,
+    /// He vouched for that himself.
+    pub attested: bool,
+    pub estimated_loss_ms: u64,
+    /// The forced run.
+    pub run: String,
+}
+
+impl Escalation {
+    fn of(document: &RunDocument) -> Option<Self> {
+        let Some(WishDocument::Escalate { by, from, attested, estimated_loss_ms }) = &document.wish
+        else {
+            return None;
+        };
+        Some(Self {
+            by: by.clone(),
+            from: from.clone(),
+            attested: *attested,
+            estimated_loss_ms: *estimated_loss_ms,
+            run: forced_of(&RunId(document.run.clone())).to_string(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let Self { by, from, estimated_loss_ms, run, .. } = self;
+        let vouched = if self.attested { ", who vouched for it" } else { "" };
+        format!(
+            "{by}{vouched}: region {from} is gone; estimated loss {estimated_loss_ms} ms; run {run}"
+        )
+    }
 }
 
 /// A step while it was at work.
@@ -82,6 +125,7 @@ impl Story {
             took_ms: journal.last().map_or(0, |line| line.at_ms),
             without_owner_ms: without_owner(&journal),
             estimated_loss_ms: document.estimated_loss_ms,
+            escalation: Escalation::of(document),
             approvals: document.approvals.clone(),
             timeline: timeline(document, &journal),
             journal,
@@ -103,6 +147,7 @@ impl Story {
             RunState::Aborted => "aborted",
             RunState::Unapproved => "unapproved",
             RunState::Failed => "failed",
+            RunState::Escalated => "escalated",
         }
     }
 
@@ -122,6 +167,9 @@ impl Story {
         }
         for ApprovalDocument { role, by } in &self.approvals {
             facts.push(("Approved", format!("{by}, as {role}")));
+        }
+        if let Some(escalation) = &self.escalation {
+            facts.push(("Escalated", escalation.text()));
         }
         facts.push(("Estimated loss", format!("{} ms", self.estimated_loss_ms)));
         facts.retain(|(_, value)| !value.is_empty());

@@ -1,9 +1,10 @@
 //! What does the directory know of a run?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use domicile_core::id::RunId;
+use domicile_core::id::{RegionId, RunId};
+use domicile_core::ownership::Ownership;
 use domicile_core::runbook::drill::{self, PastDrill};
 use domicile_core::runbook::file::Call;
 use domicile_core::runbook::{Answer, Approval, Intent, Outcome, Plan, Step, Wish};
@@ -27,6 +28,9 @@ pub struct RunDocument {
     /// Who started it.
     #[serde(default)]
     pub started_by: String,
+    /// Who owned then what it is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
     pub state: RunState,
     /// It has had partitions in its hands: what was granted is not asked about again.
     pub started: bool,
@@ -58,14 +62,27 @@ pub enum RunState {
     Aborted,
     Unapproved,
     Failed,
+    Escalated,
 }
 
 /// What a person wants of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "wants", rename_all = "snake_case")]
 pub enum WishDocument {
-    Pause { by: String },
-    Abort { by: String },
+    Pause {
+        by: String,
+    },
+    Abort {
+        by: String,
+    },
+    Escalate {
+        by: String,
+        /// The region that is lost.
+        from: String,
+        attested: bool,
+        /// What he was told that this would lose, of acknowledged work.
+        estimated_loss_ms: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +184,7 @@ pub fn lift_outcome(document: &RunDocument) -> Option<Outcome> {
         RunState::Aborted => Some(Outcome::Aborted),
         RunState::Unapproved => Some(Outcome::Unapproved),
         RunState::Failed => Some(Outcome::Failed),
+        RunState::Escalated => Some(Outcome::Escalated),
     }
 }
 
@@ -178,11 +196,14 @@ pub fn lift_drill(document: &RunDocument) -> Option<PastDrill> {
     Some(PastDrill { to, started_at, outcome })
 }
 
-pub fn lift_wish(wish: &WishDocument) -> Wish {
-    match wish {
+pub fn lift_wish(wish: &WishDocument) -> anyhow::Result<Wish> {
+    Ok(match wish {
         WishDocument::Pause { by } => Wish::Pause { by: by.clone() },
         WishDocument::Abort { by } => Wish::Abort { by: by.clone() },
-    }
+        WishDocument::Escalate { by, from, attested, .. } => {
+            Wish::Escalate { by: by.clone(), from: from.parse()?, attested: *attested }
+        }
+    })
 }
 
 pub fn lift_approvals(approvals: &[ApprovalDocument]) -> Vec<Approval> {
@@ -210,7 +231,14 @@ pub fn lift_answers(answers: &BTreeMap<usize, AnswerDocument>) -> BTreeMap<usize
 
 impl RunDocument {
     /// A run that was planned and not begun.
-    pub fn new(plan: &Plan, runbook: RunbookDocument, started_by: &str) -> Self {
+    pub fn new(
+        plan: &Plan,
+        ownership: &Ownership,
+        runbook: RunbookDocument,
+        started_by: &str,
+    ) -> Self {
+        let owners: BTreeSet<RegionId> =
+            plan.moves(ownership).into_iter().map(|each| each.from).collect();
         let step =
             |step: &Step| StepDocument { name: step.name().to_owned(), explain: step.explain() };
         Self {
@@ -219,6 +247,7 @@ impl RunDocument {
             runbook: Some(runbook),
             started_at_ms: crate::clock::unix_ms(),
             started_by: started_by.to_owned(),
+            from: owners.iter().map(RegionId::to_string).collect(),
             state: RunState::Running,
             started: false,
             started_revision: 0,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::directory::documents::{IntentDocument, RunbookDocument, StepDocument};
+use crate::directory::documents::{IntentDocument, RunbookDocument, StepDocument, WishDocument};
 
 fn document() -> RunDocument {
     let steps = ["hand_over", "catch_up", "grant", "reroute", "verify"]
@@ -36,6 +36,7 @@ fn document() -> RunDocument {
         }),
         started_at_ms: start,
         started_by: "ada".to_owned(),
+        from: Vec::new(),
         state: RunState::Succeeded,
         executor: Some("us".to_owned()),
         started: true,
@@ -59,6 +60,26 @@ fn a_step_lasts_until_the_next_one_begins() {
     assert_eq!(spans, expected);
     assert_eq!((story.took_ms, story.without_owner_ms), (800, Some(720)));
     assert_eq!(story.started_at, "2025-11-27 14:03:21 UTC");
+}
+
+#[test]
+fn who_has_had_a_run_forced_stands_in_its_story() {
+    let mut forced = document();
+    forced.state = RunState::Escalated;
+    forced.wish = Some(WishDocument::Escalate {
+        by: "ada".to_owned(),
+        from: "eu".to_owned(),
+        attested: true,
+        estimated_loss_ms: 120,
+    });
+    let story = Story::of(&forced);
+    let page = markdown(&story);
+    assert!(page.contains("| State | escalated |"), "{page}");
+    let told = "| Escalated | ada, who vouched for it: region eu is gone; estimated loss 120 ms; run \
+                0198c3a1-0000-7000-8000-000000000001/forced |";
+    assert!(page.contains(told), "{page}");
+    assert_eq!(serde_json::to_value(&story).unwrap()["escalation"]["estimated_loss_ms"], 120);
+    assert_eq!(Story::of(&document()).escalation, None);
 }
 
 #[test]

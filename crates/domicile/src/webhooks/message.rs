@@ -1,0 +1,63 @@
+//! What is somebody told of a run?
+
+use domicile_core::runbook::{Intent, Plan};
+use serde::Serialize;
+
+use crate::directory::documents::RunDocument;
+
+/// The JSON that is posted. Fields may be added, and none changes its meaning.
+#[derive(Debug, Serialize)]
+pub struct Message {
+    /// One sentence for people; chats show this field alone.
+    pub text: String,
+    pub cluster: String,
+    pub run: String,
+    pub runbook: String,
+    /// Which step of the run, from 1.
+    pub step: usize,
+    /// `planned`, `forced` or `drill`.
+    pub mode: String,
+    /// Who owned what the run is for when it was started; empty where an older Domicile did that.
+    pub from: Vec<String>,
+    pub to: String,
+    /// The partitions, where a range was named.
+    pub partitions: Option<String>,
+    /// Has the new owner been named?
+    pub granted: bool,
+    /// What the plan expected to be lost of acknowledged writes.
+    pub estimated_loss_ms: u64,
+    /// The same each time that this step of this run is sent, and no other's.
+    pub token: String,
+}
+
+impl Message {
+    /// `number` is the step's, from 0.
+    pub fn new(cluster: &str, plan: &Plan, document: &RunDocument, number: usize) -> Self {
+        let (run, runbook) = (plan.run.to_string(), document.runbook_name().to_owned());
+        let (intent, to, step) = (&plan.intent, plan.intent.to().to_string(), number + 1);
+        // These steps stand where no partition is in the run's hands.
+        let granted = document.started;
+        let becomes = match granted {
+            true => format!(": {to} is the owner now"),
+            false => " is about to begin".to_owned(),
+        };
+        let partitions = match intent {
+            Intent::Switchover { range, .. } => Some(range.to_string()),
+            Intent::Failover { .. } | Intent::Evacuation { .. } => None,
+        };
+        Self {
+            text: format!("{cluster}: {intent}{becomes} (runbook {runbook}, run {run})"),
+            cluster: cluster.to_owned(),
+            token: format!("{run}/{step}"),
+            run,
+            runbook,
+            step,
+            mode: intent.mode().to_string(),
+            from: document.from.clone(),
+            to,
+            partitions,
+            granted,
+            estimated_loss_ms: document.estimated_loss_ms,
+        }
+    }
+}
