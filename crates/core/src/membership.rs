@@ -8,7 +8,6 @@
 //! that a commit was acknowledged for: those that stay must have enough copies without it.
 //! After that nobody asks for its log again, and nobody keeps anything for it.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::id::{Origin, PartitionRange, RegionId};
@@ -141,15 +140,13 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// Returns from which member `newcomer` may have its rows: from `from` if that is given. `unaware` are
-/// those whose configuration does not name it.
+/// Returns from which member `newcomer` may have its rows: from `from` if that is given.
 pub fn addable(
     newcomer: &RegionId,
     from: Option<&RegionId>,
     facts: &Facts,
-    unaware: &BTreeSet<RegionId>,
 ) -> Result<RegionId, Vec<Obstacle>> {
-    let mut found = against_newcomer(newcomer, facts, unaware);
+    let mut found = against_newcomer(newcomer, facts);
     let whole = |region: &&RegionId| {
         let seen = facts.regions.get(*region);
         seen.is_some_and(|seen| seen.reachable && !seen.left_behind)
@@ -167,19 +164,16 @@ pub fn addable(
 
 /// Returns what keeps `newcomer` from being counted on, be it a region or a witness: a member that does not
 /// know of it would not ship to it, nor have its seal.
-pub fn against_newcomer(
-    newcomer: &RegionId,
-    facts: &Facts,
-    unaware: &BTreeSet<RegionId>,
-) -> Vec<Obstacle> {
+pub fn against_newcomer(newcomer: &RegionId, facts: &Facts) -> Vec<Obstacle> {
     let mut found = Vec::new();
     if !facts.is_reachable(newcomer) {
         found.push(Obstacle::Absent(newcomer.clone()));
     }
     for member in facts.ownership.members() {
+        let aware = |seen: &RegionFacts| seen.aware_of.contains(newcomer);
         if !facts.is_reachable(member) {
             found.push(Obstacle::Silent(member.clone()));
-        } else if unaware.contains(member) {
+        } else if !facts.regions.get(member).is_some_and(aware) {
             let (region, of) = (member.clone(), newcomer.clone());
             found.push(Obstacle::Unaware { region, of });
         }
@@ -339,6 +333,7 @@ mod tests {
             seals: BTreeMap::new(),
             promises_over_at: None,
             canary_written: false,
+            seed_given_up: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,
@@ -364,26 +359,27 @@ mod tests {
     fn a_region_is_added_when_every_member_keeps_its_log_for_it() {
         let sa = region("sa");
         let mut facts = facts(&["eu", "us"], 90);
-        let add = |facts: &Facts, from: Option<&str>, unaware: &[&str]| {
-            let unaware = unaware.iter().map(|name| region(name)).collect();
-            addable(&region("sa"), from.map(region).as_ref(), facts, &unaware)
+        let add = |facts: &Facts, from: Option<&str>| {
+            addable(&region("sa"), from.map(region).as_ref(), facts)
         };
+        facts.regions.get_mut(&region("eu")).unwrap().aware_of.insert(sa.clone());
         assert_eq!(
-            add(&facts, None, &["us"]),
+            add(&facts, None),
             Err(vec![
                 Obstacle::Absent(sa.clone()),
                 Obstacle::Silent(region("ap")),
                 Obstacle::Unaware { region: region("us"), of: sa.clone() },
             ])
         );
-        let seen = facts.regions[&region("us")].clone();
+        let seen = facts.regions[&region("eu")].clone();
         facts.regions.insert(sa.clone(), seen.clone());
+        facts.regions.insert(region("us"), seen.clone());
         facts.regions.insert(region("ap"), RegionFacts { left_behind: true, ..seen });
-        assert_eq!(add(&facts, None, &[]), Ok(region("eu")), "the first that lacks nothing");
-        assert_eq!(add(&facts, Some("us"), &[]), Ok(region("us")));
+        assert_eq!(add(&facts, None), Ok(region("eu")), "the first that lacks nothing");
+        assert_eq!(add(&facts, Some("us")), Ok(region("us")));
         for from in ["ap", "sa"] {
             let found = Err(vec![Obstacle::NoSource(Some(region(from)))]);
-            assert_eq!(add(&facts, Some(from), &[]), found);
+            assert_eq!(add(&facts, Some(from)), found);
         }
         assert_eq!(last_incarnation(&region("ap"), &facts), 1, "others hold its log");
         assert_eq!(last_incarnation(&sa, &facts), 0);

@@ -227,6 +227,7 @@ impl Observer {
             seals: BTreeMap::new(),
             promises_over_at: None,
             canary_written: false,
+            seed_given_up: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,
@@ -276,6 +277,8 @@ impl Observer {
                 pace: own.pace(),
                 capacity: sources.config.region(region).and_then(|region| region.capacity),
                 staleness: own.staleness(),
+                aware_of: own.aware_of(),
+                seeding: own.asked_seeding(),
             };
         }
         let status = remembered.status.as_ref();
@@ -304,6 +307,8 @@ impl Observer {
             pace: told.map(RegionStatus::pace).unwrap_or_default(),
             capacity: sources.config.region(region).and_then(|region| region.capacity),
             staleness: told.map(RegionStatus::staleness).unwrap_or_default(),
+            aware_of: told.map(RegionStatus::aware_of).unwrap_or_default(),
+            seeding: told.and_then(RegionStatus::asked_seeding),
         }
     }
 

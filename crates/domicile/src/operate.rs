@@ -44,6 +44,7 @@ use crate::peer::intake::{Intake, Sealed};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
 use crate::proto::{ProbeRequest, SealRequest, SealResponse, seal_response};
+use crate::seed::{self, ask::Wanted};
 
 mod outside;
 use outside::Outside;
@@ -83,6 +84,7 @@ struct Performing {
     /// When what those had promised is over.
     promises_over_at: Option<Time>,
     canary_written: bool,
+    seed_given_up: bool,
     /// What goes on outside for a step.
     outside: Option<Outside>,
     /// What that came to, once it ended here.
@@ -247,6 +249,7 @@ impl Operator {
                     seals: BTreeMap::new(),
                     promises_over_at: None,
                     canary_written: false,
+                    seed_given_up: false,
                     outside: None,
                     answers: BTreeMap::new(),
                     last: None,
@@ -272,6 +275,7 @@ impl Operator {
         loop {
             facts.seals.clone_from(&run.seals);
             facts.promises_over_at = run.promises_over_at;
+            facts.seed_given_up = run.seed_given_up;
             facts.canary_written = run.canary_written;
             facts.approvals = lift_approvals(&run.document.approvals);
             facts.run_known_for = facts.now.since(run.known_since);
@@ -299,6 +303,8 @@ impl Operator {
                 Effect::Change(_) if unchanged => return Ok(()),
                 // Other runs do not wait for it.
                 Effect::Exec { .. } | Effect::Send { .. } => return Ok(()),
+                // What comes of it is told by that region's agent.
+                Effect::Seed { .. } => return Ok(()),
                 _ => {}
             }
             // Look again at once.
@@ -398,6 +404,19 @@ impl Operator {
                 between();
                 let config = &self.config;
                 run.outside = Some(Outside::message(config, run, *number, webhook, *within));
+            }
+            Effect::Seed { region, from, replace } => {
+                let (region, from) = (region.clone(), from.clone());
+                let wanted = Wanted { region, from, exactly: false, replace: *replace };
+                seed::ask::ask(&self.directory, &wanted, facts).await?;
+                between();
+                self.journal(run, step, what).await?;
+            }
+            Effect::GiveUpSeed { region } => {
+                seed::ask::give_up(&self.directory, region).await?;
+                run.seed_given_up = true;
+                between();
+                self.journal(run, step, what).await?;
             }
             Effect::WriteCanary { region, partition } => {
                 self.journal(run, step, what).await?;
@@ -638,6 +657,10 @@ fn describe(effect: &Effect) -> String {
         Effect::Begin { intent, .. } => format!("begins a {intent}"),
         Effect::Exec { program, .. } => format!("runs the program {program}"),
         Effect::Send { webhook, .. } => format!("calls the webhook {webhook}"),
+        Effect::Seed { region, from, .. } => {
+            format!("asks region {region} to copy what {from} shows")
+        }
+        Effect::GiveUpSeed { region } => format!("asks region {region} for nothing any more"),
         Effect::WriteCanary { region, .. } => format!("writes a canary in region {region}"),
     }
 }

@@ -1,12 +1,12 @@
 //! How does one region see itself and the others? The document behind `domicile status --json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::Probe;
 use domicile_core::progress::{Exposure, Pace};
-use domicile_core::runbook::OpenWriter;
+use domicile_core::runbook::{OpenWriter, Seeding};
 use domicile_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -264,6 +264,22 @@ impl RegionStatus {
             open_for: Millis(writer.open_ms),
         });
         open.collect()
+    }
+
+    /// The others that its agent is configured with.
+    pub fn aware_of(&self) -> BTreeSet<RegionId> {
+        self.peers.iter().filter_map(|peer| peer.region.parse().ok()).collect()
+    }
+
+    /// How far it is, where it was asked to be seeded.
+    pub fn asked_seeding(&self) -> Option<Seeding> {
+        let seeding = self.seeding.as_ref().filter(|seeding| !seeding.seed.is_empty())?;
+        Some(Seeding {
+            step: seeding.step.clone(),
+            refused: seeding.refused.clone(),
+            rows: seeding.rows,
+            rows_estimate: seeding.rows_estimate,
+        })
     }
 
     /// By peer: the age of our oldest commit that its tables do not show.

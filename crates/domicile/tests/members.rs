@@ -349,6 +349,91 @@ async fn two_regions_that_are_added_at_the_same_time_both_come_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_region_is_added_by_a_runbook_that_may_be_aborted_and_whose_performer_may_die() {
+    let mut config = config(&["eu", "us", "ap"], "hash(id, 6)", 6);
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    config.lease = Duration::from_secs(20);
+    let mut regions = Regions::create(config).await.unwrap();
+    let with_ap = configurations(&regions);
+    for region in STAY {
+        write_configuration(&regions, region, &without_ap(&with_ap[region]));
+    }
+    regions.start_directory().unwrap();
+    for region in STAY {
+        regions.start_agent(region).unwrap();
+    }
+    for region in STAY {
+        writes(&regions, region, 1).await;
+    }
+    let eu = regions.connect("eu").await.unwrap();
+    let rows = "INSERT INTO item SELECT id, 0, 'row' FROM generate_series(1, 3000) id
+                WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu'";
+    eu.batch_execute(rows).await.unwrap();
+    for region in STAY {
+        write_configuration(&regions, region, &with_ap[region]);
+    }
+    restart_agent(&mut regions, "eu", 1).await;
+    let plan = ["runbook", "plan", "add-region", "region=ap", "--json"];
+    let (report, code) = run(&regions, &plan);
+    assert_eq!(code, 3, "{report:#}");
+    let reasons = report.to_string();
+    assert!(reasons.contains("does not know of region ap"), "of us: {reasons}");
+    restart_agent(&mut regions, "us", 1).await;
+    regions.start_agent("ap").unwrap();
+    waits_to_be_added(&regions, "ap").await;
+
+    // What is copied waits for a lock, until nobody wants it any more.
+    let lock = regions.connect("ap").await.unwrap();
+    lock.batch_execute("SET synchronous_commit = local").await.unwrap();
+    lock.batch_execute("BEGIN; LOCK TABLE item IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let aborted = begin_run(&regions, "replace=false");
+    is_asked(&regions, true).await;
+    let (history, _) = run(&regions, &["runbook", "history", "--json"]);
+    let id = history[0]["run"].as_str().unwrap().to_owned();
+    let (report, code) = run(&regions, &["runbook", "abort", &id, "--json"]);
+    assert_eq!(code, 0, "{report:#}");
+    let ended = aborted.wait_with_output().unwrap();
+    assert_ne!(ended.status.code(), Some(0), "{ended:?}");
+    lock.batch_execute("COMMIT").await.unwrap();
+    is_asked(&regions, false).await;
+
+    // What was copied stays. The first by name that holds a lease performs it.
+    std::fs::write(regions.folder().join("eu/agent/kill-at"), "seed between").unwrap();
+    let running = begin_run(&regions, "replace=true");
+    eventually("the agent that performs it dies", || {
+        let ended = regions.agent_has_ended("eu");
+        async move { if ended { Ok(()) } else { Err("it lives".to_owned()) } }
+    })
+    .await;
+    regions.start_agent("eu").unwrap();
+    let ended = tokio::task::spawn_blocking(move || running.wait_with_output().unwrap());
+    let ended = tokio::time::timeout(regions::PATIENCE, ended).await.expect("it ends").unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    writes(&regions, "ap", 2).await;
+    alike(&regions, &["eu", "us", "ap"]).await;
+}
+
+/// Waits until ap knows whether somebody asks for it.
+async fn is_asked(regions: &Regions, wanted: bool) {
+    eventually(&format!("ap is asked for: {wanted}"), async || {
+        let status = regions.status("ap").await.map_err(|e| e.to_string())?;
+        let seeding = status.seeding.clone().ok_or("it is a member")?;
+        if seeding.seed.is_empty() == wanted { Err(format!("{status:?}")) } else { Ok(()) }
+    })
+    .await;
+}
+
+/// Starts a run of the ready-made runbook that adds ap.
+fn begin_run(regions: &Regions, replace: &str) -> std::process::Child {
+    let called = ["add-region", "region=ap", replace];
+    let (report, code) = run(regions, &[&["runbook", "plan"], &called[..], &["--json"]].concat());
+    assert_eq!(code, 0, "{report:#}");
+    let plan = ["--plan", report["plan"].as_str().unwrap(), "--json"];
+    command(regions, &[&["runbook", "run"], &called[..], &plan].concat()).spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_region_may_change_every_address_and_not_its_name() {
     let mut config = config(&STAY, "hash(id, 6)", 6);
     config.seed_sql = SEED.to_owned();

@@ -23,6 +23,7 @@ use std::fmt;
 
 use crate::id::{PartitionId, PartitionRange, RegionId, RunId};
 use crate::lsn::{Cut, Frontier, Lsn};
+use crate::membership::Obstacle;
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange};
 use crate::progress::{Exposure, Pace, Rpo};
@@ -59,6 +60,8 @@ pub enum Intent {
     Switchover { range: PartitionRange, to: RegionId },
     /// Planned: `to` takes everything that `from` owns, by a run for each range.
     Evacuation { from: RegionId, to: RegionId },
+    /// `region` becomes a member of the cluster. Nothing moves.
+    Addition { region: RegionId },
 }
 
 impl Intent {
@@ -66,12 +69,16 @@ impl Intent {
         match self {
             Self::Failover { .. } => Mode::Forced,
             Self::Switchover { range: PartitionRange::CANARY, .. } => Mode::Drill,
-            Self::Switchover { .. } | Self::Evacuation { .. } => Mode::Planned,
+            Self::Switchover { .. } | Self::Evacuation { .. } | Self::Addition { .. } => {
+                Mode::Planned
+            }
         }
     }
 
+    /// Who gets something.
     pub fn to(&self) -> &RegionId {
         match self {
+            Self::Addition { region } => region,
             Self::Failover { to, .. } | Self::Switchover { to, .. } => to,
             Self::Evacuation { to, .. } => to,
         }
@@ -105,6 +112,7 @@ impl fmt::Display for Intent {
             Self::Failover { from, to, .. } => write!(f, "failover of region {from} to {to}"),
             Self::Switchover { range, to } => write!(f, "switchover of partition {range} to {to}"),
             Self::Evacuation { from, to } => write!(f, "evacuation of region {from} to {to}"),
+            Self::Addition { region } => write!(f, "addition of region {region}"),
         }
     }
 }
@@ -126,6 +134,8 @@ pub struct Facts {
     pub promises_over_at: Option<Time>,
     /// A write went through the guard of the new owner, for this run.
     pub canary_written: bool,
+    /// What this run has asked a region for was taken back.
+    pub seed_given_up: bool,
     /// Who has approved this run.
     pub approvals: Vec<Approval>,
     /// How long the one who asks has known of this run, by its own clock.
@@ -227,6 +237,22 @@ pub struct RegionFacts {
     pub capacity: Option<u64>,
     /// By other region: the age of the oldest commit of this one that it does not show.
     pub staleness: BTreeMap<RegionId, Millis>,
+    /// The others that its agent is configured with.
+    pub aware_of: BTreeSet<RegionId>,
+    /// How far it is, where it was asked to be seeded.
+    pub seeding: Option<Seeding>,
+}
+
+/// How far a region is that copies what the cluster shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seeding {
+    /// In its agent's words.
+    pub step: String,
+    /// Why it does not go on before a person does something.
+    pub refused: Option<String>,
+    pub rows: u64,
+    /// About so many there are.
+    pub rows_estimate: u64,
 }
 
 /// What is known of one that holds logs and owns nothing.
@@ -263,6 +289,10 @@ pub enum Effect {
     /// Tell somebody by a webhook of the configuration, for the step of this number; one that is being told
     /// already is waited for.
     Send { number: usize, webhook: String, within: Millis },
+    /// Ask `region` to copy what `from` shows; one that was asked for is gone on with.
+    Seed { region: RegionId, from: RegionId, replace: bool },
+    /// Take that back.
+    GiveUpSeed { region: RegionId },
 }
 
 /// Returns the name of the run that moves `range` for `run`: always the same one.
@@ -345,6 +375,14 @@ pub enum Blocker {
         range: PartitionRange,
         reasons: Vec<plan::Refusal>,
     },
+    Seeding {
+        region: RegionId,
+        seeding: Seeding,
+    },
+    NotAddable {
+        region: RegionId,
+        obstacles: Vec<Obstacle>,
+    },
     /// What the step waits for has just become true; the next look will say so.
     Settling,
 }
@@ -414,6 +452,16 @@ impl fmt::Display for Blocker {
             Self::NotNow { range, reasons } => {
                 let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
                 write!(f, "partition {range} would be refused: {}", reasons.join("; "))
+            }
+            Self::Seeding { region, seeding: Seeding { refused: Some(why), .. } } => {
+                write!(f, "region {region} is not seeded: {why}")
+            }
+            // Not the count of rows: each wait with other words is a line of the journal.
+            Self::Seeding { region, seeding } => write!(f, "region {region}: {}", seeding.step),
+            Self::NotAddable { region, obstacles } => {
+                let obstacles = obstacles.iter().map(|one| format!("{one} ({})", one.way_out()));
+                let obstacles: Vec<String> = obstacles.collect();
+                write!(f, "region {region} cannot be added: {}", obstacles.join("; "))
             }
             Self::Settling => write!(f, "the facts are settling"),
             Self::NotOpened { region } => {

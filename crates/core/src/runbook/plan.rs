@@ -7,6 +7,7 @@ use super::failover::successor;
 use super::file::Call;
 use super::{Blocker, Facts, Intent, RegionFacts, Step};
 use crate::id::{Epoch, PartitionRange, RegionId, RunId};
+use crate::membership::{Obstacle, addable};
 use crate::opening::UNSETTLED;
 use crate::outage::Outage;
 use crate::ownership::{Ownership, OwnershipChange, OwnershipRefusal, State};
@@ -57,6 +58,7 @@ impl Plan {
                 Intent::Switchover { range, to } => {
                     entry.range.overlap(range).filter(|_| from != *to)
                 }
+                Intent::Addition { .. } => None,
             }?;
             Some(Move { range, epoch: entry.epoch, from, to: self.intent.to().clone() })
         });
@@ -104,7 +106,10 @@ pub fn plan(run: &RunId, intent: &Intent, facts: &Facts) -> Result<Plan, Vec<Ref
 pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
     let intent = &plan.intent;
     let mut reasons = Vec::new();
-    reasons.extend(against_target(intent.to(), intent, facts));
+    match intent {
+        Intent::Addition { region } => reasons.extend(against_addition(region, facts)),
+        _ => reasons.extend(against_target(intent.to(), intent, facts)),
+    }
     match intent {
         Intent::Failover { from, to, attested } => {
             check_failover(from, to, *attested, facts, &mut reasons);
@@ -114,6 +119,7 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
             reasons.extend(scattered(*range, to, &plan.run, &facts.ownership));
         }
         Intent::Evacuation { from, to } => check_evacuation(from, to, facts, &mut reasons),
+        Intent::Addition { .. } => {}
     }
     if plan.steps.iter().any(|step| matches!(step, Step::GiveBack(_))) {
         // Where it comes from is where it goes back to.
@@ -127,6 +133,18 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
         return Err(reasons);
     }
     Ok(Plan { estimate: estimate(intent, facts), ..plan })
+}
+
+/// What is against a region that is to become a member.
+fn against_addition(region: &RegionId, facts: &Facts) -> Vec<Refusal> {
+    if !facts.regions.contains_key(region) {
+        return vec![Refusal::NoSuchRegion(region.clone())];
+    }
+    if facts.ownership.members().contains(region) {
+        return vec![Refusal::IsMember(region.clone())];
+    }
+    let obstacles = addable(region, None, facts).err().unwrap_or_default();
+    obstacles.into_iter().map(|obstacle| Refusal::NotAddable { obstacle }).collect()
 }
 
 /// What is against a region that is to take partitions over.
@@ -257,7 +275,9 @@ pub(super) fn scattered(
 
 fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
     match intent {
-        Intent::Switchover { .. } | Intent::Evacuation { .. } => Estimate::default(),
+        Intent::Switchover { .. } | Intent::Evacuation { .. } | Intent::Addition { .. } => {
+            Estimate::default()
+        }
         Intent::Failover { from, .. } => {
             let seen = facts.regions.get(from);
             let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| facts.rpo.runs_ahead());
@@ -276,6 +296,10 @@ pub enum Refusal {
     NoSuchRegion(RegionId),
     #[error("region \"{0}\" is not a member of the cluster yet (domicile region add)")]
     NotMember(RegionId),
+    #[error("region \"{0}\" is a member of the cluster already")]
+    IsMember(RegionId),
+    #[error("{obstacle} ({})", .obstacle.way_out())]
+    NotAddable { obstacle: Obstacle },
     #[error("the agent of region \"{0}\" does not answer")]
     Unreachable(RegionId),
     #[error("region \"{0}\" holds no live lease, so it could not write what it is given")]

@@ -68,7 +68,7 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
     if let Some(next) = escalated(plan, recorded, facts) {
         return next;
     }
-    if let Some(next) = call_off(plan, recorded, facts) {
+    if let Some(next) = call_off(plan, recorded, facts).or_else(|| give_up(plan, recorded, facts)) {
         return next;
     }
     if let Some(outcome) = taken_away(plan, recorded, facts) {
@@ -115,7 +115,7 @@ pub fn too_late_to_abort(plan: &Plan, started: bool, ownership: &Ownership) -> O
     let in_hands = ownership.ranges_of(&plan.run).next().is_some();
     match &plan.intent {
         Intent::Failover { from, .. } if in_hands => Some(TooLate::Fenced(from.clone())),
-        Intent::Evacuation { .. } => None,
+        Intent::Evacuation { .. } | Intent::Addition { .. } => None,
         _ => (started && !in_hands).then_some(TooLate::Granted),
     }
 }
@@ -173,6 +173,18 @@ fn call_off(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Next> {
     })
 }
 
+/// A region that is to be added, and not any more, is asked for nothing any more.
+fn give_up(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Next> {
+    if !recorded.is_to_abort() {
+        return None;
+    }
+    let mut steps = plan.steps.iter().enumerate();
+    steps.find_map(|(step, asks)| match asks {
+        Step::Seed(seed) => seed.undo(facts).map(|effect| Next::Do { step, effect }),
+        _ => None,
+    })
+}
+
 /// The first step that is still open, as far as the run's hands tell.
 ///
 /// A run that had partitions and has none left has granted them. Asking its earlier steps again
@@ -226,7 +238,7 @@ fn lost_again(plan: &Plan, facts: &Facts) -> Option<Outcome> {
         Intent::Failover { to, .. } => {
             (!facts.ownership.owns_anything(to)).then_some(Outcome::Overruled)
         }
-        Intent::Evacuation { .. } => None,
+        Intent::Evacuation { .. } | Intent::Addition { .. } => None,
     }
 }
 

@@ -52,16 +52,6 @@ impl Outside {
         })
     }
 
-    /// The regions whose agents run by a configuration in which `region` does not stand.
-    pub fn unaware_of(&self, region: &RegionId) -> BTreeSet<RegionId> {
-        let told =
-            self.statuses.iter().filter_map(|(of, status)| Some((of, status.as_ref().ok()?)));
-        let unaware = told.filter(|(of, status)| {
-            *of != region && status.peers.iter().all(|peer| peer.region != region.as_str())
-        });
-        unaware.map(|(of, _)| of.clone()).collect()
-    }
-
     /// What a plan is made of. Only durations come from other clocks: "now" is arbitrary here.
     pub fn facts(&self, config: &Config) -> Facts {
         let now = Time(1 << 40);
@@ -79,6 +69,7 @@ impl Outside {
             seals: BTreeMap::new(),
             promises_over_at: None,
             canary_written: false,
+            seed_given_up: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,
@@ -121,6 +112,8 @@ impl Outside {
             pace: told.map_or_else(|| remembered.pace(), RegionStatus::pace),
             capacity: config.region(region).and_then(|region| region.capacity),
             staleness: told.map(RegionStatus::staleness).unwrap_or_default(),
+            aware_of: told.map(RegionStatus::aware_of).unwrap_or_default(),
+            seeding: told.and_then(RegionStatus::asked_seeding),
         }
     }
 

@@ -8,12 +8,9 @@ use clap::{Args, Subcommand};
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
-use domicile_core::membership::{
-    Obstacle, addable, against_newcomer, counted_on, last_incarnation, obstacles,
-};
+use domicile_core::membership::{Obstacle, addable, against_newcomer, counted_on, obstacles};
 use domicile_core::ownership::OwnershipChange;
 use domicile_core::retention::LeftBehind;
-use domicile_core::runbook::Facts;
 use domicile_core::time::Millis;
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
@@ -21,11 +18,9 @@ use tokio::time::Instant;
 use super::outside::{Outside, ask, read_ownership};
 use super::{Context, Exit, UsageError};
 use crate::directory::Written;
-use crate::directory::change::{begin_incarnation, change_ownership};
-use crate::directory::documents::{
-    RESEED_PREFIX, SeedDocument, json as json_of, lift_left_behind, lower_left_behind, reseed_key,
-    seed_key,
-};
+use crate::directory::change::change_ownership;
+use crate::directory::documents::{lower_left_behind, reseed_key};
+use crate::seed::{self, ask::Wanted};
 
 /// How long a new witness may take to hold what there was when it came.
 const COPY_WAIT_MAX: Duration = Duration::from_secs(600);
@@ -126,12 +121,13 @@ impl Add {
         let outside = Outside::look(config).await?;
         let facts = outside.facts(config);
         if !facts.ownership.members().contains(&self.region) {
-            let unaware = outside.unaware_of(&self.region);
-            let from = match addable(&self.region, self.from.as_ref(), &facts, &unaware) {
+            let from = match addable(&self.region, self.from.as_ref(), &facts) {
                 Ok(from) => from,
                 Err(found) => return refuse(context, &found),
             };
-            let seed = self.ask(&outside, &facts, &from).await?;
+            let (region, exactly) = (self.region.clone(), self.from.is_some());
+            let wanted = Wanted { region, from, exactly, replace: self.replace };
+            let seed = seed::ask::ask(&outside.directory, &wanted, &facts).await?;
             if let Some(why) = self.follow(context, config, &seed).await? {
                 let way_out = "it goes on by itself once that is done";
                 return print_refusals(context, &[(why, way_out.to_owned())]);
@@ -156,7 +152,7 @@ impl Add {
         let outside = Outside::look(config).await?;
         let facts = outside.facts(config);
         if !facts.ownership.witnesses().contains(witness) {
-            let found = against_newcomer(witness, &facts, &outside.unaware_of(witness));
+            let found = against_newcomer(witness, &facts);
             if !found.is_empty() {
                 return refuse(context, &found);
             }
@@ -190,48 +186,6 @@ impl Add {
             }
         }
         Ok(Exit::Done)
-    }
-
-    /// Writes down that the region is to be seeded, unless that stands there already. Returns which
-    /// seeding it is.
-    async fn ask(
-        &self,
-        outside: &Outside,
-        facts: &Facts,
-        from: &RegionId,
-    ) -> anyhow::Result<String> {
-        let directory = &outside.directory;
-        let before = last_incarnation(&self.region, facts);
-        if before > 0 {
-            // What it wrote when it was a member before stays what it was.
-            begin_incarnation(directory, &self.region, before).await?;
-        }
-        // It is waited for again.
-        for document in directory.read(RESEED_PREFIX).await?.documents {
-            if lift_left_behind(&document.value)?.region == self.region {
-                directory.write(&document.key, document.revision, None).await?;
-            }
-        }
-        let key = seed_key(&self.region);
-        let found = directory.get(&key).await?;
-        let known = found.as_ref().map(|document| serde_json::from_slice(&document.value));
-        let known: Option<SeedDocument> = known.transpose().context("read the seed document")?;
-        let wanted = SeedDocument {
-            id: uuid::Uuid::now_v7().to_string(),
-            from: from.to_string(),
-            replace: self.replace,
-        };
-        if let Some(known) = known
-            && (self.from.is_none() || known.from == wanted.from)
-            && (known.replace || !self.replace)
-        {
-            return Ok(known.id);
-        }
-        let seen = found.map_or(0, |document| document.revision);
-        match directory.write(&key, seen, Some(json_of(&wanted))).await? {
-            Written::At(_) => Ok(wanted.id),
-            Written::Conflict(_) => bail!("somebody else adds region {} too", self.region),
-        }
     }
 
     /// Shows how far it is until the region is a member; or why it does not become one.
@@ -373,11 +327,7 @@ async fn leave(region: &RegionId, outside: &Outside, config: &Config) -> anyhow:
         bail!("a failover is being decided, or region {region} is given partitions: try again");
     }
     // Nor is one seeded that was on its way.
-    let key = seed_key(region);
-    if let Some(document) = outside.directory.get(&key).await? {
-        outside.directory.write(&key, document.revision, None).await?;
-    }
-    Ok(())
+    seed::ask::give_up(&outside.directory, region).await
 }
 
 /// Makes it known that `region` is waited for no more, in any log. It could only come back as one that

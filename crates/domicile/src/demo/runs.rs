@@ -44,6 +44,7 @@ impl Told {
             IntentDocument::Failover { .. } => "failover",
             IntentDocument::Switchover { .. } => "switchover",
             IntentDocument::Evacuation { .. } => "evacuation",
+            IntentDocument::Addition { .. } => "addition",
         };
         let mut news = Vec::new();
         for entry in run.journal.iter().skip(self.entries) {

@@ -13,6 +13,7 @@
 //! Until then nothing is captured here, nobody writes, and no copy of ours counts anywhere. Whatever
 //! breaks off is taken up again, also after a restart, while the other region's snapshot is open.
 
+pub mod ask;
 mod copy;
 mod newcomer;
 pub mod source;

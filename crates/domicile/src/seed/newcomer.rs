@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -104,11 +105,17 @@ impl Newcomer {
     async fn seed(&self) {
         let (notices, mut complaint) = (&self.notices, Complaint::default());
         loop {
-            let error = match self.attempt().await {
+            let joins = AtomicBool::new(false);
+            let attempted = tokio::select! {
+                attempted = self.attempt(&joins) => attempted,
+                () = self.withdrawn(&joins) => Ok(false),
+            };
+            let error = match attempted {
                 Ok(true) => return,
                 Ok(false) => {
                     let way_out = format!("domicile region add {}", self.region);
                     let detail = format!("nothing is replicated here until \"{way_out}\"");
+                    self.status.send_replace(SeedingStatus::default());
                     self.at("waits to be added");
                     notices.post(PART, NOT_A_MEMBER, detail);
                     tokio::time::sleep(RETRY_AFTER).await;
@@ -135,8 +142,21 @@ impl Newcomer {
         self.status.send_modify(|status| step.clone_into(&mut status.step));
     }
 
-    /// Returns whether this region is a member now; false when nobody has asked for that.
-    async fn attempt(&self) -> anyhow::Result<bool> {
+    /// Returns when nobody asks for this region any more, unless it `joins` already.
+    async fn withdrawn(&self, joins: &AtomicBool) {
+        let key = seed_key(&self.region);
+        loop {
+            tokio::time::sleep(RETRY_AFTER).await;
+            let asked = self.directory.get(&key).await;
+            if matches!(asked, Ok(None)) && !joins.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether this region is a member now; false when nobody asks for that. `joins` is set while
+    /// that cannot be taken back.
+    async fn attempt(&self, joins: &AtomicBool) -> anyhow::Result<bool> {
         let Self { region, directory, .. } = self;
         let key = seed_key(region);
         let Some(document) = directory.get(&key).await? else { return Ok(false) };
@@ -182,6 +202,10 @@ impl Newcomer {
             self.close(from, &told).await;
         }
         self.at("joins");
+        joins.store(true, Ordering::Relaxed);
+        if directory.get(&key).await?.is_none_or(|now| now.value != document.value) {
+            return Ok(false);
+        }
         self.join().await?;
         forget(&client).await?;
         directory.write(&key, document.revision, None).await?;

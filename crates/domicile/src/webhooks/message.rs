@@ -43,7 +43,7 @@ impl Message {
         };
         let partitions = match intent {
             Intent::Switchover { range, .. } => Some(range.to_string()),
-            Intent::Failover { .. } | Intent::Evacuation { .. } => None,
+            Intent::Failover { .. } | Intent::Evacuation { .. } | Intent::Addition { .. } => None,
         };
         Self {
             text: format!("{cluster}: {intent}{becomes} (runbook {runbook}, run {run})"),

@@ -147,6 +147,9 @@ impl Agent {
             Effect::Exec { .. } | Effect::Send { .. } => {
                 unreachable!("no runbook here acts outside")
             }
+            Effect::Seed { .. } | Effect::GiveUpSeed { .. } => {
+                unreachable!("regions join by themselves here")
+            }
             Effect::WriteCanary { region, .. } => {
                 let to = cx.setup.index(&region).expect("regions never change here");
                 self.deliver(host, cx, to, Message::WriteCanary(run.clone()));

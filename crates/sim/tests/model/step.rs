@@ -229,7 +229,9 @@ impl Protocol {
                     Effect::WriteCanary { .. }
                     | Effect::Begin { .. }
                     | Effect::Exec { .. }
-                    | Effect::Send { .. },
+                    | Effect::Send { .. }
+                    | Effect::Seed { .. }
+                    | Effect::GiveUpSeed { .. },
                 ..
             } => None,
             Next::Do { effect: Effect::Change(change), .. } => {
@@ -269,7 +271,7 @@ impl Protocol {
         let known = region.read.as_ref()?;
         let from = match &plan.intent {
             Intent::Failover { from, .. } => Some(index(from)),
-            Intent::Switchover { .. } | Intent::Evacuation { .. } => None,
+            Intent::Switchover { .. } | Intent::Evacuation { .. } | Intent::Addition { .. } => None,
         };
         let seen = |other: usize| {
             let there = &world.regions[other];
@@ -311,6 +313,7 @@ impl Protocol {
             seals: seals.map(|(peer, held)| (id(*peer), held.clone())).collect(),
             promises_over_at: None,
             canary_written: owner.is_some(),
+            seed_given_up: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,

@@ -6,7 +6,7 @@ use super::{Action, Argument, Arguments, Kind, Runbook, Value};
 use crate::id::RunId;
 use crate::runbook::step::{
     Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, ForEach, GiveBack, Grant, HandOver,
-    Notify, Reroute, Seal, Verify, Webhook,
+    Notify, Reroute, Seal, Seed, Verify, Webhook,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -59,7 +59,7 @@ impl Runbook {
         if errors.is_empty() { Ok(bound) } else { Err(errors) }
     }
 
-    /// What the runbook is for: the step that takes says it.
+    /// What the runbook is for: the step that takes says it, or the one that seeds.
     fn intent(&self, bound: &Bound) -> Intent {
         let attested = self.actions.iter().any(|action| match action {
             Action::ConfirmOutage { attest } => bound.value(attest),
@@ -72,12 +72,13 @@ impl Runbook {
             Action::Fence { from, to } => {
                 Some(Intent::Failover { from: bound.value(from), to: bound.value(to), attested })
             }
+            Action::Seed { region, .. } => Some(Intent::Addition { region: bound.value(region) }),
             Action::ForEach { range_of, to, .. } => {
                 Some(Intent::Evacuation { from: bound.value(range_of), to: bound.value(to) })
             }
             _ => None,
         });
-        intents.next().expect("a sound runbook has a step that takes")
+        intents.next().expect("a sound runbook has a step that takes, or one that seeds")
     }
 }
 
@@ -121,6 +122,9 @@ fn step(number: usize, action: &Action, run: &RunId, intent: &Intent, bound: &Bo
         (Action::Notify { webhook, within }, _) => {
             let (webhook, within) = (bound.value(webhook), bound.value(within));
             Step::Notify(Notify { run, number, webhook, within })
+        }
+        (Action::Seed { region, replace }, _) => {
+            Step::Seed(Seed { region: bound.value(region), replace: bound.value(replace) })
         }
         (Action::CatchUp, _) => Step::CatchUp(CatchUp { run, to }),
         (Action::Grant, _) => Step::Grant(Grant { run, to }),

@@ -69,6 +69,7 @@ pub enum Action {
     HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
     Fence { from: Value<RegionId>, to: Value<RegionId> },
     ForEach { range_of: Value<RegionId>, to: Value<RegionId>, at_once: Value<u32> },
+    Seed { region: Value<RegionId>, replace: Value<bool> },
     Seal,
     Cut,
     CatchUp,
@@ -98,6 +99,7 @@ impl Action {
             Self::HandOver { .. } => "hand_over",
             Self::Fence { .. } => "fence",
             Self::ForEach { .. } => "for_each",
+            Self::Seed { .. } => "seed",
             Self::Seal => "seal",
             Self::Cut => "cut",
             Self::CatchUp => "catch_up",
@@ -137,6 +139,9 @@ impl Action {
                 ("to", to.to_string()),
                 ("at_once", at_once.to_string()),
             ],
+            Self::Seed { region, replace } => {
+                vec![("region", region.to_string()), ("replace", replace.to_string())]
+            }
             Self::Seal | Self::Cut | Self::CatchUp => Vec::new(),
             Self::Grant | Self::Reroute | Self::Verify | Self::GiveBack => Vec::new(),
         }

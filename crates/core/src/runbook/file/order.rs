@@ -53,6 +53,11 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
             refuse(format!("{name} stands in {} already", first.path));
             continue;
         }
+        if name == "seed" && has(steps, TAKES) {
+            refuse(
+                "a runbook that adds a region moves nothing: that is for another run".to_owned(),
+            );
+        }
         if TAKES.contains(&name) {
             if let Some(first) = before.iter().find(|other| TAKES.contains(&other.kind.name)) {
                 let (path, other) = (&first.path, first.kind.name);
@@ -77,12 +82,12 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
             refuse(format!("no {names} comes before {name}: {}", needs.because));
         }
     }
-    if !has(steps, TAKES) {
+    if !has(steps, TAKES) && !has(steps, &["seed"]) {
         let line = steps.first().map_or(1, |step| step.line);
         mistakes.add(
             "step",
             line,
-            "nothing moves: a runbook has a hand_over, a fence or a for_each",
+            "nothing moves: a runbook has a hand_over, a fence or a for_each, or a seed",
         );
     }
 }

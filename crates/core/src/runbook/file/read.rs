@@ -250,6 +250,11 @@ impl Reader {
                 let at_once = self.value(section, kind, "at_once");
                 Action::ForEach { range_of: range_of?, to: to?, at_once: at_once? }
             }
+            "seed" => {
+                let region = self.value(section, kind, "region");
+                let replace = self.value(section, kind, "replace");
+                Action::Seed { region: region?, replace: replace? }
+            }
             "seal" => Action::Seal,
             "cut" => Action::Cut,
             "catch_up" => Action::CatchUp,

@@ -146,6 +146,25 @@ pub const STEPS: &[StepKind] = &[
         meaning: "Sends the same to a webhook as the step `webhook`, in the same way, and never fails: what went wrong stands in the journal, and the run goes on. Chats like Slack and Mattermost show its sentence for people. Stands before `hand_over`, `fence` or `for_each`, or after `grant`: nobody could write while somebody is told. May stand several times.",
     },
     StepKind {
+        name: "seed",
+        keys: &[
+            Key {
+                name: "region",
+                kind: Kind::Region,
+                default: None,
+                meaning: "The region that is added; its agent runs and says `not_a_member`.",
+            },
+            Key {
+                name: "replace",
+                kind: Kind::Flag,
+                default: Some("false"),
+                meaning: "Rows that its tables have already go.",
+            },
+        ],
+        after: &[],
+        meaning: "Has a region copy what the cluster shows, under writes, and become a member (docs/operating/regions.md); it waits until it is one. Aborted before that, it takes back what was asked. A runbook with this step moves nothing.",
+    },
+    StepKind {
         name: "confirm_outage",
         keys: &[Key {
             name: "attest",
@@ -324,7 +343,7 @@ A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
 
 ## Steps
 
-A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. No step but `approve`, `check`, `exec`, `webhook` and `notify` stands in it twice. A step is asked,
+A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. Or it adds a region, with one `seed`. No step but `approve`, `check`, `exec`, `webhook` and `notify` stands in it twice. A step is asked,
 never remembered: each looks at the facts and says whether it is done, what it waits for, or what to do. So any agent goes on with a run
 from wherever it is.
 ";

@@ -12,6 +12,7 @@ pub const READY: &[(&str, &str)] = &[
     ("failback", include_str!("failback.toml")),
     ("evacuate-region", include_str!("evacuate-region.toml")),
     ("drill", include_str!("drill.toml")),
+    ("add-region", include_str!("add-region.toml")),
 ];
 
 /// Returns the text of the ready-made runbook of this name.
@@ -36,6 +37,7 @@ pub fn of(intent: &Intent) -> (&'static str, Arguments) {
         Intent::Switchover { range, to } => {
             ("switchover", arguments(&[("partitions", range.to_string()), ("to", to.to_string())]))
         }
+        Intent::Addition { region } => ("add-region", arguments(&[("region", region.to_string())])),
         Intent::Evacuation { from, to } => {
             ("evacuate-region", arguments(&[("from", from.to_string()), ("to", to.to_string())]))
         }

@@ -43,6 +43,7 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         seals: Default::default(),
         promises_over_at: None,
         canary_written: false,
+        seed_given_up: false,
         approvals: Vec::new(),
         run_known_for: Millis(0),
         successor: Successor::NotBegun,
@@ -74,6 +75,13 @@ pub(in crate::runbook) fn perform(facts: &mut Facts, effect: Effect) {
         Effect::Exec { number, .. } | Effect::Send { number, .. } => {
             let again = facts.answers.insert(number, Answer::Passed);
             assert_eq!(again, None, "what has passed is not done again");
+        }
+        Effect::Seed { region, .. } => {
+            facts.ownership = facts.ownership.apply(&OwnershipChange::Join { region }).unwrap();
+        }
+        Effect::GiveUpSeed { .. } => {
+            assert!(!facts.seed_given_up, "it is given up once");
+            facts.seed_given_up = true;
         }
         Effect::Begin { intent: Intent::Failover { .. }, .. } => {
             assert_eq!(facts.successor, Successor::NotBegun, "it is begun once");
@@ -1322,4 +1330,52 @@ fn a_part_is_known_by_its_name() {
     assert_eq!(range_of_part(&run(), &part_of(&run(), range)), Some(range));
     assert_eq!(range_of_part(&run(), &RunId("12/3-5".into())), None);
     assert_eq!(range_of_part(&run(), &run()), None);
+}
+
+/// sa waits to be added, and everybody knows of it.
+fn with_newcomer() -> (Plan, Facts) {
+    let (sa, mut facts) = (region("sa"), facts(Rpo::None));
+    facts.regions.insert(sa.clone(), RegionFacts { reachable: true, ..Default::default() });
+    for seen in facts.regions.values_mut() {
+        seen.aware_of.insert(sa.clone());
+    }
+    (Plan::ready(&RunId("r".into()), &Intent::Addition { region: sa }), facts)
+}
+
+#[test]
+fn a_region_is_asked_for_until_it_is_a_member_and_well() {
+    let (plan, mut facts) = with_newcomer();
+    assert!(check(plan.clone(), &facts).is_ok());
+    facts.regions.get_mut(&region("us")).unwrap().aware_of.clear();
+    let unaware = next(&plan, &recorded(false), &facts);
+    assert!(matches!(unaware, Next::Wait { blocker: Blocker::NotAddable { .. }, .. }));
+    assert!(check(plan.clone(), &facts).is_err());
+    facts.regions.get_mut(&region("us")).unwrap().aware_of.insert(region("sa"));
+    let asks = Effect::Seed { region: region("sa"), from: region("ap"), replace: false };
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Do { step: 0, effect: asks.clone() });
+    let seeding = crate::runbook::Seeding { step: "copies".into(), ..Default::default() };
+    facts.regions.get_mut(&region("sa")).unwrap().seeding = Some(seeding.clone());
+    let blocker = Blocker::Seeding { region: region("sa"), seeding };
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Wait { step: 0, blocker });
+    perform(&mut facts, asks);
+    let waits = next(&plan, &recorded(false), &facts);
+    assert!(matches!(waits, Next::Wait { step: 1, blocker: Blocker::Unwell { .. } }), "no lease");
+    facts.regions.get_mut(&region("sa")).unwrap().lease_over_at = Some(Time(9000));
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Finished(Outcome::Succeeded));
+    let refused = check(plan, &facts).unwrap_err();
+    assert_eq!(refused, [Refusal::IsMember(region("sa"))]);
+}
+
+#[test]
+fn who_is_not_to_be_added_any_more_is_asked_for_nothing_before_the_run_ends() {
+    let (plan, mut facts) = with_newcomer();
+    let recorded = Recorded { wish: Some(Wish::Abort { by: "ann".into() }), ..recorded(false) };
+    let effect = Effect::GiveUpSeed { region: region("sa") };
+    assert_eq!(next(&plan, &recorded, &facts), Next::Do { step: 0, effect: effect.clone() });
+    perform(&mut facts, effect);
+    assert_eq!(next(&plan, &recorded, &facts), Next::Finished(Outcome::Aborted));
+    // One that is a member by then stays one.
+    facts.seed_given_up = false;
+    perform(&mut facts, Effect::Change(OwnershipChange::Join { region: region("sa") }));
+    assert_eq!(next(&plan, &recorded, &facts), Next::Finished(Outcome::Aborted));
 }

@@ -3,7 +3,7 @@
 //! `explain` is one sentence in the operator's words; `done` whether the postcondition holds;
 //! `blocked` what must become true first; `effect` what to change, once nothing blocks.
 
-use super::{Blocker, Effect, Facts};
+use super::{Blocker, Effect, Facts, Seeding};
 
 mod approve;
 mod catch_up;
@@ -19,6 +19,7 @@ mod hand_over;
 mod notify;
 mod reroute;
 mod seal;
+mod seed;
 mod verify;
 mod webhook;
 
@@ -36,6 +37,7 @@ pub use hand_over::HandOver;
 pub use notify::Notify;
 pub use reroute::Reroute;
 pub use seal::Seal;
+pub use seed::Seed;
 pub use verify::Verify;
 pub use webhook::Webhook;
 
@@ -50,6 +52,7 @@ pub enum Step {
     HandOver(HandOver),
     Fence(Fence),
     ForEach(ForEach),
+    Seed(Seed),
     Seal(Seal),
     Cut(Cut),
     CatchUp(CatchUp),
@@ -71,6 +74,7 @@ macro_rules! each_step {
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
             Step::ForEach($step) => $answer,
+            Step::Seed($step) => $answer,
             Step::Seal($step) => $answer,
             Step::Cut($step) => $answer,
             Step::CatchUp($step) => $answer,
@@ -95,6 +99,7 @@ impl Step {
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",
             Self::ForEach(_) => "for_each",
+            Self::Seed(_) => "seed",
             Self::Seal(_) => "seal",
             Self::Cut(_) => "cut",
             Self::CatchUp(_) => "catch_up",

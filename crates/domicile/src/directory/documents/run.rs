@@ -130,6 +130,7 @@ pub enum IntentDocument {
     Failover { from: String, to: String, attested: bool },
     Switchover { range: String, to: String },
     Evacuation { from: String, to: String },
+    Addition { region: String },
 }
 
 fn lower_intent(intent: &Intent) -> IntentDocument {
@@ -145,6 +146,7 @@ fn lower_intent(intent: &Intent) -> IntentDocument {
         Intent::Evacuation { from, to } => {
             IntentDocument::Evacuation { from: from.to_string(), to: to.to_string() }
         }
+        Intent::Addition { region } => IntentDocument::Addition { region: region.to_string() },
     }
 }
 
@@ -159,6 +161,7 @@ fn lift_intent(intent: &IntentDocument) -> anyhow::Result<Intent> {
         IntentDocument::Evacuation { from, to } => {
             Intent::Evacuation { from: from.parse()?, to: to.parse()? }
         }
+        IntentDocument::Addition { region } => Intent::Addition { region: region.parse()? },
     })
 }
 
@@ -267,6 +270,7 @@ impl RunDocument {
             (None, IntentDocument::Failover { .. }) => "failover",
             (None, IntentDocument::Switchover { .. }) => "switchover",
             (None, IntentDocument::Evacuation { .. }) => "evacuate-region",
+            (None, IntentDocument::Addition { .. }) => "add-region",
         }
     }
 }

@@ -1,0 +1,69 @@
+//! How is a region asked to be seeded?
+//!
+//! By a document in the directory, which its agent sees: so asking twice is asking once.
+
+use anyhow::{Context as _, bail};
+use domicile_core::id::RegionId;
+use domicile_core::membership::last_incarnation;
+use domicile_core::runbook::Facts;
+
+use crate::directory::change::begin_incarnation;
+use crate::directory::documents::{RESEED_PREFIX, SeedDocument, json, lift_left_behind, seed_key};
+use crate::directory::{Client, Written};
+
+/// What a region is to be seeded with.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub region: RegionId,
+    /// The region whose rows it copies.
+    pub from: RegionId,
+    /// It is that one and no other.
+    pub exactly: bool,
+    /// Rows that its tables have already go.
+    pub replace: bool,
+}
+
+/// Writes down what is wanted, unless as much stands there already. Returns which seeding it is.
+pub async fn ask(directory: &Client, wanted: &Wanted, facts: &Facts) -> anyhow::Result<String> {
+    let Wanted { region, from, exactly, replace } = wanted;
+    let before = last_incarnation(region, facts);
+    if before > 0 {
+        // What it wrote when it was a member before stays what it was.
+        begin_incarnation(directory, region, before).await?;
+    }
+    // It is waited for again.
+    for document in directory.read(RESEED_PREFIX).await?.documents {
+        if lift_left_behind(&document.value)?.region == *region {
+            directory.write(&document.key, document.revision, None).await?;
+        }
+    }
+    let key = seed_key(region);
+    let found = directory.get(&key).await?;
+    let known = found.as_ref().map(|document| serde_json::from_slice(&document.value));
+    let known: Option<SeedDocument> = known.transpose().context("read the seed document")?;
+    let document = SeedDocument {
+        id: uuid::Uuid::now_v7().to_string(),
+        from: from.to_string(),
+        replace: *replace,
+    };
+    if let Some(known) = known
+        && (!exactly || known.from == document.from)
+        && (known.replace || !replace)
+    {
+        return Ok(known.id);
+    }
+    let seen = found.map_or(0, |document| document.revision);
+    match directory.write(&key, seen, Some(json(&document))).await? {
+        Written::At(_) => Ok(document.id),
+        Written::Conflict(_) => bail!("somebody else adds region {region} too"),
+    }
+}
+
+/// Takes back what was asked, if it was.
+pub async fn give_up(directory: &Client, region: &RegionId) -> anyhow::Result<()> {
+    let key = seed_key(region);
+    if let Some(document) = directory.get(&key).await? {
+        directory.write(&key, document.revision, None).await?;
+    }
+    Ok(())
+}
