@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use domicile::lab::regions::Regions;
+use domicile::lab::regions::{Regions, RegionsConfig};
 use serde_json::Value as Json;
 
 // Not all of it is of use here.
@@ -277,19 +277,7 @@ async fn two_regions_that_are_added_at_the_same_time_both_come_in() {
     config.tables = MORE_TABLES.to_owned();
     config.more = LOG.to_owned();
     config.lease = Duration::from_secs(20);
-    let mut regions = Regions::create(config).await.unwrap();
-    let with_both = configurations(&regions);
-    for region in STAY {
-        // The last two of the file.
-        write_configuration(&regions, region, &without_ap(&with_both[region]));
-    }
-    regions.start_directory().unwrap();
-    for region in STAY {
-        regions.start_agent(region).unwrap();
-    }
-    for region in STAY {
-        writes(&regions, region, 1).await;
-    }
+    let (mut regions, with_both) = two_of(config).await;
     let eu = regions.connect("eu").await.unwrap();
     let rows = "INSERT INTO note SELECT id, 'note ' || id FROM generate_series(1, 2000) id";
     eu.batch_execute(rows).await.unwrap();
@@ -354,18 +342,7 @@ async fn a_region_is_added_by_a_runbook_that_may_be_aborted_and_whose_performer_
     config.seed_sql = SEED.to_owned();
     config.tables = TABLES.to_owned();
     config.lease = Duration::from_secs(20);
-    let mut regions = Regions::create(config).await.unwrap();
-    let with_ap = configurations(&regions);
-    for region in STAY {
-        write_configuration(&regions, region, &without_ap(&with_ap[region]));
-    }
-    regions.start_directory().unwrap();
-    for region in STAY {
-        regions.start_agent(region).unwrap();
-    }
-    for region in STAY {
-        writes(&regions, region, 1).await;
-    }
+    let (mut regions, with_ap) = two_of(config).await;
     let eu = regions.connect("eu").await.unwrap();
     let rows = "INSERT INTO item SELECT id, 0, 'row' FROM generate_series(1, 3000) id
                 WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu'";
@@ -585,6 +562,23 @@ fn without_ap(text: &str) -> String {
     let begin = text.find("[[region]]\nname = \"ap\"").unwrap();
     let end = begin + text[begin..].find("[[table]]").unwrap();
     format!("{}{}", &text[..begin], &text[end..])
+}
+
+/// Runs the two that stay, by files without ap and what comes behind it. Returns the files with all.
+async fn two_of(config: RegionsConfig) -> (Regions, BTreeMap<&'static str, String>) {
+    let mut regions = Regions::create(config).await.unwrap();
+    let with_all = configurations(&regions);
+    for region in STAY {
+        write_configuration(&regions, region, &without_ap(&with_all[region]));
+    }
+    regions.start_directory().unwrap();
+    for region in STAY {
+        regions.start_agent(region).unwrap();
+    }
+    for region in STAY {
+        writes(&regions, region, 1).await;
+    }
+    (regions, with_all)
 }
 
 async fn waits_to_be_added(regions: &Regions, region: &str) {
