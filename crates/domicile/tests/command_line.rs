@@ -80,7 +80,10 @@ fn runbooks_are_listed_shown_and_checked_without_a_cluster() {
     let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let names: Vec<&str> =
         listed.as_array().unwrap().iter().map(|each| each["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["failover", "switchover", "failback", "evacuate-region", "drill", "mine"]);
+    assert_eq!(
+        names,
+        ["failover", "switchover", "failback", "evacuate-region", "drill", "add-region", "mine"]
+    );
     let code = |arguments: &[&str]| runbook(arguments).status.code().unwrap();
     assert_eq!(code(&["show", "mine"]), 0);
     assert_eq!(code(&["show", mine]), 0);

@@ -113,6 +113,17 @@ async fn a_witness_comes_and_goes_holds_no_more_than_is_needed_and_owns_nothing(
     // With the witness gone the other region is the copy; then both may not be gone.
     regions.kill_agent("metro");
     write(&eu, 201..=400).await;
+    // An empty folder in place of its own would seal that it holds nothing.
+    let data = regions.folder().join("metro/agent");
+    std::fs::rename(&data, data.with_extension("lost")).unwrap();
+    regions.start_agent("metro").unwrap();
+    eventually("the agent does not run with another folder", || {
+        let ended = regions.agent_has_ended("metro");
+        async move { if ended { Ok(()) } else { Err("it runs".to_owned()) } }
+    })
+    .await;
+    let said = std::fs::read_to_string(regions.agent_log("metro")).unwrap();
+    assert!(said.contains("is not the folder in which witness metro has held logs"), "{said}");
     let (code, said) = domicile(&regions, &["region", "remove", "metro"]).await;
     assert_eq!(code, Some(0), "{said}");
     let (code, said) = domicile(&regions, &["region", "add", "metro"]).await;

@@ -19,7 +19,7 @@ use super::outside::{Outside, ask, read_ownership};
 use super::{Context, Exit, UsageError};
 use crate::directory::Written;
 use crate::directory::change::change_ownership;
-use crate::directory::documents::{lower_left_behind, reseed_key};
+use crate::directory::documents::{lower_left_behind, reseed_key, witness_key};
 use crate::seed::{self, ask::Wanted};
 
 /// How long a new witness may take to hold what there was when it came.
@@ -296,8 +296,9 @@ impl Remove {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         leave(region, &outside, config).await?;
-        if config.region(region).is_some() {
-            leave_behind(region, &outside, config).await?;
+        match config.region(region) {
+            Some(_) => leave_behind(region, &outside, config).await?,
+            None => forget_folder(region, &outside).await?,
         }
         spinner.finish_and_clear();
         if context.output.is_json() {
@@ -328,6 +329,15 @@ async fn leave(region: &RegionId, outside: &Outside, config: &Config) -> anyhow:
     }
     // Nor is one seeded that was on its way.
     seed::ask::give_up(&outside.directory, region).await
+}
+
+/// A witness of this name may begin with any folder.
+async fn forget_folder(witness: &RegionId, outside: &Outside) -> anyhow::Result<()> {
+    let key = witness_key(witness);
+    if let Some(document) = outside.directory.get(&key).await? {
+        outside.directory.write(&key, document.revision, None).await?;
+    }
+    Ok(())
 }
 
 /// Makes it known that `region` is waited for no more, in any log. It could only come back as one that

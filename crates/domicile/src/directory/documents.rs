@@ -30,6 +30,7 @@ pub const RUN_PREFIX: &str = "run/";
 pub const RESEED_PREFIX: &str = "reseed/";
 pub const INCARNATION_PREFIX: &str = "incarnation/";
 pub const SEED_PREFIX: &str = "seed/";
+const WITNESS_PREFIX: &str = "witness/";
 
 pub fn lease_key(region: &RegionId) -> String {
     format!("{LEASE_PREFIX}{region}")
@@ -45,6 +46,10 @@ pub fn incarnation_key(region: &RegionId) -> String {
 
 pub fn seed_key(region: &RegionId) -> String {
     format!("{SEED_PREFIX}{region}")
+}
+
+pub fn witness_key(witness: &RegionId) -> String {
+    format!("{WITNESS_PREFIX}{witness}")
 }
 
 pub fn reseed_key(region: &RegionId, origin: &Origin) -> String {
@@ -103,6 +108,13 @@ pub struct SeedDocument {
     pub from: String,
     /// Rows that are there already go.
     pub replace: bool,
+}
+
+/// The folder in which a witness holds logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessDocument {
+    /// No other folder's name.
+    pub folder: String,
 }
 
 /// A region's lease. What counts is the document's revision, which every renewal changes.

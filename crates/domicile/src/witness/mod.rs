@@ -10,7 +10,7 @@
 //! so it never owns, and no region waits for it. Holds no logic, as [`crate::agent`] holds none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -43,6 +43,8 @@ use crate::tenure::TenureState;
 use crate::tls::{self, Credentials};
 use crate::{metrics, origins, peer};
 
+mod folder;
+
 /// Runs the agent of `witness` until `shutdown`.
 pub async fn run(
     config: Config,
@@ -54,7 +56,13 @@ pub async fn run(
         Some(address) => Some(listen(address, "readers of metrics").await?),
         None => None,
     };
-    let parts = Parts::build(Arc::new(config), witness, &shutdown).await?;
+    let (data, directory) = (Path::new(&witness.data), directory::Client::open(&config)?);
+    std::fs::create_dir_all(data).with_context(|| format!("create {}", data.display()))?;
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        claimed = folder::claim(data, &directory, &witness.id) => claimed?,
+    }
+    let parts = Parts::build(Arc::new(config), witness, directory, &shutdown).await?;
     let mut tasks = JoinSet::new();
     let copied = parts.start(listener, readers, &shutdown, &mut tasks);
     tracing::info!(witness = %witness.id, "agent started");
@@ -98,11 +106,11 @@ impl Parts {
     async fn build(
         config: Arc<Config>,
         witness: &Witness,
+        directory: directory::Client,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let origin = Origin::new(witness.id.clone(), 1);
         let data = PathBuf::from(&witness.data);
-        std::fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
         let (terms, room) = (&config.log, Room::of(config.log.size_max));
         let (logs, opened) = Logs::open_in(&data, terms.segment_bytes, room, terms.compression)
             .context("open the logs")?;
@@ -110,7 +118,6 @@ impl Parts {
             mend(&logs, &of, &opened, &origin).await?;
         }
         let credentials = Credentials::of(&config)?;
-        let directory = directory::Client::open(&config)?;
         let examined = Examined::open(&data, &config.cluster);
         let remembered = examined.subscribe().borrow().clone();
         let ownership = view::follow(&directory, &config.cluster, remembered, shutdown.clone());
