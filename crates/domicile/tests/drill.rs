@@ -225,7 +225,8 @@ async fn an_older_cluster_gets_a_canary_when_all_know_what_it_is_and_is_ready_wh
     })
     .await;
     assert!(!owned(&regions).contains_key("canary"), "nobody knows what ap runs");
-    let unready = "not ready for a failover of us, says eu: 1 of the other regions answer, and 2 have to seal";
+    let unready =
+        "not ready for a failover of us, says eu: 1 of the others answer, and 2 have to seal";
     says_of_status(&regions, unready, true).await;
     regions.start_agent("ap").unwrap();
     regions.wait_until_ready().await.unwrap();
