@@ -138,9 +138,18 @@ pub fn of_keys(
     if !is_led(mode, caller, freshness) {
         return None;
     }
-    let mut owners = partitions.iter().map(|partition| routes.owner_of(*partition));
+    owner_of_all(partitions, routes.owners.as_ref()?).cloned()
+}
+
+/// Returns who may write all of these partitions; `None` while nobody may.
+pub fn owner_of_all<'a>(
+    partitions: &BTreeSet<PartitionId>,
+    ownership: &'a Ownership,
+) -> Option<&'a RegionId> {
+    let owner = |partition: &PartitionId| ownership.entry(*partition)?.state.admits();
+    let mut owners = partitions.iter().map(owner);
     let first = owners.next()??;
-    owners.all(|owner| owner == Some(first)).then(|| first.clone())
+    owners.all(|owner| owner == Some(first)).then_some(first)
 }
 
 /// Is it looked at where the keys of a transaction lead?

@@ -6,9 +6,10 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use comfy_table::Color;
 use domicile_core::config::{Config, Region};
-use domicile_core::id::{PartitionId, RegionId};
+use domicile_core::id::RegionId;
 use domicile_core::ownership::Ownership;
 use domicile_core::partition::Scheme;
+use domicile_core::route::owner_of_all;
 use domicile_core::route::rows::{Given, Operand, keys, partitions};
 use serde::Serialize;
 
@@ -166,23 +167,18 @@ fn by_value(config: &Config, types: &KeyTypes, sql: &str, ownership: &Ownership)
             "it says whose rows it writes, by parameters or by values of a type that is not read";
         return Explained::new(Goes::ToOwner, why);
     };
-    let owner = |partition: &PartitionId| ownership.entry(*partition)?.owner().cloned();
-    let owners: BTreeSet<Option<RegionId>> = found.iter().map(owner).collect();
     let numbers: BTreeSet<u32> = found.iter().map(|partition| partition.0).collect();
     let list: Vec<String> = numbers.iter().map(u32::to_string).collect();
-    let named = format!("partition{} {}", if list.len() == 1 { "" } else { "s" }, list.join(", "));
-    let owners: Vec<_> = owners.into_iter().collect();
-    let (goes, why, owner) = match owners.as_slice() {
-        [Some(owner)] => {
-            (Goes::ToOwner, format!("{named} belongs to {owner}"), Some(owner.to_string()))
+    let one = list.len() == 1;
+    let named = format!("partition{} {}", if one { "" } else { "s" }, list.join(", "));
+    let owner = owner_of_all(&found, ownership);
+    let (goes, why) = match owner {
+        Some(owner) => {
+            (Goes::ToOwner, format!("{named} belong{} to {owner}", if one { "s" } else { "" }))
         }
-        [None] => (Goes::TriedHere, format!("nobody may write {named} at the moment"), None),
-        _ => {
-            let why = format!("{named} belong to several regions, and each refuses it");
-            (Goes::TriedHere, why, None)
-        }
+        None => (Goes::TriedHere, format!("no region may write all of {named} at the moment")),
     };
-    Explained { goes, why, partitions: numbers, owner }
+    Explained { goes, why, partitions: numbers, owner: owner.map(ToString::to_string) }
 }
 
 /// A statement with its constants taken out.
