@@ -76,7 +76,9 @@ fn of_locking(select: &Select, found: &mut Vec<Touched>) -> bool {
 }
 
 fn of_update(update: &Update, found: &mut Vec<Touched>) -> bool {
-    let Some((schema, table)) = only_table(&update.table) else { return false };
+    // With another table a column may be that one's.
+    let alone = update.from.is_none();
+    let Some((schema, table)) = only_table(&update.table).filter(|_| alone) else { return false };
     let row = equalities(update.selection.as_ref());
     found.push(Touched { schema, table, rows: vec![row] });
     true
@@ -85,7 +87,8 @@ fn of_update(update: &Update, found: &mut Vec<Touched>) -> bool {
 fn of_delete(delete: &Delete, found: &mut Vec<Touched>) -> bool {
     let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
     let [from] = from.as_slice() else { return false };
-    let Some((schema, table)) = only_table(from) else { return false };
+    let alone = delete.using.is_none();
+    let Some((schema, table)) = only_table(from).filter(|_| alone) else { return false };
     let row = equalities(delete.selection.as_ref());
     found.push(Touched { schema, table, rows: vec![row] });
     true
@@ -202,7 +205,7 @@ fn parted(name_of: &ObjectName) -> Option<(Option<String>, String)> {
 fn name(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
-        None => ident.value.to_lowercase(),
+        None => ident.value.to_ascii_lowercase(),
     }
 }
 
@@ -268,7 +271,9 @@ mod tests {
         assert_eq!(touched(b"SELECT 1"), Some(Vec::new()));
         for sql in [
             "UPDATE a SET n = 1 FROM",
-            "DELETE FROM a USING b WHERE a.k = b.k AND a.k = 1; MERGE INTO a USING b ON a.k = b.k WHEN MATCHED THEN DELETE",
+            "DELETE FROM a USING b WHERE a.id = b.id AND b.k = 1",
+            "UPDATE a SET n = 1 FROM b WHERE a.id = b.id AND b.k = 1",
+            "MERGE INTO a USING b ON a.k = b.k WHEN MATCHED THEN DELETE",
             "SELECT * FROM a, b WHERE a.k = 1 FOR UPDATE",
             "SELECT * FROM a JOIN b USING (k) WHERE a.k = 1 FOR SHARE",
             "COPY a FROM STDIN; UPDATE a SET n = 1 WHERE k = 1",
