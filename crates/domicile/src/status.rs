@@ -274,12 +274,7 @@ impl RegionStatus {
     /// How far it is, where it was asked to be seeded.
     pub fn asked_seeding(&self) -> Option<Seeding> {
         let seeding = self.seeding.as_ref().filter(|seeding| !seeding.seed.is_empty())?;
-        Some(Seeding {
-            step: seeding.step.clone(),
-            refused: seeding.refused.clone(),
-            rows: seeding.rows,
-            rows_estimate: seeding.rows_estimate,
-        })
+        Some(Seeding { step: seeding.step.clone(), refused: seeding.refused.clone() })
     }
 
     /// By peer: the age of our oldest commit that its tables do not show.

@@ -250,9 +250,6 @@ pub struct Seeding {
     pub step: String,
     /// Why it does not go on before a person does something.
     pub refused: Option<String>,
-    pub rows: u64,
-    /// About so many there are.
-    pub rows_estimate: u64,
 }
 
 /// What is known of one that holds logs and owns nothing.
@@ -456,7 +453,6 @@ impl fmt::Display for Blocker {
             Self::Seeding { region, seeding: Seeding { refused: Some(why), .. } } => {
                 write!(f, "region {region} is not seeded: {why}")
             }
-            // Not the count of rows: each wait with other words is a line of the journal.
             Self::Seeding { region, seeding } => write!(f, "region {region}: {}", seeding.step),
             Self::NotAddable { region, obstacles } => {
                 let obstacles = obstacles.iter().map(|one| format!("{one} ({})", one.way_out()));
