@@ -55,7 +55,7 @@ impl Ask {
 pub enum Refused {
     #[error("its epoch {0} is sealed here")]
     Sealed(Epoch),
-    /// What it counts on may have changed: who the holders are, or whose copies count.
+    /// What it counts on may have changed: who the members are, or whose copies count.
     #[error("it goes by an older ownership than is known here")]
     Outdated,
     /// Nobody knows what this region knew before it was started again.
@@ -96,14 +96,14 @@ pub struct Needed {
 }
 
 impl Needed {
-    /// With `k` copies a failover needs seals of more than `n - k` of the other holders: any `k` of
-    /// them will do, as for a commit. Holders who came since change nothing about that.
+    /// With `k` copies a failover needs seals of more than `n - k` of the others whose copies count: any
+    /// `k` of them will do, as for a commit. Whoever came since changes nothing about that.
     ///
-    /// Without copies a failover goes on with whoever answers, so all must have promised; also who is no
-    /// holder yet, since nobody tells a holder without a directory when it becomes one.
+    /// Without copies a failover goes on with whoever answers, so all must have promised; also whose copies
+    /// do not count yet, since nobody tells a holder without a directory when it becomes one.
     pub fn new(rpo: Rpo, ownership: &Ownership, here: &RegionId, known: &[RegionId]) -> Self {
-        let holders = ownership.holders().filter(|region| *region != here).cloned();
-        let mut of: BTreeSet<RegionId> = holders.collect();
+        let others = ownership.holders().filter(|other| *other != here).cloned();
+        let mut of: BTreeSet<RegionId> = others.collect();
         match rpo {
             Rpo::Zero { copies } | Rpo::Within { copies, .. } => Self { of, count: copies.max(1) },
             Rpo::None => {
