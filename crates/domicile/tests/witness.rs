@@ -95,7 +95,7 @@ async fn a_witness_comes_and_goes_holds_no_more_than_is_needed_and_owns_nothing(
         status.trimmed.get("eu-1").is_some_and(|lsn| lsn.parse::<Lsn>().unwrap() > Lsn::ZERO)
     })
     .await;
-    says(&regions, "us", "the witness holds all of what us wrote", |status| {
+    says(&regions, "us", "the witness follows its log", |status| {
         let mut peers = status.peers.iter();
         peers.any(|peer| peer.region == "metro" && peer.witness && peer.connected)
     })

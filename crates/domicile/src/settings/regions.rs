@@ -20,7 +20,7 @@ pub(super) fn resolve(
     witnesses: &[WrittenWitness],
     mistakes: &mut Mistakes,
 ) -> (Option<Vec<Region>>, Option<Vec<Witness>>) {
-    let mut names = Names::default();
+    let mut names = NamesTaken::default();
     let regions = (1..).zip(regions).map(|(number, written)| {
         let path = |key: &str| format!("region[{number}].{key}");
         let id = names.take(written.name.as_deref(), format!("region[{number}]"), mistakes);
@@ -38,9 +38,9 @@ pub(super) fn resolve(
 
 /// Who has which name.
 #[derive(Default)]
-struct Names(BTreeMap<RegionId, String>);
+struct NamesTaken(BTreeMap<RegionId, String>);
 
-impl Names {
+impl NamesTaken {
     fn take(
         &mut self,
         written: Option<&str>,
