@@ -1,6 +1,6 @@
 //! What is somebody told of a run?
 
-use domicile_core::runbook::{Intent, Plan};
+use domicile_core::runbook::{Intent, Plan, Step};
 use serde::Serialize;
 
 use crate::directory::documents::RunDocument;
@@ -37,9 +37,11 @@ impl Message {
         let (intent, to, step) = (&plan.intent, plan.intent.to().to_string(), number + 1);
         // These steps stand where no partition is in the run's hands.
         let granted = document.started;
-        let becomes = match granted {
-            true => format!(": {to} is the owner now"),
-            false => " is about to begin".to_owned(),
+        let seeded = plan.steps[..number].iter().any(|step| matches!(step, Step::Seed(_)));
+        let becomes = match (granted, seeded) {
+            (true, _) => format!(": {to} is the owner now"),
+            (false, true) => format!(": {to} is a member now"),
+            (false, false) => " is about to begin".to_owned(),
         };
         let partitions = match intent {
             Intent::Switchover { range, .. } => Some(range.to_string()),
@@ -59,5 +61,39 @@ impl Message {
             granted,
             estimated_loss_ms: document.estimated_loss_ms,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_core::id::RunId;
+    use domicile_core::ownership::Ownership;
+    use domicile_core::runbook::file::{Arguments, Runbook};
+
+    use super::*;
+    use crate::directory::documents::RunbookDocument;
+
+    #[test]
+    fn who_is_told_of_an_addition_hears_what_has_become_of_it() {
+        let text = "name = \"join\"\nabout = \"Join.\"\n
+                    [[step]]\ndo = \"notify\"\nwebhook = \"team\"\n
+                    [[step]]\ndo = \"seed\"\nregion = \"sa\"\n
+                    [[step]]\ndo = \"notify\"\nwebhook = \"team\"\n";
+        let runbook = Runbook::parse(text).unwrap();
+        let plan = runbook.plan(&RunId("r".into()), &Arguments::new()).unwrap();
+        let called = RunbookDocument {
+            name: runbook.name,
+            text: text.to_owned(),
+            arguments: Arguments::new(),
+            plan: String::new(),
+        };
+        let owners = Ownership::initial(1, &["eu".parse().unwrap()]);
+        let document = RunDocument::new(&plan, &owners, called, "ann");
+        let told = |number| Message::new("shop", &plan, &document, number).text;
+        assert_eq!(told(0), "shop: addition of region sa is about to begin (runbook join, run r)");
+        assert_eq!(
+            told(2),
+            "shop: addition of region sa: sa is a member now (runbook join, run r)"
+        );
     }
 }
