@@ -118,6 +118,8 @@ pub enum OwnershipChange {
     Barrier { run: RunId, barrier: Cut },
     /// Takes every partition of `from` away from it, also those it is handing over.
     Fence { from: RegionId, run: RunId },
+    /// Takes the canary alone away from `from`, which owns it and hands it to nobody.
+    FenceCanary { from: RegionId, run: RunId },
     /// Ends the fenced owner's epoch at `cut`. Immutable once written.
     Cut { run: RunId, cut: Cut },
     /// Makes `to` the owner of everything that `run` drained or fenced and cut.
@@ -407,6 +409,17 @@ impl Ownership {
         self.entries.iter().filter(move |e| e.state.run() == Some(run))
     }
 
+    /// Returns the epoch of the canary that `run` has taken from `from` by force, once it is known where it ends.
+    pub fn canary_cut_by(&self, run: &RunId, from: &RegionId) -> Option<Epoch> {
+        let entry = self.entry(PartitionId::CANARY)?;
+        match &entry.state {
+            State::Fenced { from: of, run: by, cut: Some(_) } if of == from && by == run => {
+                Some(Epoch(entry.epoch.0 - 1))
+            }
+            _ => None,
+        }
+    }
+
     /// Where does a write of `origin` at `lsn`, stamped by the guard, belong?
     pub fn verdict(&self, origin: &Origin, lsn: Lsn, stamp: Stamp) -> Verdict {
         let Some(entry) = self.entry(stamp.partition) else { return Verdict::NeverGranted };
@@ -467,7 +480,11 @@ impl Ownership {
         match change {
             OwnershipChange::HandOver { range, to, run } => self.hand_over(*range, to, run),
             OwnershipChange::Barrier { run, barrier } => self.set_barrier(run, barrier),
-            OwnershipChange::Fence { from, run } => self.fence(from, run),
+            OwnershipChange::Fence { from, run } => self.fence(from, run, |_| true),
+            OwnershipChange::FenceCanary { from, run } => {
+                let at_rest = |entry: &Entry| matches!(&entry.state, State::Owned { .. });
+                self.fence(from, run, |entry| entry.is_canary() && at_rest(entry))
+            }
             OwnershipChange::Cut { run, cut } => self.set_cut(run, cut),
             OwnershipChange::Grant { run, to } => {
                 let granted = self.close(run, |_| Some(to.clone()))?;
@@ -535,11 +552,17 @@ impl Ownership {
         })
     }
 
-    fn fence(&self, from: &RegionId, run: &RunId) -> Result<Self, OwnershipRefusal> {
+    /// Takes from `from` what is meant of its entries.
+    fn fence(
+        &self,
+        from: &RegionId,
+        run: &RunId,
+        meant: impl Fn(&Entry) -> bool,
+    ) -> Result<Self, OwnershipRefusal> {
         self.check_turn(run)?;
         let mut overruled = BTreeSet::new();
         let fenced = self.change_where(run, |entry| match &entry.state {
-            State::Owned { by } | State::HandingOver { by, .. } if by == from => {
+            State::Owned { by } | State::HandingOver { by, .. } if by == from && meant(entry) => {
                 overruled.extend(entry.state.run().cloned());
                 entry.epoch = entry.epoch.next();
                 entry.state = State::Fenced { from: from.clone(), run: run.clone(), cut: None };

@@ -227,6 +227,7 @@ impl Observer {
             seals: BTreeMap::new(),
             promises_over_at: None,
             canary_written: false,
+            late_write_kept_out: false,
             seed_given_up: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),

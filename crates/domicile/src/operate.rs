@@ -43,7 +43,7 @@ use crate::peer;
 use crate::peer::intake::{Intake, Sealed};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
-use crate::proto::{ProbeRequest, SealRequest, SealResponse, seal_response};
+use crate::proto::{ProbeRequest, SealRequest, SealResponse, WriteLateRequest, seal_response};
 use crate::seed::{self, ask::Wanted};
 
 mod outside;
@@ -84,6 +84,7 @@ struct Performing {
     /// When what those had promised is over.
     promises_over_at: Option<Time>,
     canary_written: bool,
+    late_write_kept_out: bool,
     seed_given_up: bool,
     /// What goes on outside for a step.
     outside: Option<Outside>,
@@ -249,6 +250,7 @@ impl Operator {
                     seals: BTreeMap::new(),
                     promises_over_at: None,
                     canary_written: false,
+                    late_write_kept_out: false,
                     seed_given_up: false,
                     outside: None,
                     answers: BTreeMap::new(),
@@ -277,6 +279,7 @@ impl Operator {
             facts.promises_over_at = run.promises_over_at;
             facts.seed_given_up = run.seed_given_up;
             facts.canary_written = run.canary_written;
+            facts.late_write_kept_out = run.late_write_kept_out;
             facts.approvals = lift_approvals(&run.document.approvals);
             facts.run_known_for = facts.now.since(run.known_since);
             facts.answers = lift_answers(&run.document.answers);
@@ -424,6 +427,12 @@ impl Operator {
                 self.write_canary(region, *partition, &run.plan.run).await?;
                 run.canary_written = true;
             }
+            Effect::WriteLate { region } => {
+                self.journal(run, step, what).await?;
+                between();
+                self.write_late(region, known.0, &run.plan.run).await?;
+                run.late_write_kept_out = true;
+            }
         }
         Ok((known.0.clone(), known.1))
     }
@@ -506,6 +515,24 @@ impl Operator {
         let answer = timeout(CALL_TIMEOUT, peer.probe(request)).await;
         let answer = answer.context("ask for a canary write")??.into_inner();
         anyhow::ensure!(answer.writable, "{}", answer.reason);
+        Ok(())
+    }
+
+    async fn write_late(
+        &self,
+        region: &RegionId,
+        ownership: &Ownership,
+        run: &RunId,
+    ) -> anyhow::Result<()> {
+        if *region == self.region {
+            let epoch = ownership.canary_cut_by(run, region).context("the canary is not cut")?;
+            return self.canary.write_late(epoch, &run.0).await;
+        }
+        let mut peer = self.peers.get(region).context("there is no such peer")?.clone();
+        let cluster = self.config.cluster.clone();
+        let request = WriteLateRequest { cluster, run: run.to_string() };
+        let answer = timeout(CALL_TIMEOUT, peer.write_late(request)).await;
+        answer.context("ask for a late write")??;
         Ok(())
     }
 
@@ -662,6 +689,7 @@ fn describe(effect: &Effect) -> String {
         }
         Effect::GiveUpSeed { region } => format!("asks region {region} for nothing any more"),
         Effect::WriteCanary { region, .. } => format!("writes a canary in region {region}"),
+        Effect::WriteLate { region } => format!("has region {region} write a canary too late"),
     }
 }
 
@@ -672,6 +700,7 @@ fn changes(change: &OwnershipChange) -> String {
         }
         OwnershipChange::Barrier { barrier, .. } => format!("ends the epochs at {barrier}"),
         OwnershipChange::Fence { from, .. } => format!("fences {from}"),
+        OwnershipChange::FenceCanary { from, .. } => format!("fences the canary of {from}"),
         OwnershipChange::Cut { cut, .. } => format!("ends the fenced epochs at {cut}"),
         OwnershipChange::Grant { to, .. } => format!("grants them to {to}"),
         OwnershipChange::HandBack { .. } => "gives them back".to_owned(),

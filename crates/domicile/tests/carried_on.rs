@@ -53,6 +53,10 @@ const EVACUATION: &[(&str, &[&str])] = &[("for_each", EFFECT), ("for_each", WAIT
 /// The way there is a switchover's.
 const DRILL: &[(&str, &[&str])] = &[("give_back", EFFECT), ("give_back", WAIT), ("run", END)];
 
+/// What follows is a failover's, and what comes last a drill's.
+const FORCED_DRILL: &[(&str, &[&str])] =
+    &[("fence_canary", EFFECT), ("seal", EFFECT), ("cut", EFFECT), ("late_write", EFFECT)];
+
 struct World {
     regions: Regions,
     directory: Directory,
@@ -91,7 +95,7 @@ async fn wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on(
                     "switchover" => vec!["switchover", "--partitions", "0-5", "--to", to],
                     "failover" => vec!["failover", "--from", from, "--to", to, "--attest"],
                     _ => {
-                        plan = world.plan(&evacuation[2..]);
+                        plan = world.plan(&evacuation[2..]).await;
                         [&evacuation[..], &["--plan", &plan]].concat()
                     }
                 };
@@ -102,11 +106,15 @@ async fn wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on(
     }
     // What eu has comes back to eu.
     assert!(round.is_multiple_of(2));
-    for (step, moments) in DRILL {
-        for moment in *moments {
-            let plan = world.plan(&["drill", "to=us"]);
-            let called = ["runbook", "run", "drill", "to=us", "--plan", &plan];
-            world.carries_on(&called, "us", step, moment).await;
+    let (drill, forced): (&[&str], &[&str]) =
+        (&["drill", "to=us"], &["forced-drill", "from=eu", "to=us"]);
+    for (steps, runbook) in [(DRILL, drill), (FORCED_DRILL, forced)] {
+        for (step, moments) in steps {
+            for moment in *moments {
+                let plan = world.plan(runbook).await;
+                let called = [&["runbook", "run"], runbook, &["--plan", &plan]].concat();
+                world.carries_on(&called, "us", step, moment).await;
+            }
         }
     }
 }
@@ -145,7 +153,7 @@ impl World {
         let ended = tokio::time::timeout(regions::PATIENCE, ended).await.expect("it ends").unwrap();
         assert!(ended.success(), "{what}: {ended}: {:#?}", self.runs().await);
         self.regions.wait_until_ready().await.unwrap();
-        if called.contains(&"drill") {
+        if called.contains(&"drill") || called.contains(&"forced-drill") {
             self.is_back(&before, &what).await;
         } else {
             self.is_done_once(&before, to, &what).await;
@@ -185,13 +193,19 @@ impl World {
         read.iter().map(|document| serde_json::from_slice(&document.value).unwrap()).collect()
     }
 
-    /// The id of what a runbook would do now.
-    fn plan(&self, called: &[&str]) -> String {
-        let mut command = Command::new(self.regions.binary());
-        command.args(["runbook", "plan"]).args(called).arg("--json");
-        let output = command.arg("--config").arg(self.regions.config_file("ap")).output().unwrap();
-        let planned: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        planned["plan"].as_str().unwrap().to_owned()
+    /// The id of what a runbook would do, once nothing is against it.
+    async fn plan(&self, called: &[&str]) -> String {
+        eventually(&format!("{} may be started", called.join(" ")), async || {
+            let mut command = Command::new(self.regions.binary());
+            command.args(["runbook", "plan"]).args(called).arg("--json");
+            let command = command.arg("--config").arg(self.regions.config_file("ap"));
+            let output = command.output().map_err(|error| error.to_string())?;
+            let planned: serde_json::Value =
+                serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
+            let id = planned["plan"].as_str().unwrap_or_default().to_owned();
+            if output.status.success() { Ok(id) } else { Err(format!("{planned:#}")) }
+        })
+        .await
     }
 
     /// Starts a command and leaves it alone.

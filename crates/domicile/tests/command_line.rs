@@ -82,7 +82,16 @@ fn runbooks_are_listed_shown_and_checked_without_a_cluster() {
         listed.as_array().unwrap().iter().map(|each| each["name"].as_str().unwrap()).collect();
     assert_eq!(
         names,
-        ["failover", "switchover", "failback", "evacuate-region", "drill", "add-region", "mine"]
+        [
+            "failover",
+            "switchover",
+            "failback",
+            "evacuate-region",
+            "drill",
+            "forced-drill",
+            "add-region",
+            "mine"
+        ]
     );
     let code = |arguments: &[&str]| runbook(arguments).status.code().unwrap();
     assert_eq!(code(&["show", "mine"]), 0);

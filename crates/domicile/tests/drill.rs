@@ -252,6 +252,91 @@ async fn an_older_cluster_gets_a_canary_when_all_know_what_it_is_and_is_ready_wh
     assert_eq!(code, 0, "{said:#}");
 }
 
+/// What a runbook would do, once nothing is against it: rows that were no history are repaired.
+async fn may_be_started(regions: &Regions, called: &[&str]) -> Json {
+    eventually("it may be started", async || {
+        let (said, code) = asked(regions, &[&["runbook", "plan"], called].concat());
+        if code == 0 { Ok(said) } else { Err(format!("{said:#}")) }
+    })
+    .await
+}
+
+/// The rows of the canary's table that the journal of `region` has.
+async fn journaled(regions: &Regions, region: &str) -> Vec<(String, String)> {
+    let client = regions.connect(region).await.unwrap();
+    let sql = "SELECT conflict, status FROM domicile.journal WHERE relation = 'domicile.canary'";
+    let rows = client.query(sql, &[]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_drill_keeps_a_late_write_out_and_no_writer_notices() {
+    for rpo in ["none", "0"] {
+        let mut config = three();
+        config.rpo = rpo.to_owned();
+        let mut regions = Regions::create(config).await.unwrap();
+        start(&mut regions).await;
+        let before = owned(&regions);
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writers = Vec::new();
+        for (number, region) in (0..).zip(NAMES) {
+            let address = regions.postgres(region);
+            writers.push(Writer::start(&address, region, 1000 * number, &stop).await);
+        }
+        for to in ["us", "ap"] {
+            let to = format!("to={to}");
+            let called = ["forced-drill", "from=eu", to.as_str()];
+            let planned = may_be_started(&regions, &called).await;
+            assert_eq!(planned["moves"][0]["partitions"], "canary", "{planned:#}");
+            assert_eq!(planned["moves"].as_array().map(Vec::len), Some(1), "{planned:#}");
+            let id = planned["plan"].as_str().unwrap();
+            let run = [&["runbook", "run"], &called[..], &["--plan", id]].concat();
+            let (said, code) = asked(&regions, &run);
+            assert_eq!(code, 0, "{said:#}");
+        }
+        stop.store(true, Ordering::SeqCst);
+        for writer in writers {
+            let (written, wrong) = writer.0.await.unwrap();
+            assert!(written > 0 && wrong.is_empty(), "{written} written, and {wrong:#?}");
+        }
+        let after = owned(&regions);
+        assert_eq!(after["canary"], ("eu".to_owned(), 5), "there and back, twice");
+        let others = |owned: &BTreeMap<String, (String, u64)>| -> Vec<_> {
+            owned.clone().into_iter().filter(|(range, _)| range != "canary").collect()
+        };
+        assert_eq!(others(&after), others(&before));
+        // Where nobody had written the row before, the new owner's met it, too.
+        let kept_out = journaled(&regions, "eu").await;
+        let late = kept_out.iter().filter(|(conflict, _)| conflict == "beyond_cut").count();
+        let settled = kept_out.iter().all(|(_, status)| status == "settled");
+        assert!(late == 2 && settled, "nobody need look: {kept_out:?}");
+        for region in ["us", "ap"] {
+            assert_eq!(journaled(&regions, region).await, [], "none of it came to {region}");
+        }
+        let (listed, _) = asked(&regions, &["runbook", "history"]);
+        let last = listed[0]["run"].as_str().unwrap().to_owned();
+        for region in NAMES {
+            let client = regions.connect(region).await.unwrap();
+            eventually("every region shows what was written on the way back", async || {
+                let sql = "SELECT run FROM domicile.canary WHERE partition = $1";
+                let number = i32::try_from(PartitionId::CANARY.0).unwrap();
+                let row = client.query_opt(sql, &[&number]).await.map_err(|e| e.to_string())?;
+                let shown: Option<String> = row.map(|row| row.get(0));
+                if shown.as_deref() == Some(&last) { Ok(()) } else { Err(format!("{shown:?}")) }
+            })
+            .await;
+            let status = regions.status(region).await.unwrap();
+            assert_eq!(status.owns_canary, Some(region == "eu"));
+        }
+        let (said, code) =
+            asked(&regions, &["runbook", "plan", "forced-drill", "from=us", "to=eu"]);
+        assert_eq!(code, 3, "{said:#}");
+        let reasons = said["reasons_against"].to_string();
+        assert!(reasons.contains("does not own the canary"), "{said:#}");
+        may_be_started(&regions, &["forced-drill", "from=eu", "to=us"]).await;
+    }
+}
+
 /// The drills that the directory knows of, the first one first.
 async fn drills(directory: &Directory) -> Result<Vec<(Document, RunDocument)>, String> {
     let read = directory.read(RUN_PREFIX).await.map_err(|e| format!("{e:#}"))?;

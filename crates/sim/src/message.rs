@@ -75,6 +75,9 @@ pub enum Message {
     },
     WriteCanary(RunId),
     CanaryWritten(RunId),
+    /// In a drill.
+    WriteLate(RunId),
+    LateWritten(RunId),
     ProbeGuard,
     Probed(Probe),
     AskRows(Vec<Key>),
@@ -110,6 +113,8 @@ impl Message {
             | Self::Sealed { .. }
             | Self::WriteCanary(_)
             | Self::CanaryWritten(_)
+            | Self::WriteLate(_)
+            | Self::LateWritten(_)
             | Self::ProbeGuard
             | Self::Probed(_)
             | Self::AskRows(_)

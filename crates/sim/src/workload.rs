@@ -14,6 +14,8 @@ use crate::setup::{Key, Setup};
 
 /// How often the operator moves the canary.
 const CANARY_PERMILLE: u64 = 125;
+/// Of those.
+const FORCED_PERMILLE: u64 = 500;
 
 /// A client's next transaction.
 pub struct Write {
@@ -81,6 +83,10 @@ impl Workload {
             return Intent::Failover { from, to, attested: true };
         }
         if rng.chance(CANARY_PERMILLE) {
+            if rng.chance(FORCED_PERMILLE) {
+                let from = setup.regions[rng.index(setup.count())].clone();
+                return Intent::ForcedDrill { from, to };
+            }
             return Intent::Switchover { range: PartitionRange::CANARY, to };
         }
         let total = u64::from(setup.layout.total());

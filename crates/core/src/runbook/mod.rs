@@ -62,13 +62,17 @@ pub enum Intent {
     Evacuation { from: RegionId, to: RegionId },
     /// `region` becomes a member of the cluster. Nothing moves.
     Addition { region: RegionId },
+    /// `to` takes the canary from `from` as if that were gone, and hands it back.
+    ForcedDrill { from: RegionId, to: RegionId },
 }
 
 impl Intent {
     pub fn mode(&self) -> Mode {
         match self {
             Self::Failover { .. } => Mode::Forced,
-            Self::Switchover { range: PartitionRange::CANARY, .. } => Mode::Drill,
+            Self::Switchover { range: PartitionRange::CANARY, .. } | Self::ForcedDrill { .. } => {
+                Mode::Drill
+            }
             Self::Switchover { .. } | Self::Evacuation { .. } | Self::Addition { .. } => {
                 Mode::Planned
             }
@@ -80,7 +84,7 @@ impl Intent {
         match self {
             Self::Addition { region } => region,
             Self::Failover { to, .. } | Self::Switchover { to, .. } => to,
-            Self::Evacuation { to, .. } => to,
+            Self::Evacuation { to, .. } | Self::ForcedDrill { to, .. } => to,
         }
     }
 }
@@ -92,7 +96,7 @@ pub enum Mode {
     Planned,
     /// They are taken from a region that is gone.
     Forced,
-    /// Planned, and they are the canary: nobody's rows.
+    /// They are the canary: nobody's rows.
     Drill,
 }
 
@@ -113,6 +117,9 @@ impl fmt::Display for Intent {
             Self::Switchover { range, to } => write!(f, "switchover of partition {range} to {to}"),
             Self::Evacuation { from, to } => write!(f, "evacuation of region {from} to {to}"),
             Self::Addition { region } => write!(f, "addition of region {region}"),
+            Self::ForcedDrill { from, to } => {
+                write!(f, "failover of the canary partition alone, from region {from} to {to}")
+            }
         }
     }
 }
@@ -134,6 +141,8 @@ pub struct Facts {
     pub promises_over_at: Option<Time>,
     /// A write went through the guard of the new owner, for this run.
     pub canary_written: bool,
+    /// The old owner has written for this run what it must not, and its journal has it.
+    pub late_write_kept_out: bool,
     /// What this run has asked a region for was taken back.
     pub seed_given_up: bool,
     /// Who has approved this run.
@@ -279,6 +288,9 @@ pub enum Effect {
     Seal { regions: Vec<RegionId>, from: RegionId },
     /// Have the new owner write through its own guard.
     WriteCanary { region: RegionId, partition: PartitionId },
+    /// Have `region`, whose canary this run has fenced and cut, commit a row of it past its guard, and see that
+    /// it is journaled there.
+    WriteLate { region: RegionId },
     /// Begin a run of its own, named by [`part_of`] or [`forced_of`]; one that is there was begun before.
     Begin { run: RunId, intent: Intent },
     /// Run a program of the operator for the step of this number; one that runs already is waited for.

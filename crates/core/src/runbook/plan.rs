@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::failover::successor;
 use super::file::Call;
 use super::{Blocker, Facts, Intent, RegionFacts, Step};
-use crate::id::{Epoch, PartitionRange, RegionId, RunId};
+use crate::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use crate::membership::{Obstacle, addable};
 use crate::opening::UNSETTLED;
 use crate::outage::Outage;
@@ -57,6 +57,9 @@ impl Plan {
                 Intent::Evacuation { from: left, .. } => (from == *left).then_some(entry.range),
                 Intent::Switchover { range, to } => {
                     entry.range.overlap(range).filter(|_| from != *to)
+                }
+                Intent::ForcedDrill { from: owner, .. } => {
+                    (entry.is_canary() && from == *owner).then_some(entry.range)
                 }
                 Intent::Addition { .. } => None,
             }?;
@@ -119,6 +122,7 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
             reasons.extend(scattered(*range, to, &plan.run, &facts.ownership));
         }
         Intent::Evacuation { from, to } => check_evacuation(from, to, facts, &mut reasons),
+        Intent::ForcedDrill { from, to } => check_forced_drill(from, to, facts, &mut reasons),
         Intent::Addition { .. } => {}
     }
     if plan.steps.iter().any(|step| matches!(step, Step::GiveBack(_))) {
@@ -209,6 +213,21 @@ fn check_failover(
     }
 }
 
+/// Whether what comes back could be given back is asked of every runbook that does so.
+fn check_forced_drill(from: &RegionId, to: &RegionId, facts: &Facts, reasons: &mut Vec<Refusal>) {
+    if from == to {
+        return reasons.push(Refusal::SameRegion(to.clone()));
+    }
+    match facts.ownership.entry(PartitionId::CANARY) {
+        None => reasons.push(Refusal::NoSuchPartition(PartitionRange::CANARY)),
+        Some(canary) if canary.owner() != Some(from) => {
+            reasons.push(Refusal::NotCanarys(from.clone()));
+        }
+        Some(_) if facts.lease_over(from) => reasons.push(Refusal::NoLease(from.clone())),
+        Some(_) => {}
+    }
+}
+
 fn check_evacuation(from: &RegionId, to: &RegionId, facts: &Facts, reasons: &mut Vec<Refusal>) {
     if from == to {
         return reasons.push(Refusal::SameRegion(to.clone()));
@@ -275,9 +294,10 @@ pub(super) fn scattered(
 
 fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
     match intent {
-        Intent::Switchover { .. } | Intent::Evacuation { .. } | Intent::Addition { .. } => {
-            Estimate::default()
-        }
+        Intent::Switchover { .. }
+        | Intent::Evacuation { .. }
+        | Intent::Addition { .. }
+        | Intent::ForcedDrill { .. } => Estimate::default(),
         Intent::Failover { from, .. } => {
             let seen = facts.regions.get(from);
             let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| facts.rpo.runs_ahead());
@@ -321,6 +341,10 @@ pub enum Refusal {
     SameRegion(RegionId),
     #[error("region \"{0}\" owns nothing that could be taken over")]
     OwnsNothing(RegionId),
+    #[error(
+        "region \"{0}\" does not own the canary partition (domicile partition list says who does)"
+    )]
+    NotCanarys(RegionId),
     #[error("there is no partition {0}")]
     NoSuchPartition(PartitionRange),
     #[error("partition {0} has no owner now: another run has it in its hands")]

@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::escalation::escalated;
 use super::step::ForEach;
 use super::{Approval, Blocker, Effect, Facts, Intent, Plan, Recorded, Step, Wish};
-use crate::id::{RegionId, RunId};
+use crate::id::{PartitionId, RegionId, RunId};
 use crate::outage::Outage;
 use crate::ownership::{CameTo, Ownership, OwnershipChange, State};
 
@@ -151,12 +151,27 @@ pub fn ended(run: &RunId, noted: Option<&Outcome>, ownership: &Ownership) -> boo
 }
 
 /// A planned hand-over whose target is lost, or that is aborted, goes back to the old owners, at a
-/// new epoch.
+/// new epoch; so does the canary from a forced drill.
 fn call_off(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Option<Next> {
-    let Intent::Switchover { to, .. } = &plan.intent else { return None };
-    if !facts.lease_over(to) && !recorded.is_to_abort() {
+    if !facts.lease_over(plan.intent.to()) && !recorded.is_to_abort() {
         return None;
     }
+    match &plan.intent {
+        Intent::Switchover { .. } => hand_back(plan, facts),
+        Intent::ForcedDrill { from, .. } => return_canary(plan, from, facts),
+        _ => None,
+    }
+}
+
+/// Once it is known where the old owner's history ends it may go on from there.
+fn return_canary(plan: &Plan, from: &RegionId, facts: &Facts) -> Option<Next> {
+    let step = plan.steps.iter().position(|step| matches!(step, Step::Grant(_)))?;
+    facts.ownership.ranges_of(&plan.run).next()?.state.cut()?;
+    let back = OwnershipChange::Grant { run: plan.run.clone(), to: from.clone() };
+    Some(Next::Do { step, effect: Effect::Change(back) })
+}
+
+fn hand_back(plan: &Plan, facts: &Facts) -> Option<Next> {
     let step = plan.steps.iter().position(|step| matches!(step, Step::HandOver(_)))?;
     let mut in_hands = facts.ownership.ranges_of(&plan.run).peekable();
     in_hands.peek()?;
@@ -234,6 +249,12 @@ fn lost_again(plan: &Plan, facts: &Facts) -> Option<Outcome> {
                 _ => Outcome::Overruled,
             })
         }
+        Intent::ForcedDrill { from, .. } => {
+            let canary = facts.ownership.entry(PartitionId::CANARY)?;
+            let returned = canary.owner() == Some(from)
+                && canary.closed.last().is_some_and(|last| last.by == *from);
+            returned.then(|| Outcome::CalledOff { back_to: from.clone() })
+        }
         // Granted, and lost again: there is nothing left that a canary could be written to.
         Intent::Failover { to, .. } => {
             (!facts.ownership.owns_anything(to)).then_some(Outcome::Overruled)
@@ -249,8 +270,12 @@ fn no_further(each: &ForEach, recorded: &Recorded, facts: &Facts) -> Option<Outc
     aborted.or_else(|| each.failed(facts)).or_else(undone)
 }
 
-/// A failover that has fenced nothing, and need not any more.
+/// What has fenced nothing, and need not any more.
 fn settled_otherwise(plan: &Plan, facts: &Facts) -> Option<Outcome> {
+    if let Intent::ForcedDrill { from, .. } = &plan.intent {
+        let canary = facts.ownership.entry(PartitionId::CANARY)?;
+        return (canary.owner() != Some(from)).then_some(Outcome::Overruled);
+    }
     let Intent::Failover { from, attested, .. } = &plan.intent else { return None };
     let seen = facts.regions.get(from).and_then(|region| region.outage.as_ref());
     if !facts.ownership.owns_anything(from) {

@@ -45,6 +45,7 @@ impl Told {
             IntentDocument::Switchover { .. } => "switchover",
             IntentDocument::Evacuation { .. } => "evacuation",
             IntentDocument::Addition { .. } => "addition",
+            IntentDocument::ForcedDrill { .. } => "forced drill",
         };
         let mut news = Vec::new();
         for entry in run.journal.iter().skip(self.entries) {

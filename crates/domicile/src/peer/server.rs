@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use domicile_core::config::Config;
-use domicile_core::id::{Origin, PartitionId, RegionId, TableName};
+use domicile_core::id::{Origin, PartitionId, RegionId, RunId, TableName};
 use domicile_core::lsn::Lsn;
 use domicile_core::progress::Progress;
 use tokio::net::TcpListener;
@@ -34,7 +34,7 @@ use crate::proto::{
     MarkRequest, MarkResponse, OpenSnapshotRequest, OpenSnapshotResponse, Position, ProbeRequest,
     ProbeResponse, PromiseRequest, PromiseResponse, Records, RepairRequest, RepairResponse,
     SealRequest, SealResponse, StatusRequest, StatusResponse, SubscribeRequest, Value,
-    fetch_rows_response, seal_response,
+    WriteLateRequest, WriteLateResponse, fetch_rows_response, seal_response,
 };
 use crate::seed::source::Snapshots;
 use crate::status::{RegionStatus, log_ends};
@@ -317,6 +317,21 @@ impl Peer for Service {
             Err(error) => ProbeResponse { writable: false, reason: format!("{error:#}") },
         };
         Ok(Response::new(answer))
+    }
+
+    async fn write_late(
+        &self,
+        request: Request<WriteLateRequest>,
+    ) -> Result<Response<WriteLateResponse>, Status> {
+        let request = request.into_inner();
+        self.same_cluster(&request.cluster)?;
+        let (tables, run) = (self.joined()?, RunId(request.run));
+        let view = self.desk.ownership.borrow().clone();
+        let epoch = view.ownership.as_ref().and_then(|o| o.canary_cut_by(&run, &self.desk.region));
+        let unknown = || Status::failed_precondition("the canary is not known to be cut here yet");
+        let written = tables.canary.write_late(epoch.ok_or_else(unknown)?, &run.0).await;
+        written.map_err(|why| Status::failed_precondition(format!("{why:#}")))?;
+        Ok(Response::new(WriteLateResponse {}))
     }
 }
 

@@ -6,14 +6,17 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use domicile_core::id::PartitionId;
+use domicile_core::id::{Epoch, PartitionId};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
-use super::{guard, session};
+use super::{guard, journal, session};
 
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a write that is no history may take to be journaled.
+const JOURNAL_TIMEOUT: Duration = Duration::from_millis(1500);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Writes canaries over one session, opened again when it breaks.
 pub struct Canary {
@@ -29,6 +32,24 @@ impl Canary {
     /// Writes the canary row of `partition` as an application would.
     pub async fn write(&self, partition: PartitionId, run: &str) -> anyhow::Result<()> {
         timeout(WRITE_TIMEOUT, self.attempt(partition, run)).await.context("write the canary")?
+    }
+
+    /// Commits the canary row under `epoch`, which is over, as who has not heard of that would; returns once it
+    /// is journaled as what it is.
+    pub async fn write_late(&self, epoch: Epoch, run: &str) -> anyhow::Result<()> {
+        // A session of its own: what is given up in the middle leaves nothing behind.
+        let mut client = session::connect(&self.postgres, "domicile late write").await?;
+        let writing = guard::write_late(&mut client, PartitionId::CANARY, epoch, run);
+        let xid = timeout(WRITE_TIMEOUT, writing).await.context("write late")??;
+        let journaled = async {
+            while !journal::has(&client, &guard::canary_table(), xid).await? {
+                sleep(LOOK_EVERY).await;
+            }
+            Ok(())
+        };
+        timeout(JOURNAL_TIMEOUT, journaled)
+            .await
+            .context("wait until the late write is journaled")?
     }
 
     async fn attempt(&self, partition: PartitionId, run: &str) -> anyhow::Result<()> {

@@ -520,6 +520,40 @@ pub async fn write_canary(client: &Client, partition: u32, run: &str) -> anyhow:
     Ok(())
 }
 
+/// Writes past the guard what it would have admitted under `epoch`, and returns the transaction's number.
+///
+/// Only this transaction sees the guard of the canary's table switched off, and whoever wants to write that
+/// table meanwhile waits.
+pub async fn write_late(
+    client: &mut Client,
+    partition: PartitionId,
+    epoch: Epoch,
+    run: &str,
+) -> anyhow::Result<u32> {
+    let (number, table) = (i32::try_from(partition.0).context("partition number")?, canary_table());
+    let (table, stamp) = (qualified(&table), format!("{number}:{epoch}"));
+    let switch = |how: &str| {
+        format!(
+            "ALTER TABLE {table} {how} TRIGGER domicile_guard_insert;
+             ALTER TABLE {table} {how} TRIGGER domicile_guard_update"
+        )
+    };
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(&switch("DISABLE")).await.context("switch the guard off")?;
+    transaction
+        .query_one("SELECT pg_logical_emit_message(true, $1, $2)", &[&STAMP_PREFIX, &stamp])
+        .await?;
+    let write = format!(
+        "INSERT INTO {table} (partition, run) VALUES ($1, $2)
+         ON CONFLICT (partition) DO UPDATE SET run = excluded.run, at = clock_timestamp()
+         RETURNING (pg_current_xact_id()::text::bigint & x'ffffffff'::bigint)"
+    );
+    let xid: i64 = transaction.query_one(&write, &[&number, &run]).await?.get(0);
+    transaction.batch_execute(&switch("ENABLE ALWAYS")).await.context("switch the guard on")?;
+    transaction.commit().await?;
+    Ok(u32::try_from(xid)?)
+}
+
 /// The runs that wait for this region to drain.
 pub fn barriers_due(ownership: &Ownership, region: &RegionId) -> Vec<RunId> {
     let mut runs: Vec<RunId> = ownership

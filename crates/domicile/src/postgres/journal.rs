@@ -14,7 +14,7 @@ use domicile_core::time::Millis;
 use serde_json::{Map, Value as Json, json};
 use tokio_postgres::{Client, GenericClient};
 
-use super::shared;
+use super::{guard, shared};
 use crate::pieces::Piece;
 
 /// A row of the journal as it is written.
@@ -54,7 +54,12 @@ pub async fn divert(
         if change.relations().iter().any(|r| is_shared.get(*r as usize) == Some(&true)) {
             continue;
         }
-        let entry = Entry { origin, piece, index, local: None, conflict, reason, open: true };
+        // Of the canary nobody was told anything.
+        let canary = guard::canary_table();
+        let of_canary =
+            |r: &u32| transaction.relations.get(*r as usize).is_some_and(|r| r.table == canary);
+        let open = !change.relations().iter().all(of_canary);
+        let entry = Entry { origin, piece, index, local: None, conflict, reason, open };
         // What is in the journal already was marked then, and may be repaired by now.
         if write(&postgres, &entry).await? {
             mark_for_repair(&postgres, transaction, change).await?;
@@ -125,6 +130,18 @@ pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Re
         .await
         .context("write the conflict journal")?;
     Ok(written > 0)
+}
+
+/// Does the journal have what this local transaction wrote into `table`?
+pub async fn has(client: &impl GenericClient, table: &TableName, xid: u32) -> anyhow::Result<bool> {
+    let known = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM domicile.journal WHERE relation = $1 AND xid = $2)",
+            &[&table.to_string(), &i64::from(xid)],
+        )
+        .await
+        .context("read the conflict journal")?;
+    Ok(known.get(0))
 }
 
 /// An entry about a row of a shared table.

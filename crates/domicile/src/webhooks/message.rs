@@ -1,5 +1,6 @@
 //! What is somebody told of a run?
 
+use domicile_core::id::PartitionRange;
 use domicile_core::runbook::{Intent, Plan, Step};
 use serde::Serialize;
 
@@ -45,6 +46,7 @@ impl Message {
         };
         let partitions = match intent {
             Intent::Switchover { range, .. } => Some(range.to_string()),
+            Intent::ForcedDrill { .. } => Some(PartitionRange::CANARY.to_string()),
             Intent::Failover { .. } | Intent::Evacuation { .. } | Intent::Addition { .. } => None,
         };
         Self {

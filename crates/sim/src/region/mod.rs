@@ -276,6 +276,8 @@ impl Agent {
             Message::Promised { token } => self.promised(host, cx, from, token),
             Message::WriteCanary(run) => self.write_canary(host, cx, from, run),
             Message::CanaryWritten(run) => self.canary_written(&run),
+            Message::WriteLate(run) => self.write_late(host, cx, from, run),
+            Message::LateWritten(run) => self.late_written(&run),
             Message::ProbeGuard => self.answer_probe(host, cx, from),
             Message::Probed(probe) => self.probed(host, cx, from, probe),
             Message::AskRows(keys) => self.serve_rows(host, cx, from, &keys),

@@ -140,6 +140,7 @@ impl Agent {
             seals: execution.map(|e| e.seals.clone()).unwrap_or_default(),
             promises_over_at: execution.and_then(|e| e.promises_over_at),
             canary_written: execution.is_some_and(|e| e.canary_written),
+            late_write_kept_out: execution.is_some_and(|e| e.late_written),
             seed_given_up: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),

@@ -34,6 +34,7 @@ pub struct Execution {
     pub seals: BTreeMap<RegionId, Vec<Cut>>,
     pub promises_over_at: Option<Time>,
     pub canary_written: bool,
+    pub late_written: bool,
     act_again_at: Time,
 }
 
@@ -154,6 +155,10 @@ impl Agent {
                 let to = cx.setup.index(&region).expect("regions never change here");
                 self.deliver(host, cx, to, Message::WriteCanary(run.clone()));
             }
+            Effect::WriteLate { region } => {
+                let to = cx.setup.index(&region).expect("regions never change here");
+                self.deliver(host, cx, to, Message::WriteLate(run.clone()));
+            }
         }
     }
 
@@ -164,6 +169,7 @@ impl Agent {
                 self.seal(host, cx, to, run, seals);
             }
             Message::WriteCanary(run) if to == host.index => self.write_canary(host, cx, to, run),
+            Message::WriteLate(run) if to == host.index => self.write_late(host, cx, to, run),
             message => send(cx, to, message),
         }
     }
@@ -228,6 +234,37 @@ impl Agent {
         let execution = self.executions.entry(run.clone()).or_default();
         execution.canary_written = true;
         execution.look_again();
+    }
+
+    pub(super) fn late_written(&mut self, run: &RunId) {
+        let execution = self.executions.entry(run.clone()).or_default();
+        execution.late_written = true;
+        execution.look_again();
+    }
+
+    /// Commits past the guard a canary row of the epoch that `run` has cut here. That it is diverted is for the
+    /// oracle to see.
+    pub(super) fn write_late(
+        &mut self,
+        host: &mut Host,
+        cx: &mut Context<'_>,
+        asker: usize,
+        run: RunId,
+    ) {
+        let epoch = self.ownership().and_then(|known| known.canary_cut_by(&run, &host.id));
+        let (Some(epoch), true) = (epoch, host.postgres.answers()) else { return };
+        let postgres = &mut host.postgres;
+        let stamps = vec![domicile_core::change::Stamp { partition: PartitionId::CANARY, epoch }];
+        let (id, keys) = (cx.oracle.next_id(), Vec::new());
+        let kind =
+            EntryKind::Local { id, keys: keys.clone(), stamps: stamps.clone(), barrier: None };
+        let lsn = postgres.write_through(kind);
+        cx.oracle.committed(host.index, id, lsn, &keys, &stamps, &postgres.tables.applied);
+        if asker == host.index {
+            self.late_written(&run);
+        } else {
+            send(cx, asker, Message::LateWritten(run));
+        }
     }
 
     /// Writes through our own guard, into whatever this region owns.

@@ -227,6 +227,7 @@ impl Protocol {
             Next::Do {
                 effect:
                     Effect::WriteCanary { .. }
+                    | Effect::WriteLate { .. }
                     | Effect::Begin { .. }
                     | Effect::Exec { .. }
                     | Effect::Send { .. }
@@ -271,7 +272,10 @@ impl Protocol {
         let known = region.read.as_ref()?;
         let from = match &plan.intent {
             Intent::Failover { from, .. } => Some(index(from)),
-            Intent::Switchover { .. } | Intent::Evacuation { .. } | Intent::Addition { .. } => None,
+            Intent::Switchover { .. }
+            | Intent::Evacuation { .. }
+            | Intent::Addition { .. }
+            | Intent::ForcedDrill { .. } => None,
         };
         let seen = |other: usize| {
             let there = &world.regions[other];
@@ -313,6 +317,7 @@ impl Protocol {
             seals: seals.map(|(peer, held)| (id(*peer), held.clone())).collect(),
             promises_over_at: None,
             canary_written: owner.is_some(),
+            late_write_kept_out: false,
             seed_given_up: false,
             approvals: Vec::new(),
             run_known_for: Millis(0),

@@ -3,10 +3,10 @@
 use thiserror::Error;
 
 use super::{Action, Argument, Arguments, Kind, Runbook, Value};
-use crate::id::RunId;
+use crate::id::{PartitionRange, RunId};
 use crate::runbook::step::{
-    Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, ForEach, GiveBack, Grant, HandOver,
-    Notify, Reroute, Seal, Seed, Verify, Webhook,
+    Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, FenceCanary, ForEach, GiveBack,
+    Grant, HandOver, LateWrite, Notify, Reroute, Seal, Seed, Verify, Webhook,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -72,6 +72,9 @@ impl Runbook {
             Action::Fence { from, to } => {
                 Some(Intent::Failover { from: bound.value(from), to: bound.value(to), attested })
             }
+            Action::FenceCanary { from, to } => {
+                Some(Intent::ForcedDrill { from: bound.value(from), to: bound.value(to) })
+            }
             Action::Seed { region, .. } => Some(Intent::Addition { region: bound.value(region) }),
             Action::ForEach { range_of, to, .. } => {
                 Some(Intent::Evacuation { from: bound.value(range_of), to: bound.value(to) })
@@ -132,9 +135,15 @@ fn step(number: usize, action: &Action, run: &RunId, intent: &Intent, bound: &Bo
         (Action::Verify, Intent::Switchover { range, .. }) => {
             Step::Verify(Verify { run, to, range: Some(*range) })
         }
+        (Action::Verify, Intent::ForcedDrill { .. }) => {
+            Step::Verify(Verify { run, to, range: Some(PartitionRange::CANARY) })
+        }
         (Action::Verify, _) => Step::Verify(Verify { run, to, range: None }),
         (Action::GiveBack, Intent::Switchover { range, .. }) => {
             Step::GiveBack(GiveBack { run, range: *range, of: to })
+        }
+        (Action::GiveBack, Intent::ForcedDrill { .. }) => {
+            Step::GiveBack(GiveBack { run, range: PartitionRange::CANARY, of: to })
         }
         (Action::HandOver { .. }, Intent::Switchover { range, .. }) => {
             Step::HandOver(HandOver { run, range: *range, to })
@@ -150,10 +159,18 @@ fn step(number: usize, action: &Action, run: &RunId, intent: &Intent, bound: &Bo
         (Action::Fence { .. }, Intent::Failover { from, .. }) => {
             Step::Fence(Fence { run, from: from.clone() })
         }
-        (Action::Seal, Intent::Failover { from, .. }) => {
+        (Action::FenceCanary { .. }, Intent::ForcedDrill { from, .. }) => {
+            Step::FenceCanary(FenceCanary { run, from: from.clone() })
+        }
+        (Action::LateWrite, Intent::ForcedDrill { from, .. }) => {
+            Step::LateWrite(LateWrite { run, from: from.clone() })
+        }
+        (Action::Seal, Intent::Failover { from, .. } | Intent::ForcedDrill { from, .. }) => {
             Step::Seal(Seal { run, from: from.clone() })
         }
-        (Action::Cut, Intent::Failover { from, .. }) => Step::Cut(Cut { run, from: from.clone() }),
+        (Action::Cut, Intent::Failover { from, .. } | Intent::ForcedDrill { from, .. }) => {
+            Step::Cut(Cut { run, from: from.clone() })
+        }
         (action, intent) => unreachable!("a sound runbook has no {action:?} for a {intent}"),
     }
 }

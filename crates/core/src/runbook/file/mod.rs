@@ -68,10 +68,12 @@ pub enum Action {
     ConfirmOutage { attest: Value<bool> },
     HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
     Fence { from: Value<RegionId>, to: Value<RegionId> },
+    FenceCanary { from: Value<RegionId>, to: Value<RegionId> },
     ForEach { range_of: Value<RegionId>, to: Value<RegionId>, at_once: Value<u32> },
     Seed { region: Value<RegionId>, replace: Value<bool> },
     Seal,
     Cut,
+    LateWrite,
     CatchUp,
     Grant,
     Reroute,
@@ -98,10 +100,12 @@ impl Action {
             Self::ConfirmOutage { .. } => "confirm_outage",
             Self::HandOver { .. } => "hand_over",
             Self::Fence { .. } => "fence",
+            Self::FenceCanary { .. } => "fence_canary",
             Self::ForEach { .. } => "for_each",
             Self::Seed { .. } => "seed",
             Self::Seal => "seal",
             Self::Cut => "cut",
+            Self::LateWrite => "late_write",
             Self::CatchUp => "catch_up",
             Self::Grant => "grant",
             Self::Reroute => "reroute",
@@ -133,7 +137,9 @@ impl Action {
             Self::HandOver { partitions, to } => {
                 vec![("partitions", partitions.to_string()), ("to", to.to_string())]
             }
-            Self::Fence { from, to } => vec![("from", from.to_string()), ("to", to.to_string())],
+            Self::Fence { from, to } | Self::FenceCanary { from, to } => {
+                vec![("from", from.to_string()), ("to", to.to_string())]
+            }
             Self::ForEach { range_of, to, at_once } => vec![
                 ("range_of", range_of.to_string()),
                 ("to", to.to_string()),
@@ -142,7 +148,7 @@ impl Action {
             Self::Seed { region, replace } => {
                 vec![("region", region.to_string()), ("replace", replace.to_string())]
             }
-            Self::Seal | Self::Cut | Self::CatchUp => Vec::new(),
+            Self::Seal | Self::Cut | Self::LateWrite | Self::CatchUp => Vec::new(),
             Self::Grant | Self::Reroute | Self::Verify | Self::GiveBack => Vec::new(),
         }
     }

@@ -13,7 +13,7 @@ pub(super) struct Placed {
 }
 
 /// The steps that take partitions away from their owner.
-const TAKES: &[&str] = &["hand_over", "fence", "for_each"];
+const TAKES: &[&str] = &["hand_over", "fence", "fence_canary", "for_each"];
 
 /// What only waits for others, perhaps for long, and for whom; any number of them.
 const FIRST: &[(&str, &str)] = &[("approve", "people are"), ("check", "a region is")];
@@ -74,6 +74,9 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
                 "{next} follows it: the runs that it starts do everything there is to do"
             ));
         }
+        if name == "late_write" && has(before, &["grant"]) {
+            refuse("the canary has a new owner by then: it comes before grant".to_owned());
+        }
         if name == "confirm_outage" && !has(steps, &["fence"]) {
             refuse("nothing comes of it: a runbook with confirm_outage has a fence".to_owned());
         }
@@ -87,7 +90,7 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
         mistakes.add(
             "step",
             line,
-            "nothing moves: a runbook has a hand_over, a fence or a for_each, or a seed",
+            "nothing moves: a runbook has a hand_over, a fence, a fence_canary or a for_each, or a seed",
         );
     }
 }

@@ -244,6 +244,11 @@ impl Reader {
                     (self.value(section, kind, "from"), self.value(section, kind, "to"));
                 Action::Fence { from: from?, to: to? }
             }
+            "fence_canary" => {
+                let (from, to) =
+                    (self.value(section, kind, "from"), self.value(section, kind, "to"));
+                Action::FenceCanary { from: from?, to: to? }
+            }
             "for_each" => {
                 let range_of = self.value(section, kind, "range_of");
                 let to = self.value(section, kind, "to");
@@ -257,6 +262,7 @@ impl Reader {
             }
             "seal" => Action::Seal,
             "cut" => Action::Cut,
+            "late_write" => Action::LateWrite,
             "catch_up" => Action::CatchUp,
             "grant" => Action::Grant,
             "reroute" => Action::Reroute,

@@ -71,7 +71,7 @@ pub const STEPS: &[StepKind] = &[
             },
         ],
         after: &[],
-        meaning: "Waits for people: `domicile runbook approve RUN --role dba`. Stands before `hand_over`, `fence` or `for_each`: nobody could write while people are waited for. When owners or epochs have changed meanwhile, the run ends as `overruled`, because it would not do any more what was approved. May stand several times, for several roles.",
+        meaning: "Waits for people: `domicile runbook approve RUN --role dba`. Stands before `hand_over`, `fence`, `fence_canary` or `for_each`: nobody could write while people are waited for. When owners or epochs have changed meanwhile, the run ends as `overruled`, because it would not do any more what was approved. May stand several times, for several roles.",
     },
     StepKind {
         name: "check",
@@ -90,7 +90,7 @@ pub const STEPS: &[StepKind] = &[
             },
         ],
         after: &[],
-        meaning: "Waits until a region is well: a member whose agent answers, with a live lease, that need not be seeded again, and at most so far behind every owner that answers. Stands before `hand_over`, `fence` or `for_each`: nobody could write while a region is waited for. May stand several times.",
+        meaning: "Waits until a region is well: a member whose agent answers, with a live lease, that need not be seeded again, and at most so far behind every owner that answers. Stands before `hand_over`, `fence`, `fence_canary` or `for_each`: nobody could write while a region is waited for. May stand several times.",
     },
     StepKind {
         name: "exec",
@@ -115,7 +115,7 @@ pub const STEPS: &[StepKind] = &[
             },
         ],
         after: &[],
-        meaning: "Runs a program beside the agent that performs the run, with its rights, and `DOMICILE_RUN`, `DOMICILE_STEP` and `DOMICILE_TOKEN` in its environment. It passes with exit status 0; with any other the run ends as `failed`, unless it may fail. The end of what it prints stands in the run's journal. It runs at least once: when the agent dies, another one runs it again, perhaps while the first still runs. The token is the same each time, and no other step's: by it the program does its work once. Stands before `hand_over`, `fence` or `for_each`, or after `grant`: nobody could write while it runs. May stand several times.",
+        meaning: "Runs a program beside the agent that performs the run, with its rights, and `DOMICILE_RUN`, `DOMICILE_STEP` and `DOMICILE_TOKEN` in its environment. It passes with exit status 0; with any other the run ends as `failed`, unless it may fail. The end of what it prints stands in the run's journal. It runs at least once: when the agent dies, another one runs it again, perhaps while the first still runs. The token is the same each time, and no other step's: by it the program does its work once. Stands before `hand_over`, `fence`, `fence_canary` or `for_each`, or after `grant`: nobody could write while it runs. May stand several times.",
     },
     StepKind {
         name: "webhook",
@@ -129,7 +129,7 @@ pub const STEPS: &[StepKind] = &[
             },
         ],
         after: &[],
-        meaning: "Sends a `POST` with JSON to a webhook: the run and its token, what moves and how (docs/operating/webhooks.md). It passes with a status of 2xx. Where nobody answers, or with 408, 429 or 5xx, it is sent again until `within` is over; with any other status, or then, the run ends as `failed`, and the journal has the status and the first line of the answer. It is sent at least once: when the agent dies, another one sends it again. The token is the same each time, and no other step's: by it the receiver does its work once. Stands before `hand_over`, `fence` or `for_each`, or after `grant`: nobody could write while it is waited for. May stand several times.",
+        meaning: "Sends a `POST` with JSON to a webhook: the run and its token, what moves and how (docs/operating/webhooks.md). It passes with a status of 2xx. Where nobody answers, or with 408, 429 or 5xx, it is sent again until `within` is over; with any other status, or then, the run ends as `failed`, and the journal has the status and the first line of the answer. It is sent at least once: when the agent dies, another one sends it again. The token is the same each time, and no other step's: by it the receiver does its work once. Stands before `hand_over`, `fence`, `fence_canary` or `for_each`, or after `grant`: nobody could write while it is waited for. May stand several times.",
     },
     StepKind {
         name: "notify",
@@ -143,7 +143,7 @@ pub const STEPS: &[StepKind] = &[
             },
         ],
         after: &[],
-        meaning: "Sends the same to a webhook as the step `webhook`, in the same way, and never fails: what went wrong stands in the journal, and the run goes on. Chats like Slack and Mattermost show its sentence for people. Stands before `hand_over`, `fence` or `for_each`, or after `grant`: nobody could write while somebody is told. May stand several times.",
+        meaning: "Sends the same to a webhook as the step `webhook`, in the same way, and never fails: what went wrong stands in the journal, and the run goes on. Chats like Slack and Mattermost show its sentence for people. Stands before `hand_over`, `fence`, `fence_canary` or `for_each`, or after `grant`: nobody could write while somebody is told. May stand several times.",
     },
     StepKind {
         name: "seed",
@@ -202,6 +202,20 @@ pub const STEPS: &[StepKind] = &[
         meaning: "Forced: takes everything that `from` owns away from it, by raising its epochs. There is no way back to `from` but another run after this one.",
     },
     StepKind {
+        name: "fence_canary",
+        keys: &[
+            Key {
+                name: "from",
+                kind: Kind::Region,
+                default: None,
+                meaning: "The owner of the canary partition, which is well.",
+            },
+            Key { name: "to", kind: Kind::Region, default: None, meaning: "The new owner." },
+        ],
+        after: &[],
+        meaning: "Drill: takes the canary partition, and nothing else, away from `from` as `fence` would if it were gone. When `to` is lost before the grant, or the run is aborted, `from` gets it back at a new epoch once the cut is known.",
+    },
+    StepKind {
         name: "for_each",
         keys: &[
             Key {
@@ -224,7 +238,10 @@ pub const STEPS: &[StepKind] = &[
     StepKind {
         name: "seal",
         keys: &[],
-        after: &[Needs { one_of: &["fence"], because: "only a log that was fenced can be sealed" }],
+        after: &[Needs {
+            one_of: &["fence", "fence_canary"],
+            because: "only a log that was fenced can be sealed",
+        }],
         meaning: "Forced: the other regions promise to take no more of the lost region's log; where acknowledgements may run ahead of copies, the end of its lease is waited for, too.",
     },
     StepKind {
@@ -235,6 +252,18 @@ pub const STEPS: &[StepKind] = &[
             because: "a log that is not sealed could still grow past its cut",
         }],
         meaning: "Forced: the lost region's history ends at the last record that a region which has sealed it holds.",
+    },
+    StepKind {
+        name: "late_write",
+        keys: &[],
+        after: &[
+            Needs {
+                one_of: &["fence_canary"],
+                because: "somebody's rows would be written past the guard",
+            },
+            Needs { one_of: &["cut"], because: "what is written before it may be history" },
+        ],
+        meaning: "Drill: the old owner commits a row of the canary past its guard, as one would that has not heard of the fence, and its journal has to have it as `beyond_cut`, settled. The row is read again from its owner before the old one may write it anew. Stands before `grant`.",
     },
     StepKind {
         name: "catch_up",
@@ -270,10 +299,13 @@ pub const STEPS: &[StepKind] = &[
         name: "give_back",
         keys: &[],
         after: &[
-            Needs { one_of: &["hand_over"], because: "only what was handed over is given back" },
+            Needs {
+                one_of: &["hand_over", "fence_canary"],
+                because: "only what was handed over is given back, and the canary",
+            },
             GRANTED,
         ],
-        meaning: "Planned: starts a run of the ready-made `switchover` for each range that was handed over, back to whoever owned it before, and waits for it. One that would be refused (that region is far behind) is waited for. When one does not succeed, no other is begun, and the run ends like that one.",
+        meaning: "Planned: starts a run of the ready-made `switchover` for each range that was taken, back to whoever owned it before, and waits for it. One that would be refused (that region is far behind) is waited for. When one does not succeed, no other is begun, and the run ends like that one.",
     },
 ];
 
@@ -343,7 +375,7 @@ A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
 
 ## Steps
 
-A runbook moves something once: it has one `hand_over` or one `fence` with a `grant` after it, or else one `for_each`. Or it adds a region, with one `seed`. No step but `approve`, `check`, `exec`, `webhook` and `notify` stands in it twice. A step is asked,
+A runbook moves something once: it has one `hand_over`, `fence` or `fence_canary` with a `grant` after it, or else one `for_each`. Or it adds a region, with one `seed`. No step but `approve`, `check`, `exec`, `webhook` and `notify` stands in it twice. A step is asked,
 never remembered: each looks at the facts and says whether it is done, what it waits for, or what to do. So any agent goes on with a run
 from wherever it is.
 ";

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::id::RunId;
 use crate::progress::Rpo;
-use crate::runbook::run::tests::{facts, lose_eu, play};
+use crate::runbook::run::tests::{facts, lose_eu, play, region};
 use crate::runbook::{Intent, Outcome, Plan, ready};
 
 fn run() -> RunId {
@@ -129,6 +129,7 @@ do = "grant"
 fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
     let step = |name: &str| format!("[[step]]\ndo = \"{name}\"\n");
     let fence = "[[step]]\ndo = \"fence\"\nfrom = \"eu\"\nto = \"us\"\n".to_owned();
+    let fence_canary = fence.replace("\"fence\"", "\"fence_canary\"");
     let hand_over = HAND_OVER.to_owned();
     let for_each = || "[[step]]\ndo = \"for_each\"\nrange_of = \"eu\"\nto = \"us\"\n".to_owned();
     let exec = || "[[step]]\ndo = \"exec\"\nprogram = \"drain\"\n".to_owned();
@@ -191,7 +192,30 @@ fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
                 step("grant"),
                 step("give_back"),
             ],
-            "no hand_over comes before give_back",
+            "no hand_over or fence_canary comes before give_back",
+        ),
+        (
+            vec![
+                step("confirm_outage"),
+                fence.clone(),
+                step("seal"),
+                step("cut"),
+                step("late_write"),
+                step("catch_up"),
+                step("grant"),
+            ],
+            "no fence_canary comes before late_write: somebody's rows would be written",
+        ),
+        (
+            vec![
+                fence_canary.clone(),
+                step("seal"),
+                step("cut"),
+                step("catch_up"),
+                step("grant"),
+                step("late_write"),
+            ],
+            "the canary has a new owner by then: it comes before grant",
         ),
         (vec![for_each(), step("verify")], "verify follows it"),
         (
@@ -363,7 +387,7 @@ proptest! {
                 "exec" => "program = \"drain\"\n",
                 "webhook" | "notify" => "webhook = \"team\"\n",
                 "hand_over" => "partitions = \"3-5\"\nto = \"us\"\n",
-                "fence" => "from = \"eu\"\nto = \"us\"\n",
+                "fence" | "fence_canary" => "from = \"eu\"\nto = \"us\"\n",
                 "for_each" => "range_of = \"eu\"\nto = \"us\"\n",
                 "seed" => "region = \"us\"\n",
                 _ => "",
@@ -373,6 +397,7 @@ proptest! {
         if let Ok(runbook) = Runbook::parse(&with_steps(&text)) {
             let plan = runbook.plan(&run(), &Arguments::new()).unwrap();
             let mut facts = facts(Rpo::Zero { copies: 1 });
+            facts.ownership = facts.ownership.with_canary(region("eu"));
             if matches!(plan.intent, Intent::Failover { .. }) {
                 lose_eu(&mut facts);
             }

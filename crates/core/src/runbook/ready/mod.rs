@@ -12,6 +12,7 @@ pub const READY: &[(&str, &str)] = &[
     ("failback", include_str!("failback.toml")),
     ("evacuate-region", include_str!("evacuate-region.toml")),
     ("drill", include_str!("drill.toml")),
+    ("forced-drill", include_str!("forced-drill.toml")),
     ("add-region", include_str!("add-region.toml")),
 ];
 
@@ -36,6 +37,9 @@ pub fn of(intent: &Intent) -> (&'static str, Arguments) {
         ),
         Intent::Switchover { range, to } => {
             ("switchover", arguments(&[("partitions", range.to_string()), ("to", to.to_string())]))
+        }
+        Intent::ForcedDrill { from, to } => {
+            ("forced-drill", arguments(&[("from", from.to_string()), ("to", to.to_string())]))
         }
         Intent::Addition { region } => ("add-region", arguments(&[("region", region.to_string())])),
         Intent::Evacuation { from, to } => {

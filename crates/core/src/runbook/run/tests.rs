@@ -43,6 +43,7 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         seals: Default::default(),
         promises_over_at: None,
         canary_written: false,
+        late_write_kept_out: false,
         seed_given_up: false,
         approvals: Vec::new(),
         run_known_for: Millis(0),
@@ -72,6 +73,7 @@ pub(in crate::runbook) fn perform(facts: &mut Facts, effect: Effect) {
             }
         }
         Effect::WriteCanary { .. } => facts.canary_written = true,
+        Effect::WriteLate { .. } => facts.late_write_kept_out = true,
         Effect::Exec { number, .. } | Effect::Send { number, .. } => {
             let again = facts.answers.insert(number, Answer::Passed);
             assert_eq!(again, None, "what has passed is not done again");
@@ -125,7 +127,7 @@ pub(in crate::runbook) fn settle(facts: &mut Facts, blocker: &Blocker, plan: &Pl
             *end = Some(Outcome::Succeeded);
             let to = match &plan.intent {
                 // It gives back what it has moved.
-                Intent::Switchover { .. } => {
+                Intent::Switchover { .. } | Intent::ForcedDrill { .. } => {
                     let moved = facts.ownership.entry(crate::id::PartitionId(range.first)).unwrap();
                     moved.closed.last().unwrap().by.clone()
                 }

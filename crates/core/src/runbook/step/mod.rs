@@ -12,10 +12,12 @@ mod confirm_outage;
 mod cut;
 mod exec;
 mod fence;
+mod fence_canary;
 mod for_each;
 mod give_back;
 mod grant;
 mod hand_over;
+mod late_write;
 mod notify;
 mod reroute;
 mod seal;
@@ -30,10 +32,12 @@ pub use confirm_outage::ConfirmOutage;
 pub use cut::Cut;
 pub use exec::Exec;
 pub use fence::Fence;
+pub use fence_canary::FenceCanary;
 pub use for_each::ForEach;
 pub use give_back::GiveBack;
 pub use grant::Grant;
 pub use hand_over::HandOver;
+pub use late_write::LateWrite;
 pub use notify::Notify;
 pub use reroute::Reroute;
 pub use seal::Seal;
@@ -51,10 +55,12 @@ pub enum Step {
     ConfirmOutage(ConfirmOutage),
     HandOver(HandOver),
     Fence(Fence),
+    FenceCanary(FenceCanary),
     ForEach(ForEach),
     Seed(Seed),
     Seal(Seal),
     Cut(Cut),
+    LateWrite(LateWrite),
     CatchUp(CatchUp),
     Grant(Grant),
     Reroute(Reroute),
@@ -73,10 +79,12 @@ macro_rules! each_step {
             Step::ConfirmOutage($step) => $answer,
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
+            Step::FenceCanary($step) => $answer,
             Step::ForEach($step) => $answer,
             Step::Seed($step) => $answer,
             Step::Seal($step) => $answer,
             Step::Cut($step) => $answer,
+            Step::LateWrite($step) => $answer,
             Step::CatchUp($step) => $answer,
             Step::Grant($step) => $answer,
             Step::Reroute($step) => $answer,
@@ -98,10 +106,12 @@ impl Step {
             Self::ConfirmOutage(_) => "confirm_outage",
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",
+            Self::FenceCanary(_) => "fence_canary",
             Self::ForEach(_) => "for_each",
             Self::Seed(_) => "seed",
             Self::Seal(_) => "seal",
             Self::Cut(_) => "cut",
+            Self::LateWrite(_) => "late_write",
             Self::CatchUp(_) => "catch_up",
             Self::Grant(_) => "grant",
             Self::Reroute(_) => "reroute",

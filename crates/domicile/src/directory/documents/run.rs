@@ -131,6 +131,7 @@ pub enum IntentDocument {
     Switchover { range: String, to: String },
     Evacuation { from: String, to: String },
     Addition { region: String },
+    ForcedDrill { from: String, to: String },
 }
 
 fn lower_intent(intent: &Intent) -> IntentDocument {
@@ -147,6 +148,9 @@ fn lower_intent(intent: &Intent) -> IntentDocument {
             IntentDocument::Evacuation { from: from.to_string(), to: to.to_string() }
         }
         Intent::Addition { region } => IntentDocument::Addition { region: region.to_string() },
+        Intent::ForcedDrill { from, to } => {
+            IntentDocument::ForcedDrill { from: from.to_string(), to: to.to_string() }
+        }
     }
 }
 
@@ -162,6 +166,9 @@ fn lift_intent(intent: &IntentDocument) -> anyhow::Result<Intent> {
             Intent::Evacuation { from: from.parse()?, to: to.parse()? }
         }
         IntentDocument::Addition { region } => Intent::Addition { region: region.parse()? },
+        IntentDocument::ForcedDrill { from, to } => {
+            Intent::ForcedDrill { from: from.parse()?, to: to.parse()? }
+        }
     })
 }
 
@@ -271,6 +278,7 @@ impl RunDocument {
             (None, IntentDocument::Switchover { .. }) => "switchover",
             (None, IntentDocument::Evacuation { .. }) => "evacuate-region",
             (None, IntentDocument::Addition { .. }) => "add-region",
+            (None, IntentDocument::ForcedDrill { .. }) => "forced-drill",
         }
     }
 }
