@@ -14,7 +14,6 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
-const CLIENTS: i64 = 16;
 const PAUSE: Duration = Duration::from_millis(5);
 /// After an error, as a pool of connections does.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -26,6 +25,8 @@ const IDS: i64 = 1_000_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub struct Clients {
+    count: usize,
+    began: Instant,
     noted: Arc<Mutex<History>>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
@@ -42,24 +43,27 @@ pub struct History {
 }
 
 impl Clients {
-    /// Lets clients write to where `postgres` leads; ids begin at `first`.
-    pub fn start(postgres: &str, first: i64) -> Self {
-        let last = first + CLIENTS * IDS - 1;
+    /// Lets so many write to where `postgres` leads; ids begin at `first`.
+    pub fn start(count: usize, postgres: &str, first: i64) -> Self {
+        let clients = count as i64;
+        let last = first + clients * IDS - 1;
         let noted = Arc::new(Mutex::new(History { first, last, ..History::default() }));
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        for client in 0..CLIENTS {
+        for client in 0..clients {
             let ids = first + client * IDS..first + (client + 1) * IDS;
             tasks.spawn(write(postgres.to_owned(), ids, noted.clone(), stop.clone()));
         }
-        Self { noted, stop, tasks }
+        Self { count, began: Instant::now(), noted, stop, tasks }
     }
 
-    /// Returns now, after making sure that writes are taken and nothing went wrong yet.
-    pub fn mark(&self) -> anyhow::Result<Instant> {
+    /// Returns now, and how many writes a second were taken until now, after making sure that nothing went
+    /// wrong yet.
+    pub fn mark(&self) -> anyhow::Result<(Instant, usize)> {
         let noted = lock(&self.noted);
         ensure!(!noted.acknowledged.is_empty(), "nothing was written before it began");
         ensure!(noted.errors == 0, "{} errors before it began", noted.errors);
-        Ok(Instant::now())
+        let (now, written) = (Instant::now(), noted.acknowledged.len());
+        Ok((now, (written as f64 / (now - self.began).as_secs_f64()) as usize))
     }
 
     /// Waits until something was acknowledged that was sent after `begin`.
@@ -68,9 +72,8 @@ impl Clients {
         begin: Instant,
         at_most: Duration,
     ) -> anyhow::Result<()> {
-        let clients = CLIENTS as usize;
         // More than may have been on their way then.
-        while lock(&self.noted).after(begin).count() <= 2 * clients {
+        while lock(&self.noted).after(begin).count() <= 2 * self.count {
             if begin.elapsed() > at_most {
                 bail!("no writes are taken {} s after it began", at_most.as_secs());
             }

@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Only these
     #[arg(long = "contender", value_enum)]
     contenders: Vec<Name>,
+    /// How many write at the same time, each 5 ms after its last answer
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
     /// There and back between two servers, in milliseconds
     #[arg(long, default_value_t = 40)]
     round_trip_ms: u64,
@@ -78,7 +81,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         [] => Name::value_variants(),
         named => named,
     };
-    let mut report = Report::new(arguments.runs, round_trip);
+    let mut report = Report::new(arguments.runs, arguments.clients, round_trip);
     for name in names {
         eprintln!("{}: making three servers", name.words());
         let made = Contender::start(*name, round_trip, &arguments.binary).await;
@@ -88,7 +91,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         };
         for run in 1..=arguments.runs {
             for deed in [Deed::HandOver, Deed::Kill] {
-                let event = once(&mut contender, deed).await;
+                let event = once(&mut contender, deed, arguments.clients).await;
                 let event = event.with_context(|| format!("{}, run {run}", name.words()))?;
                 eprintln!("{}, run {run} of {}: {deed} {event}", name.words(), arguments.runs);
                 report.add(*name, deed, event);
@@ -121,11 +124,11 @@ impl std::fmt::Display for Deed {
 }
 
 /// Does it once under writes, and brings everything back to how it was.
-async fn once(contender: &mut Contender, deed: Deed) -> anyhow::Result<Event> {
+async fn once(contender: &mut Contender, deed: Deed, clients: usize) -> anyhow::Result<Event> {
     let leader = contender.leader().await?;
-    let clients = Clients::start(&contender.entry(&leader), contender.first_id());
+    let clients = Clients::start(clients, &contender.entry(&leader), contender.first_id());
     tokio::time::sleep(WARM_UP).await;
-    let begin = clients.mark()?;
+    let (begin, writes_per_s) = clients.mark()?;
     match deed {
         Deed::HandOver => contender.hand_over(&leader).await?,
         Deed::Kill => contender.kill(&leader)?,
@@ -141,6 +144,7 @@ async fn once(contender: &mut Contender, deed: Deed) -> anyhow::Result<Event> {
     let shown = contender.shown(history.first, history.last).await?;
     let missing = history.acknowledged.iter().filter(|(id, _)| !shown.contains(id)).count();
     Ok(Event {
+        writes_per_s,
         gap: history.longest_gap_after(begin),
         acknowledged: history.acknowledged.len(),
         lost: missing,

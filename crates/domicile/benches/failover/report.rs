@@ -15,6 +15,8 @@ use crate::contender::Name;
 /// One failover or switchover, as the clients saw it.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// Before it.
+    pub writes_per_s: usize,
     /// From the last acknowledgement before to the first one after.
     pub gap: Duration,
     pub acknowledged: usize,
@@ -25,15 +27,19 @@ pub struct Event {
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { gap, acknowledged, lost, errors } = self;
+        let Self { writes_per_s, gap, acknowledged, lost, errors } = self;
         let gap = gap.as_millis();
-        write!(f, "{gap} ms, {errors} errors, {lost} of {acknowledged} acknowledged writes lost")
+        write!(
+            f,
+            "{gap} ms, {errors} errors, {lost} of {acknowledged} acknowledged writes lost, at {writes_per_s} a second"
+        )
     }
 }
 
 #[derive(Serialize)]
 pub struct Report {
     runs: usize,
+    clients: usize,
     round_trip_ms: u128,
     ours: BTreeMap<&'static str, Figures>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +58,8 @@ struct Events {
 
 #[derive(Clone, Copy, Serialize)]
 pub struct Figures {
+    /// Before anything was done, in the middle.
+    pub writes_per_s: usize,
     pub rto_p50_ms: u128,
     pub rto_p99_ms: u128,
     /// Of all failovers together.
@@ -64,9 +72,10 @@ pub struct Figures {
 }
 
 impl Report {
-    pub fn new(runs: usize, round_trip: Duration) -> Self {
+    pub fn new(runs: usize, clients: usize, round_trip: Duration) -> Self {
         Self {
             runs,
+            clients,
             round_trip_ms: round_trip.as_millis(),
             ours: BTreeMap::new(),
             patroni_default: None,
@@ -109,6 +118,7 @@ impl Report {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN).set_header([
             "",
+            "writes a second",
             "failover p50 ms",
             "p99 ms",
             "acknowledged and lost",
@@ -120,6 +130,7 @@ impl Report {
         for (name, figures) in self.figures() {
             table.add_row([
                 name.words().to_owned(),
+                figures.writes_per_s.to_string(),
                 figures.rto_p50_ms.to_string(),
                 figures.rto_p99_ms.to_string(),
                 figures.lost_acknowledged.to_string(),
@@ -137,7 +148,14 @@ impl Events {
     /// `None` before there is one of each kind.
     fn figures(&self) -> Option<Figures> {
         let (failovers, switchovers) = (&self.failovers, &self.switchovers);
+        if failovers.is_empty() || switchovers.is_empty() {
+            return None;
+        }
+        let mut rates: Vec<usize> =
+            failovers.iter().chain(switchovers).map(|event| event.writes_per_s).collect();
+        rates.sort_unstable();
         Some(Figures {
+            writes_per_s: rates[rates.len() / 2],
             rto_p50_ms: percentile(failovers, 50)?,
             rto_p99_ms: percentile(failovers, 99)?,
             lost_acknowledged: failovers.iter().map(|event| event.lost).sum(),
