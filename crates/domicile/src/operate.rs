@@ -374,6 +374,7 @@ impl Operator {
                     let sealed = self.seal(region, from, &epochs, &run.plan.run);
                     async move { (region.clone(), sealed.await) }
                 });
+                let mut refused = Vec::new();
                 for (region, sealed) in futures_util::future::join_all(asked).await {
                     match sealed {
                         Ok(sealed) => {
@@ -382,8 +383,14 @@ impl Operator {
                             run.promises_over_at = run.promises_over_at.max(Some(over_at));
                             run.seals.insert(region, sealed.held);
                         }
-                        Err(error) => tracing::warn!(%region, "did not seal: {error:#}"),
+                        Err(error) => refused.push(format!("{region} did not seal: {error:#}")),
                     }
+                }
+                if !refused.is_empty() {
+                    let said = refused.join("; ");
+                    self.journal(run, step, said.clone()).await?;
+                    // Asked again at once, all would say the same.
+                    anyhow::ensure!(refused.len() < regions.len(), "{said}");
                 }
             }
             Effect::Begin { run: other, intent } => {

@@ -209,6 +209,30 @@ async fn what_was_planned_is_what_runs_and_its_story_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_seal_that_cannot_be_written_is_told_and_waited_for() {
+    let mut regions = world().await;
+    let before = owned(&regions, "4");
+    assert_eq!(before.0, "us");
+    // No file takes the place of a folder.
+    let in_the_way = regions.folder().join("ap/agent/seals.json");
+    assert!(!in_the_way.exists(), "nothing was sealed yet");
+    std::fs::create_dir(&in_the_way).unwrap();
+    regions.kill_region("us");
+    let mut command = Command::new(regions.binary());
+    command.args(["failover", "--from", "us", "--to", "eu", "--attest", "--config"]);
+    command.arg(regions.config_file("eu")).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut failover = command.spawn().unwrap();
+    says(&regions, "failover", "ap did not seal").await;
+    let (story, _) = asked(&regions, &["runbook", "report", "last"]);
+    let lines = story["journal"].as_array().unwrap();
+    assert!(lines.iter().all(|line| line["step"] != "grant"), "{story:#}");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let ended = tokio::task::spawn_blocking(move || failover.wait().unwrap()).await.unwrap();
+    assert!(ended.success(), "{ended}");
+    assert_eq!(owned(&regions, "4"), ("eu".to_owned(), before.1 + 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_plan_says_whom_it_ends_and_what_would_be_lost() {
     let mut regions = world_at("none", "").await;
     let client = regions.connect("eu").await.unwrap();
