@@ -97,11 +97,11 @@ impl History {
         self.acknowledged.iter().map(|(_, at)| *at).filter(move |at| *at > begin)
     }
 
-    /// The longest time without an acknowledgement that ended after `begin`.
-    pub fn longest_gap_after(&self, begin: Instant) -> Duration {
+    /// The longest time without an acknowledgement that ended after `begin`: from when, until when.
+    pub fn longest_gap_after(&self, begin: Instant) -> (Instant, Instant) {
         let pairs = self.acknowledged.iter().zip(self.acknowledged.iter().skip(1));
-        let ended = pairs.filter(|(_, (_, next))| *next > begin);
-        ended.map(|((_, one), (_, next))| *next - *one).max().unwrap_or_default()
+        let ended = pairs.map(|((_, one), (_, next))| (*one, *next)).filter(|(_, to)| *to > begin);
+        ended.max_by_key(|(from, to)| *to - *from).unwrap_or((begin, begin))
     }
 }
 

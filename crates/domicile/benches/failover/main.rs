@@ -16,10 +16,12 @@ use tokio::time::Instant;
 mod chart;
 mod clients;
 mod contender;
+mod disk;
 mod report;
 
 use clients::Clients;
 use contender::{Contender, Name};
+use disk::Disk;
 use report::{Event, Report};
 
 /// Before anything happens, so that all clients write.
@@ -126,6 +128,7 @@ impl std::fmt::Display for Deed {
 /// Does it once under writes, and brings everything back to how it was.
 async fn once(contender: &mut Contender, deed: Deed, clients: usize) -> anyhow::Result<Event> {
     let leader = contender.leader().await?;
+    let disk = Disk::watch()?;
     let clients = Clients::start(clients, &contender.entry(&leader), contender.first_id());
     tokio::time::sleep(WARM_UP).await;
     let (begin, writes_per_s) = clients.mark()?;
@@ -143,9 +146,11 @@ async fn once(contender: &mut Contender, deed: Deed, clients: usize) -> anyhow::
     contender.heal(PATIENCE).await.context("bring back what was killed")?;
     let shown = contender.shown(history.first, history.last).await?;
     let missing = history.acknowledged.iter().filter(|(id, _)| !shown.contains(id)).count();
+    let (from, to) = history.longest_gap_after(begin);
     Ok(Event {
         writes_per_s,
-        gap: history.longest_gap_after(begin),
+        gap: to - from,
+        slowest_flush: disk.slowest(from, to),
         acknowledged: history.acknowledged.len(),
         lost: missing,
         errors: history.errors,

@@ -19,6 +19,8 @@ pub struct Event {
     pub writes_per_s: usize,
     /// From the last acknowledgement before to the first one after.
     pub gap: Duration,
+    /// The longest flush of the disk that was under way meanwhile.
+    pub slowest_flush: Duration,
     pub acknowledged: usize,
     /// Acknowledged, and not there afterwards.
     pub lost: usize,
@@ -27,11 +29,11 @@ pub struct Event {
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { writes_per_s, gap, acknowledged, lost, errors } = self;
-        let gap = gap.as_millis();
+        let Self { writes_per_s, gap, slowest_flush, acknowledged, lost, errors } = self;
+        let (gap, flush) = (gap.as_millis(), slowest_flush.as_millis());
         write!(
             f,
-            "{gap} ms, {errors} errors, {lost} of {acknowledged} acknowledged writes lost, at {writes_per_s} a second"
+            "{gap} ms (a flush took up to {flush} ms), {errors} errors, {lost} of {acknowledged} acknowledged writes lost, at {writes_per_s} a second"
         )
     }
 }
@@ -67,6 +69,8 @@ pub struct Figures {
     pub failover_errors: usize,
     pub switchover_p50_ms: u128,
     pub switchover_p99_ms: u128,
+    /// The slowest flush of the disk in the longest switchover.
+    pub switchover_longest_flush_ms: u128,
     pub switchover_lost_acknowledged: usize,
     pub switchover_errors: usize,
 }
@@ -162,6 +166,11 @@ impl Events {
             failover_errors: failovers.iter().map(|event| event.errors).sum(),
             switchover_p50_ms: percentile(switchovers, 50)?,
             switchover_p99_ms: percentile(switchovers, 99)?,
+            switchover_longest_flush_ms: switchovers
+                .iter()
+                .max_by_key(|event| event.gap)?
+                .slowest_flush
+                .as_millis(),
             switchover_lost_acknowledged: switchovers.iter().map(|event| event.lost).sum(),
             switchover_errors: switchovers.iter().map(|event| event.errors).sum(),
         })
