@@ -417,13 +417,15 @@ impl Operator {
             }
             Effect::Seed { region, from, replace } => {
                 let (region, from) = (region.clone(), from.clone());
-                let wanted = Wanted { region, from, exactly: false, replace: *replace };
+                let run_id = Some(run.plan.run.clone());
+                let wanted =
+                    Wanted { region, from, exactly: false, replace: *replace, run: run_id };
                 seed::ask::ask(&self.directory, &wanted, facts).await?;
                 between();
                 self.journal(run, step, what).await?;
             }
             Effect::GiveUpSeed { region } => {
-                seed::ask::give_up(&self.directory, region).await?;
+                seed::ask::give_up_of(&self.directory, region, &run.plan.run).await?;
                 run.seed_given_up = true;
                 between();
                 self.journal(run, step, what).await?;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use domicile::directory::Client as Directory;
+use domicile::directory::documents::seed_key;
 use domicile::lab::regions::{Regions, RegionsConfig};
 use serde_json::Value as Json;
 
@@ -372,6 +374,29 @@ async fn a_region_is_added_by_a_runbook_that_may_be_aborted_and_whose_performer_
     assert_eq!(code, 0, "{report:#}");
     let ended = aborted.wait_with_output().unwrap();
     assert_ne!(ended.status.code(), Some(0), "{ended:?}");
+    lock.batch_execute("COMMIT").await.unwrap();
+    is_asked(&regions, false).await;
+
+    // What somebody else has asked for is not taken back.
+    lock.batch_execute("BEGIN; LOCK TABLE item IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let mut person = command(&regions, &["region", "add", "ap"]).spawn().unwrap();
+    is_asked(&regions, true).await;
+    let aborted = begin_run(&regions, "replace=false");
+    let id = eventually("the run is there", async || {
+        let (history, _) = run(&regions, &["runbook", "history", "--json"]);
+        let latest = history[0]["run"].as_str().unwrap().to_owned();
+        if latest == id { Err(format!("{history:#}")) } else { Ok(latest) }
+    })
+    .await;
+    let (report, code) = run(&regions, &["runbook", "abort", &id, "--json"]);
+    assert_eq!(code, 0, "{report:#}");
+    assert_ne!(aborted.wait_with_output().unwrap().status.code(), Some(0));
+    let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
+    let asked = directory.get(&seed_key(&"ap".parse().unwrap())).await.unwrap();
+    let asked = asked.expect("a person wants it still");
+    person.kill().unwrap();
+    person.wait().unwrap();
+    directory.write(&asked.key, asked.revision, None).await.unwrap();
     lock.batch_execute("COMMIT").await.unwrap();
     is_asked(&regions, false).await;
 

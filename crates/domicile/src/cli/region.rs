@@ -126,7 +126,7 @@ impl Add {
                 Err(found) => return refuse(context, &found),
             };
             let (region, exactly) = (self.region.clone(), self.from.is_some());
-            let wanted = Wanted { region, from, exactly, replace: self.replace };
+            let wanted = Wanted { region, from, exactly, replace: self.replace, run: None };
             let seed = seed::ask::ask(&outside.directory, &wanted, &facts).await?;
             if let Some(why) = self.follow(context, config, &seed).await? {
                 let way_out = "it goes on by itself once that is done";

@@ -108,6 +108,9 @@ pub struct SeedDocument {
     pub from: String,
     /// Rows that are there already go.
     pub replace: bool,
+    /// The run that has asked; nobody else's abort takes it back. Absent where a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
 }
 
 /// The folder in which a witness holds logs.

@@ -3,13 +3,13 @@
 //! By a document in the directory, which its agent sees: so asking twice is asking once.
 
 use anyhow::{Context as _, bail};
-use domicile_core::id::RegionId;
+use domicile_core::id::{RegionId, RunId};
 use domicile_core::membership::last_incarnation;
 use domicile_core::runbook::Facts;
 
 use crate::directory::change::begin_incarnation;
 use crate::directory::documents::{RESEED_PREFIX, SeedDocument, json, lift_left_behind, seed_key};
-use crate::directory::{Client, Written};
+use crate::directory::{Client, Document, Written};
 
 /// What a region is to be seeded with.
 #[derive(Clone, Debug)]
@@ -21,11 +21,13 @@ pub struct Wanted {
     pub exactly: bool,
     /// Rows that its tables have already go.
     pub replace: bool,
+    /// The run that asks, if one does.
+    pub run: Option<RunId>,
 }
 
 /// Writes down what is wanted, unless as much stands there already. Returns which seeding it is.
 pub async fn ask(directory: &Client, wanted: &Wanted, facts: &Facts) -> anyhow::Result<String> {
-    let Wanted { region, from, exactly, replace } = wanted;
+    let Wanted { region, from, exactly, replace, run } = wanted;
     let before = last_incarnation(region, facts);
     if before > 0 {
         // What it wrote when it was a member before stays what it was.
@@ -39,12 +41,12 @@ pub async fn ask(directory: &Client, wanted: &Wanted, facts: &Facts) -> anyhow::
     }
     let key = seed_key(region);
     let found = directory.get(&key).await?;
-    let known = found.as_ref().map(|document| serde_json::from_slice(&document.value));
-    let known: Option<SeedDocument> = known.transpose().context("read the seed document")?;
+    let known = found.as_ref().map(read).transpose()?;
     let document = SeedDocument {
         id: uuid::Uuid::now_v7().to_string(),
         from: from.to_string(),
         replace: *replace,
+        run: run.as_ref().map(ToString::to_string),
     };
     if let Some(known) = known
         && (!exactly || known.from == document.from)
@@ -59,6 +61,17 @@ pub async fn ask(directory: &Client, wanted: &Wanted, facts: &Facts) -> anyhow::
     }
 }
 
+/// Takes back what `run` has asked, if it has.
+pub async fn give_up_of(directory: &Client, region: &RegionId, run: &RunId) -> anyhow::Result<()> {
+    match directory.get(&seed_key(region)).await? {
+        Some(document) if read(&document)?.run.as_deref() == Some(run.0.as_str()) => {
+            directory.write(&document.key, document.revision, None).await?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 /// Takes back what was asked, if it was.
 pub async fn give_up(directory: &Client, region: &RegionId) -> anyhow::Result<()> {
     let key = seed_key(region);
@@ -66,4 +79,8 @@ pub async fn give_up(directory: &Client, region: &RegionId) -> anyhow::Result<()
         directory.write(&key, document.revision, None).await?;
     }
     Ok(())
+}
+
+fn read(document: &Document) -> anyhow::Result<SeedDocument> {
+    serde_json::from_slice(&document.value).context("read the seed document")
 }
