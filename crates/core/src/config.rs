@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::conflict::policy::Policy;
 use crate::id::{PartitionId, RegionId, TableName};
 use crate::lease::LeaseTerms;
@@ -109,6 +111,8 @@ pub struct Dns {
     pub zone: String,
     /// How long an answer may be kept: whole seconds.
     pub ttl: Millis,
+    /// An answer leads to one region, drawn by capacity, and not to all that take clients.
+    pub one: bool,
 }
 
 /// Where the owners of all partitions are agreed on.
@@ -180,6 +184,8 @@ pub struct Region {
     pub dns: Option<String>,
     /// Those of the gateway that names are answered with.
     pub addresses: Vec<IpAddr>,
+    /// Whose clients names lead here while the region takes any.
+    pub clients: Vec<IpNet>,
     /// `host:port` at which the agent answers load balancers, if it does.
     pub health: Option<String>,
     /// How many commits a second it is made for, where somebody has said so.

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
 use crate::id::RegionId;
 use crate::ownership::Ownership;
 use crate::time::Time;
@@ -24,6 +26,50 @@ pub fn led_to(ownership: &Ownership, down: &BTreeSet<RegionId>) -> Vec<RegionId>
     [up, owners, members].into_iter().find(|regions| !regions.is_empty()).unwrap_or_default()
 }
 
+/// Returns the region among those `led_to` whose networks have all of `client`'s: the one with the smallest of
+/// them, and the first of equals.
+pub fn nearest<'a>(
+    led_to: &[RegionId],
+    networks: impl Iterator<Item = (&'a RegionId, IpNet)>,
+    client: IpNet,
+) -> Option<RegionId> {
+    let of = networks.filter(|(region, network)| {
+        led_to.contains(region) && network.contains(&client.trunc()) && network.prefix_len() > 0
+    });
+    let mut best: Option<(&RegionId, u8)> = None;
+    for (region, network) in of {
+        if best.is_none_or(|(_, prefix)| network.prefix_len() > prefix) {
+            best = Some((region, network.prefix_len()));
+        }
+    }
+    best.map(|(region, _)| region.clone())
+}
+
+/// Returns one of the regions `led_to`. Of many `lot`s, spread evenly over all numbers, each region gets as large a
+/// part as its weight; one without a weight weighs what the others do on average.
+pub fn drawn(
+    led_to: &[RegionId],
+    weight: impl Fn(&RegionId) -> Option<u64>,
+    lot: u64,
+) -> Option<RegionId> {
+    let known: Vec<u64> = led_to.iter().filter_map(&weight).map(|w| w.min(WEIGHT_MAX)).collect();
+    let average = (known.iter().sum::<u64>() / known.len().max(1) as u64).max(1);
+    let weigh = |region| weight(region).map_or(average, |w| w.min(WEIGHT_MAX));
+    let total: u64 = led_to.iter().map(weigh).sum();
+    let mut at = (u128::from(total) * u128::from(lot)) >> 64;
+    led_to
+        .iter()
+        .find(|region| {
+            let weight = u128::from(weigh(region));
+            let here = at < weight;
+            at = at.saturating_sub(weight);
+            here
+        })
+        .cloned()
+}
+
+/// More makes no difference.
+const WEIGHT_MAX: u64 = u32::MAX as u64;
 /// Answers to one network in a second; further ones are sent on to TCP, which cannot be forged.
 const PER_SECOND: u32 = 100;
 /// Networks that are remembered; when there are more, all begin anew.
@@ -112,6 +158,51 @@ mod tests {
         let cut = fenced.apply(&OwnershipChange::Cut { run: run(), cut }).unwrap();
         let granted = cut.apply(&OwnershipChange::Grant { run: run(), to: region("ap") }).unwrap();
         assert_eq!(led_to(&granted, &down(&["eu"])), regions(&["ap", "us"]));
+    }
+
+    #[test]
+    fn clients_are_led_to_the_region_of_the_smallest_network_that_takes_any() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let (eu, us, ap) = (region("eu"), region("us"), region("ap"));
+        let networks = [
+            (&eu, net("10.0.0.0/8")),
+            (&us, net("10.1.0.0/16")),
+            (&ap, net("0.0.0.0/0")),
+            (&us, net("2001:db8::/32")),
+        ];
+        let near = |led_to: &[&str], client: &str| {
+            let found = nearest(&regions(led_to), networks.iter().copied(), net(client));
+            found.map(|region| region.to_string())
+        };
+        let all = ["ap", "eu", "us"];
+        assert_eq!(near(&all, "10.1.2.0/24").as_deref(), Some("us"));
+        assert_eq!(near(&all, "10.0.0.0/12").as_deref(), Some("eu"), "not all of it is us's");
+        assert_eq!(near(&["ap", "eu"], "10.1.2.3/32").as_deref(), Some("eu"), "us takes nobody");
+        assert_eq!(near(&all, "192.0.2.0/24"), None, "who is near to everybody is near to nobody");
+        assert_eq!(near(&all, "2001:db8:1::/48").as_deref(), Some("us"));
+    }
+
+    #[test]
+    fn many_answers_are_dealt_out_by_weight() {
+        let led_to = regions(&["ap", "eu", "us"]);
+        let dealt = |weights: [Option<u64>; 3]| {
+            let weight = |of: &RegionId| {
+                let at = led_to.iter().position(|region| region == of).unwrap();
+                weights[at]
+            };
+            let mut counts = [0; 3];
+            for i in 0..6000_u64 {
+                let found = drawn(&led_to, weight, i.wrapping_mul(u64::MAX / 6000)).unwrap();
+                counts[led_to.iter().position(|region| *region == found).unwrap()] += 1;
+            }
+            counts.map(|count: i32| (count + 5) / 10)
+        };
+        assert_eq!(dealt([None, None, None]), [200, 200, 200]);
+        assert_eq!(dealt([Some(1000), Some(2000), Some(3000)]), [100, 200, 300]);
+        assert_eq!(dealt([Some(1000), None, Some(3000)]), [100, 200, 300]);
+        assert_eq!(dealt([Some(u64::MAX), Some(u64::MAX), Some(u64::MAX)]), [200, 200, 200]);
+        assert_eq!(drawn(&[], |_| None, 7), None);
+        assert_eq!(drawn(&led_to, |_| None, u64::MAX), Some(region("us")));
     }
 
     #[test]

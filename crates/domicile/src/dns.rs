@@ -13,20 +13,23 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::config::Config;
 use domicile_core::id::RegionId;
-use domicile_core::traffic::{AnswerRate, led_to};
+use domicile_core::traffic::{AnswerRate, drawn, led_to, nearest};
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Edns, Metadata, OpCode, ResponseCode};
+use hickory_server::proto::rr::rdata::opt::{ClientSubnet, EdnsCode, EdnsOption};
 use hickory_server::proto::rr::rdata::{A, AAAA, NS, SOA};
 use hickory_server::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo, Server};
 use hickory_server::zone_handler::MessageResponseBuilder;
+use ipnet::IpNet;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
@@ -41,6 +44,9 @@ const PAYLOAD_MAX: u16 = 1232;
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Answers that wait for a slow client.
 const ANSWERS_WAITING: usize = 16;
+
+/// From one lot to the next: multiples of the golden ratio spread evenly, however many there are (Weyl).
+const LOT_STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// What answers are made of.
 pub struct Sources {
@@ -81,6 +87,7 @@ pub struct Zone {
     name: Name,
     ttl: u32,
     rate: Mutex<AnswerRate>,
+    lot: AtomicU64,
 }
 
 /// What is said to one question.
@@ -114,6 +121,11 @@ impl RequestHandler for Zone {
         let mut edns = Edns::new();
         edns.set_max_payload(PAYLOAD_MAX).set_version(0);
         let mut response = MessageResponseBuilder::from_message_request(request);
+        if let Some(told) = subnet(request) {
+            let scope = if self.asks_for_networks() { told.source_prefix() } else { 0 };
+            let subnet = ClientSubnet::new(told.addr(), told.source_prefix(), scope);
+            edns.options_mut().insert(EdnsOption::Subnet(subnet));
+        }
         if request.edns.is_some() {
             response.edns(&edns);
         }
@@ -136,7 +148,7 @@ impl Zone {
         let mut name = Name::from_ascii(&dns.zone).context("dns.zone is no name")?.to_lowercase();
         name.set_fqdn(true);
         let ttl = u32::try_from(dns.ttl.0 / 1000).unwrap_or(u32::MAX);
-        Ok(Self { sources, name, ttl, rate: Mutex::default() })
+        Ok(Self { sources, name, ttl, rate: Mutex::default(), lot: AtomicU64::new(0) })
     }
 
     fn answer(&self, request: &Request) -> Answer {
@@ -155,7 +167,8 @@ impl Zone {
         if asked.protocol == Protocol::Udp && !self.admits(asked.src.ip()) {
             return Answer { truncated: true, ..Answer::refusal(ResponseCode::NoError) };
         }
-        let here = self.records(&name);
+        let told = subnet(request).and_then(|told| network(&told));
+        let here = self.records(&name, told.unwrap_or(IpNet::from(asked.src.ip().to_canonical())));
         let records: Vec<Record> = match &here {
             Some(here) => here.iter().filter(|r| r.record_type() == kind).cloned().collect(),
             None => Vec::new(),
@@ -171,7 +184,7 @@ impl Zone {
     }
 
     /// Everything of one name; `None` where there is no such name.
-    fn records(&self, name: &Name) -> Option<Vec<Record>> {
+    fn records(&self, name: &Name, client: IpNet) -> Option<Vec<Record>> {
         let regions = &self.sources.config.regions;
         if *name == self.name {
             let servers = regions.iter().filter(|region| region.dns.is_some());
@@ -179,7 +192,7 @@ impl Zone {
             let named = servers.map(|server| RData::NS(NS(server)));
             let mut records: Vec<Record> = named.map(|data| self.record(name, data)).collect();
             records.push(self.soa());
-            for region in self.led_to() {
+            for region in self.led_to(client) {
                 records.extend(self.addresses(name, &region));
             }
             return Some(records);
@@ -192,11 +205,28 @@ impl Zone {
         Some(self.addresses(name, &region.id))
     }
 
-    /// By the last ownership that was read, without those that are seen to be down.
-    fn led_to(&self) -> Vec<RegionId> {
+    /// By the last ownership that was read, without those that are seen to be down: where `client` is led.
+    fn led_to(&self, client: IpNet) -> Vec<RegionId> {
         let view = self.sources.ownership.borrow().clone();
         let Some(ownership) = view.ownership.as_ref() else { return Vec::new() };
-        led_to(ownership, &self.down())
+        let (config, all) = (&self.sources.config, led_to(ownership, &self.down()));
+        let networks = config
+            .regions
+            .iter()
+            .flat_map(|region| region.clients.iter().map(|network| (&region.id, *network)));
+        let capacity = |region: &RegionId| config.region(region).and_then(|region| region.capacity);
+        let draw = || {
+            let lot = self.lot.fetch_add(LOT_STEP, Ordering::Relaxed);
+            drawn(&all, capacity, lot)
+        };
+        let one = config.dns.as_ref().is_some_and(|dns| dns.one);
+        let found = nearest(&all, networks, client).or_else(|| if one { draw() } else { None });
+        found.map_or(all.clone(), |region| vec![region])
+    }
+
+    /// Does an answer depend on who asks?
+    fn asks_for_networks(&self) -> bool {
+        self.sources.config.regions.iter().any(|region| !region.clients.is_empty())
     }
 
     fn down(&self) -> BTreeSet<RegionId> {
@@ -241,4 +271,18 @@ impl Zone {
     fn beneath(&self, label: &str) -> Option<Name> {
         self.name.prepend_label(label).ok()
     }
+}
+
+/// What a resolver tells of its client (RFC 7871).
+fn subnet(request: &Request) -> Option<ClientSubnet> {
+    match request.edns.as_ref()?.option(EdnsCode::Subnet)? {
+        EdnsOption::Subnet(subnet) => Some(*subnet),
+        _ => None,
+    }
+}
+
+/// `None` where it asks not to be led by that, or tells nonsense.
+fn network(told: &ClientSubnet) -> Option<IpNet> {
+    let prefix = Some(told.source_prefix()).filter(|prefix| *prefix > 0)?;
+    IpNet::new(told.addr(), prefix).ok()
 }

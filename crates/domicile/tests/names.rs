@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use domicile::lab::regions::Regions;
+use domicile::lab::regions::{Regions, RegionsConfig};
 use hickory_server::proto::op::{Message, MessageType, OpCode, Query};
 use hickory_server::proto::rr::{Name, RecordType};
 use tokio::io::AsyncWriteExt as _;
@@ -20,14 +20,18 @@ const US: &str = "192.0.2.2";
 const AP: &str = "192.0.2.3";
 
 /// Three regions of which each owns a third; they fail over by themselves.
-async fn world() -> Regions {
+fn world_of_names() -> RegionsConfig {
     let mut config = config(&["eu", "us", "ap"], "hash(id, 9)", 9);
     config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY)".to_owned();
     config.tables = "[[table]]\nname = \"item\"\n".to_owned();
     config.automatic_failover = true;
     config.suspect_after = Duration::from_secs(2);
     config.zone = Some("db.example".to_owned());
-    let mut regions = Regions::create(config).await.unwrap();
+    config
+}
+
+async fn world() -> Regions {
+    let mut regions = Regions::create(world_of_names()).await.unwrap();
     start(&mut regions).await;
     regions
 }
@@ -148,4 +152,49 @@ async fn beyond_the_rate_there_is_only_tcp(server: SocketAddr) {
     leads_to(server, "+tcp db.example", &[EU, US, AP]).await;
     // And in the next second in full again.
     leads_to(server, "+ignore db.example", &[EU, US, AP]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_led_to_their_region_and_others_by_capacity() {
+    let mut regions = Regions::create(world_of_names()).await.unwrap();
+    for region in ["eu", "us", "ap"] {
+        let file = regions.config_file(region);
+        let text = std::fs::read_to_string(file).unwrap();
+        let text = text.replace("[dns]\n", "[dns]\nanswer = \"one\"\n");
+        let text = [(EU, "10.0.0.0/8", 1000), (US, "10.1.0.0/16", 2000), (AP, "10.2.0.0/16", 5000)]
+            .into_iter()
+            .fold(text, |text, (address, clients, capacity)| {
+                let given = format!("addresses = \"{address}\"\n");
+                let more = format!("{given}clients = \"{clients}\"\ncapacity = {capacity}\n");
+                text.replace(&given, &more)
+            });
+        std::fs::write(file, text).unwrap();
+    }
+    start(&mut regions).await;
+    let us = regions.dns("us");
+    let led = |subnet: &str| addresses(us, &format!("+subnet={subnet} db.example"));
+    assert_eq!(led("10.1.2.0/24"), [US]);
+    assert_eq!(led("10.200.0.0/16"), [EU]);
+    let said = dig(us, "+subnet=10.1.2.0/24 db.example A");
+    assert!(said.contains("CLIENT-SUBNET: 10.1.2.0/24/24"), "as far as it was looked at: {said}");
+    let said = dig(us, "+subnet=0.0.0.0/0 db.example A");
+    assert!(said.contains("CLIENT-SUBNET: 0.0.0.0/0/0"), "nobody is told of: {said}");
+
+    let mut counts = std::collections::BTreeMap::new();
+    for _ in 0..80 {
+        let found = led("192.0.2.0/24");
+        assert_eq!(found.len(), 1, "{found:?}");
+        *counts.entry(found[0].clone()).or_insert(0) += 1;
+    }
+    for (address, share) in [(EU, 10), (US, 20), (AP, 50)] {
+        let count = counts.get(address).copied().unwrap_or_default();
+        assert!((share - 2..=share + 2).contains(&count), "{counts:?}");
+    }
+
+    regions.kill_region("us");
+    eventually("clients of a region that is gone are led to another", async || {
+        let found = addresses(regions.dns("ap"), "+subnet=10.1.2.0/24 db.example");
+        if found == [EU] { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
 }

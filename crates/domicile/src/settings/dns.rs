@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use domicile_core::config::{Dns, Region};
 use domicile_core::time::Millis;
 use hickory_server::proto::rr::Name;
+use ipnet::IpNet;
 
 use super::mistake::Mistakes;
 use super::resolve::{duration, required};
@@ -30,7 +31,30 @@ pub(super) fn resolve(written: &WrittenDns, mistakes: &mut Mistakes) -> Option<D
         let text = format!("\"{zone}\" is not the name of a zone, as in \"db.example.com\"");
         mistakes.add("dns.zone", text);
     }
-    named.map(|_| Dns { zone: zone.to_owned(), ttl })
+    let one = match written.answer.as_deref() {
+        None | Some("all") => Some(false),
+        Some("one") => Some(true),
+        Some(other) => {
+            mistakes.add("dns.answer", format!("\"{other}\" is neither \"all\" nor \"one\""));
+            None
+        }
+    };
+    named.map(|_| Dns { zone: zone.to_owned(), ttl, one: one.unwrap_or_default() })
+}
+
+/// Returns the networks whose clients are led to a region first.
+pub(super) fn clients(path: &str, written: Option<&Names>, mistakes: &mut Mistakes) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for text in written.map(Names::list).unwrap_or_default() {
+        match text.parse::<IpNet>() {
+            Ok(network) => networks.push(network.trunc()),
+            Err(_) => {
+                let what = "is not a network, as in \"203.0.113.0/24\"";
+                mistakes.add(path, format!("\"{text}\" {what}"));
+            }
+        }
+    }
+    networks
 }
 
 /// Returns what a region's name is answered with: what is written, or the host of its gateway.

@@ -179,6 +179,12 @@ pub const KEYS: &[Key] = &[
         "How long an answer may be kept, in whole seconds from `1s` to `60s`.",
     ),
     key(
+        "dns.answer",
+        Text,
+        Value("\"all\""),
+        "`all`: the zone's name leads to every region that takes clients; `one`: to one of them, as often as its `region[].capacity` is a part of theirs.",
+    ),
+    key(
         "lease.ttl",
         Duration,
         Value("\"3s\""),
@@ -364,6 +370,12 @@ pub const KEYS: &[Key] = &[
         Names,
         Words("the host of `gateway`, where that is an address"),
         "The IP addresses that names of this region are answered with: those at which clients reach its gateway, and resolvers its `dns`.",
+    ),
+    key(
+        "region[].clients",
+        Names,
+        Words("none"),
+        "Networks, as in `203.0.113.0/24`, whose clients the zone's name leads to this region alone, while it takes any. Of several the smallest counts. A client is known by what its resolver tells of it (EDNS client subnet), or else by its resolver's address.",
     ),
     key(
         "region[].health",

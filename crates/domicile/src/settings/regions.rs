@@ -101,6 +101,7 @@ fn resolve_one(
         written.gateway.as_deref(),
         mistakes,
     );
+    let clients = super::dns::clients(&path("clients"), written.clients.as_ref(), mistakes);
     let health = optional(&path("health"), &written.health, mistakes);
     let capacity = capacity(&path("capacity"), written.capacity, mistakes);
     let data = required(&path("data"), written.data.as_deref(), mistakes);
@@ -114,6 +115,7 @@ fn resolve_one(
         metrics: metrics?,
         dns: dns?,
         addresses,
+        clients,
         health: health?,
         capacity: capacity?,
         data: data?.to_owned(),

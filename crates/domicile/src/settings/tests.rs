@@ -402,6 +402,11 @@ fn a_zone_without_names_or_names_without_a_zone_answer_nothing() {
         about(&format!("{host}dns = \"10.0.0.1:53\"\naddresses = [\"10.0.0.1\", \"x\"]"));
     assert!(found[0].starts_with("region[3].dns: answers for no zone"), "{found:?}");
     assert_eq!(found[1], "region[3].addresses: \"x\" is not an IP address");
+    let found: Vec<String> = about("[dns]\nzone = \"db.example\"\nanswer = \"some\"");
+    assert_eq!(found[0], "dns.answer: \"some\" is neither \"all\" nor \"one\"");
+    let found = mistakes_with(&format!("{host}clients = [\"10.0.0.0/8\", \"10.0.0.0/40\"]"));
+    let text = "region[3].clients: \"10.0.0.0/40\" is not a network, as in \"203.0.113.0/24\"";
+    assert_eq!(found, [text]);
 }
 
 #[test]

@@ -74,6 +74,7 @@ pub(super) struct WrittenGateway {
 pub(super) struct WrittenDns {
     pub zone: Option<String>,
     pub ttl: Option<String>,
+    pub answer: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -151,6 +152,7 @@ pub(super) struct WrittenRegion {
     pub metrics: Option<String>,
     pub dns: Option<String>,
     pub addresses: Option<Names>,
+    pub clients: Option<Names>,
     pub health: Option<String>,
     pub capacity: Option<i64>,
     pub data: Option<String>,
