@@ -1,5 +1,6 @@
 //! Decides. Knows no clock, no I/O, no async and no randomness: time and facts are arguments.
 
+pub mod admission;
 pub mod change;
 pub mod compare;
 pub mod config;
