@@ -171,31 +171,89 @@ pub fn put_parameter_status(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     });
 }
 
+/// What a column of a row description holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    Text,
+    /// `bigint`.
+    Number,
+}
+
+/// A column of a row description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column<'a> {
+    pub name: &'a [u8],
+    pub of: ColumnType,
+    /// Its values are not in their text form.
+    pub is_binary: bool,
+}
+
+/// Appends RowDescription. More columns than a message can count are left out.
+pub fn put_row_description<'a>(
+    out: &mut BytesMut,
+    columns: impl ExactSizeIterator<Item = Column<'a>>,
+) {
+    const TEXT_OID: u32 = 25;
+    const BIGINT_OID: u32 = 20;
+    frame::put(out, tag::ROW_DESCRIPTION, |body| {
+        let count = u16::try_from(columns.len()).unwrap_or(u16::MAX);
+        body.put_u16(count);
+        for column in columns.take(usize::from(count)) {
+            put_text(body, column.name);
+            // Of no table.
+            body.put_u32(0);
+            body.put_u16(0);
+            let (oid, bytes) = match column.of {
+                ColumnType::Text => (TEXT_OID, -1),
+                ColumnType::Number => (BIGINT_OID, 8),
+            };
+            body.put_u32(oid);
+            body.put_i16(bytes);
+            // Without a modifier.
+            body.put_i32(-1);
+            body.put_u16(u16::from(column.is_binary));
+        }
+    });
+}
+
+/// Appends DataRow; `None` is null.
+pub fn put_row<'a>(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Option<&'a [u8]>>) {
+    frame::put(out, tag::DATA_ROW, |body| {
+        let count = u16::try_from(values.len()).unwrap_or(u16::MAX);
+        body.put_u16(count);
+        for value in values.take(usize::from(count)) {
+            let Some(value) = value else {
+                body.put_i32(-1);
+                continue;
+            };
+            body.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+            body.put_slice(value);
+        }
+    });
+}
+
 /// Appends the whole answer to a query that returns one text: its description, one row, and what was done.
 pub fn put_one_text(out: &mut BytesMut, column: &[u8], value: &[u8], command: &[u8]) {
-    const TEXT_OID: u32 = 25;
-    frame::put(out, tag::ROW_DESCRIPTION, |body| {
-        body.put_u16(1);
-        put_text(body, column);
-        // Of no table; a type of variable length, without a modifier, in text form.
-        body.put_u32(0);
-        body.put_u16(0);
-        body.put_u32(TEXT_OID);
-        body.put_i16(-1);
-        body.put_i32(-1);
-        body.put_u16(0);
-    });
+    let column = Column { name: column, of: ColumnType::Text, is_binary: false };
+    put_row_description(out, std::iter::once(column));
     put_row_of_one(out, value);
     put_command_complete(out, command);
 }
 
 /// Appends a row of one value.
 pub fn put_row_of_one(out: &mut BytesMut, value: &[u8]) {
-    frame::put(out, tag::DATA_ROW, |body| {
-        body.put_u16(1);
-        body.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
-        body.put_slice(value);
-    });
+    put_row(out, std::iter::once(Some(value)));
+}
+
+/// Appends a message that says nothing but what it is: ParseComplete, BindComplete, CloseComplete, NoData or
+/// EmptyQueryResponse.
+pub fn put_bare(out: &mut BytesMut, tag: u8) {
+    frame::put(out, tag, |_| {});
+}
+
+/// Appends the ParameterDescription of a statement that takes none.
+pub fn put_no_parameters(out: &mut BytesMut) {
+    frame::put(out, tag::PARAMETER_DESCRIPTION, |body| body.put_u16(0));
 }
 
 /// Returns the value of a row that has only this one, and not NULL.
@@ -404,6 +462,27 @@ mod tests {
         assert_eq!(back.code(), "25006");
         assert_eq!(back.get(field::DETAIL), Some("Owner region: eu, epoch: 7."));
         assert!(!back.ends_session());
+    }
+
+    #[test]
+    fn a_row_has_as_many_values_as_its_description_has_columns() {
+        let mut wire = BytesMut::new();
+        let column = |name, of, is_binary| Column { name, of, is_binary };
+        let columns = [
+            column(&b"id"[..], ColumnType::Number, true),
+            column(b"state", ColumnType::Text, false),
+        ];
+        put_row_description(&mut wire, columns.into_iter());
+        put_row(&mut wire, [Some(&b"\0\0\0\0\0\0\0\x07"[..]), None].into_iter());
+        let description = frame::take(&mut wire, 1024).unwrap().unwrap();
+        assert_eq!(
+            &description.body[..],
+            b"\0\x02id\0\0\0\0\0\0\0\0\0\0\x14\0\x08\xff\xff\xff\xff\0\x01\
+              state\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0"
+        );
+        let row = frame::take(&mut wire, 1024).unwrap().unwrap();
+        assert_eq!(&row.body[..], b"\0\x02\0\0\0\x08\0\0\0\0\0\0\0\x07\xff\xff\xff\xff");
+        assert!(wire.is_empty());
     }
 
     #[test]

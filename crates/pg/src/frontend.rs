@@ -113,20 +113,44 @@ pub fn read(tag: u8, body: &[u8]) -> Result<Frontend<'_>, FrontendError> {
     })
 }
 
+/// Of which values a Bind says that they are not in their text form.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Formats(Vec<usize>);
+
+impl Formats {
+    fn read(rest: &mut &[u8]) -> Result<Self, FrontendError> {
+        (0..count(rest)?).map(|_| count(rest)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Returns whether the value of this place, from 0, is not in its text form.
+    pub fn is_binary(&self, place: usize) -> bool {
+        // None for all as text, one for all alike.
+        match self.0.as_slice() {
+            [] => false,
+            [all] => *all == 1,
+            each => each.get(place) == Some(&1),
+        }
+    }
+}
+
 /// Reads the values of a Bind.
 pub fn bind_values(body: &[u8]) -> Result<Vec<Value<'_>>, FrontendError> {
+    values(&mut &*body)
+}
+
+/// Reads in which formats a Bind wants what is returned.
+pub fn result_formats(body: &[u8]) -> Result<Formats, FrontendError> {
     let mut rest = body;
-    let (_portal, _statement) = (text(tag::BIND, &mut rest)?, text(tag::BIND, &mut rest)?);
-    let formats =
-        (0..count(&mut rest)?).map(|_| count(&mut rest)).collect::<Result<Vec<_>, _>>()?;
-    let values = count(&mut rest)?;
-    // None for all as text, one for all alike.
-    let is_binary = |i: usize| match formats.as_slice() {
-        [] => false,
-        [all] => *all == 1,
-        each => each.get(i) == Some(&1),
-    };
-    (0..values).map(|i| Ok(Value { is_binary: is_binary(i), bytes: value(&mut rest)? })).collect()
+    values(&mut rest)?;
+    Formats::read(&mut rest)
+}
+
+fn values<'a>(rest: &mut &'a [u8]) -> Result<Vec<Value<'a>>, FrontendError> {
+    let (_portal, _statement) = (text(tag::BIND, rest)?, text(tag::BIND, rest)?);
+    let formats = Formats::read(rest)?;
+    let values = count(rest)?;
+    let value = |i| Ok(Value { is_binary: formats.is_binary(i), bytes: value(rest)? });
+    (0..values).map(value).collect()
 }
 
 fn count(rest: &mut &[u8]) -> Result<usize, FrontendError> {
@@ -308,6 +332,10 @@ mod tests {
         for end in 0..each.len() - 2 {
             assert_eq!(bind_values(&each[..end]), Err(FrontendError::Short(b'B')), "{end}");
         }
+        assert_eq!(result_formats(&each), Ok(Formats::default()));
+        let formats = result_formats(&[&each[..each.len() - 2], b"\0\x02\0\0\0\x01"].concat());
+        let formats = formats.unwrap();
+        assert_eq!([0, 1, 2].map(|i| formats.is_binary(i)), [false, true, false]);
     }
 
     #[test]
@@ -326,6 +354,7 @@ mod tests {
         fn any_bytes_are_read_without_a_panic(tag: u8, body: Vec<u8>) {
             let _ = read(tag, &body);
             let _ = bind_values(&body);
+            let _ = result_formats(&body);
         }
 
         #[test]

@@ -71,6 +71,8 @@ states! {
     DUPLICATE_OBJECT = "42710";
     /// The role may not do this.
     INSUFFICIENT_PRIVILEGE = "42501";
+    /// The text is no statement.
+    SYNTAX_ERROR = "42601";
     /// No such table.
     UNDEFINED_TABLE = "42P01";
     /// No such object.
