@@ -1,10 +1,11 @@
 //! What did the operator ask for, once checked? Resolved values only; every limit has a name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::admission::Admission;
 use crate::conflict::policy::Policy;
 use crate::id::{PartitionId, RegionId, TableName};
 use crate::lease::LeaseTerms;
@@ -68,13 +69,48 @@ pub struct FailoverPolicy {
     pub suspect_after: Millis,
 }
 
-/// How gateways speak with clients.
+/// How gateways speak with clients, and with whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gateway {
     /// What clients are shown; without it they speak in the clear.
     pub identity: Option<Identity>,
     /// No session begins in the clear.
     pub require_tls: bool,
+    /// Who may come in, and how many.
+    pub admission: Admission,
+    pub console: Console,
+}
+
+/// Who may come to a gateway's console, as what PostgreSQL lets them in as.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Console {
+    /// They see everything, and have clients wait or leave.
+    pub admins: BTreeSet<String>,
+    /// They see everything.
+    pub viewers: BTreeSet<String>,
+}
+
+/// What somebody may do in a gateway's console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    Look,
+    Change,
+}
+
+impl Console {
+    /// Nobody may come.
+    pub fn is_closed(&self) -> bool {
+        self.admins.is_empty() && self.viewers.is_empty()
+    }
+
+    /// Returns what `role` may do there; `None` where it may not come.
+    pub fn right(&self, role: &str) -> Option<Right> {
+        if self.admins.contains(role) {
+            Some(Right::Change)
+        } else {
+            self.viewers.contains(role).then_some(Right::Look)
+        }
+    }
 }
 
 /// Somebody whom runbooks may tell.

@@ -774,7 +774,7 @@ impl Parts {
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<gateway::Secure> {
-        let config::Gateway { identity, require_tls } = &self.config.gateway;
+        let config::Gateway { identity, require_tls, .. } = &self.config.gateway;
         let clients = identity.as_ref().map(Shown::open_shown).transpose()?.map(Arc::new);
         if let Some(shown) = clients.clone() {
             let (notices, shutdown) = (self.notices.clone(), shutdown.clone());

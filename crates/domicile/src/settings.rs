@@ -17,6 +17,7 @@ use domicile_core::config::Config;
 mod directory;
 mod dns;
 mod drills;
+mod gateway;
 pub mod keys;
 pub mod mistake;
 mod outline;

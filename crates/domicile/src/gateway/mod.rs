@@ -69,6 +69,8 @@ pub use target::Target;
 use crate::clock::Clock;
 use crate::staleness::Staleness;
 
+/// The database that is no database: who wants it comes to the console.
+pub const CONSOLE: &str = "domicile";
 /// How many clients a gateway serves at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// How long a client may take to say what it wants.

@@ -1,7 +1,7 @@
 //! What do the written values come to, with defaults filled in and relations checked?
 
 use domicile_core::config::{
-    Config, FailoverPolicy, Gateway, Identity, MutualTls, REGIONS_MAX, Sequences, TableKind,
+    Config, FailoverPolicy, Identity, MutualTls, REGIONS_MAX, Sequences, TableKind,
 };
 use domicile_core::frame::Compression;
 use domicile_core::id::RegionId;
@@ -14,7 +14,7 @@ use domicile_core::time::{DriftPpm, Millis};
 use super::mistake::Mistakes;
 use super::partition::Partition;
 use super::written::{Written, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo, WrittenTls};
-use super::{directory, dns, drills, regions, tables, units, webhooks};
+use super::{directory, dns, drills, gateway, regions, tables, units, webhooks};
 
 const CLUSTER_NAME_BYTES_MAX: usize = 32;
 /// Shorter leases end whenever a machine is busy for a moment.
@@ -51,7 +51,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let log = log_terms(log.unwrap_or(&WrittenLog::default()), written.region.len(), mistakes);
     let directory = directory::resolve(written.directory.as_ref(), mistakes);
     let tls = written.tls.as_ref().map(|tls| self::tls(tls, mistakes));
-    let gateway = gateway(written, mistakes);
+    let gateway = gateway::resolve(written, mistakes);
     let dns = written.dns.as_ref().map(|written| dns::resolve(written, mistakes));
     dns::check(
         written.dns.as_ref(),
@@ -111,27 +111,6 @@ fn tls(written: &WrittenTls, mistakes: &mut Mistakes) -> Option<MutualTls> {
     .map(|(path, text)| required(path, text.as_deref(), mistakes).map(str::to_owned));
     let identity = Identity { certificate: certificate?, key: key? };
     Some(MutualTls { ca: ca?, identity })
-}
-
-/// What of it is wrong is left out.
-fn gateway(written: &Written, mistakes: &mut Mistakes) -> Gateway {
-    let Some(gateway) = &written.gateway else { return Gateway::default() };
-    let require_tls = gateway.require_tls.unwrap_or(false);
-    let given = gateway.certificate.is_some() || gateway.key.is_some() || require_tls;
-    let [certificate, key] =
-        [("gateway.certificate", &gateway.certificate), ("gateway.key", &gateway.key)].map(
-            |(path, text)| match given {
-                true => required(path, text.as_deref(), mistakes).map(str::to_owned),
-                false => None,
-            },
-        );
-    if require_tls && written.tls.is_none() {
-        let text =
-            "gateways would refuse each other: give [tls], too, by which they know each other";
-        mistakes.add("gateway.require_tls", text);
-    }
-    let identity = certificate.zip(key).map(|(certificate, key)| Identity { certificate, key });
-    Gateway { identity, require_tls }
 }
 
 fn layout(partition: &Partition, ids: Vec<RegionId>, has_reference: bool) -> Layout {

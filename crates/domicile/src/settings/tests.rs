@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use domicile_core::admission::{Admission, AllowRule, Limits};
 use domicile_core::config::{Directory, Etcd, KeySource, Secret, TableKind, Url};
 use domicile_core::conflict::policy::{ColumnPolicy, Deletes, Policy};
 use domicile_core::frame::Compression;
@@ -418,4 +419,91 @@ fn a_gateway_shows_a_certificate_with_its_key_or_none() {
                 each other";
     assert_eq!(mistakes, ["gateway.certificate: is missing", "gateway.key: is missing", text]);
     assert_eq!(sound_with("[gateway]\nrequire_tls = false").gateway.identity, None);
+}
+
+#[test]
+fn a_gateway_without_a_word_about_it_lets_everybody_in_and_nobody_to_its_console() {
+    let gateway = sound_with("").gateway;
+    assert_eq!(gateway.admission, Admission::default());
+    assert!(gateway.console.is_closed());
+}
+
+#[test]
+fn rules_and_limits_say_who_comes_in() {
+    let gateway = sound_with(
+        r#"
+        [gateway]
+        certificate = "/etc/gateway.pem"
+        key = "/etc/gateway.key"
+        admins = "postgres"
+        viewers = ["watch", "app"]
+        connections = 500
+        connections_per_user = 100
+
+        [[gateway.allow]]
+        address = ["10.0.0.0/8", "::1"]
+        database = "shop"
+        user = ["app", "till"]
+
+        [[gateway.allow]]
+        tls = true
+        "#,
+    )
+    .gateway;
+    let limits = Limits { connections: 500, per_user: Some(100), per_database: None };
+    let addresses = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+    let first = AllowRule {
+        addresses,
+        databases: vec!["shop".to_owned()],
+        users: vec!["app".to_owned(), "till".to_owned()],
+        tls: false,
+    };
+    let rules = vec![first, AllowRule { tls: true, ..AllowRule::default() }];
+    assert_eq!(gateway.admission, Admission { rules, limits });
+    assert!(gateway.console.admins.contains("postgres") && gateway.console.viewers.len() == 2);
+}
+
+#[test]
+fn all_mistakes_of_rules_and_limits_are_told() {
+    let mistakes = mistakes_with(
+        r#"
+        [gateway]
+        admins = "app"
+        viewers = ["app", ""]
+        connections = 0
+        connections_per_database = 1000000
+
+        [[gateway.allow]]
+        address = ["10.0.0.1/8", "10.0.0.0/33"]
+
+        [[gateway.allow]]
+        address = "10.0.0.1/8"
+        user = []
+        tls = true
+        role = "app"
+        "#,
+    );
+    assert_eq!(
+        mistakes,
+        [
+            "gateway.viewers: names a role without a name",
+            "gateway.connections: 0: expected 1 to 100000",
+            "gateway.connections_per_database: 1000000: expected 1 to 100000",
+            "gateway.allow[1].address: \"10.0.0.1/8\" says more than its mask holds: expected 10.0.0.0/8",
+            "gateway.allow[2].address: \"10.0.0.1/8\" says more than its mask holds: expected 10.0.0.0/8",
+            "gateway.allow[2].user: names nothing: leave it out for all",
+            "gateway.allow[2].tls: nobody can encrypt: give gateway.certificate and gateway.key",
+            "gateway.allow[2].role: unknown key; known here: address, database, user, tls",
+        ]
+    );
+}
+
+#[test]
+fn a_console_does_not_hide_a_database() {
+    let text = format!("{SOUND}[gateway]\nadmins = \"postgres\"")
+        .replace("dbname=shop", "dbname=domicile");
+    let mistakes = parse(&text).unwrap_err();
+    let why =
+        "the console is the database \"domicile\", and region[1].postgres has one of that name";
+    assert_eq!((mistakes[0].path.as_str(), mistakes[0].text.as_str()), ("gateway.admins", why));
 }

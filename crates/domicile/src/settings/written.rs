@@ -67,6 +67,22 @@ pub(super) struct WrittenGateway {
     pub certificate: Option<String>,
     pub key: Option<String>,
     pub require_tls: Option<bool>,
+    pub admins: Option<Names>,
+    pub viewers: Option<Names>,
+    pub connections: Option<i64>,
+    pub connections_per_user: Option<i64>,
+    pub connections_per_database: Option<i64>,
+    #[serde(default)]
+    pub allow: Vec<WrittenAllowRule>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenAllowRule {
+    pub address: Option<Names>,
+    pub database: Option<Names>,
+    pub user: Option<Names>,
+    pub tls: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,0 +1,141 @@
+//! How do gateways speak with clients, and with whom?
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use domicile_core::admission::{Admission, AllowRule, CONNECTIONS_MAX, Limits};
+use domicile_core::config::{Console, Gateway, Identity};
+use ipnet::IpNet;
+
+use super::mistake::Mistakes;
+use super::resolve::required;
+use super::written::{Names, Written, WrittenAllowRule, WrittenGateway};
+use crate::gateway::CONSOLE;
+
+/// What of it is wrong is left out.
+pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Gateway {
+    let Some(gateway) = &written.gateway else { return Gateway::default() };
+    let require_tls = gateway.require_tls.unwrap_or(false);
+    let identity = identity(gateway, mistakes);
+    if require_tls && written.tls.is_none() {
+        let text =
+            "gateways would refuse each other: give [tls], too, by which they know each other";
+        mistakes.add("gateway.require_tls", text);
+    }
+    let rules = gateway.allow.iter().enumerate();
+    let rules = rules.map(|(i, rule)| {
+        let path = |key: &str| format!("gateway.allow[{}].{key}", i + 1);
+        if rule.tls == Some(true) && gateway.certificate.is_none() {
+            let text = "nobody can encrypt: give gateway.certificate and gateway.key";
+            mistakes.add(path("tls"), text);
+        }
+        allow_rule(rule, path, mistakes)
+    });
+    let rules = rules.collect();
+    let admission = Admission { rules, limits: limits(gateway, mistakes) };
+    Gateway { identity, require_tls, admission, console: console(written, gateway, mistakes) }
+}
+
+/// Half of it would show nothing.
+fn identity(gateway: &WrittenGateway, mistakes: &mut Mistakes) -> Option<Identity> {
+    let is_wanted = gateway.require_tls == Some(true);
+    if !is_wanted && gateway.certificate.is_none() && gateway.key.is_none() {
+        return None;
+    }
+    let [certificate, key] =
+        [("gateway.certificate", &gateway.certificate), ("gateway.key", &gateway.key)]
+            .map(|(path, text)| required(path, text.as_deref(), mistakes).map(str::to_owned));
+    Some(Identity { certificate: certificate?, key: key? })
+}
+
+fn allow_rule(
+    rule: &WrittenAllowRule,
+    path: impl Fn(&str) -> String,
+    mistakes: &mut Mistakes,
+) -> AllowRule {
+    let mut names = |key: &str, names| given(&path(key), names, mistakes);
+    let [addresses, databases, users] =
+        [("address", &rule.address), ("database", &rule.database), ("user", &rule.user)]
+            .map(|(key, written)| names(key, written));
+    let addresses = addresses.iter().filter_map(|text| match network(text) {
+        Ok(network) => Some(network),
+        Err(wrong) => {
+            mistakes.add(path("address"), wrong);
+            None
+        }
+    });
+    AllowRule { addresses: addresses.collect(), databases, users, tls: rule.tls.unwrap_or(false) }
+}
+
+/// A list that stands there and is empty would let everybody in.
+fn given(path: &str, written: &Option<Names>, mistakes: &mut Mistakes) -> Vec<String> {
+    let Some(written) = written else { return Vec::new() };
+    let list = written.list();
+    if list.is_empty() || list.iter().any(String::is_empty) {
+        mistakes.add(path, "names nothing: leave it out for all");
+    }
+    list
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network: IpNet = network.map_err(|_| {
+        format!(
+            "\"{text}\" is no address: expected one as in 10.1.2.3, 10.0.0.0/8 or 2001:db8::/32"
+        )
+    })?;
+    match network.trunc() {
+        whole if whole == network => Ok(network),
+        whole => Err(format!("\"{text}\" says more than its mask holds: expected {whole}")),
+    }
+}
+
+fn limits(gateway: &WrittenGateway, mistakes: &mut Mistakes) -> Limits {
+    let mut limit = |path: &str, written: Option<i64>| {
+        let limit = usize::try_from(written?).ok();
+        let limit = limit.filter(|limit| (1..=CONNECTIONS_MAX).contains(limit));
+        if limit.is_none() {
+            let text = format!("{}: expected 1 to {CONNECTIONS_MAX}", written?);
+            mistakes.add(path, text);
+        }
+        limit
+    };
+    Limits {
+        connections: limit("gateway.connections", gateway.connections)
+            .unwrap_or(Limits::default().connections),
+        per_user: limit("gateway.connections_per_user", gateway.connections_per_user),
+        per_database: limit("gateway.connections_per_database", gateway.connections_per_database),
+    }
+}
+
+fn console(written: &Written, gateway: &WrittenGateway, mistakes: &mut Mistakes) -> Console {
+    let mut roles = |path: &str, names: &Option<Names>| -> BTreeSet<String> {
+        let list = names.as_ref().map(Names::list).unwrap_or_default();
+        if list.iter().any(String::is_empty) {
+            mistakes.add(path, "names a role without a name");
+        }
+        list.into_iter().collect()
+    };
+    let admins = roles("gateway.admins", &gateway.admins);
+    let viewers = roles("gateway.viewers", &gateway.viewers);
+    if let Some(both) = viewers.intersection(&admins).next() {
+        mistakes.add("gateway.viewers", format!("\"{both}\" is among gateway.admins already"));
+    }
+    let console = Console { admins, viewers };
+    let hidden = written.region.iter().position(|region| {
+        let postgres = region.postgres.as_deref().unwrap_or_default();
+        let postgres = postgres.parse::<tokio_postgres::Config>();
+        postgres.is_ok_and(|postgres| postgres.get_dbname() == Some(CONSOLE))
+    });
+    if let (Some(region), false) = (hidden, console.is_closed()) {
+        let text = format!(
+            "the console is the database \"{CONSOLE}\", and region[{}].postgres has one of that name",
+            region + 1
+        );
+        mistakes.add(
+            if console.admins.is_empty() { "gateway.viewers" } else { "gateway.admins" },
+            text,
+        );
+    }
+    console
+}
