@@ -477,7 +477,8 @@ impl Parts {
         let staleness = Staleness::new(self.config.cluster.clone(), marker, self.other_regions());
         tasks.spawn(staleness.clone().run(shutdown.clone()));
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
-        self.start_gateway(listeners.gateway, tenure, heard, staleness, shutdown, tasks).await?;
+        let known = (staleness, status.subscribe());
+        self.start_gateway(listeners.gateway, tenure, heard, known, shutdown, tasks).await?;
         let listener = Listener {
             postgres: self.here.postgres.clone(),
             target: local_target(&self.database),
@@ -713,7 +714,7 @@ impl Parts {
         listen: SocketAddr,
         tenure: watch::Receiver<TenureState>,
         silence: watch::Receiver<Silence>,
-        staleness: Staleness,
+        (staleness, status): (Staleness, watch::Receiver<Arc<RegionStatus>>),
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
@@ -733,6 +734,8 @@ impl Parts {
             staleness: Some(staleness),
             rpo: self.config.rpo,
             secure: self.secure(shutdown, tasks)?,
+            admission: self.config.gateway.admission.clone(),
+            console: self.console(status),
             roles: gateway::Roles::of_postgres(&self.here.postgres),
             layout: self.config.layout.clone(),
             columns: self.columns(),
@@ -765,6 +768,17 @@ impl Parts {
                 let tables = self.config.tables.clone();
                 gateway::Columns::of_postgres(&self.here.postgres, tables)
             }
+        }
+    }
+
+    fn console(&self, status: watch::Receiver<Arc<RegionStatus>>) -> gateway::Console {
+        let postgres = &self.database.config;
+        // As PostgreSQL has it where the connection string names none.
+        let database = postgres.get_dbname().or(postgres.get_user()).unwrap_or_default();
+        gateway::Console {
+            roles: self.config.gateway.console.clone(),
+            database: database.to_owned(),
+            status: Some(status),
         }
     }
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
-use domicile::gateway::{Columns, Config, Gateway, Mode, Roles, Routes, Secure, Target};
+use domicile::gateway::{Columns, Config, Console, Gateway, Mode, Roles, Routes, Secure, Target};
 use domicile::lab::cluster::{Cluster, free_port};
+use domicile_core::admission::Admission;
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
 use tokio::process::Command;
@@ -76,6 +77,8 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Box<dyn Any>)> {
         layout: Layout { scheme: Scheme::Hash { count: 8 }, has_reference: false },
         rpo: Rpo::None,
         secure: Secure::default(),
+        admission: Admission::default(),
+        console: Console::default(),
         columns: Columns::default(),
         roles: Roles::default(),
         staleness: None,

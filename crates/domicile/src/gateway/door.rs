@@ -1,5 +1,7 @@
 //! What does a new connection want: encryption, to cancel something, or a session?
 
+use std::net::SocketAddr;
+
 use domicile_core::route::Caller;
 use domicile_pg::startup::{self, CancelRequest, FirstPacket, PROTOCOL_MAJOR, Startup};
 use tokio::net::TcpStream;
@@ -8,7 +10,8 @@ use super::link::Link;
 use super::refusals::{self, End};
 use super::rewound::Rewound;
 use super::secure::{Accepted, Other, Secure};
-use super::{STARTUP_WAIT_MAX, Shared, session};
+use super::sessions::{Kind, Who};
+use super::{Config, STARTUP_WAIT_MAX, Shared, session};
 
 /// Another region's gateway says so with this startup parameter.
 pub const HOP_PARAMETER: &str = "domicile.hop";
@@ -28,12 +31,13 @@ enum Wish {
 /// Somebody who came in, and has not said much yet.
 struct Visitor {
     link: Link,
+    address: SocketAddr,
     is: Other,
 }
 
 /// Serves one connection to its end.
-pub async fn serve(stream: TcpStream, shared: Shared) {
-    let mut visitor = Visitor::new(stream);
+pub async fn serve(stream: TcpStream, address: SocketAddr, shared: Shared) {
+    let mut visitor = Visitor { link: Link::new(stream), address, is: Other::Clear };
     let wish = tokio::time::timeout(STARTUP_WAIT_MAX, visitor.wish(&shared.secure));
     let wish = tokio::select! {
         wish = wish => wish.unwrap_or_else(|_| Err(refusals::startup_too_slow())),
@@ -46,20 +50,7 @@ pub async fn serve(stream: TcpStream, shared: Shared) {
     }
 }
 
-/// Tells a connection that there are too many.
-pub async fn refuse(stream: TcpStream, shared: Shared) {
-    let mut visitor = Visitor::new(stream);
-    let wish = tokio::time::timeout(STARTUP_WAIT_MAX, visitor.wish(&shared.secure)).await;
-    if matches!(wish, Ok(Ok(Wish::Session(_)))) {
-        say(&mut visitor.link, refusals::too_many_connections()).await;
-    }
-}
-
 impl Visitor {
-    fn new(stream: TcpStream) -> Self {
-        Self { link: Link::new(stream), is: Other::Clear }
-    }
-
     async fn begin(mut self, mut startup: Startup, shared: Shared) {
         if !shared.secure.admits(self.is) {
             return say(&mut self.link, refusals::encryption_required()).await;
@@ -70,7 +61,34 @@ impl Visitor {
         if let Some(negotiation) = startup.settle() {
             negotiation.put(&mut self.link.outgoing);
         }
-        session::serve((self.link, self.is), caller, startup, shared).await;
+        let who = self.who(caller, &startup, &shared.config);
+        match shared.sessions.enter(who.clone(), &shared.config.admission, shared.clock) {
+            Ok(recorder) => {
+                session::serve((self.link, self.is), caller, startup, recorder, shared).await
+            }
+            Err(why) => {
+                tracing::debug!(applicant = %who.applicant(), ?why, "a client is not let in");
+                say(&mut self.link, refusals::not_admitted(&who.applicant(), why)).await;
+            }
+        }
+    }
+
+    fn who(&self, caller: Caller, startup: &Startup, config: &Config) -> Who {
+        let user = startup.get("user").unwrap_or_default();
+        let database = startup.get("database").unwrap_or(user);
+        let kind = match caller {
+            Caller::Peer => Kind::Peer,
+            Caller::Client if config.has_console(database) => Kind::Console,
+            Caller::Client => Kind::Client,
+        };
+        Who {
+            kind,
+            user: user.to_owned(),
+            database: database.to_owned(),
+            application: startup.get("application_name").unwrap_or_default().to_owned(),
+            address: self.address,
+            other: self.is,
+        }
     }
 
     async fn wish(&mut self, secure: &Secure) -> Result<Wish, End> {

@@ -35,6 +35,9 @@ pub struct Link {
     pub certificate: Option<CertificateDer<'static>>,
     pub incoming: BytesMut,
     pub outgoing: BytesMut,
+    /// How much has come in so far, and gone out.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
     /// Nothing comes in any more.
     ended: bool,
     /// What was written may still lie in the socket's own buffer, as with TLS.
@@ -50,6 +53,8 @@ impl Link {
             certificate: None,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
+            received_bytes: 0,
+            sent_bytes: 0,
             ended: false,
             unflushed: false,
             mute: false,
@@ -121,7 +126,10 @@ impl Link {
         self.unflushed = true;
         match Pin::new(&mut self.socket).poll_write(cx, &self.outgoing) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(sent)) if sent > 0 => self.outgoing.advance(sent),
+            Poll::Ready(Ok(sent)) if sent > 0 => {
+                self.outgoing.advance(sent);
+                self.sent_bytes += sent as u64;
+            }
             // What the other side still had to say can be read; the end comes from there.
             Poll::Ready(Ok(_) | Err(_)) => {
                 self.mute = true;
@@ -144,6 +152,7 @@ impl Link {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(received)) => {
                 self.ended = received == 0;
+                self.received_bytes += received as u64;
                 Poll::Ready(())
             }
             Poll::Ready(Err(error)) => {

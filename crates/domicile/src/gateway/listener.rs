@@ -2,15 +2,17 @@
 //!
 //! Nothing that a client does ends the listener: each connection is a task of its own.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{CONNECTIONS_MAX, SHUTDOWN_WAIT_MAX, Shared, door};
+use super::{SHUTDOWN_WAIT_MAX, Shared, door};
 
-/// So many more connections are told why they are not served; beyond, they are just closed.
-const REFUSALS_MAX: usize = 100;
+/// Beside the clients that may be served there is room for so many that have not said who they are, or are other
+/// gateways, or are just told why they are not served. Beyond, connections are closed without a word.
+const OTHERS_MAX: usize = 10_000;
 /// After a failed accept (no file descriptors left, say) the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -26,7 +28,7 @@ pub async fn run(listener: TcpListener, shared: Shared) {
                 }
             }
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => take(stream, &mut connections, &shared),
+                Ok((stream, address)) => take(stream, address, &mut connections, &shared),
                 Err(error) => {
                     tracing::warn!(%error, "the gateway failed to accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -41,15 +43,12 @@ pub async fn run(listener: TcpListener, shared: Shared) {
     }
 }
 
-fn take(stream: TcpStream, connections: &mut JoinSet<()>, shared: &Shared) {
+fn take(stream: TcpStream, address: SocketAddr, connections: &mut JoinSet<()>, shared: &Shared) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a client was gone before it was served");
         return;
     }
-    let shared = shared.clone();
-    if connections.len() < CONNECTIONS_MAX {
-        connections.spawn(door::serve(stream, shared));
-    } else if connections.len() < CONNECTIONS_MAX + REFUSALS_MAX {
-        connections.spawn(door::refuse(stream, shared));
+    if connections.len() < shared.config.admission.limits.connections + OTHERS_MAX {
+        connections.spawn(door::serve(stream, address, shared.clone()));
     }
 }

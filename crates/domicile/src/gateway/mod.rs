@@ -3,7 +3,8 @@
 //! ```text
 //! client ──> listener ──> door (first packets) ──> session ──> home: local PostgreSQL,
 //!                           │                        │               or the owner's gateway
-//!                           └──> cancel              └───────> other: the owner of one statement
+//!                           └──> cancel              ├───────> other: the owner of one statement
+//!                                                    └───────> console, in the place of all these
 //! ```
 //!
 //! Where to go is decided in `core::route`. The gateway never decides who may write: the guard in
@@ -19,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domicile_core::admission::Admission;
 use domicile_core::id::RegionId;
 use domicile_core::partition::Layout;
 use domicile_core::progress::Rpo;
@@ -31,8 +33,10 @@ mod attempt;
 mod backend;
 mod cancel;
 mod columns;
+mod console;
 mod cut;
 mod door;
+mod gate;
 mod key;
 mod link;
 mod listener;
@@ -42,6 +46,7 @@ mod moving;
 mod own;
 mod pulse;
 mod reading;
+mod recorder;
 mod redirect;
 mod refusals;
 mod relay;
@@ -50,6 +55,7 @@ mod rewound;
 mod roles;
 mod secure;
 mod session;
+mod sessions;
 mod setters;
 mod setting;
 mod sql;
@@ -60,19 +66,20 @@ mod unconfirmed;
 
 use cancel::Cancels;
 pub use columns::{Columns, Types as KeyTypes};
+use gate::Gate;
 use pulse::Silent;
 pub use roles::Roles;
 pub use secure::Secure;
+use sessions::Sessions;
 pub use sql::touched;
 pub use target::Target;
 
 use crate::clock::Clock;
 use crate::staleness::Staleness;
+use crate::status::RegionStatus;
 
 /// The database that is no database: who wants it comes to the console.
 pub const CONSOLE: &str = "domicile";
-/// How many clients a gateway serves at once.
-pub const CONNECTIONS_MAX: usize = 10_000;
 /// How long a client may take to say what it wants.
 pub const STARTUP_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long sessions may go on after the gateway was told to stop.
@@ -98,10 +105,31 @@ pub struct Config {
     /// Whether a commit is a success only once another region holds it.
     pub rpo: Rpo,
     pub secure: Secure,
+    /// Who may come in, and how many.
+    pub admission: Admission,
+    pub console: Console,
     /// What roles begin with, and with what their sessions log in at other regions.
     pub roles: Roles,
     /// How old what the region shows is; absent where nobody knows.
     pub staleness: Option<Staleness>,
+}
+
+/// What the console of a gateway shows, and to whom.
+#[derive(Clone, Debug, Default)]
+pub struct Console {
+    /// Who may come to it.
+    pub roles: domicile_core::config::Console,
+    /// The region's own database, in which they log in.
+    pub database: String,
+    /// What the region's agent says of the others; absent where nobody does.
+    pub status: Option<watch::Receiver<Arc<RegionStatus>>>,
+}
+
+impl Config {
+    /// Does who asks for `database` come to the console? It hides no database of the region's.
+    fn has_console(&self, database: &str) -> bool {
+        database == CONSOLE && self.console.database != CONSOLE
+    }
 }
 
 /// A gateway that listens and does not serve yet.
@@ -120,6 +148,8 @@ struct Shared {
     routes: watch::Receiver<Arc<Routes>>,
     silent: Silent,
     cancels: Cancels,
+    sessions: Sessions,
+    gate: Gate,
     secure: Secure,
     clock: Clock,
     shutdown: CancellationToken,
@@ -137,6 +167,8 @@ impl Gateway {
             routes,
             silent: seen,
             cancels: Cancels::default(),
+            sessions: Sessions::default(),
+            gate: Gate::new(),
             clock: Clock::new(),
             shutdown: CancellationToken::new(),
         };

@@ -137,6 +137,7 @@ impl Session {
             if wait.is_over() {
                 return Err(end);
             }
+            self.recorder.waits();
             let cancelled = std::future::pending();
             wait.pause(&self.shared, &mut self.routes, &mut self.client, cancelled).await?;
         }
@@ -233,5 +234,6 @@ impl Session {
         if let Some(key) = &active.key {
             self.cancellable.moved(&active.target, key);
         }
+        self.record_servers();
     }
 }

@@ -85,6 +85,7 @@ impl Session {
             next = match next {
                 Next::GiveUp => return self.give_refusal(&attempt, &answer),
                 Next::Wait => {
+                    self.recorder.waits();
                     let cancelled = self.cancellable.called();
                     let woken =
                         wait.pause(&self.shared, &mut self.routes, &mut self.client, cancelled);
@@ -162,6 +163,7 @@ impl Session {
     /// Begins a transaction anew where [`Session::reach`] has led.
     pub fn say_again(&mut self, mut attempt: Attempt) {
         self.tell_cancels();
+        self.recorder.asks();
         self.track.restart();
         for (tag, raw) in attempt.again().to_vec() {
             self.track.sent(tag, &raw, &mut self.memory);
@@ -183,6 +185,7 @@ impl Session {
         self.client.outgoing.extend_from_slice(answer);
         self.tell_cancels();
         backend::put_ready_for_query(&mut self.client.outgoing, status);
+        self.recorder.is_answered(status, true);
         Ok(())
     }
 }

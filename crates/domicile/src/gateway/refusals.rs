@@ -1,5 +1,7 @@
 //! What does the gateway itself say to a client when things cannot go on?
 
+use domicile_core::admission::{Applicant, Full, Refusal};
+use domicile_core::config::Console;
 use domicile_core::freshness::Freshness;
 use domicile_core::id::RegionId;
 use domicile_core::lsn::Cut;
@@ -9,6 +11,10 @@ use domicile_pg::scram::LoginError;
 use domicile_pg::sqlstate::{self, SqlState};
 
 use super::backend::OpenError;
+use super::console;
+
+const ENCRYPT: &str =
+    "Connect with TLS: sslmode=require, or better sslmode=verify-full with sslrootcert.";
 
 /// Why a session ends.
 #[derive(Debug)]
@@ -48,8 +54,7 @@ pub fn startup_too_slow() -> End {
 
 pub fn encryption_required() -> End {
     let message = "the gateway takes no session that is not encrypted";
-    End::saying(sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, message)
-        .hint("Connect with TLS: sslmode=require, or better sslmode=verify-full with sslrootcert.")
+    End::saying(sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, message).hint(ENCRYPT)
 }
 
 pub fn password_in_the_clear() -> End {
@@ -66,8 +71,34 @@ pub fn cannot_be_bound() -> End {
     )
 }
 
-pub fn too_many_connections() -> End {
-    End::saying(sqlstate::TOO_MANY_CONNECTIONS, "gateway has too many connections already")
+/// A client may not come in, or not now.
+pub fn not_admitted(applicant: &Applicant<'_>, why: Refusal) -> End {
+    let forbidden = |message| End::saying(sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, message);
+    let full = |message| End::saying(sqlstate::TOO_MANY_CONNECTIONS, message);
+    match why {
+        Refusal::NoRule => forbidden(format!("no gateway.allow entry for {applicant}")),
+        Refusal::NotEncrypted => {
+            forbidden(format!("gateway.allow rejects connection for {applicant}")).hint(ENCRYPT)
+        }
+        Refusal::Full(Full::All) => full("gateway has too many connections already".to_owned()),
+        Refusal::Full(Full::User) => {
+            full(format!("too many connections for role \"{}\"", applicant.user))
+        }
+        Refusal::Full(Full::Database) => {
+            full(format!("too many connections for database \"{}\"", applicant.database))
+        }
+    }
+}
+
+/// Of another gateway, which comes again.
+pub fn paused() -> End {
+    End::saying(sqlstate::CANNOT_CONNECT_NOW, "the database is paused at its gateway")
+}
+
+/// Somebody in the console wants it so.
+pub fn killed() -> End {
+    let message = "terminating connection due to administrator command";
+    End::saying(sqlstate::ADMIN_SHUTDOWN, message)
 }
 
 pub fn shutting_down() -> End {
@@ -224,5 +255,87 @@ pub fn cancelled() -> Report<'static> {
         sqlstate::QUERY_CANCELED,
         "canceling statement due to user request",
     )
-    .detail("The statement was waiting for an owner and had not begun.")
+    .detail("The statement was waiting in the gateway and had not begun.")
+}
+
+/// Nobody may come to the console, or not as this role.
+pub fn no_console(roles: &Console, role: &str) -> End {
+    let message = match roles.is_closed() {
+        true => "no role may come to the gateway's console".to_owned(),
+        false => format!("role \"{role}\" may not come to the gateway's console"),
+    };
+    End::saying(sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, message)
+        .hint("Roles that may stand in domicile.toml, under gateway.admins and gateway.viewers.")
+}
+
+/// What somebody in the console says is none of its commands.
+pub fn no_command(said: &str) -> Report<'static> {
+    let commands: Vec<&str> = console::HELP.iter().map(|(command, _)| *command).collect();
+    Report::new(
+        Severity::Error,
+        sqlstate::SYNTAX_ERROR,
+        format!("{said} is no command of the console"),
+    )
+    .hint(format!("There are: {}.", commands.join(", ")))
+}
+
+/// More than one command in a statement that is prepared.
+pub fn one_command_at_a_time() -> Report<'static> {
+    let message = "cannot insert multiple commands into a prepared statement";
+    Report::new(Severity::Error, sqlstate::SYNTAX_ERROR, message)
+}
+
+/// Somebody in the console has prepared as much as one may.
+pub fn too_much_prepared() -> Report<'static> {
+    let message = "too many prepared statements or portals for the console";
+    Report::new(Severity::Error, sqlstate::PROGRAM_LIMIT_EXCEEDED, message)
+}
+
+/// What is bound, described or executed is not there.
+pub fn not_prepared(why: &impl ToString) -> Report<'static> {
+    Report::new(Severity::Error, sqlstate::PROTOCOL_VIOLATION, why.to_string())
+}
+
+/// A viewer wants to change something.
+pub fn only_looks(command: &str) -> Report<'static> {
+    let message = format!("permission denied for {command}: the role is among gateway.viewers");
+    Report::new(Severity::Error, sqlstate::INSUFFICIENT_PRIVILEGE, message)
+        .hint("Roles that may do it stand in domicile.toml, under gateway.admins.")
+}
+
+/// Nobody uses a database of this name, which may be misspelt.
+pub fn no_such_database(name: &str) -> Report<'static> {
+    let message = format!("no client of this gateway uses a database \"{name}\"");
+    Report::new(Severity::Error, sqlstate::INVALID_CATALOG_NAME, message)
+        .hint("SHOW DATABASES lists them. A name that is not all lower case is quoted.")
+}
+
+/// A pause was cancelled before everything had ended.
+pub fn pause_cancelled() -> Report<'static> {
+    let message = "canceling statement due to user request";
+    Report::new(Severity::Error, sqlstate::QUERY_CANCELED, message)
+        .detail("Transactions were running still. They begin again as before.")
+}
+
+/// Somebody else has resumed what was to be paused.
+pub fn resumed_meanwhile() -> Report<'static> {
+    let message = "what was to be paused was resumed meanwhile";
+    Report::new(Severity::Error, sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+}
+
+/// There is nothing to resume.
+pub fn not_paused(database: Option<&str>, all_are: bool) -> Report<'static> {
+    let message = match database {
+        Some(name) => format!("database \"{name}\" is not paused by itself"),
+        None => "nothing is paused".to_owned(),
+    };
+    let code = sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE;
+    let report = Report::new(Severity::Error, code, message);
+    if all_are { report.hint("All databases are: RESUME lets them go.") } else { report }
+}
+
+/// No session has this number.
+pub fn no_such_client(id: u64) -> Report<'static> {
+    Report::new(Severity::Error, sqlstate::UNDEFINED_OBJECT, format!("no client has the id {id}"))
+        .hint("SHOW CLIENTS lists them.")
 }

@@ -52,6 +52,7 @@ impl Session {
     }
 
     async fn pass_on(&mut self, tag: u8, mut raw: Bytes, whole: bool) -> Result<(), End> {
+        self.check_console(tag)?;
         let may_miss = self.unbound && !self.begun && tag == from_client::PASSWORD;
         if may_miss && frontend::misses_binding(&cut::body(&raw)) {
             return Err(refusals::cannot_be_bound());
@@ -66,7 +67,11 @@ impl Session {
             self.hear_beginning(tag, &raw);
         }
         if self.begun && self.track.is_idle() {
+            if !self.pass_gate(tag, whole).await? {
+                return Ok(());
+            }
             if !self.be_fresh(tag, &raw, whole).await? {
+                self.recorder.gives_up();
                 return Ok(());
             }
             self.go_home_patiently().await?;
@@ -75,6 +80,9 @@ impl Session {
         }
         self.follow_key(tag, &raw).await;
         self.keep(tag, &raw, whole);
+        if self.begun {
+            self.recorder.asks();
+        }
         self.track.sent(tag, &raw, &mut self.memory);
         self.active().link.outgoing.extend_from_slice(&raw);
         Ok(())
@@ -135,6 +143,7 @@ impl Session {
                 self.report_token().await;
             }
             self.client.outgoing.extend_from_slice(&raw);
+            self.recorder.is_answered(self.track.status(), self.track.is_quiet());
             if self.track.is_idle() {
                 self.attempt = None;
                 self.key.forget_local();
@@ -252,12 +261,14 @@ impl Session {
         if !self.track.is_idle() {
             return Err(refusals::transaction_lost());
         }
+        self.record_servers();
         // The next message of the client finds a new home; a peer's gateway finds one by itself.
         if self.caller == Caller::Peer { Err(End::Quietly) } else { Ok(()) }
     }
 
     /// An unused connection may say something or end at any time.
     fn forget_idle_others(&mut self) {
+        let before = self.others.len();
         let Self { others, at_other, .. } = self;
         others.retain(|region, other| {
             let is_used = at_other.as_ref() == Some(region);
@@ -266,5 +277,8 @@ impl Session {
             }
             is_used || !other.link.has_ended()
         });
+        if self.others.len() < before {
+            self.record_servers();
+        }
     }
 }

@@ -25,13 +25,15 @@ use super::login::Login;
 use super::memory::Memory;
 use super::moving::{Wait, unless_overtaken};
 use super::reading::Reading;
+use super::recorder::Recorder;
 use super::refusals::{self, End};
 use super::reworded::Reworded;
 use super::secure::Other;
+use super::sessions::Kind;
 use super::setters::Setters;
 use super::track::Track;
 use super::unconfirmed::Unconfirmed;
-use super::{Shared, door};
+use super::{Shared, console, door, gate};
 
 /// A server may take so long for its first answer even when the budget is nearly over.
 const DIAL_WAIT_MIN: Duration = Duration::from_secs(1);
@@ -70,6 +72,7 @@ pub struct Session {
     /// After an error that the gateway gave, what the client sends is passed over up to its next Sync.
     pub skipping: bool,
     pub cancellable: Cancellable,
+    pub recorder: Recorder,
     /// The server's offer to bind the login to its connection was kept from the client.
     pub unbound: bool,
     /// The login is over.
@@ -84,10 +87,15 @@ pub struct Session {
 pub async fn serve(
     (mut client, other): (Link, Other),
     caller: Caller,
-    startup: Startup,
+    mut startup: Startup,
+    mut recorder: Recorder,
     shared: Shared,
 ) {
     let mut routes = shared.routes.clone();
+    let in_console = recorder.record.who.kind == Kind::Console;
+    if in_console {
+        startup = console::startup(&startup, &shared.config.console);
+    }
     let reading = match caller {
         Caller::Client => Reading::begin(&startup, shared.config.staleness.as_ref()),
         // The client's own gateway has looked after that.
@@ -98,13 +106,20 @@ pub async fn serve(
         Err(end) => return door::say(&mut client, end).await,
     };
     let reads_here = reading.is_here();
-    let found = first_home(&shared, &mut routes, &mut client, caller, reads_here, &startup);
+    let found = async {
+        if in_console {
+            return console::home(&shared, &recorder.record.who, &startup).await;
+        }
+        gate::before_login(&shared, caller, &mut client, &mut recorder).await?;
+        first_home(&shared, &mut routes, &mut client, caller, reads_here, &startup).await
+    };
     let home = match found.await {
         Ok(home) => home,
         Err(end) => return door::say(&mut client, end).await,
     };
     let mut session = Session {
         cancellable: shared.cancels.session(),
+        recorder,
         unconfirmed: Unconfirmed::new(shared.config.rpo),
         shared,
         routes,
@@ -131,7 +146,19 @@ pub async fn serve(
         leaving: false,
         farewell_said: false,
     };
-    let Err(end) = session.run().await;
+    session.record_servers();
+    let ended = session.recorder.record.ended.clone();
+    let serving = async {
+        match in_console {
+            true => session.serve_console().await,
+            false => session.run().await,
+        }
+    };
+    let end = tokio::select! {
+        biased;
+        Err(end) = serving => end,
+        () = ended.cancelled() => refusals::killed(),
+    };
     session.say_goodbye(end).await;
 }
 
@@ -148,6 +175,7 @@ impl Session {
             if self.shared.shutdown.is_cancelled() && (self.track.is_idle() || !self.begun) {
                 return Err(refusals::shutting_down());
             }
+            self.recorder.moved(self.client.received_bytes, self.client.sent_bytes);
             self.anything_moved().await;
         }
     }
@@ -168,12 +196,12 @@ impl Session {
 
     /// Returns whether the client has gone and nothing is left to do for it. A client that only
     /// stopped sending still gets the answers to what it asked.
-    fn is_abandoned(&self) -> bool {
+    pub fn is_abandoned(&self) -> bool {
         let is_answered = self.track.needs_client() || !self.begun || self.client.is_mute();
         self.client.has_ended() && is_answered
     }
 
-    async fn anything_moved(&mut self) {
+    pub async fn anything_moved(&mut self) {
         let stopping = self.shared.shutdown.is_cancelled();
         let others = self.others.values_mut().map(|other| Box::pin(other.link.moved()));
         let others: Vec<_> = others.collect();

@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile::gateway::{Columns, Config, Gateway, Mode, Roles, Routes, Secure, Target};
+use domicile::gateway::{Columns, Config, Console, Gateway, Mode, Roles, Routes, Secure, Target};
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
+use domicile_core::admission::{Admission, AllowRule, Limits};
 use domicile_core::config::{KeySource, TableKind};
 use domicile_core::id::{RegionId, TableName};
 use domicile_core::partition::{Layout, Scheme};
@@ -19,6 +20,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
+mod admission;
+mod console;
 mod defaults;
 mod follow;
 mod hostile;
@@ -55,12 +58,36 @@ struct Wanted {
     rpo: Rpo,
     /// The role as which gateways read verifiers.
     reader: String,
+    admission: Admission,
+    /// Who may come to the console.
+    admins: Vec<String>,
+    viewers: Vec<String>,
 }
 
 impl Wanted {
     fn new(mode: Mode) -> Self {
         let (park_budget, routes) = (Duration::from_secs(30), Routes::default());
-        Self { mode, park_budget, routes, rpo: Rpo::None, reader: "postgres".to_owned() }
+        Self {
+            mode,
+            park_budget,
+            routes,
+            rpo: Rpo::None,
+            reader: "postgres".to_owned(),
+            admission: Admission::default(),
+            admins: Vec::new(),
+            viewers: Vec::new(),
+        }
+    }
+
+    fn admission(mut self, rules: &[AllowRule], limits: Limits) -> Self {
+        self.admission = Admission { rules: rules.to_vec(), limits };
+        self
+    }
+
+    /// Lets `postgres` do everything in the console, and `watch` look.
+    fn console(mut self) -> Self {
+        (self.admins, self.viewers) = (vec!["postgres".to_owned()], vec!["watch".to_owned()]);
+        self
     }
 
     fn budget(mut self, milliseconds: u64) -> Self {
@@ -120,6 +147,15 @@ impl Wanted {
             layout: Layout { scheme: Scheme::Hash { count: PARTITIONS }, has_reference: false },
             rpo: self.rpo,
             secure: Secure::default(),
+            admission: self.admission.clone(),
+            console: Console {
+                roles: domicile_core::config::Console {
+                    admins: self.admins.iter().cloned().collect(),
+                    viewers: self.viewers.iter().cloned().collect(),
+                },
+                database: "postgres".to_owned(),
+                status: None,
+            },
             columns: Columns::of_postgres(&reader, keyed()),
             roles: Roles::of_postgres(&reader),
             staleness: None,
@@ -145,6 +181,19 @@ impl Region {
 
     async fn connect(&self) -> Client {
         within(self.try_connect()).await.unwrap()
+    }
+
+    /// Connects as `user` to `database`.
+    async fn connect_as(
+        &self,
+        user: &str,
+        database: &str,
+    ) -> Result<Client, tokio_postgres::Error> {
+        let address = format!("host=127.0.0.1 port={} user={user}", self.address.port());
+        let address = format!("{address} dbname={database}");
+        let (client, connection) = within(tokio_postgres::connect(&address, NoTls)).await?;
+        tokio::spawn(connection);
+        Ok(client)
     }
 
     fn publish(&self, routes: Routes) {
