@@ -213,6 +213,34 @@ pub fn put_parse_with(out: &mut BytesMut, body: &[u8], sql: &[u8]) {
     });
 }
 
+/// Appends the Parse of `body` under another name; its text and its types stay. Appends nothing where `body` is
+/// none.
+pub fn put_parse_as(out: &mut BytesMut, body: &[u8], statement: &[u8]) {
+    let Some(rest) = body.iter().position(|byte| *byte == 0) else { return };
+    frame::put(out, tag::PARSE, |out| {
+        put_text(out, statement);
+        out.put_slice(&body[rest + 1..]);
+    });
+}
+
+/// Appends a Bind of another statement. `raw` is all of it or its beginning, as it stands on the wire, with both
+/// names. Appends nothing where it is none.
+pub fn put_bind_of(out: &mut BytesMut, raw: &[u8], statement: &[u8]) {
+    let Some((&[tag::BIND, a, b, c, d], body)) = raw.split_first_chunk::<5>() else { return };
+    let mut rest = body;
+    let names = (text(tag::BIND, &mut rest), text(tag::BIND, &mut rest));
+    let (Ok(portal), Ok(bound)) = names else { return };
+    let length = i64::from(i32::from_be_bytes([a, b, c, d]));
+    let change = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let length = length - change(bound.len()) + change(statement.len());
+    let Ok(length) = i32::try_from(length) else { return };
+    out.put_u8(tag::BIND);
+    out.put_i32(length);
+    put_text(out, portal);
+    put_text(out, statement);
+    out.put_slice(rest);
+}
+
 /// Appends a Bind without parameters.
 pub fn put_bind(out: &mut BytesMut, portal: &[u8], statement: &[u8]) {
     frame::put(out, tag::BIND, |body| {
@@ -231,6 +259,14 @@ pub fn put_sync(out: &mut BytesMut) {
 /// Appends a Close of a prepared statement.
 pub fn put_close_statement(out: &mut BytesMut, name: &[u8]) {
     frame::put(out, tag::CLOSE, |body| {
+        body.put_u8(b'S');
+        put_text(body, name);
+    });
+}
+
+/// Appends a Describe of a prepared statement.
+pub fn put_describe_statement(out: &mut BytesMut, name: &[u8]) {
+    frame::put(out, tag::DESCRIBE, |body| {
         body.put_u8(b'S');
         put_text(body, name);
     });
@@ -297,6 +333,27 @@ mod tests {
     }
 
     #[test]
+    fn a_statement_is_prepared_bound_and_described_by_another_name() {
+        let mut wire = BytesMut::new();
+        put_parse_as(&mut wire, b"s1\0SELECT 1\0\0\x01\0\0\0\x17", b"other");
+        let message = frame::take(&mut wire, 1024).unwrap().unwrap();
+        assert_eq!(&message.body[..], b"other\0SELECT 1\0\0\x01\0\0\0\x17");
+        put_bind(&mut wire, b"p1", b"s1");
+        let raw = wire.split();
+        put_bind_of(&mut wire, &raw, b"other");
+        put_bind(&mut wire, b"p1", b"other");
+        let expected = frame::take(&mut wire, 1024).unwrap().unwrap();
+        assert_eq!(frame::take(&mut wire, 1024).unwrap().unwrap(), expected);
+        // Of a large one only the beginning.
+        put_bind_of(&mut wire, b"B\0\x10\0\0\0s\0abc", b"other");
+        assert_eq!(&wire.split()[..], b"B\0\x10\0\x04\0other\0abc");
+        put_describe_statement(&mut wire, b"other");
+        let message = frame::take(&mut wire, 1024).unwrap().unwrap();
+        let described = Frontend::Describe(Named::Statement(b"other"));
+        assert_eq!(read(message.tag, &message.body), Ok(described));
+    }
+
+    #[test]
     fn a_bind_survives_the_wire() {
         let mut wire = BytesMut::new();
         put_bind(&mut wire, b"p1", b"s1");
@@ -355,6 +412,9 @@ mod tests {
             let _ = read(tag, &body);
             let _ = bind_values(&body);
             let _ = result_formats(&body);
+            let mut out = BytesMut::new();
+            put_parse_as(&mut out, &body, b"other");
+            put_bind_of(&mut out, &[&[tag][..], &body].concat(), b"other");
         }
 
         #[test]

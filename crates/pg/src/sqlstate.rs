@@ -55,6 +55,8 @@ states! {
     READ_ONLY_SQL_TRANSACTION = "25006";
     /// An earlier statement failed; the transaction waits for its ROLLBACK.
     IN_FAILED_SQL_TRANSACTION = "25P02";
+    /// No such prepared statement.
+    INVALID_SQL_STATEMENT_NAME = "26000";
     /// The role may not log in this way.
     INVALID_AUTHORIZATION_SPECIFICATION = "28000";
     /// The password is wrong.
