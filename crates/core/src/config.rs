@@ -79,6 +79,8 @@ pub struct Gateway {
     /// Who may come in, and how many.
     pub admission: Admission,
     pub console: Console,
+    /// Without it each client has a server of its own.
+    pub sharing: Option<Sharing>,
 }
 
 /// Who may come to a gateway's console, as what PostgreSQL lets them in as.
@@ -111,6 +113,15 @@ impl Console {
             self.viewers.contains(role).then_some(Right::Look)
         }
     }
+}
+
+/// How clients share servers, from one transaction to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// So many servers at most, for each role, database and set of startup parameters. At least 1.
+    pub servers_max: usize,
+    /// A server that nobody has used for so long is closed.
+    pub idle_max: Millis,
 }
 
 /// Somebody whom runbooks may tell.

@@ -4,13 +4,21 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use domicile_core::admission::{Admission, AllowRule, CONNECTIONS_MAX, Limits};
-use domicile_core::config::{Console, Gateway, Identity};
+use domicile_core::config::{Console, Gateway, Identity, Sharing};
+use domicile_core::time::Millis;
 use ipnet::IpNet;
 
 use super::mistake::Mistakes;
-use super::resolve::required;
+use super::resolve::{duration, required};
+use super::units;
 use super::written::{Names, Written, WrittenAllowRule, WrittenGateway};
 use crate::gateway::CONSOLE;
+
+const SERVERS_MAX_DEFAULT: i64 = 20;
+/// As many as there are clients at a gateway.
+const SERVERS_MAX_MAX: i64 = 10_000;
+const SERVERS_IDLE_DEFAULT: Millis = Millis(600_000);
+const SERVERS_IDLE_MIN: Millis = Millis(1000);
 
 /// What of it is wrong is left out.
 pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Gateway {
@@ -33,7 +41,8 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Gateway {
     });
     let rules = rules.collect();
     let admission = Admission { rules, limits: limits(gateway, mistakes) };
-    Gateway { identity, require_tls, admission, console: console(written, gateway, mistakes) }
+    let (console, sharing) = (console(written, gateway, mistakes), sharing(gateway, mistakes));
+    Gateway { identity, require_tls, admission, console, sharing }
 }
 
 /// Half of it would show nothing.
@@ -105,6 +114,31 @@ fn limits(gateway: &WrittenGateway, mistakes: &mut Mistakes) -> Limits {
             .unwrap_or(Limits::default().connections),
         per_user: limit("gateway.connections_per_user", gateway.connections_per_user),
         per_database: limit("gateway.connections_per_database", gateway.connections_per_database),
+    }
+}
+
+fn sharing(written: &WrittenGateway, mistakes: &mut Mistakes) -> Option<Sharing> {
+    let servers_max = written.servers_max.unwrap_or(SERVERS_MAX_DEFAULT);
+    let idle_max = written.servers_idle.as_deref();
+    let idle_max = duration("gateway.servers_idle", idle_max, SERVERS_IDLE_DEFAULT, mistakes);
+    if !(1..=SERVERS_MAX_MAX).contains(&servers_max) {
+        let text = format!("{servers_max}: expected 1 to {SERVERS_MAX_MAX}");
+        mistakes.add("gateway.servers_max", text);
+    }
+    if idle_max < SERVERS_IDLE_MIN {
+        let (idle, min) = (units::written(idle_max), units::written(SERVERS_IDLE_MIN));
+        mistakes.add("gateway.servers_idle", format!("{idle}: expected {min} at least"));
+    }
+    match written.sharing.as_deref() {
+        None | Some("none") => None,
+        Some("transaction") => {
+            Some(Sharing { servers_max: servers_max.try_into().ok()?, idle_max })
+        }
+        Some(other) => {
+            let text = format!("\"{other}\" is neither \"none\" nor \"transaction\"");
+            mistakes.add("gateway.sharing", text);
+            None
+        }
     }
 }
 

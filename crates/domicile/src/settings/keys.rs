@@ -216,6 +216,24 @@ pub const KEYS: &[Key] = &[
         "Refuse those clients that the rule is of while they are not encrypted. Needs `gateway.certificate`.",
     ),
     key(
+        "gateway.sharing",
+        Text,
+        Value("\"none\""),
+        "How clients share the servers of the region's PostgreSQL: `none`, each has its own; or `transaction`, each has one while its transaction lasts (docs/operating/gateway.md).",
+    ),
+    key(
+        "gateway.servers_max",
+        Number,
+        Value("20"),
+        "With `sharing`: so many servers at most for each role, database and set of startup parameters. 1 to 10000.",
+    ),
+    key(
+        "gateway.servers_idle",
+        Duration,
+        Value("\"10m\""),
+        "With `sharing`: a server that nobody has used for so long is closed. 1s at least.",
+    ),
+    key(
         "dns.zone",
         Text,
         Words("required with `[dns]`"),
@@ -550,7 +568,7 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     (
         "gateway.",
         "`[gateway]`",
-        "How the gateway speaks with clients, and with whom (docs/operating/gateway.md). New files are taken up without a restart.",
+        "How the gateway speaks with clients, and with whom, and whether they share servers (docs/operating/gateway.md). New files are taken up without a restart.",
     ),
     ("dns.", "`[dns]`", "Names that lead clients to the right region (docs/operating/dns.md)."),
     ("lease.", "`[lease]`", "The owner's right to write, and how clocks are trusted."),

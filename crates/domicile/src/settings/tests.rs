@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use domicile_core::admission::{Admission, AllowRule, Limits};
-use domicile_core::config::{Directory, Etcd, KeySource, Secret, TableKind, Url};
+use domicile_core::config::{Directory, Etcd, KeySource, Secret, Sharing, TableKind, Url};
 use domicile_core::conflict::policy::{ColumnPolicy, Deletes, Policy};
 use domicile_core::frame::Compression;
 use domicile_core::partition::Scheme;
@@ -506,4 +506,23 @@ fn a_console_does_not_hide_a_database() {
     let why =
         "the console is the database \"domicile\", and region[1].postgres has one of that name";
     assert_eq!((mistakes[0].path.as_str(), mistakes[0].text.as_str()), ("gateway.admins", why));
+}
+
+#[test]
+fn servers_are_shared_where_that_is_asked_for() {
+    assert_eq!(sound_with("[gateway]\nsharing = \"none\"").gateway.sharing, None);
+    let sharing = Sharing { servers_max: 20, idle_max: Millis(600_000) };
+    let shared = sound_with("[gateway]\nsharing = \"transaction\"").gateway.sharing;
+    assert_eq!(shared, Some(sharing));
+    let mistakes = mistakes_with(
+        "[gateway]\nsharing = \"statement\"\nservers_max = 0\nservers_idle = \"10ms\"",
+    );
+    assert_eq!(
+        mistakes,
+        [
+            "gateway.sharing: \"statement\" is neither \"none\" nor \"transaction\"",
+            "gateway.servers_max: 0: expected 1 to 10000",
+            "gateway.servers_idle: 10ms: expected 1s at least",
+        ]
+    );
 }

@@ -74,6 +74,9 @@ pub(super) struct WrittenGateway {
     pub connections_per_database: Option<i64>,
     #[serde(default)]
     pub allow: Vec<WrittenAllowRule>,
+    pub sharing: Option<String>,
+    pub servers_max: Option<i64>,
+    pub servers_idle: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
