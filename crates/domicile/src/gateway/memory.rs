@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use domicile_pg::frontend;
 
 use super::setting::{self, Meaning};
 
@@ -38,6 +39,16 @@ impl Change {
             Meaning::DeallocateAll => Some(Self::DeallocateAll),
             Meaning::Bound => Some(Self::Bind),
         }
+    }
+
+    /// Returns what a prepared statement will change whenever it is executed.
+    pub fn of_prepared(sql: &[u8]) -> Option<Self> {
+        if setting::read(sql) == Meaning::Nothing {
+            return None;
+        }
+        let mut raw = BytesMut::new();
+        frontend::put_query(&mut raw, sql);
+        Self::of_query(sql, &raw.freeze())
     }
 
     /// How many bytes are held for this.
@@ -71,9 +82,35 @@ pub struct Memory {
     bytes: usize,
     bound: bool,
     settings_version: u64,
+    /// What prepared statements set when they are executed, by their names. The last one of a name counts, whether
+    /// or not the server agrees to prepare it.
+    setters: BTreeMap<Bytes, Change>,
 }
 
 impl Memory {
+    /// A statement is to be prepared that will change the session like this.
+    pub fn prepares(&mut self, name: Bytes, change: Option<Change>) {
+        self.setters.remove(&name);
+        match change {
+            Some(change @ Change::Settings { .. }) if self.setters.len() < SETTINGS_MAX => {
+                self.setters.insert(Bytes::copy_from_slice(&name), change);
+            }
+            // Whether and when it is executed is not followed.
+            Some(_) => self.bound = true,
+            None => {}
+        }
+    }
+
+    /// What a statement sets whenever it is executed.
+    pub fn sets(&self, name: &[u8]) -> Option<Change> {
+        self.setters.get(name).cloned()
+    }
+
+    /// Returns whether so much more can be remembered.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.bytes + bytes <= REMEMBERED_BYTES_MAX
+    }
+
     /// The server agreed to `change`. Settings count once their transaction has committed.
     pub fn agreed(&mut self, change: Change) {
         match change {
@@ -118,6 +155,7 @@ impl Memory {
             bytes: settings.sum::<usize>() + bytes_of(&then.prepared),
             bound: self.bound,
             settings_version: then.settings_version,
+            setters: self.setters.clone(),
         }
     }
 
@@ -145,13 +183,15 @@ impl Memory {
         match change {
             Change::Prepare { name, raw } => {
                 self.forget_prepared(&name);
+                // Whole buffers would be kept for it otherwise.
+                let (name, raw) = (Bytes::copy_from_slice(&name), Bytes::copy_from_slice(&raw));
                 Arc::make_mut(&mut self.prepared).insert(name, raw);
                 self.bytes += bytes;
             }
             Change::Forget { name } => self.forget_prepared(&name),
             Change::Settings { key, raw } => {
                 self.forget_setting(&key);
-                self.settings.push((key, raw));
+                self.settings.push((key, Bytes::copy_from_slice(&raw)));
                 self.bytes += bytes;
                 self.settings_version += 1;
             }
@@ -164,10 +204,9 @@ impl Memory {
             }
             Change::Bind => self.bound = true,
         }
-        if self.bytes > REMEMBERED_BYTES_MAX || self.settings.len() > SETTINGS_MAX {
-            self.prepared = Arc::default();
+        if self.settings.len() > SETTINGS_MAX {
             self.settings.clear();
-            (self.bytes, self.bound) = (0, true);
+            (self.bytes, self.bound) = (bytes_of(&self.prepared), true);
         }
     }
 
@@ -257,9 +296,15 @@ mod tests {
     #[test]
     fn a_session_that_holds_too_much_is_bound_and_discarding_frees_it() {
         let mut memory = Memory::default();
-        let raw = Bytes::from(vec![0; REMEMBERED_BYTES_MAX]);
-        memory.agreed(Change::Prepare { name: Bytes::from_static(b"big"), raw });
+        assert!(memory.has_room(REMEMBERED_BYTES_MAX));
+        memory.agreed(prepare("s1"));
+        assert!(!memory.has_room(REMEMBERED_BYTES_MAX));
+        for number in 0..=SETTINGS_MAX {
+            memory.agreed(set(&format!("a{number}"), "a=1"));
+            memory.committed();
+        }
         assert!(memory.is_bound());
+        assert_eq!((memory.settings().count(), memory.prepared().len(), memory.bytes), (0, 1, 3));
         memory.agreed(Change::DiscardAll);
         assert!(!memory.is_bound());
     }

@@ -26,8 +26,19 @@ enum Asked {
     Sync,
     /// Answered by ParseComplete.
     Parse(Option<Change>),
+    /// Answered by BindComplete.
+    Bind(Option<Change>),
     /// Answered by CloseComplete.
     Close(Option<Change>),
+    /// The gateway's own: answered by a message of this kind, of which the client hears nothing.
+    Quiet(u8),
+}
+
+impl Asked {
+    /// Is it skipped after an error?
+    fn is_extended(&self) -> bool {
+        matches!(self, Self::Parse(_) | Self::Bind(_) | Self::Close(_) | Self::Quiet(_))
+    }
 }
 
 /// The state of one conversation.
@@ -104,11 +115,8 @@ impl Track {
             }
             Ok(Frontend::Parse { statement, sql }) => {
                 self.unsynced = true;
-                if Change::of_query(sql, raw).is_some() {
-                    // Whether and when it is executed is not followed.
-                    memory.bind();
-                }
                 let name = body.slice_ref(statement);
+                memory.prepares(name.clone(), Change::of_prepared(sql));
                 let named = !name.is_empty();
                 let change = named.then(|| Change::Prepare { name, raw: raw.clone() });
                 self.ask(memory, change, Asked::Parse);
@@ -116,7 +124,11 @@ impl Track {
             Ok(Frontend::Close(closed)) => {
                 self.unsynced = true;
                 let change = match closed {
-                    Named::Statement(name) => Some(Change::Forget { name: body.slice_ref(name) }),
+                    Named::Statement(name) => {
+                        let name = body.slice_ref(name);
+                        memory.prepares(name.clone(), None);
+                        Some(Change::Forget { name })
+                    }
                     Named::Portal(_) => None,
                 };
                 self.ask(memory, change, Asked::Close);
@@ -136,13 +148,48 @@ impl Track {
                 self.asked.push_back(Asked::Sync);
             }
             Ok(Frontend::CopyDone | Frontend::CopyFail) => self.copying = false,
-            Ok(Frontend::Bind { .. } | Frontend::Execute { .. } | Frontend::Describe(_)) => {
+            Ok(Frontend::Bind { statement, .. }) => {
                 self.unsynced = true;
+                self.ask(memory, memory.sets(statement), Asked::Bind);
             }
+            Ok(Frontend::Execute { .. } | Frontend::Describe(_)) => self.unsynced = true,
             Ok(Frontend::Flush | Frontend::CopyData | Frontend::Password | Frontend::Terminate) => {
             }
             Err(_) => self.unsynced |= matches!(tag, client::BIND | client::EXECUTE),
         }
+    }
+
+    /// The gateway asks something for itself, which is answered by a message of this kind.
+    pub fn sent_quietly(&mut self, answer: u8) {
+        self.asked.push_back(Asked::Quiet(answer));
+    }
+
+    /// Returns whether a message from the server answers what the gateway asked for itself.
+    pub fn answers_quietly(&mut self, tag: u8) -> bool {
+        let answers = matches!(self.asked.front(), Some(Asked::Quiet(answer)) if *answer == tag);
+        if answers {
+            self.asked.pop_front();
+        }
+        answers
+    }
+
+    /// Returns whether something is to be prepared that may fail.
+    pub fn is_preparing(&self) -> bool {
+        let prepares = |asked: &Asked| matches!(asked, Asked::Parse(_) | Asked::Quiet(_));
+        self.asked.iter().any(prepares)
+    }
+
+    /// Returns what the name of a prepared statement will mean once all that was asked is answered: its Parse,
+    /// whole as on the wire.
+    pub fn prepared<'a>(&'a self, name: &[u8], memory: &'a Memory) -> Option<&'a Bytes> {
+        let asked = self.asked.iter().rev().find_map(|asked| match asked {
+            Asked::Parse(Some(Change::Prepare { name: prepared, raw })) if prepared == name => {
+                Some(Some(raw))
+            }
+            Asked::Close(Some(Change::Forget { name: closed })) if closed == name => Some(None),
+            _ => None,
+        });
+        asked.unwrap_or_else(|| memory.prepared().get(name))
     }
 
     /// A message came from the server.
@@ -163,10 +210,14 @@ impl Track {
                         self.asked.pop_front();
                         self.unsynced = true;
                     }
-                    Some(Asked::Parse(_) | Asked::Close(_)) | None => self.unsynced = true,
+                    Some(Asked::Parse(_) | Asked::Bind(_) | Asked::Close(_) | Asked::Quiet(_))
+                    | None => self.unsynced = true,
                 }
             }
             backend::tag::PARSE_COMPLETE if matches!(self.asked.front(), Some(Asked::Parse(_))) => {
+                self.answered(memory);
+            }
+            backend::tag::BIND_COMPLETE if matches!(self.asked.front(), Some(Asked::Bind(_))) => {
                 self.answered(memory);
             }
             backend::tag::CLOSE_COMPLETE if matches!(self.asked.front(), Some(Asked::Close(_))) => {
@@ -183,7 +234,8 @@ impl Track {
         asked: impl FnOnce(Option<Change>) -> Asked,
     ) {
         let bytes = change.as_ref().map_or(0, Change::bytes);
-        let fits = self.held_bytes + bytes <= HELD_BYTES_MAX;
+        let held_bytes = self.held_bytes + bytes;
+        let fits = held_bytes <= HELD_BYTES_MAX && memory.has_room(held_bytes);
         if fits {
             self.held_bytes += bytes;
         } else {
@@ -196,6 +248,7 @@ impl Track {
         let asked = self.asked.pop_front()?;
         if let Asked::Simple(Some(change))
         | Asked::Parse(Some(change))
+        | Asked::Bind(Some(change))
         | Asked::Close(Some(change)) = &asked
         {
             self.held_bytes -= change.bytes();
@@ -204,7 +257,10 @@ impl Track {
     }
 
     fn answered(&mut self, memory: &mut Memory) {
-        if let Some(Asked::Parse(Some(change)) | Asked::Close(Some(change))) = self.take() {
+        if let Some(
+            Asked::Parse(Some(change)) | Asked::Bind(Some(change)) | Asked::Close(Some(change)),
+        ) = self.take()
+        {
             memory.agreed(change);
         }
     }
@@ -212,7 +268,7 @@ impl Track {
     /// After an error the server skips everything up to the next Sync.
     fn error(&mut self) {
         (self.failed, self.copying) = (true, false);
-        while matches!(self.asked.front(), Some(Asked::Parse(_) | Asked::Close(_))) {
+        while self.asked.front().is_some_and(Asked::is_extended) {
             self.take();
         }
     }
@@ -220,7 +276,7 @@ impl Track {
     fn ready(&mut self, body: &[u8], memory: &mut Memory) {
         self.copying = false;
         self.status = backend::ready_for_query(body).unwrap_or(TransactionStatus::Failed);
-        while matches!(self.asked.front(), Some(Asked::Parse(_) | Asked::Close(_))) {
+        while self.asked.front().is_some_and(Asked::is_extended) {
             self.take();
         }
         if let Some(Asked::Simple(Some(change))) = self.take()
@@ -303,6 +359,7 @@ mod tests {
         talk.send(b'B', b"\0\0\0\0\0\0\0\0");
         talk.send(b'E', b"\0\0\0\0\0");
         talk.send(b'S', b"");
+        talk.receive(b'2', b"");
         talk.receive(b'G', b"");
         assert!(!talk.track.is_quiet());
         talk.send(b'd', b"1\n");
@@ -360,6 +417,56 @@ mod tests {
             }
             assert_eq!(talk.memory.settings().count(), kept);
         }
+    }
+
+    #[test]
+    fn a_setting_of_a_prepared_statement_counts_whenever_that_is_executed() {
+        let mut talk = Talk::begun();
+        talk.send(b'P', b"s1\0SET a = 1\0\0\0");
+        talk.send(b'S', b"");
+        talk.receive(b'1', b"");
+        talk.receive(b'Z', b"I");
+        assert_eq!((talk.memory.settings().count(), talk.memory.is_bound()), (0, false));
+        for (answer, kept) in [(b'E', 0), (b'C', 1)] {
+            talk.send(b'B', b"\0s1\0\0\0\0\0\0\0");
+            talk.send(b'E', b"\0\0\0\0\0");
+            talk.send(b'S', b"");
+            talk.receive(b'2', b"");
+            talk.receive(answer, b"SET\0");
+            talk.receive(b'Z', b"I");
+            assert_eq!(talk.memory.settings().count(), kept);
+        }
+        talk.send(b'P', b"\0LISTEN a\0\0\0");
+        assert!(talk.memory.is_bound());
+    }
+
+    #[test]
+    fn what_the_gateway_asks_for_itself_is_no_answer_to_the_client() {
+        let mut talk = Talk::begun();
+        talk.track.sent_quietly(b'1');
+        talk.send(b'B', b"\0s1\0\0\0\0\0\0\0");
+        talk.send(b'S', b"");
+        assert!(!talk.track.answers_quietly(b'2') && talk.track.answers_quietly(b'1'));
+        assert!(!talk.track.answers_quietly(b'2'));
+        talk.receive(b'2', b"");
+        talk.receive(b'Z', b"I");
+        assert!(talk.track.is_idle());
+    }
+
+    #[test]
+    fn a_name_means_what_was_asked_last() {
+        let mut talk = Talk::begun();
+        let meaning = |talk: &Talk| talk.track.prepared(b"s1", &talk.memory).cloned();
+        talk.send(b'P', b"s1\0SELECT 1\0\0\0");
+        let first = meaning(&talk);
+        assert!(first.is_some());
+        talk.receive(b'1', b"");
+        talk.send(b'C', b"Ss1\0");
+        assert_eq!(meaning(&talk), None);
+        talk.receive(b'E', b"\0");
+        talk.send(b'S', b"");
+        talk.receive(b'Z', b"I");
+        assert_eq!(meaning(&talk), first);
     }
 
     #[test]
