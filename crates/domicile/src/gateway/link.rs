@@ -129,6 +129,10 @@ impl Link {
             Poll::Ready(Ok(sent)) if sent > 0 => {
                 self.outgoing.advance(sent);
                 self.sent_bytes += sent as u64;
+                // Who is idle keeps no buffer.
+                if self.outgoing.is_empty() {
+                    self.outgoing = BytesMut::new();
+                }
             }
             // What the other side still had to say can be read; the end comes from there.
             Poll::Ready(Ok(_) | Err(_)) => {
@@ -149,7 +153,12 @@ impl Link {
         }
         let read = pin!(self.socket.read_buf(&mut self.incoming)).poll(cx);
         match read {
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                if self.incoming.is_empty() {
+                    self.incoming = BytesMut::new();
+                }
+                Poll::Pending
+            }
             Poll::Ready(Ok(received)) => {
                 self.ended = received == 0;
                 self.received_bytes += received as u64;
