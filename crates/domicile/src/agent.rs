@@ -732,6 +732,7 @@ impl Parts {
                 .collect::<anyhow::Result<_>>()?,
             park_budget: PARK_BUDGET,
             staleness: Some(staleness),
+            sharing: self.config.gateway.sharing,
             rpo: self.config.rpo,
             secure: self.secure(shutdown, tasks)?,
             admission: self.config.gateway.admission.clone(),

@@ -82,6 +82,7 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Box<dyn Any>)> {
         columns: Columns::default(),
         roles: Roles::default(),
         staleness: None,
+        sharing: None,
     };
     let gateway = Gateway::bind(config, seen).await?;
     let port = gateway.address().port();

@@ -14,6 +14,7 @@ use domicile_pg::backend::{self, BackendKeyData, Report, tag};
 use domicile_pg::frontend;
 use domicile_pg::scram::{Keys, LoginError};
 use domicile_pg::startup::Startup;
+use futures_util::FutureExt;
 use thiserror::Error;
 
 use super::Shared;
@@ -21,6 +22,8 @@ use super::cut::{self, Cutter, Piece};
 use super::door::{HOP, HOP_PARAMETER};
 use super::link::Link;
 use super::memory::{Memory, Prepared, Remembered};
+use super::pool::Shareable;
+use super::sharing::WASH;
 use super::target::Target;
 
 /// A setting and its value as the server reported it.
@@ -40,6 +43,8 @@ pub struct Backend {
     pub in_transaction: bool,
     /// Answers are to come that nobody waits for any more: the connection is of no use.
     pub astray: bool,
+    /// Clients share this server.
+    pub shareable: Option<Box<Shareable>>,
 }
 
 /// Why a quiet connection could not be had.
@@ -56,6 +61,8 @@ pub enum OpenError {
     NotYet,
     #[error("the server did not answer in time")]
     Slow,
+    #[error("all servers that the session shares are in use")]
+    Busy,
     #[error("ownership changed meanwhile")]
     Overtaken,
     #[error("the server asks for a password, and the gateway has no key")]
@@ -72,9 +79,12 @@ impl OpenError {
     /// Returns whether the same may succeed a moment later.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Closed | Self::NotYet | Self::Slow | Self::Overtaken => {
-                true
-            }
+            Self::Connect { .. }
+            | Self::Closed
+            | Self::NotYet
+            | Self::Slow
+            | Self::Busy
+            | Self::Overtaken => true,
             Self::Stranger(_)
             | Self::Password
             | Self::Login(_)
@@ -103,8 +113,12 @@ impl Backend {
             startup.parameters.push((HOP_PARAMETER.to_owned(), HOP.to_owned()));
         }
         startup.put(&mut link.outgoing);
-        let (region, target) = (region.clone(), target.clone());
-        Ok(Self {
+        Ok(Self::new(region.clone(), target.clone(), link))
+    }
+
+    /// A connection on which nothing was said yet.
+    pub fn new(region: RegionId, target: Target, link: Link) -> Self {
+        Self {
             region,
             target,
             link,
@@ -113,7 +127,8 @@ impl Backend {
             left: None,
             in_transaction: false,
             astray: false,
-        })
+            shareable: None,
+        }
     }
 
     /// Opens a session like the one that `memory` describes, and returns the server's settings.
@@ -146,7 +161,12 @@ impl Backend {
     ) -> Result<(), OpenError> {
         let Some(left) = self.left.take() else { return Ok(()) };
         if left.settings_version != memory.settings_version() {
-            self.repeat_settings(memory, statuses).await?;
+            let queries = self.put_settings(memory);
+            self.until_ready(queries, statuses).await?;
+        }
+        // There it is prepared when it is needed.
+        if self.shareable.is_some() {
+            return Ok(());
         }
         self.prepare_anew(&left.prepared, memory.prepared(), statuses).await
     }
@@ -163,17 +183,53 @@ impl Backend {
     }
 
     /// Makes all settings of the session again, so that none is older than the session's.
-    async fn repeat_settings(
+    /// Returns in how many queries.
+    fn put_settings(&mut self, memory: &Memory) -> usize {
+        for raw in memory.settings() {
+            self.link.outgoing.extend_from_slice(raw);
+        }
+        memory.settings().count()
+    }
+
+    /// Takes from a server all that its last client made of it, and makes of it what `memory` describes. What fails
+    /// leaves a connection of no use.
+    pub async fn wash(
         &mut self,
         memory: &Memory,
         statuses: &mut Statuses,
     ) -> Result<(), OpenError> {
-        let mut queries = 0;
-        for raw in memory.settings() {
-            self.link.outgoing.extend_from_slice(raw);
-            queries += 1;
-        }
+        self.left = None;
+        frontend::put_query(&mut self.link.outgoing, WASH);
+        let queries = 1 + self.put_settings(memory);
         self.until_ready(queries, statuses).await
+    }
+
+    /// Takes in what has come, without waiting for anything.
+    pub fn look(&mut self) {
+        while self.link.moved().now_or_never().is_some() {}
+    }
+
+    /// Hears what the server has said while it was not in use.
+    pub fn hear_aside(&mut self, statuses: &mut Statuses) -> Result<(), OpenError> {
+        while let Some(piece) =
+            self.cutter.next(&mut self.link.incoming).map_err(|_| OpenError::Protocol)?
+        {
+            match piece {
+                Piece::Whole { tag: tag::PARAMETER_STATUS, raw } => {
+                    note_status(statuses, &cut::body(&raw));
+                }
+                Piece::Whole { tag, raw } => self.listen(tag, &raw)?,
+                Piece::Head { .. } | Piece::Rest { .. } => {}
+            }
+        }
+        if self.link.has_ended() { Err(OpenError::Closed) } else { Ok(()) }
+    }
+
+    /// Returns whether nothing is on its way in any direction.
+    pub fn is_at_rest(&self) -> bool {
+        let Link { incoming, outgoing, .. } = &self.link;
+        let is_quiet = incoming.is_empty() && outgoing.is_empty() && !self.cutter.is_inside();
+        is_quiet && !self.link.has_ended() && !self.in_transaction && !self.astray
     }
 
     /// All at once: the server may be far away, and the memory has a bound.
@@ -273,7 +329,8 @@ impl Backend {
 /// Remembers what a ParameterStatus says.
 pub fn note_status(statuses: &mut Statuses, body: &Bytes) {
     if let Ok((name, value)) = backend::parameter_status(body) {
-        statuses.insert(body.slice_ref(name), body.slice_ref(value));
+        // Kept for long: not with the whole buffer.
+        statuses.insert(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
     }
 }
 

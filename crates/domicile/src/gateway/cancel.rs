@@ -27,8 +27,16 @@ pub struct Cancels(Arc<Mutex<HashMap<Key, Arc<Slot>>>>);
 /// Where one session's statements run.
 #[derive(Debug, Default)]
 struct Slot {
-    at: Mutex<Option<(Target, BackendKeyData)>>,
+    at: Mutex<Aim>,
     called: Notify,
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Aim {
+    server: Option<(Target, BackendKeyData)>,
+    /// Requests on their way to that server, or for all that is known.
+    on_their_way: usize,
 }
 
 /// A session's own side of its slot; the session is forgotten when this is dropped.
@@ -48,8 +56,7 @@ impl Cancels {
             return;
         };
         slot.called.notify_waiters();
-        let at = lock(&slot.at).clone();
-        let Some((target, key)) = at else { return };
+        let Some((target, key)) = lock(&slot.at).aim() else { return };
         let send = async {
             let mut link = target.connect(secure).await?;
             CancelRequest { pid: key.pid, key: key.key }.put(&mut link.outgoing);
@@ -58,8 +65,16 @@ impl Cancels {
             }
             std::io::Result::Ok(())
         };
-        if !matches!(tokio::time::timeout(CANCEL_WAIT_MAX, send).await, Ok(Ok(()))) {
-            tracing::debug!(%target, "a cancel request did not reach its server");
+        match tokio::time::timeout(CANCEL_WAIT_MAX, send).await {
+            Ok(sent) => {
+                if let Err(error) = sent {
+                    tracing::debug!(%target, %error, "a cancel request did not reach its server");
+                }
+                lock(&slot.at).on_their_way -= 1;
+                slot.arrived.notify_one();
+            }
+            // It may still arrive.
+            Err(_) => tracing::debug!(%target, "a cancel request was not answered"),
         }
     }
 
@@ -69,15 +84,39 @@ impl Cancels {
     }
 }
 
+impl Aim {
+    /// Returns where a request goes, which is on its way from now on.
+    fn aim(&mut self) -> Option<(Target, BackendKeyData)> {
+        self.on_their_way += usize::from(self.server.is_some());
+        self.server.clone()
+    }
+}
+
 impl Cancellable {
     /// The session is now at `target`, which gave it `key`. The first key is the client's.
     pub fn moved(&mut self, target: &Target, key: &BackendKeyData) {
-        *lock(&self.slot.at) = Some((target.clone(), key.clone()));
+        lock(&self.slot.at).server = Some((target.clone(), key.clone()));
         if self.key.is_none() {
             let key = (key.pid, key.key.clone());
             lock(&self.cancels.0).insert(key.clone(), self.slot.clone());
             self.key = Some(key);
         }
+    }
+
+    /// The session leaves its server to somebody else. Returns false where that must not be: a request is on its way
+    /// there, and would meet whoever comes next.
+    pub fn leave(&mut self) -> bool {
+        let mut aim = lock(&self.slot.at);
+        let may_leave = aim.on_their_way == 0;
+        if may_leave {
+            aim.server = None;
+        }
+        may_leave
+    }
+
+    /// Waits until a request has met its server.
+    pub async fn arrived(&self) {
+        self.slot.arrived.notified().await;
     }
 
     /// Waits for a cancel request from now on.

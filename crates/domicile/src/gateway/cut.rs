@@ -10,6 +10,8 @@ use domicile_pg::frame::FrameError;
 pub const MESSAGE_BYTES_MAX: usize = 0x3FFF_FFFF;
 /// Up to this size, with its header, a message comes whole.
 pub const WHOLE_BYTES_MAX: usize = 256 * 1024;
+/// The beginning of a large message is at least so long: the names in it stand there.
+const HEAD_BYTES_MIN: usize = 1024;
 /// The tag and the length.
 pub const HEADER_BYTES: usize = 5;
 
@@ -54,6 +56,9 @@ impl Cutter {
         }
         if size <= WHOLE_BYTES_MAX {
             buffer.reserve(size - buffer.len());
+            return Ok(None);
+        }
+        if buffer.len() < HEAD_BYTES_MIN {
             return Ok(None);
         }
         self.left = size - buffer.len();
@@ -121,6 +126,17 @@ mod tests {
         let end = cutter.next(&mut wire).unwrap().unwrap();
         assert!(matches!(end, Piece::Whole { tag: b'S', .. }) && !cutter.is_inside());
         assert_eq!(cutter.next(&mut wire), Ok(None));
+    }
+
+    #[test]
+    fn a_large_message_begins_with_more_than_its_header() {
+        let mut wire = message(b'B', WHOLE_BYTES_MAX);
+        let mut rest = wire.split_off(HEAD_BYTES_MIN - 1);
+        let mut cutter = Cutter::default();
+        assert_eq!(cutter.next(&mut wire), Ok(None));
+        wire.unsplit(rest.split_to(1));
+        let head = cutter.next(&mut wire).unwrap().unwrap();
+        assert!(matches!(head, Piece::Head { tag: b'B', raw } if raw.len() == HEAD_BYTES_MIN));
     }
 
     #[test]

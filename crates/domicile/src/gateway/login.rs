@@ -16,39 +16,57 @@ use super::roles::Roles;
 /// How a session's client has logged in.
 #[derive(Default)]
 pub enum Login {
-    /// Not yet, or otherwise than with SCRAM.
+    /// Not yet, or without being asked for anything.
     #[default]
     Unknown,
     Overheard(Box<Overheard>),
     With(Box<Keys>),
+    /// In a way that only the client itself can go again.
+    Alone,
 }
 
 impl Login {
     /// The client said this in answer to what the server asked.
     pub fn client_says(&mut self, body: &[u8]) {
-        self.overheard().client_says(body);
+        if !matches!(self, Self::Alone) {
+            self.overheard().client_says(body);
+        }
     }
 
     /// The server asked this.
     pub fn server_says(&mut self, body: &[u8]) {
-        if backend::authentication(body) == Ok(Authentication::SaslContinue) {
-            self.overheard().server_says(backend::sasl_message(body));
+        match backend::authentication(body) {
+            Ok(Authentication::SaslContinue) => {
+                self.overheard().server_says(backend::sasl_message(body));
+            }
+            Ok(Authentication::Ok | Authentication::Sasl | Authentication::SaslFinal) => {}
+            Ok(
+                Authentication::CleartextPassword
+                | Authentication::Md5Password { .. }
+                | Authentication::Other(_),
+            )
+            | Err(_) => *self = Self::Alone,
         }
     }
 
     /// The server has let the client in, as `role`.
     pub async fn is_over(&mut self, roles: &Roles, role: &str) {
-        let Self::Overheard(overheard) = std::mem::take(self) else { return };
-        if let Some(verifier) = roles.verifier(role, &overheard).await {
-            *self = overheard.keys(&verifier).map_or(Self::Unknown, |keys| Self::With(keys.into()));
-        }
+        let Self::Overheard(overheard) = self else { return };
+        let verifier = roles.verifier(role, overheard).await;
+        let keys = verifier.and_then(|verifier| overheard.keys(&verifier));
+        *self = keys.map_or(Self::Alone, |keys| Self::With(keys.into()));
+    }
+
+    /// Returns whether other servers that let clients in like this one can be opened for this client.
+    pub fn can_be_repeated(&self) -> bool {
+        matches!(self, Self::Unknown | Self::With(_))
     }
 
     /// What opens other servers for this client.
     pub fn keys(&self) -> Option<&Keys> {
         match self {
             Self::With(keys) => Some(keys),
-            Self::Unknown | Self::Overheard(_) => None,
+            Self::Unknown | Self::Overheard(_) | Self::Alone => None,
         }
     }
 
@@ -58,7 +76,7 @@ impl Login {
         }
         match self {
             Self::Overheard(overheard) => overheard,
-            Self::Unknown | Self::With(_) => unreachable!("it was just set"),
+            Self::Unknown | Self::With(_) | Self::Alone => unreachable!("it was just set"),
         }
     }
 }

@@ -12,7 +12,8 @@
 //!
 //! A session with LISTEN, temporary tables, SQL-level
 //! PREPARE or cursors WITH HOLD is ended, with a reason, when it would have to move; settings made
-//! by functions (`set_config`), and session-level advisory locks, are not seen and stay behind.
+//! by functions (`set_config`), and session-level advisory locks, are not seen and stay behind, unless
+//! clients share servers (`sharing`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_core::admission::Admission;
+use domicile_core::config::Sharing;
 use domicile_core::id::RegionId;
 use domicile_core::partition::Layout;
 use domicile_core::progress::Rpo;
@@ -43,7 +45,9 @@ mod listener;
 mod login;
 mod memory;
 mod moving;
+mod names;
 mod own;
+mod pool;
 mod pulse;
 mod reading;
 mod recorder;
@@ -58,8 +62,10 @@ mod session;
 mod sessions;
 mod setters;
 mod setting;
+mod sharing;
 mod sql;
 mod statement;
+mod statements;
 mod target;
 mod track;
 mod unconfirmed;
@@ -67,6 +73,7 @@ mod unconfirmed;
 use cancel::Cancels;
 pub use columns::{Columns, Types as KeyTypes};
 use gate::Gate;
+pub use pool::{Counts, Login, Pools};
 use pulse::Silent;
 pub use roles::Roles;
 pub use secure::Secure;
@@ -112,6 +119,8 @@ pub struct Config {
     pub roles: Roles,
     /// How old what the region shows is; absent where nobody knows.
     pub staleness: Option<Staleness>,
+    /// How clients share the servers of `local`; absent where each has its own.
+    pub sharing: Option<Sharing>,
 }
 
 /// What the console of a gateway shows, and to whom.
@@ -150,6 +159,7 @@ struct Shared {
     cancels: Cancels,
     sessions: Sessions,
     gate: Gate,
+    pools: Pools,
     secure: Secure,
     clock: Clock,
     shutdown: CancellationToken,
@@ -163,6 +173,7 @@ impl Gateway {
         let (silent, seen) = watch::channel(BTreeSet::new());
         let shared = Shared {
             secure: config.secure.clone(),
+            pools: Pools::new(config.sharing),
             config: Arc::new(config),
             routes,
             silent: seen,
@@ -180,11 +191,18 @@ impl Gateway {
         self.address
     }
 
+    /// Returns the servers that its clients share, to look at.
+    pub fn pools(&self) -> Pools {
+        self.shared.pools.clone()
+    }
+
     /// Serves until `shutdown`; then ends idle sessions at once, the others as they become idle
     /// or after [`SHUTDOWN_WAIT_MAX`].
     pub async fn run(self, shutdown: CancellationToken) {
         let _pulses = pulse::listen(&self.shared.config, self.shared.routes.clone(), &self.silent);
-        listener::run(self.listener, Shared { shutdown, ..self.shared }).await;
+        let pools = self.shared.pools.clone();
+        let shared = Shared { shutdown: shutdown.clone(), ..self.shared };
+        tokio::join!(listener::run(self.listener, shared), pools.sweep(&shutdown));
     }
 }
 

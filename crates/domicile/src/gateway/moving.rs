@@ -184,6 +184,7 @@ impl Session {
             | OpenError::Refused(_)
             | OpenError::Protocol => Err(refusals::cannot_move(region, error)),
             OpenError::Stranger(_) => Err(refusals::unreachable()),
+            OpenError::Busy => Err(refusals::servers_busy()),
             OpenError::Connect { .. }
             | OpenError::Closed
             | OpenError::NotYet
@@ -199,12 +200,16 @@ impl Session {
         if self.memory.is_bound() {
             return Err(OpenError::Refused("the session is bound to its server".to_owned()));
         }
-        let (home, statuses) = self.open(region).await?;
+        let (home, statuses) = match self.shares_in(region) {
+            true => self.take_shared().await?,
+            false => self.open(region).await?,
+        };
         tracing::debug!(from = %self.home.region, to = %region, "a session moved");
         let left = std::mem::replace(&mut self.home, home).region;
         if left != self.shared.config.region {
             self.reading.was_at(left);
         }
+        self.join_pool();
         self.tell_statuses(statuses);
         self.tell_cancels();
         Ok(())
@@ -219,12 +224,12 @@ impl Session {
 
     /// Tells the client which settings of the new server are not those of the old one.
     fn tell_statuses(&mut self, statuses: Statuses) {
-        for (name, value) in &statuses {
-            if self.statuses.get(name) != Some(value) {
-                messages::put_parameter_status(&mut self.client.outgoing, name, value);
+        for (name, value) in statuses {
+            if self.statuses.get(&name) != Some(&value) {
+                messages::put_parameter_status(&mut self.client.outgoing, &name, &value);
+                self.statuses.insert(name, value);
             }
         }
-        self.statuses.extend(statuses);
     }
 
     /// Cancel requests go to the server that works for the session now.

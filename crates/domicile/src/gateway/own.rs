@@ -78,7 +78,7 @@ impl Session {
         match place {
             Place::Value(name) => {
                 // PostgreSQL has answered and cannot take that back.
-                let value = self.value_of(&name).await;
+                let value = Box::pin(self.value_of(&name)).await;
                 let value =
                     value.map_err(|error| refusals::ended_by(refusals::no_token(&error)))?;
                 backend::put_row_of_one(&mut out, value.as_bytes());
@@ -94,7 +94,7 @@ impl Session {
         let was_told = self.statuses.contains_key(TOKEN.as_bytes());
         let token = match (self.reading.reports_token(), was_told) {
             // Rather none than one without what was just committed.
-            (true, _) => self.token().await.unwrap_or_default(),
+            (true, _) => Box::pin(self.token()).await.unwrap_or_default(),
             (false, true) => String::new(),
             (false, false) => return,
         };
@@ -126,7 +126,7 @@ impl Session {
 
     /// Returns whether a query can be answered without the server: nothing else is asked of that, and it
     /// would not say that the transaction has failed.
-    fn answers_alone(&self) -> bool {
+    pub fn answers_alone(&self) -> bool {
         self.track.is_quiet() && self.track.status() != TransactionStatus::Failed
     }
 

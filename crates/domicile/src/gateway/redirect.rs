@@ -166,8 +166,7 @@ impl Session {
         self.recorder.asks();
         self.track.restart();
         for (tag, raw) in attempt.again().to_vec() {
-            self.track.sent(tag, &raw, &mut self.memory);
-            self.active().link.outgoing.extend_from_slice(&raw);
+            self.say(tag, &raw);
         }
         self.attempt = Some(attempt);
     }

@@ -9,6 +9,7 @@ use domicile_core::time::Millis;
 use domicile_pg::backend::{Report, Severity, field};
 use domicile_pg::scram::LoginError;
 use domicile_pg::sqlstate::{self, SqlState};
+use std::time::Duration;
 
 use super::backend::OpenError;
 use super::console;
@@ -246,6 +247,19 @@ pub fn seen_is_lost(place: &Cut) -> Report<'static> {
 pub fn no_token(error: &anyhow::Error) -> Report<'static> {
     let message = format!("there is no token now: {error:#}");
     Report::new(Severity::Error, sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
+}
+
+/// All servers that the session shares are in use, and stayed so.
+pub fn no_server_free(wait: Duration) -> Report<'static> {
+    let message = format!("no server became free within {}ms", wait.as_millis());
+    Report::new(Severity::Error, sqlstate::TOO_MANY_CONNECTIONS, message)
+        .detail("All servers that clients of this role and database share are in use.")
+        .hint("Have transactions be shorter, or let the gateway have more servers: gateway.servers_max.")
+}
+
+/// The same where the statement cannot be refused alone.
+pub fn servers_busy() -> End {
+    End::saying(sqlstate::TOO_MANY_CONNECTIONS, "no server became free in time")
 }
 
 /// A cancel request came while the statement waited in the gateway.

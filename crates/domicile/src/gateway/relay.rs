@@ -43,8 +43,8 @@ impl Session {
                     backend::put_ready_for_query(&mut self.client.outgoing, self.track.status());
                 }
                 _ if self.skipping => {}
-                Piece::Whole { tag, raw } => self.pass_on(tag, raw, true).await?,
-                Piece::Head { tag, raw } => self.pass_on(tag, raw, false).await?,
+                Piece::Whole { tag, raw } => Box::pin(self.pass_on(tag, raw, true)).await?,
+                Piece::Head { tag, raw } => Box::pin(self.pass_on(tag, raw, false)).await?,
                 Piece::Rest { raw } => self.active().link.outgoing.extend_from_slice(&raw),
             }
         }
@@ -63,6 +63,9 @@ impl Session {
         if whole {
             let Some(heard) = self.hear(tag, raw).await? else { return Ok(()) };
             raw = heard;
+            if self.forget(tag, &raw) {
+                return Ok(());
+            }
         } else {
             self.hear_beginning(tag, &raw);
         }
@@ -74,7 +77,12 @@ impl Session {
                 self.recorder.gives_up();
                 return Ok(());
             }
+            if !self.await_turn(tag, whole).await? {
+                self.recorder.gives_up();
+                return Ok(());
+            }
             self.go_home_patiently().await?;
+            self.turn = None;
             self.catch_up_at_home().await?;
             self.begin_attempt();
         }
@@ -83,8 +91,7 @@ impl Session {
         if self.begun {
             self.recorder.asks();
         }
-        self.track.sent(tag, &raw, &mut self.memory);
-        self.active().link.outgoing.extend_from_slice(&raw);
+        self.say(tag, &raw);
         Ok(())
     }
 
@@ -114,9 +121,12 @@ impl Session {
     }
 
     async fn answer(&mut self, tag: u8, mut raw: Bytes) -> Result<(), End> {
+        if self.track.answers_quietly(tag) {
+            return Ok(());
+        }
         if tag == tag::AUTHENTICATION {
             self.check_way_of(&raw)?;
-            self.follow_login(&cut::body(&raw)).await;
+            Box::pin(self.follow_login(&cut::body(&raw))).await;
             raw = self.keep_binding_back(raw);
         }
         self.note(tag, &raw);
@@ -132,12 +142,12 @@ impl Session {
         }
         self.track.received(tag, &raw, &mut self.memory);
         if !is_given {
-            return self.redirect().await;
+            return Box::pin(self.redirect()).await;
         }
         let told = self.unconfirmed.tell(tag, &raw);
         if tag == tag::READY_FOR_QUERY {
             if !self.begun {
-                self.begin().await;
+                Box::pin(self.begin()).await;
             }
             if self.track.status() == TransactionStatus::Idle {
                 self.report_token().await;
@@ -204,6 +214,7 @@ impl Session {
     /// The server is ready for the first statement.
     async fn begin(&mut self) {
         self.begun = true;
+        self.join_pool();
         if self.caller == Caller::Client {
             let role = self.startup.get("user").unwrap_or_default();
             let database = self.startup.get("database").unwrap_or(role);
@@ -239,6 +250,7 @@ impl Session {
             tag::ERROR_RESPONSE => {
                 let ends = Report::read(&body).is_ok_and(|report| report.ends_session());
                 self.farewell_said |= ends && !self.goes_on_after(raw);
+                self.doubt_names(raw);
             }
             _ => {}
         }

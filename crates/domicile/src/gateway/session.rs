@@ -2,12 +2,16 @@
 //!
 //! One task for each session: it waits until bytes move on any of its connections, then relays
 //! what came. The session lives at its home; a single statement may be served by another region.
+//!
+//! Most sessions are idle, and each takes as much memory as the longest way through its code would: so ways that are
+//! long and seldom taken are boxed.
 
 use std::collections::BTreeMap;
 use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use domicile_core::id::RegionId;
 use domicile_core::route::{self, Caller, Home, Routes};
 use domicile_core::time::Millis;
@@ -24,6 +28,7 @@ use super::link::Link;
 use super::login::Login;
 use super::memory::Memory;
 use super::moving::{Wait, unless_overtaken};
+use super::pool::{Membership, Turn};
 use super::reading::Reading;
 use super::recorder::Recorder;
 use super::refusals::{self, End};
@@ -73,6 +78,12 @@ pub struct Session {
     pub skipping: bool,
     pub cancellable: Cancellable,
     pub recorder: Recorder,
+    /// With whom the session shares servers.
+    pub membership: Option<Membership>,
+    /// Its right to have one now, until it has it.
+    pub turn: Option<Turn>,
+    /// Its unnamed statement: the Parse, whole as on the wire. Followed only while it shares.
+    pub unnamed: Option<Bytes>,
     /// The server's offer to bind the login to its connection was kept from the client.
     pub unbound: bool,
     /// The login is over.
@@ -113,7 +124,7 @@ pub async fn serve(
         gate::before_login(&shared, caller, &mut client, &mut recorder).await?;
         first_home(&shared, &mut routes, &mut client, caller, reads_here, &startup).await
     };
-    let home = match found.await {
+    let home = match Box::pin(found).await {
         Ok(home) => home,
         Err(end) => return door::say(&mut client, end).await,
     };
@@ -141,6 +152,9 @@ pub async fn serve(
         setters: Setters::default(),
         reworded: Reworded::new(),
         skipping: false,
+        membership: None,
+        turn: None,
+        unnamed: None,
         unbound: false,
         begun: false,
         leaving: false,
@@ -176,6 +190,7 @@ impl Session {
                 return Err(refusals::shutting_down());
             }
             self.recorder.moved(self.client.received_bytes, self.client.sent_bytes);
+            self.give_back();
             self.anything_moved().await;
         }
     }
@@ -217,6 +232,7 @@ impl Session {
             () = self.home.link.moved() => {}
             () = other => {}
             () = self.client.moved() => {}
+            () = self.cancellable.arrived() => {}
             () = self.shared.shutdown.cancelled(), if !stopping => {}
             Ok(()) = self.shared.silent.changed() => {}
         }

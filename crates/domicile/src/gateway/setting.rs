@@ -78,6 +78,77 @@ pub fn read(sql: &[u8]) -> Meaning {
     }
 }
 
+/// Texts without any of these leave nothing behind that [`read`] does not see.
+const HINTS: [&[u8]; 3] = [b"set_config", b"advisory_lock", b"temp"];
+
+fn hints(text: &[u8]) -> bool {
+    let has = |hint: &&[u8]| text.windows(hint.len()).any(|part| part.eq_ignore_ascii_case(hint));
+    HINTS.iter().any(has)
+}
+
+/// May `sql` leave something on its server that is not in its first words: settings by `set_config` that outlast
+/// the transaction, advisory locks of the session, temporary tables? What other functions do is not seen.
+pub fn leaves_something(sql: &[u8]) -> bool {
+    if !hints(sql) {
+        return false;
+    }
+    let mut before = Vec::new();
+    let mut tokens = all_tokens(sql);
+    while let Some(token) = tokens.next() {
+        let word = token.to_ascii_lowercase();
+        let unquoted: Vec<u8> = word.iter().copied().filter(|byte| *byte != b'"').collect();
+        let name = unquoted.rsplit(|byte| *byte == b'.').next().unwrap_or_default();
+        let leaves = match name {
+            // The body of a DO block is not read closer.
+            _ if word.starts_with(b"$") => hints(&word),
+            b"set_config" => !is_local(&mut tokens),
+            b"temp" | b"temporary" => {
+                const BEFORE: [&[u8]; 5] = [b"create", b"into", b"replace", b"local", b"global"];
+                BEFORE.contains(&before.as_slice())
+            }
+            name => {
+                name.ends_with(b"advisory_lock")
+                    || name.ends_with(b"advisory_lock_shared")
+                    || unquoted.starts_with(b"pg_temp")
+            }
+        };
+        if leaves {
+            return true;
+        }
+        before = word;
+    }
+    false
+}
+
+/// Is the third argument of a call, which begins here, the word `true`?
+fn is_local<'a>(tokens: &mut impl Iterator<Item = &'a [u8]>) -> bool {
+    let (mut depth, mut commas, mut third) = (0_usize, 0, Vec::new());
+    for token in tokens {
+        match token {
+            b"(" => depth += 1,
+            b")" if depth <= 1 => break,
+            b")" => depth -= 1,
+            b"," if depth == 1 => commas += 1,
+            _ if commas == 2 => third.push(token),
+            _ => {}
+        }
+    }
+    matches!(third.as_slice(), [word] if word.eq_ignore_ascii_case(b"true"))
+}
+
+fn all_tokens(sql: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = sql;
+    let token = move || {
+        let (token, after) =
+            rest.split_at(token_bytes(rest).clamp(usize::from(!rest.is_empty()), rest.len()));
+        rest = after;
+        (!token.is_empty()).then_some(token)
+    };
+    std::iter::from_fn(token).filter(|token| {
+        !matches!(token, [b'-', b'-', ..] | [b'/', b'*', ..]) && !token[0].is_ascii_whitespace()
+    })
+}
+
 /// What a startup packet sets, with names in small letters.
 pub fn at_startup(startup: &Startup) -> impl Iterator<Item = (String, String)> {
     let options = startup.get("options").map(options).unwrap_or_default();
@@ -174,6 +245,31 @@ pub fn shown(sql: &[u8]) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// Returns which prepared statement `sql` forgets, and nothing else.
+pub fn deallocated(sql: &[u8]) -> Option<Vec<u8>> {
+    if is_plain(sql) {
+        return None;
+    }
+    let mut statements = tokens(sql).into_iter().filter(|statement| !statement.is_empty());
+    let (statement, others) = (statements.next()?, statements.next());
+    let name = match statement.as_slice() {
+        [first, name] if first.eq_ignore_ascii_case(b"DEALLOCATE") => name,
+        [first, second, name]
+            if first.eq_ignore_ascii_case(b"DEALLOCATE")
+                && second.eq_ignore_ascii_case(b"PREPARE") =>
+        {
+            name
+        }
+        _ => return None,
+    };
+    let name = match name.strip_prefix(b"\"").and_then(|name| name.strip_suffix(b"\"")) {
+        Some(quoted) => quoted.to_vec(),
+        None if name.eq_ignore_ascii_case(b"ALL") => return None,
+        None => name.to_ascii_lowercase(),
+    };
+    others.is_none().then_some(name)
 }
 
 /// The first tokens of each statement, without comments and space. A name of several parts is one.
@@ -463,6 +559,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_deallocated_alone_is_known_by_its_name() {
+        for (sql, name) in
+            [("DEALLOCATE s1", "s1"), ("deallocate prepare S1;", "s1"), ("DEALLOCATE \"S1\"", "S1")]
+        {
+            assert_eq!(deallocated(sql.as_bytes()).as_deref(), Some(name.as_bytes()), "{sql}");
+        }
+        for sql in ["DEALLOCATE ALL", "DEALLOCATE PREPARE all", "DEALLOCATE a; SELECT 1", "DROP a"]
+        {
+            assert_eq!(deallocated(sql.as_bytes()), None, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_functions_leave_behind_is_seen_in_the_text() {
+        for sql in [
+            "SELECT set_config('a.b', 'x', false)",
+            "select PG_CATALOG.Set_Config('a.b', f(1, 2), $1)",
+            "SELECT set_config('a', 'x', true), set_config('b', 'x', false)",
+            "SELECT set_config('a', 'x'",
+            "SELECT pg_advisory_lock(7)",
+            "SELECT \"pg_catalog\".\"pg_try_advisory_lock_shared\"(7)",
+            "SELECT 1 AS a INTO TEMP t",
+            "SELECT 1 AS a INTO /* so */ TEMPORARY TABLE t",
+            "CREATE OR REPLACE TEMP VIEW v AS SELECT 1",
+            "CREATE TABLE pg_temp.t (a int)",
+            "DO $$ BEGIN PERFORM set_config('a.b', 'x', false); END $$",
+        ] {
+            assert!(leaves_something(sql.as_bytes()), "{sql}");
+        }
+        for sql in [
+            "",
+            "SELECT 1",
+            "SELECT set_config('a.b', f('x', 2), TRUE), temp FROM weather",
+            "SELECT pg_advisory_xact_lock(7), pg_advisory_unlock(8)",
+            "SELECT 'pg_advisory_lock(7)' -- set_config('a', 'b', false)",
+            "INSERT INTO temperature VALUES (1)",
+        ] {
+            assert!(!leaves_something(sql.as_bytes()), "{sql}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_without_a_panic(sql in "[-;'\"$/*Ee\\\\ a-cSET\n]{0,60}", raw: Vec<u8>) {
@@ -470,6 +608,10 @@ mod tests {
             let _ = read(&raw);
             let _ = (assignments(sql.as_bytes()), assignments(&raw));
             let _ = (shown(sql.as_bytes()), shown(&raw));
+            let _ = (deallocated(sql.as_bytes()), deallocated(&raw));
+            let call = format!("set_config({sql}");
+            let _ = leaves_something(call.as_bytes());
+            let _ = leaves_something(&[b"temp", raw.as_slice()].concat());
         }
     }
 }

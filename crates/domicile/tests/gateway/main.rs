@@ -8,13 +8,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domicile::gateway::{Columns, Config, Console, Gateway, Mode, Roles, Routes, Secure, Target};
+use domicile::gateway::{
+    Columns, Config, Console, Gateway, Mode, Pools, Roles, Routes, Secure, Target,
+};
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
 use domicile_core::admission::{Admission, AllowRule, Limits};
-use domicile_core::config::{KeySource, TableKind};
+use domicile_core::config::{KeySource, Sharing, TableKind};
 use domicile_core::id::{RegionId, TableName};
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
+use domicile_core::time::Millis;
 use tokio::sync::watch;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -31,6 +34,7 @@ mod own;
 mod password;
 mod refusal;
 mod relay;
+mod sharing;
 mod silence;
 mod statement;
 mod unconfirmed;
@@ -48,6 +52,7 @@ struct Region {
     routes: watch::Sender<Arc<Routes>>,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
+    pools: Pools,
     _folder: Arc<TemporaryFolder>,
 }
 
@@ -62,6 +67,7 @@ struct Wanted {
     /// Who may come to the console.
     admins: Vec<String>,
     viewers: Vec<String>,
+    sharing: Option<Sharing>,
 }
 
 impl Wanted {
@@ -76,6 +82,7 @@ impl Wanted {
             admission: Admission::default(),
             admins: Vec::new(),
             viewers: Vec::new(),
+            sharing: None,
         }
     }
 
@@ -87,6 +94,11 @@ impl Wanted {
     /// Lets `postgres` do everything in the console, and `watch` look.
     fn console(mut self) -> Self {
         (self.admins, self.viewers) = (vec!["postgres".to_owned()], vec!["watch".to_owned()]);
+        self
+    }
+
+    fn shared(mut self, servers_max: usize) -> Self {
+        self.sharing = Some(Sharing { servers_max, idle_max: Millis(600_000) });
         self
     }
 
@@ -159,11 +171,13 @@ impl Wanted {
             columns: Columns::of_postgres(&reader, keyed()),
             roles: Roles::of_postgres(&reader),
             staleness: None,
+            sharing: self.sharing,
         };
         let gateway = Gateway::bind(config, seen).await.unwrap();
         let (address, stop) = (gateway.address(), CancellationToken::new());
+        let pools = gateway.pools();
         let served = tokio::spawn(gateway.run(stop.clone()));
-        Region { name, cluster, address, routes, stop, served, _folder: folder }
+        Region { name, cluster, address, routes, stop, served, pools, _folder: folder }
     }
 }
 

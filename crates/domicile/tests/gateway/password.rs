@@ -133,3 +133,35 @@ async fn psql(region: &Region, sql: &str) -> String {
     let output = within(psql.output()).await.unwrap();
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
+
+#[tokio::test]
+async fn who_shares_servers_has_proved_who_he_is() {
+    let wanted = Wanted::new(Mode::Local).shared(1);
+    let (eu, us) = two_that_ask(&wanted).await;
+    let (one, two) = (connect(&eu, "first").await, connect(&eu, "first").await);
+    let server = async |client| simple(client, "SELECT pg_backend_pid()").await.unwrap();
+    assert_eq!(server(&one).await, server(&two).await);
+    // The key of one of them opens what all of them share.
+    eu.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'").await;
+    assert_eq!(server(&one).await, server(&two).await);
+    let address = eu.connection_string().replace("user=postgres", "user=app password=wrong");
+    let error = within(tokio_postgres::connect(&address, NoTls)).await.err().unwrap();
+    assert_eq!(code(&error), "28P01");
+    two.batch_execute("INSERT INTO note VALUES (1)").await.unwrap();
+    assert_eq!(us.count("SELECT count(*) FROM note").await, 1);
+}
+
+#[tokio::test]
+async fn who_logs_in_as_nobody_else_can_keeps_his_server() {
+    let eu = Wanted::new(Mode::Local).shared(1).region().await;
+    eu.run("SET password_encryption = 'md5'; CREATE ROLE app LOGIN PASSWORD 'first'").await;
+    let rules = "host all postgres all trust\nhost all all all md5\n";
+    std::fs::write(eu.cluster.folder().join("data/pg_hba.conf"), rules).unwrap();
+    eu.run("SELECT pg_reload_conf()").await;
+    let address = format!("host=127.0.0.1 port={} user=app", eu.cluster.port());
+    within(async { while tokio_postgres::connect(&address, NoTls).await.is_ok() {} }).await;
+    let (one, two) = (connect(&eu, "first").await, connect(&eu, "first").await);
+    let server = async |client| simple(client, "SELECT pg_backend_pid()").await.unwrap();
+    let (first, second) = (server(&one).await, server(&two).await);
+    assert!(first != second && server(&one).await == first);
+}

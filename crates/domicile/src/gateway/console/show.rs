@@ -32,8 +32,10 @@ pub enum View {
     Help,
 }
 
-/// How a session uses its servers.
-const POOL_MODE: &str = "session";
+/// How clients use servers, in the words of pools.
+fn pool_mode(shared: &Shared) -> Cell {
+    Cell::text(if shared.config.sharing.is_some() { "transaction" } else { "session" })
+}
 
 impl View {
     pub const ALL: [Self; 11] = [
@@ -300,6 +302,12 @@ fn pools(shared: &Shared) -> Vec<Row> {
         }
         pool.wait_max = pool.wait_max.max(waits(shared, record));
     }
+    for (login, counts) in shared.pools.counts() {
+        let named = |name: &str| login.iter().find(|(of, _)| of == name).map(|(_, value)| value);
+        let Some(user) = named("user") else { continue };
+        let database = named("database").unwrap_or(user);
+        pools.entry((database.clone(), user.clone())).or_default().servers_idle += counts.idle;
+    }
     let row = |((database, user), pool): ((String, String), Pool)| {
         let [wait, wait_us] = parts(pool.wait_max);
         vec![
@@ -312,7 +320,7 @@ fn pools(shared: &Shared) -> Vec<Row> {
             Cell::number(pool.servers_login),
             wait,
             wait_us,
-            Cell::text(POOL_MODE),
+            pool_mode(shared),
         ]
     };
     pools.into_iter().map(row).collect()
@@ -334,7 +342,7 @@ fn databases(shared: &Shared) -> Vec<Row> {
             Cell::text(host),
             port.parse().map_or(Cell::Null, Cell::Number),
             Cell::text(&name),
-            Cell::text(POOL_MODE),
+            pool_mode(shared),
             config.admission.limits.per_database.map_or(Cell::Number(0), Cell::number),
             Cell::number(clients.count()),
             Cell::number(u8::from(paused.holds(&name))),

@@ -1,0 +1,237 @@
+//! Which servers do clients share, and whose turn is it?
+//!
+//! Clients that log in alike (role, database and every other startup parameter) share a pool. Who has a turn may
+//! have one server: one that is idle, or a new one. There are as many turns as servers, so nobody opens one too many,
+//! and they are given in the order in which they were asked for.
+//!
+//! ```text
+//! client ── turn ──> idle server, washed  ──> transaction ──> idle again, turn given back
+//!             │      or a new one                 │
+//!             └ waits in order                    └ bound, broken off: closed with its client
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domicile_core::config::Sharing;
+use domicile_pg::frontend;
+use domicile_pg::startup::Startup;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::backend::{Backend, Statuses};
+use super::statements::Statements;
+
+/// How often it is looked for servers that nobody uses any more.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// All pools of a gateway. Cheap to clone; by default nobody shares anything.
+#[derive(Clone, Debug, Default)]
+pub struct Pools(Option<Arc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    terms: Sharing,
+    by_login: Mutex<BTreeMap<Login, Arc<Pool>>>,
+    users: AtomicU64,
+}
+
+/// The startup parameters of clients that share, in the order in which they are sent.
+pub type Login = Vec<(String, String)>;
+
+/// How a pool is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Servers that wait for a client.
+    pub idle: usize,
+    /// Turns that are taken: servers that work for a client, or are opened for one.
+    pub in_use: usize,
+    /// Clients that wait for a turn.
+    pub waiting: usize,
+}
+
+/// Servers for clients that log in alike.
+#[derive(Debug)]
+pub struct Pool {
+    servers_max: usize,
+    turns: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    idle: Mutex<Vec<Idle>>,
+}
+
+/// The right to have one server of a pool; given back when this is dropped.
+#[derive(Debug)]
+pub struct Turn(
+    #[expect(dead_code, reason = "what counts is that it is held")] OwnedSemaphorePermit,
+);
+
+/// What is special about a server that clients share.
+#[derive(Debug, Default)]
+pub struct Shareable {
+    /// None for a server through which its client has logged in.
+    pub turn: Option<Turn>,
+    pub statements: Statements,
+    /// The unnamed statement is the one that its client has prepared.
+    pub has_unnamed: bool,
+    /// Its settings, as its last client knew them.
+    pub statuses: Statuses,
+}
+
+/// A session, as its pool knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User(u64);
+
+#[derive(Debug)]
+pub struct Idle {
+    pub server: Backend,
+    pub last_user: User,
+    since: Instant,
+}
+
+impl Pools {
+    pub(super) fn new(sharing: Option<Sharing>) -> Self {
+        let shared = |terms| {
+            Arc::new(Shared { terms, by_login: Mutex::default(), users: AtomicU64::default() })
+        };
+        Self(sharing.map(shared))
+    }
+
+    /// Returns the pool of who has logged in like this; `None` where nobody shares.
+    pub(super) fn join(&self, startup: &Startup) -> Option<Membership> {
+        let shared = self.0.as_ref()?;
+        // In the order in which they came: of two with one name the last counts.
+        let login = startup.parameters.clone();
+        let mut pools = lock(&shared.by_login);
+        let pool =
+            pools.entry(login).or_insert_with(|| Arc::new(Pool::new(shared.terms.servers_max)));
+        let user = User(shared.users.fetch_add(1, Ordering::Relaxed));
+        Some(Membership { pool: pool.clone(), user })
+    }
+
+    /// Returns how each pool is used.
+    pub fn counts(&self) -> BTreeMap<Login, Counts> {
+        let Some(shared) = &self.0 else { return BTreeMap::new() };
+        let pools = lock(&shared.by_login);
+        pools.iter().map(|(login, pool)| (login.clone(), pool.counts())).collect()
+    }
+
+    /// Closes servers that nobody uses any more, until `shutdown`; then all that are idle.
+    pub(super) async fn sweep(&self, shutdown: &CancellationToken) {
+        let Some(shared) = &self.0 else { return };
+        let idle_max = Duration::from_millis(shared.terms.idle_max.0);
+        while shutdown.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
+            let mut pools = lock(&shared.by_login);
+            pools.retain(|_, pool| {
+                pool.close_idle(idle_max);
+                // Nobody is a member any more, and nobody can become one meanwhile.
+                Arc::strong_count(pool) > 1 || pool.counts() != Counts::default()
+            });
+        }
+        lock(&shared.by_login).values().for_each(|pool| pool.close_idle(Duration::ZERO));
+    }
+}
+
+/// A session's part in a pool.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    pub pool: Arc<Pool>,
+    pub user: User,
+}
+
+impl Pool {
+    fn new(servers_max: usize) -> Self {
+        Self {
+            servers_max,
+            turns: Arc::new(Semaphore::new(servers_max)),
+            waiting: AtomicUsize::new(0),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Waits for a turn. Whoever gives up has lost his place.
+    pub async fn turn(&self) -> Turn {
+        let waiting = Waiting::begin(&self.waiting);
+        let turn = self.turns.clone().acquire_owned().await.expect("nobody closes it");
+        drop(waiting);
+        Turn(turn)
+    }
+
+    /// Takes an idle server: the one that the user had last, or else the one that was used last. Who takes it has a
+    /// turn.
+    pub fn take(&self, user: User) -> Option<Idle> {
+        let mut idle = lock(&self.idle);
+        let own = idle.iter().position(|idle| idle.last_user == user);
+        match own {
+            Some(at) => Some(idle.remove(at)),
+            None => idle.pop(),
+        }
+    }
+
+    /// A user has no need of a server any more, and it is as it should be.
+    pub fn put(&self, mut server: Backend, user: User) {
+        let mut idle = lock(&self.idle);
+        let turn = server.shareable.as_mut().and_then(|shareable| shareable.turn.take());
+        // Who has a turn has no server more than there may be; one that somebody has logged in by may be one more.
+        if turn.is_some() || idle.len() + self.in_use() < self.servers_max {
+            idle.push(Idle { server, last_user: user, since: Instant::now() });
+        } else {
+            close(server);
+        }
+        // Whoever waits for the turn finds the server.
+        drop((idle, turn));
+    }
+
+    /// A user has a turn for a server of its own: an idle one goes in its place.
+    pub fn replace_idle(&self) {
+        if let Some(replaced) = lock(&self.idle).pop() {
+            close(replaced.server);
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        let idle = lock(&self.idle).len();
+        Counts { idle, in_use: self.in_use(), waiting: self.waiting.load(Ordering::Relaxed) }
+    }
+
+    fn in_use(&self) -> usize {
+        self.servers_max - self.turns.available_permits()
+    }
+
+    fn close_idle(&self, idle_max: Duration) {
+        let mut idle = lock(&self.idle);
+        let closed = idle.extract_if(.., |idle| {
+            idle.server.look();
+            idle.since.elapsed() >= idle_max || idle.server.link.has_ended()
+        });
+        closed.for_each(|closed| close(closed.server));
+    }
+}
+
+/// Says goodbye to a server.
+fn close(mut server: Backend) {
+    frontend::put_terminate(&mut server.link.outgoing);
+    tokio::spawn(async move { server.link.farewell().await });
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Nothing that is done under these locks can be left half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,192 @@
+//! When does a session have a server of those that it shares with others, and how does it leave it behind?
+//!
+//! It has one while its transaction lasts. What is left of a session then is its settings and its prepared
+//! statements, which [`memory`](super::memory) brings along; who holds anything else keeps his server. No
+//! server passes from one client to another unwashed: nothing of the second reaches it before it has said that everything
+//! of the first is gone, and one that cannot say so is closed.
+
+use domicile_core::id::RegionId;
+use domicile_core::route::Caller;
+use futures_util::FutureExt as _;
+use tokio::time::{sleep, timeout};
+
+use super::backend::{Backend, OpenError, Statuses};
+use super::link::Link;
+use super::memory::Memory;
+use super::moving::OPEN_WAIT_MAX;
+use super::pool::{Idle, Membership, Turn};
+use super::refusals::{self, End};
+use super::session::Session;
+use super::setting::ours::TOKEN;
+
+/// All that `DISCARD ALL` does, except to forget prepared statements and plans, and as one transaction.
+pub const WASH: &[u8] =
+    b"CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ROLE;RESET ALL;UNLISTEN *;\
+    SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
+
+/// Why there is no turn.
+enum NoTurn {
+    Late,
+    Cancelled,
+    Stopping,
+}
+
+impl Session {
+    /// The session is let in by the server of this region: from now on it may share.
+    pub fn join_pool(&mut self) {
+        let is_plain = self.startup.get("replication").is_none();
+        let may_share = self.caller == Caller::Client && is_plain && self.login.can_be_repeated();
+        if self.home.region != self.shared.config.region || !may_share {
+            return;
+        }
+        if self.membership.is_none() {
+            self.membership = self.shared.pools.join(&self.startup);
+        }
+        if self.membership.is_some() && self.home.shareable.is_none() {
+            self.home.shareable = Some(Box::default());
+        }
+    }
+
+    /// Returns whether the session's servers of `region` are those that it shares.
+    pub fn shares_in(&self, region: &RegionId) -> bool {
+        *region == self.shared.config.region && self.membership.is_some()
+    }
+
+    /// Gives the server back when nothing of the session needs it.
+    pub fn give_back(&mut self) {
+        let Some(Membership { pool, user }) = &self.membership else { return };
+        let is_done = self.begun && self.track.is_idle() && self.attempt.is_none() && !self.leaving;
+        let is_here = self.at_other.is_none() && self.home.shareable.is_some();
+        if !is_done || !is_here || !self.home.is_at_rest() || self.memory.is_bound() {
+            return;
+        }
+        // A cancel request that is on its way must not reach the next one.
+        if !self.cancellable.leave() {
+            return;
+        }
+        let nowhere = Backend::nowhere(&self.home);
+        let mut server = std::mem::replace(&mut self.home, nowhere);
+        server.leave(&self.memory);
+        if let Some(shareable) = &mut server.shareable {
+            shareable.has_unnamed = false;
+            shareable.statuses = self.statuses.clone();
+            shareable.statuses.remove(TOKEN.as_bytes());
+        }
+        pool.put(server, *user);
+        self.record_servers();
+    }
+
+    /// Waits for a turn, where the session shares and has none. Returns whether it may go on; if not, the client has
+    /// heard why.
+    pub async fn await_turn(&mut self, tag: u8, whole: bool) -> Result<bool, End> {
+        if !self.shares_in(&self.home.region) || self.home.has_turn() {
+            return Ok(true);
+        }
+        let report = match self.turn().await {
+            Ok(turn) => {
+                match (&mut self.home.shareable, &self.membership) {
+                    (Some(shareable), Some(Membership { pool, .. })) => {
+                        shareable.turn = turn;
+                        pool.replace_idle();
+                    }
+                    _ => self.turn = turn,
+                }
+                return Ok(true);
+            }
+            Err(NoTurn::Stopping) => return Err(refusals::shutting_down()),
+            Err(NoTurn::Late) => refusals::no_server_free(self.shared.config.park_budget),
+            Err(NoTurn::Cancelled) => refusals::cancelled(),
+        };
+        // The rest of a large message is not here yet.
+        if !whole {
+            return Err(refusals::ended_by(report));
+        }
+        self.refuse(tag, &report);
+        Ok(false)
+    }
+
+    /// Gets a server of this region that looks like the session's: an idle one, or a new one.
+    pub async fn take_shared(&mut self) -> Result<(Backend, Statuses), OpenError> {
+        // The server that it had may have died under it.
+        let left = self.home.shareable.as_mut().and_then(|shareable| shareable.turn.take());
+        let turn = match self.turn.take().or(left) {
+            Some(turn) => Some(turn),
+            None => self.turn().await.map_err(|_| OpenError::Busy)?,
+        };
+        let (mut server, statuses) = match self.take_idle().await {
+            Some(revived) => revived,
+            None => self.open(&self.shared.config.region).await?,
+        };
+        server.shareable.get_or_insert_default().turn = turn;
+        Ok((server, statuses))
+    }
+
+    /// Gets an idle server that is as good as a new one. Those that are not are closed.
+    async fn take_idle(&self) -> Option<(Backend, Statuses)> {
+        let Membership { pool, user } = self.membership.as_ref()?;
+        while let Some(Idle { mut server, last_user, .. }) = pool.take(*user) {
+            let reviving = server.revive(&self.memory, last_user == *user);
+            match timeout(OPEN_WAIT_MAX, reviving).await {
+                Ok(Ok(statuses)) => return Some((server, statuses)),
+                // Where it is for the session's settings, the others would say the same.
+                Ok(Err(OpenError::Refused(why))) => {
+                    tracing::debug!("a shared server is closed: {why}");
+                    return None;
+                }
+                Ok(Err(error)) => tracing::debug!(%error, "a shared server was gone"),
+                Err(_) => tracing::debug!("a shared server does not answer"),
+            }
+        }
+        None
+    }
+
+    /// Waits for a turn; `None` where the session does not share.
+    async fn turn(&mut self) -> Result<Option<Turn>, NoTurn> {
+        let Self { membership, client, cancellable, shared, recorder, .. } = self;
+        let Some(Membership { pool, .. }) = membership else { return Ok(None) };
+        let mut late = std::pin::pin!(sleep(shared.config.park_budget));
+        let mut turn = std::pin::pin!(pool.turn());
+        if let Some(turn) = turn.as_mut().now_or_never() {
+            return Ok(Some(turn));
+        }
+        recorder.waits();
+        loop {
+            tokio::select! {
+                biased;
+                turn = &mut turn => return Ok(Some(turn)),
+                () = shared.shutdown.cancelled() => return Err(NoTurn::Stopping),
+                () = cancellable.called() => return Err(NoTurn::Cancelled),
+                () = &mut late => return Err(NoTurn::Late),
+                // Answers to what came before are on their way still.
+                () = client.moved() => {}
+            }
+        }
+    }
+}
+
+impl Backend {
+    /// Returns whether a client holds this server by a turn.
+    fn has_turn(&self) -> bool {
+        self.shareable.as_ref().is_some_and(|shareable| shareable.turn.is_some())
+    }
+
+    /// Stands where a session has no server.
+    fn nowhere(home: &Self) -> Self {
+        Self::new(home.region.clone(), home.target.clone(), Link::closed())
+    }
+
+    /// Makes of a server that lay idle one for the session that `memory` describes. Returns its settings.
+    async fn revive(&mut self, memory: &Memory, is_own: bool) -> Result<Statuses, OpenError> {
+        self.look();
+        let known =
+            self.shareable.as_mut().map(|shareable| std::mem::take(&mut shareable.statuses));
+        let mut statuses = known.unwrap_or_default();
+        if is_own {
+            self.hear_aside(&mut statuses)?;
+            self.catch_up(memory, &mut statuses).await?;
+        } else {
+            self.wash(memory, &mut statuses).await?;
+        }
+        Ok(statuses)
+    }
+}
