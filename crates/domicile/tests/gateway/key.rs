@@ -95,3 +95,14 @@ async fn a_message_that_is_too_large_to_say_again_comes_after_what_is_said_again
     assert_eq!(place(&client).await, "eu");
     assert_eq!(us.count("SELECT length(body)::bigint FROM note").await, 1024 * 1024);
 }
+
+#[tokio::test]
+async fn what_a_prepared_statement_sets_holds_wherever_the_key_leads() {
+    let (eu, _us) = two(["eu", "us"]).await;
+    let client = eu.connect().await;
+    let set = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+    client.execute(set, &[]).await.unwrap();
+    client.batch_execute(&format!("SET domicile.key = '{}'", key())).await.unwrap();
+    assert_eq!(place(&client).await, "us");
+    assert_eq!(simple(&client, "SHOW transaction_isolation").await.unwrap(), "serializable");
+}
