@@ -75,6 +75,14 @@ pub enum OpenError {
     Protocol,
 }
 
+/// What becomes of what the server refuses while a session catches up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    Ends,
+    /// Whoever wants it after all is told so by the server.
+    IsLeftOut,
+}
+
 impl OpenError {
     /// Returns whether the same may succeed a moment later.
     pub fn is_passing(&self) -> bool {
@@ -254,7 +262,7 @@ impl Backend {
             syncs += 1;
         }
         frontend::put_sync(out);
-        self.until_ready(syncs + 1, statuses).await
+        self.until_answered(syncs + 1, statuses, Refused::IsLeftOut).await
     }
 
     /// Waits for the first message, and leaves it where it is.
@@ -281,14 +289,25 @@ impl Backend {
 
     async fn until_ready(
         &mut self,
+        times: usize,
+        statuses: &mut Statuses,
+    ) -> Result<(), OpenError> {
+        self.until_answered(times, statuses, Refused::Ends).await
+    }
+
+    async fn until_answered(
+        &mut self,
         mut times: usize,
         statuses: &mut Statuses,
+        refused: Refused,
     ) -> Result<(), OpenError> {
         self.astray = true;
         while times > 0 {
             match self.next_message().await? {
                 (tag::READY_FOR_QUERY, _) => times -= 1,
                 (tag::PARAMETER_STATUS, raw) => note_status(statuses, &cut::body(&raw)),
+                (tag::ERROR_RESPONSE, raw)
+                    if refused == Refused::IsLeftOut && !is_passing(&raw) => {}
                 (tag, raw) => self.listen(tag, &raw)?,
             }
         }

@@ -106,3 +106,18 @@ async fn what_a_prepared_statement_sets_holds_wherever_the_key_leads() {
     assert_eq!(place(&client).await, "us");
     assert_eq!(simple(&client, "SHOW transaction_isolation").await.unwrap(), "serializable");
 }
+
+#[tokio::test]
+async fn what_can_be_prepared_at_the_owner_alone_ends_no_session() {
+    let (eu, us) = two(["eu", "us"]).await;
+    us.run("CREATE TABLE only_here (id int)").await;
+    let client = eu.connect().await;
+    client.batch_execute(&format!("SET domicile.key = '{}'", key())).await.unwrap();
+    let count = client.prepare("SELECT count(*) FROM only_here").await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(within(client.query_one(&count, &[])).await.unwrap().get::<_, i64>(0), 0);
+    }
+    client.batch_execute("RESET domicile.key").await.unwrap();
+    assert_eq!(code(&within(client.query(&count, &[])).await.unwrap_err()), "26000");
+    assert_eq!(place(&client).await, "eu");
+}
