@@ -150,7 +150,7 @@ impl Backend {
         let mut statuses = Statuses::new();
         opened.log_in(keys).await?;
         opened.until_ready(1, &mut statuses).await?;
-        opened.left = Some(Remembered::default());
+        opened.left = Some(Remembered { discards: memory.discards(), ..Remembered::default() });
         opened.catch_up(memory, &mut statuses).await?;
         Ok((opened, statuses))
     }
@@ -167,7 +167,12 @@ impl Backend {
         memory: &Memory,
         statuses: &mut Statuses,
     ) -> Result<(), OpenError> {
-        let Some(left) = self.left.take() else { return Ok(()) };
+        let Some(mut left) = self.left.take() else { return Ok(()) };
+        if left.discards != memory.discards() {
+            frontend::put_query(&mut self.link.outgoing, b"DISCARD ALL");
+            self.until_ready(1, statuses).await?;
+            left.prepared = Arc::default();
+        }
         if left.settings_version != memory.settings_version() {
             let queries = self.put_settings(memory);
             self.until_ready(queries, statuses).await?;

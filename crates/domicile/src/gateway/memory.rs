@@ -69,6 +69,7 @@ pub type Prepared = BTreeMap<Bytes, Bytes>;
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
     pub settings_version: u64,
+    pub discards: u64,
     pub prepared: Arc<Prepared>,
 }
 
@@ -85,6 +86,7 @@ pub struct Memory {
     /// What prepared statements set when they are executed, by their names. The last one of a name counts, whether
     /// or not the server agrees to prepare it.
     setters: BTreeMap<Bytes, Change>,
+    discards: u64,
 }
 
 impl Memory {
@@ -142,7 +144,11 @@ impl Memory {
 
     /// What there is now; costs little as long as little changes.
     pub fn remembered(&self) -> Remembered {
-        Remembered { settings_version: self.settings_version, prepared: self.prepared.clone() }
+        Remembered {
+            settings_version: self.settings_version,
+            discards: self.discards,
+            prepared: self.prepared.clone(),
+        }
     }
 
     /// What it was when a transaction began, `then`, that has not ended.
@@ -156,6 +162,7 @@ impl Memory {
             bound: self.bound,
             settings_version: then.settings_version,
             setters: self.setters.clone(),
+            discards: self.discards,
         }
     }
 
@@ -167,6 +174,11 @@ impl Memory {
     /// Grows with every change of the settings.
     pub fn settings_version(&self) -> u64 {
         self.settings_version
+    }
+
+    /// Grows with every `DISCARD ALL`.
+    pub fn discards(&self) -> u64 {
+        self.discards
     }
 
     /// The queries that make the settings, whole as on the wire, in order.
@@ -196,7 +208,8 @@ impl Memory {
                 self.settings_version += 1;
             }
             Change::DiscardAll => {
-                *self = Self { settings_version: self.settings_version + 1, ..Self::default() };
+                let (settings_version, discards) = (self.settings_version + 1, self.discards + 1);
+                *self = Self { settings_version, discards, ..Self::default() };
             }
             Change::DeallocateAll => {
                 self.bytes -= bytes_of(&self.prepared);

@@ -121,3 +121,20 @@ async fn what_can_be_prepared_at_the_owner_alone_ends_no_session() {
     assert_eq!(code(&within(client.query(&count, &[])).await.unwrap_err()), "26000");
     assert_eq!(place(&client).await, "eu");
 }
+
+#[tokio::test]
+async fn what_is_discarded_is_discarded_wherever_the_key_leads() {
+    let (eu, _us) = two(["eu", "us"]).await;
+    let client = eu.connect().await;
+    let set = format!("SET domicile.key = '{}'", key());
+    client.batch_execute(&set).await.unwrap();
+    client.batch_execute("CREATE TEMP TABLE mine (id int)").await.unwrap();
+    client.batch_execute("SET work_mem = '7MB'").await.unwrap();
+    assert_eq!(simple(&client, "SHOW work_mem").await.unwrap(), "7MB");
+    client.batch_execute("RESET domicile.key").await.unwrap();
+    client.batch_execute("DISCARD ALL").await.unwrap();
+    client.batch_execute(&set).await.unwrap();
+    assert_eq!(place(&client).await, "us");
+    assert_ne!(simple(&client, "SHOW work_mem").await.unwrap(), "7MB");
+    assert_eq!(code(&client.batch_execute("TABLE mine").await.unwrap_err()), "42P01");
+}
