@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use domicile_core::id::RegionId;
 use domicile_pg::backend::{self, BackendKeyData, Report, tag};
 use domicile_pg::frontend;
@@ -287,9 +287,14 @@ impl Backend {
         }
     }
 
-    /// Drops what an unused connection says between statements.
-    pub fn ignore(&mut self) {
-        while let Ok(Some(_)) = self.cutter.next(&mut self.link.incoming) {}
+    /// Drops what an unused connection says between statements, except what the session listens for: that goes
+    /// to `client`.
+    pub fn overhear(&mut self, client: &mut BytesMut) {
+        while let Ok(Some(piece)) = self.cutter.next(&mut self.link.incoming) {
+            if let Piece::Whole { tag: tag::NOTIFICATION_RESPONSE, raw } = piece {
+                client.extend_from_slice(&raw);
+            }
+        }
     }
 
     async fn until_ready(

@@ -280,12 +280,16 @@ impl Session {
 
     /// An unused connection may say something or end at any time.
     fn forget_idle_others(&mut self) {
+        // Nothing is said to the client in the middle of a message, nor more than it takes.
+        if self.active().cutter.is_inside() || !self.client.has_room() {
+            return;
+        }
         let before = self.others.len();
-        let Self { others, at_other, .. } = self;
+        let Self { others, at_other, client, .. } = self;
         others.retain(|region, other| {
             let is_used = at_other.as_ref() == Some(region);
             if !is_used {
-                other.ignore();
+                other.overhear(&mut client.outgoing);
             }
             is_used || !other.link.has_ended()
         });

@@ -138,3 +138,25 @@ async fn what_is_discarded_is_discarded_wherever_the_key_leads() {
     assert_ne!(simple(&client, "SHOW work_mem").await.unwrap(), "7MB");
     assert_eq!(code(&client.batch_execute("TABLE mine").await.unwrap_err()), "42P01");
 }
+
+#[tokio::test]
+async fn what_a_session_listens_for_at_the_owner_is_heard_between_its_statements() {
+    let (eu, us) = two(["eu", "us"]).await;
+    let (client, mut connection) =
+        tokio_postgres::connect(&eu.connection_string(), NoTls).await.unwrap();
+    let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Ok(said)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let tokio_postgres::AsyncMessage::Notification(said) = said {
+                heard.send(said.payload().to_owned()).unwrap();
+            }
+        }
+    });
+    client.batch_execute(&format!("SET domicile.key = '{}'", key())).await.unwrap();
+    client.batch_execute("LISTEN news").await.unwrap();
+    us.run("NOTIFY news, 'first'").await;
+    assert_eq!(within(hears.recv()).await.unwrap(), "first");
+    assert_eq!(place(&client).await, "us");
+    us.run("NOTIFY news, 'second'").await;
+    assert_eq!(within(hears.recv()).await.unwrap(), "second");
+}
