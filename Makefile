@@ -5,7 +5,7 @@ SEEDS ?= 1000
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench-failover bench-gateway bench-memory bench-replication sim scale model build check fix clean setup
+.PHONY: help demo test chaos bench-failover bench-gateway bench-memory bench-replication test-clients sim scale model build check fix clean setup
 
 help: ## list these targets
 	@echo "Domicile: multi-region for ordinary PostgreSQL."
@@ -35,6 +35,10 @@ bench-memory: setup ## the agents' peak memory: 10 million rows to a new region,
 
 bench-replication: setup ## replication against native and pglogical, about 25 minutes (ARGS="lag --runs 1")
 	@scripts/bench-replication $(ARGS)
+
+test-clients: setup ## real drivers through gateways against none, about 15 minutes; writes docs/reference/clients.md (ARGS="--driver asyncpg")
+	@clients/setup
+	@$(or $(CARGO_TARGET_DIR),target)/clients/venv/bin/python clients/run.py $(ARGS)
 
 sim: ## simulate SEEDS worlds (default 1000) and check the invariants in each
 	cargo run --release --locked --package domicile-sim -- --seeds $(SEEDS)

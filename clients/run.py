@@ -109,7 +109,7 @@ def run(name, driver, place, regions):
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = shlex.split(driver["run"].format(built=BUILT, python=BUILT / "venv/bin/python"))
-    log = BUILT / "logs" / f"{name}-{place}.log"
+    log = BUILT / "logs" / f"{name.replace('/', '-')}-{place}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     told = {"version": None, "cases": {}}
     with log.open("w") as errors:
@@ -147,6 +147,7 @@ def clean(regions):
     sql = """
         SELECT format('ROLLBACK PREPARED %L', gid) FROM pg_prepared_xacts \\gexec
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('app', 'tenant') \\g /dev/null
+        SELECT format('DROP SCHEMA %I CASCADE', nspname) FROM pg_namespace WHERE nspowner::regrole::text IN ('app', 'tenant') \\gexec
         SELECT format('DROP %s IF EXISTS %s CASCADE', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, oid::regclass)
             FROM pg_class WHERE relowner::regrole::text IN ('app', 'tenant') AND relkind IN ('r', 'p', 'v') \\gexec
     """

@@ -126,19 +126,6 @@ def statement_timeout():
 
 
 @case
-def two_phase_commit():
-    c = pg8000.dbapi.connect(**LOGIN)
-    for outcome in ("commit", "rollback"):
-        c.tpc_begin(c.xid(1, f"global {outcome}", "branch"))
-        c.cursor().execute("INSERT INTO draft (body) VALUES (%s)", (outcome,))
-        c.tpc_prepare()
-        c.tpc_commit() if outcome == "commit" else c.tpc_rollback()
-    cursor = c.cursor()
-    cursor.execute("SELECT body FROM draft")
-    assert [list(row) for row in cursor.fetchall()] == [["commit"]]
-
-
-@case
 def a_batch():
     c = pg8000.dbapi.connect(**LOGIN)
     cursor = c.cursor()

@@ -17,7 +17,8 @@ def psql(*arguments, text=None):
         ["psql", "-X", *arguments], input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         timeout=SCRIPT_SECONDS_MAX, env={**os.environ, "PGOPTIONS": "-c client_min_messages=notice"},
     )
-    return re.sub(r"PID \d+", "PID ...", f"{done.stdout}exit code {done.returncode}\n")
+    # Which process it was, and as whom, differs by place.
+    return re.sub(r"PID \d+|as user \"\w+\"", "...", f"{done.stdout}exit code {done.returncode}\n")
 
 
 def said(*arguments, text=None):
@@ -31,7 +32,7 @@ def said(*arguments, text=None):
 
 driver("psql", subprocess.run(["psql", "--version"], capture_output=True, text=True).stdout.split()[2])
 for script in sorted(SCRIPTS.glob("*.sql")):
-    run(script.name, lambda: said("-a", "-f", str(script)))
+    run(script.name, lambda: said("-a", "-f", f"psql/{script.name}"))
 
 ADDS = "INSERT INTO note (body) VALUES ('a'); SELECT count(*) FROM note WHERE body = 'a';"
 ONE_LINE = ["-c", ADDS, "-c", "TABLE draft"]

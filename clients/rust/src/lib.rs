@@ -15,7 +15,8 @@ const CASE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Tells of the driver; its version is what `Cargo.lock` has.
 pub fn driver(name: &str) {
     let locked = include_str!("../Cargo.lock");
-    let version = locked.split_once(&format!("name = \"{name}\"\nversion = \"")).map(|(_, rest)| rest);
+    let version =
+        locked.split_once(&format!("name = \"{name}\"\nversion = \"")).map(|(_, rest)| rest);
     let version = version.and_then(|rest| rest.split('"').next());
     println!("{}", json!({ "driver": name, "version": version }));
 }
@@ -29,7 +30,10 @@ pub async fn case(name: &str, body: impl Future<Output = Outcome> + Send + 'stat
         Err(late) => Some(late.to_string()),
     };
     let outcome = if detail.is_none() { "passed" } else { "failed" };
-    println!("{}", json!({ "case": name, "outcome": outcome, "detail": detail.unwrap_or_default() }));
+    println!(
+        "{}",
+        json!({ "case": name, "outcome": outcome, "detail": detail.unwrap_or_default() })
+    );
 }
 
 /// `postgres://user:password@host:port/database`

@@ -73,8 +73,7 @@ async fn standard_input_ended() {
 
 async fn start(arguments: &Arguments) -> anyhow::Result<Regions> {
     let bin = PgBin::find(None)?;
-    let three =
-        RegionsConfig::three(arguments.binary.clone(), bin, "unused", arguments.partitions);
+    let three = RegionsConfig::three(arguments.binary.clone(), bin, "unused", arguments.partitions);
     let mut regions = Regions::create(RegionsConfig {
         names: REGIONS.map(str::to_owned).to_vec(),
         partition: arguments.partition.clone(),

@@ -62,14 +62,18 @@ async fn connects() -> Outcome {
 }
 
 async fn several_statements() -> Outcome {
-    let done = clean().await?.execute("INSERT INTO note (body) VALUES ('a'); INSERT INTO note (body) VALUES ('b')").await?;
+    let done = clean()
+        .await?
+        .execute("INSERT INTO note (body) VALUES ('a'); INSERT INTO note (body) VALUES ('b')")
+        .await?;
     same!(done.rows_affected(), 2);
     Ok(())
 }
 
 async fn parameters() -> Outcome {
     let sql = "SELECT $1 || $2";
-    let said: String = sqlx::query_scalar(sql).bind("it's ").bind("50%").fetch_one(&mut clean().await?).await?;
+    let said: String =
+        sqlx::query_scalar(sql).bind("it's ").bind("50%").fetch_one(&mut clean().await?).await?;
     same!(said, "it's 50%");
     Ok(())
 }
@@ -85,15 +89,33 @@ async fn prepared_again() -> Outcome {
 
 async fn types() -> Outcome {
     let amount: Decimal = "1234567890.123456789".parse()?;
-    let (doc, blob, tags) = (json!({"a": [1, null, "ž"]}), vec![0u8, 255, 92], vec![Some("a".to_owned()), None]);
-    let (at, day, uid) = (datetime!(2026-02-03 04:05:06.789 UTC), date!(1999 - 12 - 31), Uuid::from_u128(1));
+    let (doc, blob, tags) =
+        (json!({"a": [1, null, "ž"]}), vec![0u8, 255, 92], vec![Some("a".to_owned()), None]);
+    let (at, day, uid) =
+        (datetime!(2026-02-03 04:05:06.789 UTC), date!(1999 - 12 - 31), Uuid::from_u128(1));
     let sql = "INSERT INTO note (amount, doc, blob, tags, at, day, uid, flag) VALUES ($1, $2, $3, $4, $5, $6, $7, true)
                RETURNING amount, doc, blob, tags, at, day, uid, flag";
-    let adding = sqlx::query(sql).bind(amount).bind(&doc).bind(&blob).bind(&tags).bind(at).bind(day).bind(uid);
+    let adding = sqlx::query(sql)
+        .bind(amount)
+        .bind(&doc)
+        .bind(&blob)
+        .bind(&tags)
+        .bind(at)
+        .bind(day)
+        .bind(uid);
     let row = adding.fetch_one(&mut clean().await?).await?;
-    same!((row.get::<Decimal, _>(0), row.get::<Value, _>(1), row.get::<Vec<u8>, _>(2)), (amount, doc, blob));
-    same!((row.get::<Vec<Option<String>>, _>(3), row.get::<time::OffsetDateTime, _>(4)), (tags, at));
-    same!((row.get::<time::Date, _>(5), row.get::<Uuid, _>(6), row.get::<bool, _>(7)), (day, uid, true));
+    same!(
+        (row.get::<Decimal, _>(0), row.get::<Value, _>(1), row.get::<Vec<u8>, _>(2)),
+        (amount, doc, blob)
+    );
+    same!(
+        (row.get::<Vec<Option<String>>, _>(3), row.get::<time::OffsetDateTime, _>(4)),
+        (tags, at)
+    );
+    same!(
+        (row.get::<time::Date, _>(5), row.get::<Uuid, _>(6), row.get::<bool, _>(7)),
+        (day, uid, true)
+    );
     Ok(())
 }
 
@@ -107,7 +129,8 @@ async fn nulls() -> Outcome {
 async fn large() -> Outcome {
     let (text, blob) = (large_text(), large_bytes());
     let sql = "INSERT INTO note (body, blob) VALUES ($1, $2) RETURNING body, blob";
-    let row: (String, Vec<u8>) = sqlx::query_as(sql).bind(&text).bind(&blob).fetch_one(&mut clean().await?).await?;
+    let row: (String, Vec<u8>) =
+        sqlx::query_as(sql).bind(&text).bind(&blob).fetch_one(&mut clean().await?).await?;
     if row != (text, blob) {
         return Err("another value came back".into());
     }
@@ -180,7 +203,8 @@ async fn listen() -> Outcome {
 
 async fn statement_timeout() -> Outcome {
     let options: PgConnectOptions = url().parse()?;
-    let mut c = PgConnection::connect_with(&options.options([("statement_timeout", "50ms")])).await?;
+    let mut c =
+        PgConnection::connect_with(&options.options([("statement_timeout", "50ms")])).await?;
     same!(code(c.execute(sqlx::query("SELECT pg_sleep(60)")).await.unwrap_err()), "57014");
     Ok(())
 }

@@ -7,7 +7,9 @@ use futures_util::{SinkExt as _, StreamExt as _, TryStreamExt as _, future, pin_
 use serde_json::json;
 use time::macros::{date, datetime};
 use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, Client, Config, Error, IsolationLevel, NoTls, SimpleQueryMessage};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Error, IsolationLevel, NoTls, SimpleQueryMessage,
+};
 use uuid::Uuid;
 
 const ADD: &str = "INSERT INTO note (body) VALUES ($1) RETURNING body";
@@ -104,9 +106,12 @@ async fn prepared_again() -> Outcome {
 
 async fn types() -> Outcome {
     let client = clean().await?;
-    let (doc, blob, tags) = (json!({"a": [1, null, "ž"]}), vec![0u8, 255, 92], vec![Some("a"), Some("b,c"), None]);
-    let (at, day, uid) = (datetime!(2026-02-03 04:05:06.789 UTC), date!(1999 - 12 - 31), Uuid::from_u128(1));
-    let sql = "INSERT INTO note (doc, blob, tags, at, day, uid, flag) VALUES ($1, $2, $3, $4, $5, $6, $7)
+    let (doc, blob, tags) =
+        (json!({"a": [1, null, "ž"]}), vec![0u8, 255, 92], vec![Some("a"), Some("b,c"), None]);
+    let (at, day, uid) =
+        (datetime!(2026-02-03 04:05:06.789 UTC), date!(1999 - 12 - 31), Uuid::from_u128(1));
+    let sql =
+        "INSERT INTO note (doc, blob, tags, at, day, uid, flag) VALUES ($1, $2, $3, $4, $5, $6, $7)
                RETURNING doc, blob, tags, at, day, uid, flag";
     let row = client.query_one(sql, &[&doc, &blob, &tags, &at, &day, &uid, &true]).await?;
     same!((row.get::<_, serde_json::Value>(0), row.get::<_, Vec<u8>>(1)), (doc, blob));
@@ -117,7 +122,10 @@ async fn types() -> Outcome {
 }
 
 async fn nulls() -> Outcome {
-    let row = clean().await?.query_one("SELECT $1::text, $2::text", &[&None::<&str>, &"日本 ☃ 🐘"]).await?;
+    let row = clean()
+        .await?
+        .query_one("SELECT $1::text, $2::text", &[&None::<&str>, &"日本 ☃ 🐘"])
+        .await?;
     same!((row.get::<_, Option<&str>>(0), row.get::<_, &str>(1)), (None, "日本 ☃ 🐘"));
     Ok(())
 }
@@ -156,7 +164,10 @@ async fn errors() -> Outcome {
     let client = clean().await?;
     client.execute("INSERT INTO note (id) VALUES (1)", &[]).await?;
     let error = client.execute("INSERT INTO note (id) VALUES (1)", &[]).await.unwrap_err();
-    same!((code(&error), error.as_db_error().and_then(|e| e.constraint())), ("23505", Some("note_pkey")));
+    same!(
+        (code(&error), error.as_db_error().and_then(|e| e.constraint())),
+        ("23505", Some("note_pkey"))
+    );
     same!(code(&client.execute("SELECT * FROM nowhere", &[]).await.unwrap_err()), "42P01");
     Ok(())
 }
@@ -269,7 +280,9 @@ async fn isolation() -> Outcome {
 
 async fn two_phase() -> Outcome {
     let client = clean().await?;
-    client.batch_execute("BEGIN; INSERT INTO draft VALUES ('kept'); PREPARE TRANSACTION 'rust'").await?;
+    client
+        .batch_execute("BEGIN; INSERT INTO draft VALUES ('kept'); PREPARE TRANSACTION 'rust'")
+        .await?;
     client.batch_execute("COMMIT PREPARED 'rust'").await?;
     same!(client.query_one("SELECT body FROM draft", &[]).await?.get::<_, &str>(0), "kept");
     Ok(())

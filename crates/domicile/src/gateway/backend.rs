@@ -204,6 +204,11 @@ impl Backend {
         memory.settings().count()
     }
 
+    /// Returns whether the session has discarded nothing since it left this server.
+    pub fn is_as_left(&self, memory: &Memory) -> bool {
+        self.left.as_ref().is_some_and(|left| left.discards == memory.discards())
+    }
+
     /// Takes from a server all that its last client made of it, and makes of it what `memory` describes. What fails
     /// leaves a connection of no use.
     pub async fn wash(

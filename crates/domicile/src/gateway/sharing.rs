@@ -181,9 +181,7 @@ impl Backend {
         let known =
             self.shareable.as_mut().map(|shareable| std::mem::take(&mut shareable.statuses));
         let mut statuses = known.unwrap_or_default();
-        // What it has discarded since is gone everywhere.
-        let left = self.left.as_ref().map(|left| left.discards);
-        if is_own && left == Some(memory.discards()) {
+        if is_own && self.is_as_left(memory) {
             self.hear_aside(&mut statuses)?;
             self.catch_up(memory, &mut statuses).await?;
         } else {
