@@ -54,7 +54,10 @@ class Report:
 
     def outdated(self):
         """Explanations of what no longer differs."""
-        return [known for number, known in enumerate(self.explained) if number not in self.used]
+        return [known for number, known in enumerate(self.explained) if number not in self.used and self._ran(known)]
+
+    def _ran(self, known):
+        return all(place in self.results.get(driver, {}) for driver in known["drivers"] for place in known["places"])
 
     def words(self):
         lines = [f"{found['driver']}, {found['place']}: {found['case']} differs, and nothing explains it: {found['what']}"

@@ -8,12 +8,15 @@ COPY (SELECT body, amount FROM note ORDER BY body) TO STDOUT (FORMAT csv, HEADER
 
 \echo cursors
 BEGIN;
-DECLARE notes SCROLL CURSOR FOR SELECT body FROM note ORDER BY body FOR UPDATE;
+DECLARE notes CURSOR FOR SELECT body FROM note ORDER BY body FOR UPDATE;
 FETCH 1 FROM notes;
 UPDATE note SET amount = 11 WHERE CURRENT OF notes;
-FETCH LAST FROM notes;
 CLOSE notes;
+DECLARE notes SCROLL CURSOR WITH HOLD FOR SELECT body FROM note ORDER BY body;
+FETCH LAST FROM notes;
 COMMIT;
+FETCH PRIOR FROM notes;
+CLOSE notes;
 SELECT body, amount FROM note ORDER BY body;
 
 \echo LOCK
