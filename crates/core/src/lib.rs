@@ -9,6 +9,7 @@ pub mod continuity;
 pub mod fold;
 pub mod frame;
 pub mod freshness;
+pub mod front;
 pub mod health;
 pub mod history;
 pub mod id;
