@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::admission::Admission;
 use crate::conflict::policy::Policy;
+use crate::front::rule::Rule;
 use crate::id::{PartitionId, RegionId, TableName};
 use crate::lease::LeaseTerms;
 use crate::ownership::Ownership;
@@ -34,6 +35,7 @@ pub struct Config {
     /// Without it agents, the embedded directory and commands speak in the clear.
     pub tls: Option<MutualTls>,
     pub gateway: Gateway,
+    pub http: Http,
     /// Without it no names are answered.
     pub dns: Option<Dns>,
     pub regions: Vec<Region>,
@@ -122,6 +124,23 @@ pub struct Sharing {
     pub servers_max: usize,
     /// A server that nobody has used for so long is closed.
     pub idle_max: Millis,
+}
+
+/// How doors take requests of HTTP to the region that owns what they are about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// What clients are shown; without it they speak in the clear.
+    pub identity: Option<Identity>,
+    /// The first that fits a request holds for it.
+    pub rules: Vec<Rule>,
+    /// Of a body, in bytes, that is kept until its request is answered, so that it can be sent elsewhere.
+    pub replay_body_max: u64,
+    /// How long a request waits for an owner.
+    pub wait: Millis,
+    /// How long an answer may take to begin, after the last of the request was sent.
+    pub answer_within: Millis,
+    /// A line for each request.
+    pub access_log: bool,
 }
 
 /// Somebody whom runbooks may tell.
@@ -235,10 +254,23 @@ pub struct Region {
     pub clients: Vec<IpNet>,
     /// `host:port` at which the agent answers load balancers, if it does.
     pub health: Option<String>,
+    /// The region's door for HTTP: every region has one, or none.
+    pub http: Option<Door>,
     /// How many commits a second it is made for, where somebody has said so.
     pub capacity: Option<u64>,
     /// Folder of the agent's replication logs and seals.
     pub data: String,
+}
+
+/// Where a region takes requests of HTTP, and who answers them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// `host:port`, for clients and for the other regions' doors.
+    pub address: String,
+    /// `host:port` at which it listens; usually the same.
+    pub listen: String,
+    /// `host:port` of the region's application.
+    pub app: String,
 }
 
 /// A place without a PostgreSQL whose agent holds every region's log, observes, and seals: it makes

@@ -47,6 +47,8 @@ pub enum Why {
     Late { region: RegionId },
     #[error("the application asks for a second replay, and there is one")]
     ReplayedTwice,
+    #[error("this request goes in a circle: the application's address leads back to the door")]
+    Circle,
     #[error("the body is too long, or gone already, to be sent to another region")]
     BodyNotKept,
     #[error("the application asks for a replay that is not understood: {said}")]
@@ -66,7 +68,7 @@ impl Why {
             Self::AppUnreachable { .. } | Self::BrokeOff { .. } | Self::NoReplay { .. } => 502,
             Self::NoOwner | Self::RegionUnreachable { .. } => 503,
             Self::Late { .. } => 504,
-            Self::NotOwner { .. } | Self::ReplayedTwice => 508,
+            Self::NotOwner { .. } | Self::ReplayedTwice | Self::Circle => 508,
         }
     }
 
@@ -85,6 +87,7 @@ impl Why {
             Self::BrokeOff { .. } => "broke-off",
             Self::Late { .. } => "late",
             Self::ReplayedTwice => "replayed-twice",
+            Self::Circle => "circle",
             Self::BodyNotKept => "body-not-kept",
             Self::NoReplay { .. } => "no-replay",
             Self::NoHome { .. } => "no-home",

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use domicile_core::config::{self, Config, Region};
+use domicile_core::config::{self, Config, Identity, Region};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
@@ -34,6 +34,7 @@ use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFI
 use crate::directory::{self, view};
 use crate::dns;
 use crate::durable::Durability;
+use crate::front::{self, Upstream};
 use crate::gateway::{self, Gateway, Mode, Routes};
 use crate::health;
 use crate::kill_at::KillAt;
@@ -66,7 +67,7 @@ use crate::staleness::Staleness;
 use crate::status::{RegionStatus, SeedingStatus};
 use crate::tail::{Examined, Tails};
 use crate::tenure::{Tenure, TenureState};
-use crate::tls::{self, Credentials, Shown};
+use crate::tls::{self, Credentials, Protocol, Shown};
 use crate::{guards, log, peer};
 
 /// How long a region that was a member starts up without knowing whether it still is one.
@@ -138,6 +139,7 @@ pub async fn run(
 struct Listeners {
     peer: TcpListener,
     gateway: SocketAddr,
+    front: Option<TcpListener>,
     outlets: Outlets,
 }
 
@@ -152,7 +154,11 @@ impl Listeners {
     async fn bind(here: &Region) -> anyhow::Result<Self> {
         let peer = listen(&here.peer_listen, "peers").await?;
         let outlets = Outlets::bind(here).await?;
-        Ok(Self { peer, gateway: resolve(&here.gateway_listen).await?, outlets })
+        let front = match &here.http {
+            Some(door) => Some(listen(&door.listen, "clients of HTTP").await?),
+            None => None,
+        };
+        Ok(Self { peer, gateway: resolve(&here.gateway_listen).await?, front, outlets })
     }
 }
 
@@ -478,7 +484,9 @@ impl Parts {
         tasks.spawn(staleness.clone().run(shutdown.clone()));
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
         let known = (staleness, status.subscribe());
-        self.start_gateway(listeners.gateway, tenure, heard, known, shutdown, tasks).await?;
+        let routes =
+            self.start_gateway(listeners.gateway, tenure, heard, known, shutdown, tasks).await?;
+        self.start_front(listeners.front, routes, shutdown, tasks)?;
         let listener = Listener {
             postgres: self.here.postgres.clone(),
             target: local_target(&self.database),
@@ -709,6 +717,7 @@ impl Parts {
         Ok(())
     }
 
+    /// Returns what it knows of ownership.
     async fn start_gateway(
         &self,
         listen: SocketAddr,
@@ -717,7 +726,7 @@ impl Parts {
         (staleness, status): (Staleness, watch::Receiver<Arc<RegionStatus>>),
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<watch::Receiver<Arc<Routes>>> {
         let routes = watch::Sender::new(Arc::new(Routes::default()));
         let config = gateway::Config {
             region: self.here.id.clone(),
@@ -728,7 +737,7 @@ impl Parts {
                 .regions
                 .iter()
                 .filter(|r| r.id != self.here.id)
-                .map(|r| Ok((r.id.clone(), gateway_target(r)?)))
+                .map(|r| Ok((r.id.clone(), hop_target(&r.gateway, r)?)))
                 .collect::<anyhow::Result<_>>()?,
             park_budget: PARK_BUDGET,
             staleness: Some(staleness),
@@ -749,6 +758,7 @@ impl Parts {
             .await
             .with_context(|| format!("listen for clients on {listen}"))?;
         tasks.spawn(gateway.run(shutdown.clone()));
+        let known = routes.subscribe();
         let publisher = RoutePublisher {
             router: Router::new(self.here.id.clone(), self.config.layout.scheme == Scheme::Whole),
             clock: self.clock,
@@ -758,7 +768,7 @@ impl Parts {
             routes,
         };
         tasks.spawn(publisher.run(shutdown.clone()));
-        Ok(())
+        Ok(known)
     }
 
     /// Where every region writes, statements are read for whose rows they write.
@@ -790,14 +800,72 @@ impl Parts {
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<gateway::Secure> {
         let config::Gateway { identity, require_tls, .. } = &self.config.gateway;
-        let clients = identity.as_ref().map(Shown::open_shown).transpose()?.map(Arc::new);
-        if let Some(shown) = clients.clone() {
-            let (notices, shutdown) = (self.notices.clone(), shutdown.clone());
-            tasks.spawn(tls::watch(shown, "clients", notices, shutdown));
-        }
+        let clients = self.shown(identity.as_ref(), Protocol::Postgres, shutdown, tasks)?;
         let gateways = self.credentials.clone();
         let database = Some(Arc::new(self.database.clone().without_identity()));
         Ok(gateway::Secure { clients, gateways, required: *require_tls, database })
+    }
+
+    /// What clients are shown, watched until `shutdown`.
+    fn shown(
+        &self,
+        identity: Option<&Identity>,
+        protocol: Protocol,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<Option<Arc<Shown>>> {
+        let Some(identity) = identity else { return Ok(None) };
+        let shown = Arc::new(Shown::open_shown(identity, protocol)?);
+        let whom = match protocol {
+            Protocol::Postgres => "clients",
+            Protocol::Http => "clients of HTTP",
+        };
+        let (notices, shutdown) = (self.notices.clone(), shutdown.clone());
+        tasks.spawn(tls::watch(shown.clone(), whom, notices, shutdown));
+        Ok(Some(shown))
+    }
+
+    /// Takes requests of HTTP, where the region has a door.
+    fn start_front(
+        &self,
+        listener: Option<TcpListener>,
+        routes: watch::Receiver<Arc<Routes>>,
+        shutdown: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let Some((listener, here)) = listener.zip(self.here.http.as_ref()) else { return Ok(()) };
+        let identity = self.config.http.identity.as_ref();
+        let secure = gateway::Secure {
+            clients: self.shown(identity, Protocol::Http, shutdown, tasks)?,
+            gateways: self.credentials.clone(),
+            ..gateway::Secure::default()
+        };
+        let mut upstreams = BTreeMap::new();
+        for region in &self.config.regions {
+            let Some(door) = &region.http else { continue };
+            let upstream = if region.id == self.here.id {
+                let (host, port) = parted(&here.app)?;
+                Upstream::app(gateway::Target::Tcp { host, port })
+            } else {
+                Upstream::door(hop_target(&door.address, region)?, secure.clone())
+            };
+            upstreams.insert(region.id.clone(), upstream);
+        }
+        let door = front::Door {
+            region: self.here.id.clone(),
+            cluster: self.config.cluster.clone(),
+            regions: self.config.region_ids(),
+            layout: self.config.layout.clone(),
+            config: self.config.http.clone(),
+            secure,
+            upstreams,
+            health: front::Health::default(),
+            routes,
+            clock: self.clock,
+            shutdown: shutdown.clone(),
+        };
+        tasks.spawn(front::serve(listener, door));
+        Ok(())
     }
 
     fn reporter(
@@ -879,16 +947,17 @@ async fn after_setup(
     part.await;
 }
 
-/// Certificates name the host at which agents are reached.
-fn gateway_target(region: &Region) -> anyhow::Result<gateway::Target> {
-    let parted = |address: &str| {
-        let (host, port) = address.rsplit_once(':').context("an address is host:port")?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        anyhow::Ok((host, port.parse()?))
-    };
-    let ((host, port), (named, _)): ((_, _), (_, u16)) =
-        (parted(&region.gateway)?, parted(&region.peer)?);
+/// Another region's gateway or door; certificates name the host at which agents are reached.
+fn hop_target(address: &str, region: &Region) -> anyhow::Result<gateway::Target> {
+    let ((host, port), (named, _)) = (parted(address)?, parted(&region.peer)?);
     Ok(gateway::Target::Gateway { host, port, named })
+}
+
+/// Host and port of an address.
+fn parted(address: &str) -> anyhow::Result<(String, u16)> {
+    let (host, port) = address.rsplit_once(':').context("an address is host:port")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok((host, port.parse()?))
 }
 
 /// Where the gateway finds the region's own PostgreSQL: as the agent does.

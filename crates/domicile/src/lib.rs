@@ -16,6 +16,7 @@ mod dns;
 mod drills;
 pub mod durable;
 pub mod files;
+mod front;
 pub mod gateway;
 pub mod guards;
 pub mod health;

@@ -18,6 +18,7 @@ mod directory;
 mod dns;
 mod drills;
 mod gateway;
+mod http;
 pub mod keys;
 pub mod mistake;
 mod outline;

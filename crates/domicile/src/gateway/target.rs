@@ -8,20 +8,20 @@ use std::time::Duration;
 use domicile_pg::startup;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::link::Link;
+use super::link::{Link, Socket};
 use super::secure::Secure;
 
 /// A server that does not answer a connection request for so long is as good as gone.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
 
-/// An address of PostgreSQL or of a gateway.
+/// An address of PostgreSQL, of an application, or of another region's gateway or door.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Tcp {
         host: String,
         port: u16,
     },
-    /// Another region's gateway.
+    /// Another region's gateway or door.
     Gateway {
         host: String,
         port: u16,
@@ -51,6 +51,11 @@ impl Target {
             })
         };
         tokio::time::timeout(CONNECT_WAIT_MAX, connecting).await?
+    }
+
+    /// The same for whoever speaks something else than PostgreSQL over it.
+    pub async fn socket(&self, secure: &Secure) -> io::Result<Box<dyn Socket>> {
+        self.connect(secure).await?.take_socket().await
     }
 
     /// Asks for encryption, which is answered at once: by a gateway itself, by PostgreSQL before

@@ -234,6 +234,56 @@ pub const KEYS: &[Key] = &[
         "With `sharing`: a server that nobody has used for so long is closed. 1s at least.",
     ),
     key(
+        "http.certificate",
+        Text,
+        Words("none: in the clear"),
+        "File with the certificate, in PEM, that the door shows its clients, with those that signed it. With it clients have to speak TLS.",
+    ),
+    key(
+        "http.key",
+        Text,
+        Words("required with `certificate`"),
+        "File with the private key of `http.certificate`, in PEM.",
+    ),
+    key(
+        "http.replay_body_max",
+        Size,
+        Value("\"1MiB\""),
+        "How much of a body is kept until its request is answered, at most `64MiB`: what is longer cannot be replayed in another region.",
+    ),
+    key(
+        "http.wait",
+        Duration,
+        Value("\"10s\""),
+        "How long a request waits for an owner, during a switchover or a failover, before it is answered with 503.",
+    ),
+    key(
+        "http.answer_within",
+        Duration,
+        Value("\"1m\""),
+        "How long the application may take to begin its answer, after it got the last of the request, before that is answered with 504.",
+    ),
+    key("http.access_log", Flag, Value("false"), "Log a line for each request."),
+    key(
+        "http.route[].path",
+        Text,
+        Required,
+        "Which paths: as in `/accounts/{id}/*`, where `{id}` is any one segment and `*`, at the end, any rest or none.",
+    ),
+    key("http.route[].methods", Names, Words("all"), "Which methods, in capital letters."),
+    key(
+        "http.route[].key",
+        Names,
+        Words("none"),
+        "Where the partition key stands: `path:NAME` (a segment in braces), `header:NAME`, `cookie:NAME` or `query:NAME`; a list of them where the key has several columns, in the order of `partition`.",
+    ),
+    key(
+        "http.route[].owner",
+        Text,
+        Value("\"writes\""),
+        "What goes to the owner of the key, or of everything: `writes` (all methods but GET, HEAD, OPTIONS and TRACE), `always` or `never`. A request without its key is answered where it arrives.",
+    ),
+    key(
         "dns.zone",
         Text,
         Words("required with `[dns]`"),
@@ -451,6 +501,24 @@ pub const KEYS: &[Key] = &[
         "`host:port` at which the agent answers load balancers (`GET /primary` and others), whether clients may be sent to the region; nowhere unless given. It is not encrypted and asks for no password.",
     ),
     key(
+        "region[].http",
+        Text,
+        Words("none"),
+        "`host:port` of the region's door for HTTP, where clients and the other regions' doors connect. All regions have one, or none.",
+    ),
+    key(
+        "region[].http_listen",
+        Text,
+        Words("`http`"),
+        "`host:port` at which the door listens, when that differs.",
+    ),
+    key(
+        "region[].app",
+        Text,
+        Words("required with `http`"),
+        "`host:port` of the region's application, as its agent reaches it; it is spoken to in the clear, in HTTP/1.1.",
+    ),
+    key(
         "region[].capacity",
         Number,
         Words("none"),
@@ -570,6 +638,17 @@ const SECTIONS: &[(&str, &str, &str)] = &[
         "`[gateway]`",
         "How the gateway speaks with clients, and with whom, and whether they share servers (docs/operating/gateway.md). New files are taken up without a restart.",
     ),
+    (
+        "http.",
+        "`[http]`",
+        "How doors take requests of HTTP to their owners (docs/operating/front-door.md). New certificates are taken up without a restart.",
+    ),
+    (
+        "http.route[].",
+        "`[[http.route]]`",
+        "Whose requests are; the first one that fits holds. A request that fits none goes to the owner of everything, if there is one, \
+         unless it only reads.",
+    ),
     ("dns.", "`[dns]`", "Names that lead clients to the right region (docs/operating/dns.md)."),
     ("lease.", "`[lease]`", "The owner's right to write, and how clocks are trusted."),
     ("failover.", "`[failover]`", "When a region counts as gone."),
@@ -655,8 +734,10 @@ pub fn reference() -> String {
     page
 }
 
+/// Up to the last list that the key is in, or the first table.
 fn section(path: &str) -> &str {
-    path.find('.').map_or("", |dot| &path[..=dot])
+    let list = path.rfind("[].").map(|at| at + 2);
+    list.or_else(|| path.find('.')).map_or("", |dot| &path[..=dot])
 }
 
 const INTRODUCTION: &str = "\

@@ -103,6 +103,7 @@ fn resolve_one(
     );
     let clients = super::dns::clients(&path("clients"), written.clients.as_ref(), mistakes);
     let health = optional(&path("health"), &written.health, mistakes);
+    let http = super::http::door(written, path, mistakes);
     let capacity = capacity(&path("capacity"), written.capacity, mistakes);
     let data = required(&path("data"), written.data.as_deref(), mistakes);
     Some(Region {
@@ -117,6 +118,7 @@ fn resolve_one(
         addresses,
         clients,
         health: health?,
+        http: http?,
         capacity: capacity?,
         data: data?.to_owned(),
     })
@@ -169,7 +171,7 @@ fn optional(
     }
 }
 
-fn listen(
+pub(super) fn listen(
     path: &str,
     written: &Option<String>,
     advertised: &Option<String>,
@@ -213,7 +215,9 @@ pub(super) fn check_addresses(
     for (i, region) in regions.iter().enumerate() {
         let path = |key: &str| format!("region[{}].{key}", i + 1);
         let machine = host_of(region.peer.as_deref().unwrap_or_default());
-        for (key, address) in [("peer", &region.peer), ("gateway", &region.gateway)] {
+        for (key, address) in
+            [("peer", &region.peer), ("gateway", &region.gateway), ("http", &region.http)]
+        {
             if let Some(address) = address {
                 taken.claim(format!("address {address}"), path(key));
             }
@@ -221,6 +225,8 @@ pub(super) fn check_addresses(
         for (key, address) in [
             ("peer_listen", &region.peer_listen),
             ("gateway_listen", &region.gateway_listen),
+            ("http_listen", &region.http_listen),
+            ("app", &region.app),
             ("metrics", &region.metrics),
             ("health", &region.health),
             ("dns", &region.dns),

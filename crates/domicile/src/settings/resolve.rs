@@ -14,7 +14,7 @@ use domicile_core::time::{DriftPpm, Millis};
 use super::mistake::Mistakes;
 use super::partition::Partition;
 use super::written::{Written, WrittenFailover, WrittenLease, WrittenLog, WrittenRpo, WrittenTls};
-use super::{directory, dns, drills, gateway, regions, tables, units, webhooks};
+use super::{directory, dns, drills, gateway, http, regions, tables, units, webhooks};
 
 const CLUSTER_NAME_BYTES_MAX: usize = 32;
 /// Shorter leases end whenever a machine is busy for a moment.
@@ -52,6 +52,13 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     let directory = directory::resolve(written.directory.as_ref(), mistakes);
     let tls = written.tls.as_ref().map(|tls| self::tls(tls, mistakes));
     let gateway = gateway::resolve(written, mistakes);
+    let http = http::resolve(
+        written.http.as_ref(),
+        &written.region,
+        written.tls.is_some(),
+        partition.as_ref(),
+        mistakes,
+    );
     let dns = written.dns.as_ref().map(|written| dns::resolve(written, mistakes));
     dns::check(
         written.dns.as_ref(),
@@ -86,6 +93,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
             Some(tls) => Some(tls?),
         },
         gateway,
+        http,
         dns: match dns {
             None => None,
             Some(dns) => Some(dns?),
@@ -333,7 +341,7 @@ pub(super) fn required<'a>(
     None
 }
 
-fn size(path: &str, value: Option<&str>, default: u64, mistakes: &mut Mistakes) -> u64 {
+pub(super) fn size(path: &str, value: Option<&str>, default: u64, mistakes: &mut Mistakes) -> u64 {
     match value.map_or(Ok(default), units::size) {
         Ok(size) => size,
         Err(wrong) => {

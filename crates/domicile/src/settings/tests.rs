@@ -6,9 +6,10 @@
 use std::path::{Path, PathBuf};
 
 use domicile_core::admission::{Admission, AllowRule, Limits};
-use domicile_core::config::{Directory, Etcd, KeySource, Secret, Sharing, TableKind, Url};
+use domicile_core::config::{Directory, Etcd, Http, KeySource, Secret, Sharing, TableKind, Url};
 use domicile_core::conflict::policy::{ColumnPolicy, Deletes, Policy};
 use domicile_core::frame::Compression;
+use domicile_core::front::rule::{KeyPart, Owner};
 use domicile_core::partition::Scheme;
 use domicile_core::progress::Rpo;
 use domicile_core::retention::OnFull;
@@ -525,4 +526,78 @@ fn servers_are_shared_where_that_is_asked_for() {
             "gateway.servers_idle: 10ms: expected 1s at least",
         ]
     );
+}
+
+/// Doors in both regions.
+fn with_doors(more: &str) -> Result<Config, Vec<Mistake>> {
+    let doors = SOUND.replace(
+        "data = \"/var/lib/domicile/us\"",
+        "data = \"/us\"\nhttp = \"us:80\"\napp = \"us:3000\"",
+    );
+    let eu = "data = \"/var/lib/domicile/eu\"";
+    parse(&format!(
+        "{}{more}",
+        doors.replace(eu, "data = \"/eu\"\nhttp = \"eu:80\"\napp = \"eu:3000\"")
+    ))
+}
+
+#[test]
+fn a_door_has_rules_that_find_the_key() {
+    let config = with_doors(
+        "[http]\nwait = \"5s\"\n[[http.route]]\npath = \"/branches/{id}/*\"\nkey = \"path:id\"\nmethods = \"POST\"\n
+         [[http.route]]\npath = \"/*\"\nkey = \"header:X-Branch\"\nowner = \"always\"",
+    )
+    .unwrap();
+    let door = config.regions[0].http.clone().unwrap();
+    assert_eq!(
+        (door.address.as_str(), door.listen.as_str(), door.app.as_str()),
+        ("eu:80", "eu:80", "eu:3000")
+    );
+    let Http { rules, replay_body_max, wait, .. } = config.http;
+    assert_eq!((replay_body_max, wait), (1 << 20, Millis(5000)));
+    assert_eq!(rules[0].key, [KeyPart::Path("id".to_owned())]);
+    assert_eq!(rules[1].key, [KeyPart::Header("x-branch".to_owned())]);
+    assert_eq!(rules[1].owner, Owner::Always);
+}
+
+#[test]
+fn a_door_that_could_not_send_a_request_to_its_owner_is_a_mistake() {
+    let wrong = with_doors(
+        "[http]\ncertificate = \"/pem\"\nreplay_body_max = \"1GiB\"
+         [[http.route]]\npath = \"a\"
+         [[http.route]]\npath = \"/{a}/{a}\"
+         [[http.route]]\npath = \"/{a}\"\nkey = \"path:b\"
+         [[http.route]]\npath = \"/{a}\"\nkey = \"body:a\"
+         [[http.route]]\npath = \"/{a}\"\nkey = [\"path:a\", \"query:b\"]
+         [[http.route]]\npath = \"/{a}\"\nowner = \"always\"
+         [[http.route]]\npath = \"/{a}\"\nowner = \"me\"\nmethods = \"post\"
+         [[http.route]]\npath = \"/{a}\"\nkey = \"path:a\"\nowner = \"never\"",
+    );
+    let mistakes: Vec<String> =
+        wrong.unwrap_err().iter().map(|m| format!("{}: {}", m.path, m.text)).collect();
+    let expected = [
+        "http.key: is missing",
+        "http.certificate: doors would refuse each other: give [tls], too, by which they know each other",
+        "http.replay_body_max: is kept in memory: expected at most 64MiB",
+        "http.route[1].path: \"a\": a path begins with a slash",
+        "http.route[2].path: \"/{a}/{a}\": {a} stands twice in it",
+        "http.route[3].key: \"path:b\": there is no {b} in the path",
+        "http.route[4].key: \"body:a\": expected path:NAME, header:NAME, cookie:NAME or query:NAME",
+        "http.route[5].key: has 2 parts: partition has 1 columns",
+        "http.route[6].key: is missing: without a key nobody is known who owns all of it",
+        "http.route[7].owner: \"me\" is neither \"writes\", nor \"always\", nor \"never\"",
+        "http.route[7].methods: \"post\" is not a method, as in \"POST\"",
+        "http.route[8].key: is of no use with owner = \"never\"",
+    ];
+    for text in expected {
+        assert!(mistakes.iter().any(|found| found == text), "{text}\n{mistakes:#?}");
+    }
+    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+    let no_door = mistakes_with("[http]");
+    assert_eq!(no_door, ["http: no region has a door: give http and app in each [[region]]"]);
+    let one = mistakes_with("app = \"us:3000\"");
+    assert_eq!(one, ["region[2].app: is of no use without http, at which the door is reached"]);
+    let one = mistakes_with("http = \"us:80\"");
+    let text = "region[1].http: is missing: other regions have doors, and would have nowhere to send what this one owns";
+    assert_eq!(one, [text, "region[2].app: is missing"]);
 }

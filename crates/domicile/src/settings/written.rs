@@ -15,6 +15,7 @@ pub(super) struct Written {
     pub directory: Option<WrittenDirectory>,
     pub tls: Option<WrittenTls>,
     pub gateway: Option<WrittenGateway>,
+    pub http: Option<WrittenHttp>,
     pub dns: Option<WrittenDns>,
     pub lease: Option<WrittenLease>,
     pub failover: Option<WrittenFailover>,
@@ -86,6 +87,28 @@ pub(super) struct WrittenAllowRule {
     pub database: Option<Names>,
     pub user: Option<Names>,
     pub tls: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenHttp {
+    pub certificate: Option<String>,
+    pub key: Option<String>,
+    pub replay_body_max: Option<String>,
+    pub wait: Option<String>,
+    pub answer_within: Option<String>,
+    pub access_log: Option<bool>,
+    #[serde(default)]
+    pub route: Vec<WrittenRoute>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenRoute {
+    pub path: Option<String>,
+    pub methods: Option<Names>,
+    pub key: Option<Names>,
+    pub owner: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -173,6 +196,9 @@ pub(super) struct WrittenRegion {
     pub addresses: Option<Names>,
     pub clients: Option<Names>,
     pub health: Option<String>,
+    pub http: Option<String>,
+    pub http_listen: Option<String>,
+    pub app: Option<String>,
     pub capacity: Option<i64>,
     pub data: Option<String>,
 }

@@ -31,8 +31,6 @@ const ALPN: &[u8] = b"h2";
 
 /// Between gateways, so that a gateway knows its like from a client.
 pub const HOP_ALPN: &[u8] = b"domicile-hop";
-/// What clients say that begin with TLS at once (PostgreSQL 17 and newer).
-const CLIENT_ALPN: &[u8] = b"postgresql";
 
 /// What this process shows of itself, and whom it trusts.
 pub type Credentials = Files<Loaded>;
@@ -100,7 +98,7 @@ fn load(files: &MutualTls) -> anyhow::Result<Loaded> {
     Ok(Loaded { client: Arc::new(client), server: Arc::new(server), hop, ends })
 }
 
-/// What a gateway shows its clients.
+/// What a gateway or a door shows its clients.
 pub type Shown = Files<ForClients>;
 
 #[derive(Clone)]
@@ -117,26 +115,50 @@ impl Ends for ForClients {
     }
 }
 
-impl Shown {
-    pub fn open_shown(identity: &Identity) -> anyhow::Result<Self> {
-        let paths = vec![identity.certificate.clone(), identity.key.clone()];
-        let identity = identity.clone();
-        Self::read(paths, move || load_shown(&identity))
+/// What is spoken with clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Postgres,
+    Http,
+}
+
+impl Protocol {
+    /// What clients say before (PostgreSQL's: 17 and newer, those that begin with TLS at once).
+    fn alpn(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Postgres => vec![b"postgresql".to_vec()],
+            Self::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        }
+    }
+
+    /// The keys of the configuration.
+    fn keys(self) -> [&'static str; 2] {
+        match self {
+            Self::Postgres => ["gateway.certificate", "gateway.key"],
+            Self::Http => ["http.certificate", "http.key"],
+        }
     }
 }
 
-fn load_shown(shown: &Identity) -> anyhow::Result<ForClients> {
-    let (chain, secret, ends) = identity(["gateway.certificate", "gateway.key"], shown)?;
+impl Shown {
+    pub fn open_shown(identity: &Identity, protocol: Protocol) -> anyhow::Result<Self> {
+        let paths = vec![identity.certificate.clone(), identity.key.clone()];
+        let identity = identity.clone();
+        Self::read(paths, move || load_shown(&identity, protocol))
+    }
+}
+
+fn load_shown(shown: &Identity, protocol: Protocol) -> anyhow::Result<ForClients> {
+    let [named, key] = protocol.keys();
+    let (chain, secret, ends) = identity([named, key], shown)?;
     let certificate = chain[0].clone();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut server = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])?
         .with_no_client_auth()
         .with_single_cert(chain, secret)
-        .with_context(|| {
-            format!("gateway.key: {} and gateway.certificate do not go together", shown.key)
-        })?;
-    server.alpn_protocols = vec![CLIENT_ALPN.to_vec()];
+        .with_context(|| format!("{key}: {} and {named} do not go together", shown.key))?;
+    server.alpn_protocols = protocol.alpn();
     Ok(ForClients { server: Arc::new(server), certificate, ends })
 }
 

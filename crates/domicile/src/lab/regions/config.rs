@@ -1,6 +1,7 @@
 //! What world should the lab make?
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct RegionsConfig {
     pub etcd: Vec<String>,
     /// Whether processes speak with each other in TLS.
     pub tls: bool,
+    /// Where the application of each region answers HTTP; regions have doors where there is one.
+    pub apps: BTreeMap<String, SocketAddr>,
     /// Gateways take no session in the clear.
     pub require_tls: bool,
     /// Kept afterwards; a temporary one that goes when it is absent.
@@ -78,6 +81,7 @@ impl RegionsConfig {
             disk_bytes: None,
             etcd: Vec::new(),
             tls: false,
+            apps: BTreeMap::new(),
             require_tls: false,
             keep: None,
             seed_sql: String::new(),

@@ -40,6 +40,15 @@ pub(super) struct Seen {
     pub(super) metrics: SocketAddr,
     pub(super) health: SocketAddr,
     pub(super) dns: SocketAddr,
+    pub(super) door: Option<SeenDoor>,
+}
+
+/// Its door for HTTP.
+#[derive(Clone, Debug)]
+pub(super) struct SeenDoor {
+    pub(super) http: SocketAddr,
+    pub(super) http_listen: SocketAddr,
+    pub(super) app: SocketAddr,
 }
 
 /// One witness as one process sees it.
@@ -98,6 +107,10 @@ pub(super) fn text(
         let named =
             |_: &String| format!("dns = \"{}\"\naddresses = \"192.0.2.{number}\"\n", region.dns);
         let names = common.zone.as_ref().map(named).unwrap_or_default();
+        let door = |SeenDoor { http, http_listen, app }: &SeenDoor| {
+            format!("http = \"{http}\"\nhttp_listen = \"{http_listen}\"\napp = \"{app}\"\n")
+        };
+        let door = region.door.as_ref().map(door).unwrap_or_default();
         let Seen {
             name,
             postgres,
@@ -113,7 +126,7 @@ pub(super) fn text(
             text,
             "[[region]]\nname = {}\npostgres = {}\npeer = \"{peer}\"\npeer_listen = \"{peer_listen}\"\n\
              gateway = \"{gateway}\"\ngateway_listen = \"{gateway_listen}\"\n\
-             metrics = \"{metrics}\"\nhealth = \"{health}\"\n{}data = {}\n\n",
+             metrics = \"{metrics}\"\nhealth = \"{health}\"\n{door}{}data = {}\n\n",
             quote(name),
             quote(postgres),
             names,
@@ -176,6 +189,7 @@ mod tests {
             metrics: address,
             health: address,
             dns: address,
+            door: None,
         };
         let directory = Directory::Embedded(address);
         let metro = SeenWitness {

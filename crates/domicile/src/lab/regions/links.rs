@@ -17,6 +17,8 @@ pub enum Purpose {
     Peer,
     /// The gateway of `from` sends statements to the gateway of `to`.
     Gateway,
+    /// The door of `from` sends requests of HTTP to the door of `to`.
+    Http,
     /// The agent of `from` reaches the directory; `to` is empty.
     Directory,
 }

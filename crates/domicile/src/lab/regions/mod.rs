@@ -32,7 +32,7 @@ mod watch;
 pub use config::RegionsConfig;
 pub use error::RegionsError;
 use error::log_tail;
-use file::{Common, Directory, Seen, SeenWitness};
+use file::{Common, Directory, Seen, SeenDoor, SeenWitness};
 pub use links::{Links, Purpose};
 use program::Program;
 pub use watch::{Observer, Statuses, partitions_of, unready};
@@ -69,6 +69,7 @@ struct Served {
     gateway: SocketAddr,
     health: SocketAddr,
     dns: SocketAddr,
+    door: SocketAddr,
 }
 
 /// A world of regions; everything ends when it is dropped.
@@ -125,10 +126,12 @@ impl Regions {
         let holders = || config.names.iter().chain(&config.witnesses);
         let peers: BTreeMap<String, SocketAddr> =
             holders().map(|name| (name.clone(), address())).collect();
-        let links = connect(&config, directory, &peers, &gateways).await?;
+        let doors: BTreeMap<String, SocketAddr> =
+            config.names.iter().map(|name| (name.clone(), address())).collect();
+        let links = connect(&config, directory, &peers, &gateways, &doors).await?;
         let served = config.names.iter().zip(clusters).map(|(name, cluster)| {
-            let (gateway, health, dns) = (gateways[name], address(), address());
-            (name.clone(), Served { cluster, gateway, health, dns })
+            let (gateway, health, dns, door) = (gateways[name], address(), address(), doors[name]);
+            (name.clone(), Served { cluster, gateway, health, dns, door })
         });
         let served = served.collect();
         let mut places = BTreeMap::new();
@@ -204,6 +207,11 @@ impl Regions {
     /// Returns where clients of this region connect.
     pub fn gateway(&self, region: &str) -> SocketAddr {
         self.served(region).gateway
+    }
+
+    /// Returns where clients of HTTP connect to this region, if there are applications.
+    pub fn door(&self, region: &str) -> SocketAddr {
+        self.served(region).door
     }
 
     /// Returns where a region's agent listens for others, without a link in between.
@@ -478,6 +486,11 @@ impl Regions {
             metrics: place.metrics,
             health: served.health,
             dns: served.dns,
+            door: self.config.apps.get(name).map(|app| SeenDoor {
+                http: over(Purpose::Http, served.door),
+                http_listen: served.door,
+                app: *app,
+            }),
         }
     }
 
@@ -536,6 +549,7 @@ async fn connect(
     directory: SocketAddr,
     peers: &BTreeMap<String, SocketAddr>,
     gateways: &BTreeMap<String, SocketAddr>,
+    doors: &BTreeMap<String, SocketAddr>,
 ) -> Result<Links, RegionsError> {
     let one_way = config.round_trip / 2;
     let mut links = Links::default();
@@ -548,6 +562,10 @@ async fn connect(
         }
         for (to, gateway) in gateways.iter().filter(|(to, _)| *to != from) {
             links.add(from, to, Purpose::Gateway, *gateway, one_way).await?;
+        }
+        let has_doors = !config.apps.is_empty();
+        for (to, door) in doors.iter().filter(|(to, _)| has_doors && *to != from) {
+            links.add(from, to, Purpose::Http, *door, one_way).await?;
         }
         // The embedded directory is on this machine: near every region.
         links.add(from, "", Purpose::Directory, directory, Duration::ZERO).await?;

@@ -1,0 +1,272 @@
+//! How does one request get to the region that answers it?
+
+use std::time::Duration;
+
+use domicile_core::front::Why;
+use domicile_core::front::hop::Hop;
+use domicile_core::front::journey::{Failure, Journey, Sight, Step};
+use domicile_core::front::replay::Replay;
+use domicile_core::front::rule::{self, Asked};
+use domicile_core::id::RegionId;
+use domicile_core::route::Caller;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+
+use super::answer::{Body, passed_on, refusal};
+use super::body::{Keeper, Kept, keep};
+use super::headers::{self, HOP, REFUSED, REGION, REPLAY};
+use super::listener::Guest;
+use super::{Door, LOOK_AGAIN, tunnel};
+use crate::gateway::Other;
+
+/// A request, with what of it is sent on.
+struct Visit<'a> {
+    door: &'a Door,
+    guest: &'a Guest,
+    caller: Caller,
+    journey: Journey,
+    method: Method,
+    /// Path and query.
+    uri: Uri,
+    headers: HeaderMap,
+    body: Keeper,
+    /// The client wants to go over to another protocol.
+    upgrade: Option<OnUpgrade>,
+}
+
+/// Answers one request, whatever it is.
+pub async fn answer(door: &Door, guest: Guest, request: Request<Incoming>) -> Response<Body> {
+    let (begun, method, path) =
+        (door.clock.now(), request.method().clone(), request.uri().path().to_owned());
+    let answer = match Visit::begin(door, &guest, request) {
+        Ok((visit, body)) => visit.run(body).await,
+        Err(why) => refusal(&why),
+    };
+    if door.config.access_log {
+        let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        tracing::info!(
+            target: "domicile::access",
+            client = %guest.address,
+            %method,
+            path,
+            status = answer.status().as_u16(),
+            answered_by = text(REGION).unwrap_or("-"),
+            refused = text(REFUSED).unwrap_or("-"),
+            ms = door.clock.now().since(begun).0,
+        );
+    }
+    answer
+}
+
+impl<'a> Visit<'a> {
+    fn begin(
+        door: &'a Door,
+        guest: &'a Guest,
+        mut request: Request<Incoming>,
+    ) -> Result<(Self, Kept), Why> {
+        if door.secure.clients.is_some() && guest.other == Other::Clear {
+            return Err(Why::Refused { what: "this door speaks TLS only" });
+        }
+        if request.method() == Method::CONNECT {
+            return Err(Why::Refused { what: "this door is no proxy for other hosts" });
+        }
+        let hop = hop(door, guest, request.headers())?;
+        let caller = if hop.is_some() { Caller::Peer } else { Caller::Client };
+        let wanted = match &hop {
+            Some(hop) => hop.wanted(),
+            None => rule::wanted(&asked(&request), &door.config.rules, &door.layout)?,
+        };
+        let repeatable = rule::is_read(request.method().as_str()) && request.body().is_end_stream();
+        let version = request.version();
+        let upgrade = headers::of_connection(request.headers_mut(), version);
+        let on_upgrade = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let (mut head, body) = request.into_parts();
+        if caller == Caller::Client {
+            headers::take_ours(&mut head.headers);
+            let encrypted = guest.other != Other::Clear;
+            headers::put_forwarded(&mut head.headers, &head.uri, guest.address, encrypted);
+            headers::pass(&mut head.headers, &door.cluster, &door.region)?;
+        }
+        if let Some(protocol) = upgrade {
+            headers::put_upgrade(&mut head.headers, protocol);
+        }
+        // Only who has it from the client sends it elsewhere.
+        let limit = match caller {
+            Caller::Client => usize::try_from(door.config.replay_body_max).unwrap_or(usize::MAX),
+            Caller::Peer => 0,
+        };
+        let (keeper, body) = keep(body, limit);
+        let (now, wait) = (door.clock.now(), door.config.wait);
+        let journey = Journey::new(door.region.clone(), caller, wanted, repeatable, now, wait);
+        let visit = Self {
+            door,
+            guest,
+            caller,
+            journey,
+            method: head.method,
+            uri: head.uri,
+            headers: head.headers,
+            body: keeper,
+            upgrade: on_upgrade,
+        };
+        Ok((visit, body))
+    }
+
+    async fn run(mut self, body: Kept) -> Response<Body> {
+        let mut body = Some(body);
+        loop {
+            let region = match self.step() {
+                Step::To(region) => region,
+                Step::Wait => {
+                    self.wait().await;
+                    continue;
+                }
+                Step::Answer(why) => return refusal(&why),
+            };
+            let Some(body) = body.take().or_else(|| self.body.anew()) else {
+                return refusal(&Why::BodyNotKept);
+            };
+            match self.send(&region, body).await {
+                Ok(answer) => match self.replay(&region, answer.headers()) {
+                    None => return self.finish(&region, answer),
+                    Some(Ok(())) => {}
+                    Some(Err(why)) => return refusal(&why),
+                },
+                Err(failure) => self.journey.failed(&region, failure),
+            }
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        let now = self.door.clock.now();
+        let (routes, down) = (self.door.routes.borrow().clone(), self.door.health.down(now));
+        let regions = &self.door.regions;
+        self.journey.step(&Sight { routes: &routes, regions, down: &down, now })
+    }
+
+    /// Until something is known to have changed, or for a moment.
+    async fn wait(&self) {
+        let left = Duration::from_millis(self.journey.left(self.door.clock.now()).0);
+        let mut routes = self.door.routes.clone();
+        routes.mark_unchanged();
+        // Nobody tells of changes any more as the agent ends.
+        let _ = tokio::time::timeout(left.min(LOOK_AGAIN), routes.changed()).await;
+    }
+
+    async fn send(&self, region: &RegionId, body: Kept) -> Result<Response<Incoming>, Failure> {
+        let health = &self.door.health;
+        let sent = self.try_to_send(region, body).await;
+        match &sent {
+            Ok(_) => health.answered(region),
+            Err(Failure::Unreachable | Failure::AppUnreachable) => {
+                health.failed(region, self.door.clock.now());
+            }
+            Err(Failure::NotOwner | Failure::BrokeOff | Failure::Late) => {}
+        }
+        sent
+    }
+
+    async fn try_to_send(
+        &self,
+        region: &RegionId,
+        body: Kept,
+    ) -> Result<Response<Incoming>, Failure> {
+        let upstream = self.door.upstreams.get(region).ok_or(Failure::Unreachable)?;
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.address(region).map_err(|_| Failure::Unreachable)?;
+        *request.headers_mut() = self.headers.clone();
+        let is_hop = *region != self.door.region;
+        if is_hop {
+            let hop = Hop::new(self.door.region.clone(), self.journey.wanted()).to_string();
+            headers::put(request.headers_mut(), HOP, &hop);
+        }
+        let mut sent = std::pin::pin!(upstream.send(request));
+        let answer = loop {
+            let progress = self.body.progress();
+            let within = Duration::from_millis(self.door.config.answer_within.0);
+            match tokio::time::timeout(within, sent.as_mut()).await {
+                Ok(answer) => break answer,
+                // The client may be slow to send its body.
+                Err(_) if self.body.progress() != progress => {}
+                Err(_) => return Err(Failure::Late),
+            }
+        };
+        let answer = answer.map_err(|error| {
+            tracing::debug!(%region, "a request is not answered: {error}");
+            error.failure
+        })?;
+        let refused = answer.headers().get(REFUSED).filter(|_| is_hop);
+        match refused.map(HeaderValue::as_bytes) {
+            Some(b"not-owner") => Err(Failure::NotOwner),
+            Some(b"app-unreachable") => Err(Failure::AppUnreachable),
+            _ => Ok(answer),
+        }
+    }
+
+    fn address(&self, region: &RegionId) -> Result<Uri, hyper::http::Error> {
+        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
+        Uri::builder().scheme("http").authority(region.as_str()).path_and_query(path).build()
+    }
+
+    /// Does the application want this request answered elsewhere, and may it be?
+    fn replay(&mut self, region: &RegionId, answer: &HeaderMap) -> Option<Result<(), Why>> {
+        if self.caller == Caller::Peer {
+            return None;
+        }
+        let said = REPLAY.into_iter().find_map(|(name, source)| Some((answer.get(name)?, source)));
+        let (value, source) = said?;
+        let text = value.to_str().unwrap_or_default();
+        let replay = Replay::read(text, &self.door.layout, &self.door.regions);
+        Some(replay.and_then(|Replay { wanted, state }| {
+            let state = state.map(|state| format!(";state={state}")).unwrap_or_default();
+            headers::put(&mut self.headers, source, &format!("region={region}{state}"));
+            self.journey.replay(wanted)
+        }))
+    }
+
+    fn finish(mut self, region: &RegionId, mut answer: Response<Incoming>) -> Response<Body> {
+        let version = answer.version();
+        let server = (answer.status() == StatusCode::SWITCHING_PROTOCOLS)
+            .then(|| hyper::upgrade::on(&mut answer));
+        let protocol = headers::of_connection(answer.headers_mut(), version);
+        if *region == self.door.region {
+            answer.headers_mut().remove(REFUSED);
+            headers::put(answer.headers_mut(), REGION, region.as_str());
+        }
+        let Some((server, client)) = server.zip(self.upgrade.take()) else {
+            return passed_on(answer);
+        };
+        let (place, shutdown) = (self.guest.place.clone(), self.door.shutdown.clone());
+        tokio::spawn(tunnel::run(client, server, place, shutdown));
+        if let Some(protocol) = protocol {
+            headers::put_upgrade(answer.headers_mut(), protocol);
+        }
+        answer.map(|_| Empty::new().map_err(|never| match never {}).boxed())
+    }
+}
+
+/// Reads by which hop a request came, if another door has sent it.
+fn hop(door: &Door, guest: &Guest, headers: &HeaderMap) -> Result<Option<Hop>, Why> {
+    let Some(value) = headers.get(HOP).filter(|_| door.secure.believes(guest.other)) else {
+        return Ok(None);
+    };
+    let hop = value.to_str().ok().and_then(|text| text.parse().ok());
+    hop.map(Some)
+        .ok_or(Why::Refused { what: "another door sends this on in a way that is not understood" })
+}
+
+fn asked(request: &Request<Incoming>) -> Asked<'_> {
+    let headers = request.headers().iter();
+    Asked {
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        headers: headers
+            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+            .collect(),
+    }
+}
