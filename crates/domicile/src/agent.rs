@@ -860,6 +860,7 @@ impl Parts {
             secure,
             upstreams,
             health: front::Health::default(),
+            room: front::Room::default(),
             routes,
             clock: self.clock,
             shutdown: shutdown.clone(),

@@ -21,6 +21,7 @@ mod connect;
 mod demo;
 mod directory;
 mod gateway;
+mod http;
 mod init;
 mod journal;
 mod lifetime;
@@ -109,6 +110,8 @@ enum Command {
     Region(region::RegionCommand),
     /// Say where statements go through a gateway, and why
     Gateway(gateway::GatewayCommand),
+    /// Say which region answers a request of HTTP, and why
+    Http(http::HttpCommand),
     /// Say what a failover or switchover would do
     Plan(runs::Plan),
     /// Take over everything that a lost region owns
@@ -207,6 +210,7 @@ impl Cli {
             Command::Partition(command) => command.run(&context).await,
             Command::Region(command) => command.run(&context).await,
             Command::Gateway(command) => command.run(&context).await,
+            Command::Http(command) => command.run(&context).await,
             Command::Plan(command) => command.run(&context).await,
             Command::Failover(command) => command.run(&context).await,
             Command::Switchover(command) => command.run(&context).await,

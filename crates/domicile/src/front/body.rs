@@ -4,6 +4,7 @@
 //! the first one has lost the body then.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -11,6 +12,13 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Of all bodies together, this is kept; those that come when there is no room are not.
+const KEPT_BYTES_MAX: usize = 256 << 20;
+
+/// How many bytes of bodies are kept.
+#[derive(Clone, Debug, Default)]
+pub struct Room(Arc<AtomicUsize>);
 
 /// A reader of a body; the last one that was made reads on.
 pub struct Kept {
@@ -26,6 +34,7 @@ struct Source {
     /// What has come, in one piece: a client may send it byte by byte.
     kept: BytesMut,
     limit: usize,
+    room: Room,
     /// Nothing that has come is missing from `kept`.
     whole: bool,
     turn: u64,
@@ -38,9 +47,9 @@ struct Source {
 pub struct Keeper(Arc<Mutex<Source>>);
 
 /// Returns the first reader of a body, of which up to `limit` bytes are kept.
-pub fn keep(body: Incoming, limit: usize) -> (Keeper, Kept) {
-    let kept = BytesMut::new();
-    let source = Source { body, kept, limit, whole: true, turn: 0, progress: 0 };
+pub fn keep(body: Incoming, limit: usize, room: &Room) -> (Keeper, Kept) {
+    let (kept, room) = (BytesMut::new(), room.clone());
+    let source = Source { body, kept, limit, room, whole: true, turn: 0, progress: 0 };
     let source = Arc::new(Mutex::new(source));
     (Keeper(source.clone()), Kept { source, given: 0, turn: 0 })
 }
@@ -60,13 +69,37 @@ impl Keeper {
     }
 }
 
+impl Room {
+    fn take(&self, bytes: usize) -> bool {
+        let fits = |taken: usize| taken.checked_add(bytes).filter(|all| *all <= KEPT_BYTES_MAX);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 impl Source {
     fn keep(&mut self, frame: &Frame<Bytes>) {
-        let fits = frame.data_ref().filter(|data| self.kept.len() + data.len() <= self.limit);
+        let fits = frame.data_ref().filter(|data| {
+            self.whole && self.kept.len() + data.len() <= self.limit && self.room.take(data.len())
+        });
         match fits {
-            Some(data) if self.whole => self.kept.extend_from_slice(data),
-            _ => (self.whole, self.kept) = (false, BytesMut::new()),
+            Some(data) => self.kept.extend_from_slice(data),
+            None => self.forget(),
         }
+    }
+
+    fn forget(&mut self) {
+        self.whole = false;
+        self.room.give_back(std::mem::take(&mut self.kept).len());
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
@@ -111,5 +144,20 @@ impl Body for Kept {
         }
         hint.set_lower(hint.lower() + again);
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bodies_together_take_no_more_memory_than_is_there_for_them() {
+        let room = Room::default();
+        assert!(room.take(KEPT_BYTES_MAX - 1));
+        assert!(!room.take(2) && !room.take(usize::MAX));
+        assert!(room.take(1) && !room.take(1));
+        room.give_back(KEPT_BYTES_MAX);
+        assert!(room.take(KEPT_BYTES_MAX));
     }
 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use domicile_core::front::Why;
 use domicile_core::id::RegionId;
 use hyper::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-    VIA,
+    CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use hyper::{Uri, Version};
 
@@ -44,7 +44,8 @@ pub fn of_connection(headers: &mut HeaderMap, version: Version) -> Option<Header
     for name in named.iter().filter(|name| *name != "close") {
         headers.remove(name.as_str());
     }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING] {
+    // We have told the client to go on already.
+    for name in [EXPECT, CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING] {
         headers.remove(name);
     }
     upgrade
@@ -67,6 +68,15 @@ pub fn take_ours(headers: &mut HeaderMap) {
     headers.remove(HOP);
     for (_, source) in REPLAY {
         headers.remove(source);
+    }
+}
+
+/// Puts cookies into one header, as HTTP/1.1 has them; in HTTP/2 each may come in its own.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1 {
+        let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
+        headers.insert(COOKIE, joined.expect("what came in headers"));
     }
 }
 
@@ -112,7 +122,9 @@ mod tests {
             (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
         });
         let mut headers = HeaderMap::new();
-        pairs.for_each(|(name, value)| drop(headers.append(name, value)));
+        for (name, value) in pairs {
+            headers.append(name, value);
+        }
         headers
     }
 
@@ -134,6 +146,13 @@ mod tests {
         let upgrade = of_connection(&mut asked(), Version::HTTP_11);
         assert_eq!(upgrade.unwrap(), "websocket");
         assert_eq!(of_connection(&mut asked(), Version::HTTP_10), None);
+    }
+
+    #[test]
+    fn cookies_are_in_one_header() {
+        let mut given = headers(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        join_cookies(&mut given);
+        assert_eq!(given, headers(&[("cookie", "a=1; b=2; c=3")]));
     }
 
     #[test]

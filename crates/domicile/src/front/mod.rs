@@ -29,6 +29,7 @@ mod tunnel;
 mod upstream;
 mod visit;
 
+pub use body::Room;
 pub use health::Health;
 pub use listener::serve;
 pub use upstream::Upstream;
@@ -51,6 +52,7 @@ pub struct Door {
     /// The application here, and the doors of the others.
     pub upstreams: BTreeMap<RegionId, Upstream>,
     pub health: Health,
+    pub room: Room,
     pub routes: watch::Receiver<Arc<Routes>>,
     pub clock: Clock,
     pub shutdown: CancellationToken,

@@ -79,13 +79,17 @@ impl<'a> Visit<'a> {
             Some(hop) => hop.wanted(),
             None => rule::wanted(&asked(&request), &door.config.rules, &door.layout)?,
         };
-        let repeatable = rule::is_read(request.method().as_str()) && request.body().is_end_stream();
+        // What another door sends on, that one says again.
+        let repeatable = caller == Caller::Client
+            && rule::is_read(request.method().as_str())
+            && request.body().is_end_stream();
         let version = request.version();
         let upgrade = headers::of_connection(request.headers_mut(), version);
         let on_upgrade = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let (mut head, body) = request.into_parts();
         if caller == Caller::Client {
             headers::take_ours(&mut head.headers);
+            headers::join_cookies(&mut head.headers);
             let encrypted = guest.other != Other::Clear;
             headers::put_forwarded(&mut head.headers, &head.uri, guest.address, encrypted);
             headers::pass(&mut head.headers, &door.cluster, &door.region)?;
@@ -98,7 +102,7 @@ impl<'a> Visit<'a> {
             Caller::Client => usize::try_from(door.config.replay_body_max).unwrap_or(usize::MAX),
             Caller::Peer => 0,
         };
-        let (keeper, body) = keep(body, limit);
+        let (keeper, body) = keep(body, limit, &door.room);
         let (now, wait) = (door.clock.now(), door.config.wait);
         let journey = Journey::new(door.region.clone(), caller, wanted, repeatable, now, wait);
         let visit = Self {
