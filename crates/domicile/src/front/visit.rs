@@ -12,6 +12,7 @@ use domicile_core::route::Caller;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 
@@ -29,8 +30,8 @@ struct Visit<'a> {
     caller: Caller,
     journey: Journey,
     method: Method,
-    /// Path and query.
-    uri: Uri,
+    /// With the path and the query that the client has given, and a host that nobody looks up.
+    address: Uri,
     headers: HeaderMap,
     body: Keeper,
     /// The client wants to go over to another protocol.
@@ -84,17 +85,13 @@ impl<'a> Visit<'a> {
             && rule::is_read(request.method().as_str())
             && request.body().is_end_stream();
         let version = request.version();
-        let upgrade = headers::of_connection(request.headers_mut(), version);
-        let on_upgrade = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let protocol = headers::of_connection(request.headers_mut(), version);
+        let upgrade = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let (mut head, body) = request.into_parts();
         if caller == Caller::Client {
-            headers::take_ours(&mut head.headers);
-            headers::join_cookies(&mut head.headers);
-            let encrypted = guest.other != Other::Clear;
-            headers::put_forwarded(&mut head.headers, &head.uri, guest.address, encrypted);
-            headers::pass(&mut head.headers, &door.cluster, &door.region)?;
+            received(door, guest, &mut head)?;
         }
-        if let Some(protocol) = upgrade {
+        if let Some(protocol) = protocol {
             headers::put_upgrade(&mut head.headers, protocol);
         }
         // Only who has it from the client sends it elsewhere.
@@ -110,17 +107,17 @@ impl<'a> Visit<'a> {
             guest,
             caller,
             journey,
+            address: address(door, &head.uri)?,
             method: head.method,
-            uri: head.uri,
             headers: head.headers,
             body: keeper,
-            upgrade: on_upgrade,
+            upgrade,
         };
         Ok((visit, body))
     }
 
     async fn run(mut self, body: Kept) -> Response<Body> {
-        let mut body = Some(body);
+        let (mut body, mut without_body) = (Some(body), Why::NoOwner);
         loop {
             let region = match self.step() {
                 Step::To(region) => region,
@@ -131,12 +128,12 @@ impl<'a> Visit<'a> {
                 Step::Answer(why) => return refusal(&why),
             };
             let Some(body) = body.take().or_else(|| self.body.anew()) else {
-                return refusal(&Why::BodyNotKept);
+                return refusal(&without_body);
             };
             match self.send(&region, body).await {
                 Ok(answer) => match self.replay(&region, answer.headers()) {
                     None => return self.finish(&region, answer),
-                    Some(Ok(())) => {}
+                    Some(Ok(())) => without_body = Why::BodyNotKept,
                     Some(Err(why)) => return refusal(&why),
                 },
                 Err(failure) => self.journey.failed(&region, failure),
@@ -181,7 +178,7 @@ impl<'a> Visit<'a> {
         let upstream = self.door.upstreams.get(region).ok_or(Failure::Unreachable)?;
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.address(region).map_err(|_| Failure::Unreachable)?;
+        *request.uri_mut() = self.address.clone();
         *request.headers_mut() = self.headers.clone();
         let is_hop = *region != self.door.region;
         if is_hop {
@@ -209,11 +206,6 @@ impl<'a> Visit<'a> {
             Some(b"app-unreachable") => Err(Failure::AppUnreachable),
             _ => Ok(answer),
         }
-    }
-
-    fn address(&self, region: &RegionId) -> Result<Uri, hyper::http::Error> {
-        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        Uri::builder().scheme("http").authority(region.as_str()).path_and_query(path).build()
     }
 
     /// Does the application want this request answered elsewhere, and may it be?
@@ -251,6 +243,23 @@ impl<'a> Visit<'a> {
         }
         answer.map(|_| Empty::new().map_err(|never| match never {}).boxed())
     }
+}
+
+/// Notes of a request that it came to us first.
+fn received(door: &Door, guest: &Guest, head: &mut Parts) -> Result<(), Why> {
+    let headers = &mut head.headers;
+    headers::take_ours(headers);
+    headers::join_cookies(headers);
+    headers::put_forwarded(headers, &head.uri, guest.address, guest.other != Other::Clear);
+    headers::pass(headers, &door.cluster, &door.region)
+}
+
+/// Who connects goes by the region alone; the client of HTTP wants a host.
+fn address(door: &Door, uri: &Uri) -> Result<Uri, Why> {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let host = door.region.as_str();
+    let address = Uri::builder().scheme("http").authority(host).path_and_query(path).build();
+    address.map_err(|_| Why::Refused { what: "there is no path in this request" })
 }
 
 /// Reads by which hop a request came, if another door has sent it.

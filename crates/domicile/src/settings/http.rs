@@ -55,8 +55,9 @@ pub(super) fn resolve(
     let wait = duration("http.wait", written.wait.as_deref(), WAIT_DEFAULT, mistakes);
     let within = written.answer_within.as_deref();
     let answer_within = duration("http.answer_within", within, ANSWER_WITHIN_DEFAULT, mistakes);
-    if answer_within == Millis(0) {
-        mistakes.add("http.answer_within", "0 is no time to answer in");
+    if answer_within <= wait {
+        let text = "is not longer than http.wait, for which another door may wait for its owner";
+        mistakes.add("http.answer_within", text);
     }
     let rules = (1..).zip(&written.route).filter_map(|(number, route)| {
         rule(route, &|key| format!("http.route[{number}].{key}"), partition, mistakes)

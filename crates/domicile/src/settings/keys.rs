@@ -261,7 +261,7 @@ pub const KEYS: &[Key] = &[
         "http.answer_within",
         Duration,
         Value("\"1m\""),
-        "How long the application may take to begin its answer, after it got the last of the request, before that is answered with 504.",
+        "How long the application may take to begin its answer, after it got the last of the request, before that is answered with 504. Longer than `wait`.",
     ),
     key("http.access_log", Flag, Value("false"), "Log a line for each request."),
     key(

@@ -563,7 +563,7 @@ fn a_door_has_rules_that_find_the_key() {
 #[test]
 fn a_door_that_could_not_send_a_request_to_its_owner_is_a_mistake() {
     let wrong = with_doors(
-        "[http]\ncertificate = \"/pem\"\nreplay_body_max = \"1GiB\"
+        "[http]\ncertificate = \"/pem\"\nreplay_body_max = \"1GiB\"\nwait = \"1m\"
          [[http.route]]\npath = \"a\"
          [[http.route]]\npath = \"/{a}/{a}\"
          [[http.route]]\npath = \"/{a}\"\nkey = \"path:b\"
@@ -579,6 +579,7 @@ fn a_door_that_could_not_send_a_request_to_its_owner_is_a_mistake() {
         "http.key: is missing",
         "http.certificate: doors would refuse each other: give [tls], too, by which they know each other",
         "http.replay_body_max: is kept in memory: expected at most 64MiB",
+        "http.answer_within: is not longer than http.wait, for which another door may wait for its owner",
         "http.route[1].path: \"a\": a path begins with a slash",
         "http.route[2].path: \"/{a}/{a}\": {a} stands twice in it",
         "http.route[3].key: \"path:b\": there is no {b} in the path",
