@@ -145,12 +145,12 @@ impl Journey {
         }
     }
 
-    /// The application says that others have to answer.
-    pub fn replay(&mut self, wanted: Wanted) -> Result<(), Why> {
+    /// The application says that others have to answer, whose owner may be waited for anew.
+    pub fn replay(&mut self, wanted: Wanted, now: Time) -> Result<(), Why> {
         if std::mem::replace(&mut self.replayed, true) {
             return Err(Why::ReplayedTwice);
         }
-        self.wanted = wanted;
+        (self.wanted, self.since) = (wanted, now);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! How does one request get to the region that answers it?
 
+use std::future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_core::front::Why;
@@ -8,13 +10,14 @@ use domicile_core::front::journey::{Failure, Journey, Sight, Step};
 use domicile_core::front::replay::Replay;
 use domicile_core::front::rule::{self, Asked};
 use domicile_core::id::RegionId;
-use domicile_core::route::Caller;
+use domicile_core::route::{Caller, Routes};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri};
+use tokio::sync::watch;
 
 use super::answer::{Body, passed_on, refusal};
 use super::body::{Keeper, Kept, keep};
@@ -29,6 +32,7 @@ struct Visit<'a> {
     guest: &'a Guest,
     caller: Caller,
     journey: Journey,
+    routes: watch::Receiver<Arc<Routes>>,
     method: Method,
     /// With the path and the query that the client has given, and a host that nobody looks up.
     address: Uri,
@@ -107,6 +111,7 @@ impl<'a> Visit<'a> {
             guest,
             caller,
             journey,
+            routes: door.routes.clone(),
             address: address(door, &head.uri)?,
             method: head.method,
             headers: head.headers,
@@ -143,18 +148,21 @@ impl<'a> Visit<'a> {
 
     fn step(&mut self) -> Step {
         let now = self.door.clock.now();
-        let (routes, down) = (self.door.routes.borrow().clone(), self.door.health.down(now));
+        let (routes, down) = (self.routes.borrow_and_update().clone(), self.door.health.down(now));
         let regions = &self.door.regions;
         self.journey.step(&Sight { routes: &routes, regions, down: &down, now })
     }
 
     /// Until something is known to have changed, or for a moment.
-    async fn wait(&self) {
+    async fn wait(&mut self) {
         let left = Duration::from_millis(self.journey.left(self.door.clock.now()).0);
-        let mut routes = self.door.routes.clone();
-        routes.mark_unchanged();
-        // Nobody tells of changes any more as the agent ends.
-        let _ = tokio::time::timeout(left.min(LOOK_AGAIN), routes.changed()).await;
+        let changed = async {
+            if self.routes.changed().await.is_err() {
+                // Nobody tells of changes any more as the agent ends.
+                future::pending::<()>().await;
+            }
+        };
+        let _ = tokio::time::timeout(left.min(LOOK_AGAIN), changed).await;
     }
 
     async fn send(&self, region: &RegionId, body: Kept) -> Result<Response<Incoming>, Failure> {
@@ -220,7 +228,7 @@ impl<'a> Visit<'a> {
         Some(replay.and_then(|Replay { wanted, state }| {
             let state = state.map(|state| format!(";state={state}")).unwrap_or_default();
             headers::put(&mut self.headers, source, &format!("region={region}{state}"));
-            self.journey.replay(wanted)
+            self.journey.replay(wanted, self.door.clock.now())
         }))
     }
 

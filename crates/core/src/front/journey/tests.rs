@@ -183,7 +183,15 @@ fn a_write_whose_owner_has_no_application_is_told_so() {
 fn an_application_has_one_replay() {
     let door = Door::new(routes());
     let mut request = read();
-    assert_eq!(request.replay(Wanted::Region(region("ap"))), Ok(()));
+    assert_eq!(request.replay(Wanted::Region(region("ap")), Time(0)), Ok(()));
     assert_eq!(door.step(&mut request), to("ap"));
-    assert_eq!(request.replay(OWNER), Err(Why::ReplayedTwice));
+    assert_eq!(request.replay(OWNER, Time(0)), Err(Why::ReplayedTwice));
+}
+
+#[test]
+fn what_an_application_has_thought_about_for_long_still_waits_for_its_owner() {
+    let door = Door { now: Time(5000), ..Door::new(handed_over()) };
+    let mut request = read();
+    assert_eq!(request.replay(OWNER, door.now), Ok(()));
+    assert_eq!(door.step(&mut request), Step::Wait);
 }
