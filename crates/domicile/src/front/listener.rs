@@ -17,8 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::{Door, visit};
-use crate::gateway::{CONNECTIONS_MAX, Other, SHUTDOWN_WAIT_MAX, STARTUP_WAIT_MAX, Secure, Socket};
+use crate::gateway::{Other, SHUTDOWN_WAIT_MAX, STARTUP_WAIT_MAX, Secure, Socket};
 
+/// How many connections a door serves at once; more are closed.
+const CONNECTIONS_MAX: usize = 10_000;
 /// After a failed accept (no file descriptors left, say) the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the head of a request may take, and a connection may be idle before it.
