@@ -639,6 +639,11 @@ const SECTIONS: &[(&str, &str, &str)] = &[
         "How the gateway speaks with clients, and with whom, and whether they share servers (docs/operating/gateway.md). New files are taken up without a restart.",
     ),
     (
+        "gateway.allow[].",
+        "`[[gateway.allow]]`",
+        "Who may come in: the first rule that is of a client decides (docs/operating/gateway.md).",
+    ),
+    (
         "http.",
         "`[http]`",
         "How doors take requests of HTTP to their owners (docs/operating/front-door.md). New certificates are taken up without a restart.",
