@@ -7,6 +7,7 @@ use domicile_core::time::Millis;
 use hickory_server::proto::rr::Name;
 use ipnet::IpNet;
 
+use super::gateway::network;
 use super::mistake::Mistakes;
 use super::resolve::{duration, required};
 use super::written::{Names, WrittenDns, WrittenRegion};
@@ -46,12 +47,9 @@ pub(super) fn resolve(written: &WrittenDns, mistakes: &mut Mistakes) -> Option<D
 pub(super) fn clients(path: &str, written: Option<&Names>, mistakes: &mut Mistakes) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for text in written.map(Names::list).unwrap_or_default() {
-        match text.parse::<IpNet>() {
-            Ok(network) => networks.push(network.trunc()),
-            Err(_) => {
-                let what = "is not a network, as in \"203.0.113.0/24\"";
-                mistakes.add(path, format!("\"{text}\" {what}"));
-            }
+        match network(&text) {
+            Ok(network) => networks.push(network),
+            Err(wrong) => mistakes.add(path, wrong),
         }
     }
     networks

@@ -86,7 +86,8 @@ fn given(path: &str, written: &Option<Names>, mistakes: &mut Mistakes) -> Vec<St
     list
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+/// Reads addresses with a mask, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     let network: IpNet = network.map_err(|_| {
         format!(

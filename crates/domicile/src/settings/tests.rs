@@ -407,7 +407,7 @@ fn a_zone_without_names_or_names_without_a_zone_answer_nothing() {
     let found: Vec<String> = about("[dns]\nzone = \"db.example\"\nanswer = \"some\"");
     assert_eq!(found[0], "dns.answer: \"some\" is neither \"all\" nor \"one\"");
     let found = mistakes_with(&format!("{host}clients = [\"10.0.0.0/8\", \"10.0.0.0/40\"]"));
-    let text = "region[3].clients: \"10.0.0.0/40\" is not a network, as in \"203.0.113.0/24\"";
+    let text = "region[3].clients: \"10.0.0.0/40\" is no address: expected one as in 10.1.2.3, 10.0.0.0/8 or 2001:db8::/32";
     assert_eq!(found, [text]);
 }
 

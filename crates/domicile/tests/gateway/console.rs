@@ -289,7 +289,17 @@ async fn a_statement_that_waits_in_a_pause_can_be_cancelled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_is_started_anew_in_a_pause_and_no_client_notices() {
-    let (mut eu, console) = with_console().await;
+    is_started_anew(Wanted::new(Mode::Local)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_that_shares_servers() {
+    is_started_anew(Wanted::new(Mode::Local).shared(3)).await;
+}
+
+async fn is_started_anew(wanted: Wanted) {
+    let mut eu = wanted.console().region().await;
+    let console = console(&eu).await;
     eu.run("CREATE TABLE note (writer int, id int)").await;
     let idle = eu.connect().await;
     idle.batch_execute("SET application_name = 'idle'").await.unwrap();
