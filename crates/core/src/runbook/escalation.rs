@@ -32,7 +32,7 @@ pub enum Successor {
 pub enum NotEscalated {
     #[error("it is forced already")]
     Forced,
-    #[error("it is a drill, and forces nothing: abort it")]
+    #[error("it is a drill, of which nobody waits for the end: abort it")]
     Drill,
     #[error("it has taken nothing yet: abort it, and start a failover")]
     NothingTaken,
