@@ -182,15 +182,7 @@ async fn a_drill_takes_the_canary_there_and_back_and_no_writer_notices() {
     }
     for region in NAMES {
         let client = regions.connect(region).await.unwrap();
-        eventually("every region shows what was written on the way back", async || {
-            let sql = "SELECT run FROM domicile.canary WHERE partition = $1";
-            let number = i32::try_from(PartitionId::CANARY.0).unwrap();
-            let row = client.query_opt(sql, &[&number]).await.map_err(|e| e.to_string())?;
-            let shown: Option<String> = row.map(|row| row.get(0));
-            let written = shown == Some(format!("{run}/canary"));
-            if written { Ok(()) } else { Err(format!("{region}: {shown:?}")) }
-        })
-        .await;
+        shows_canary_of(&client, &format!("{run}/canary")).await;
         let status = regions.status(region).await.unwrap();
         assert_eq!(status.owns_canary, Some(region == "eu"));
         assert_eq!(status.owns.len(), 1, "it is not counted: {:?}", status.owns);
@@ -261,6 +253,18 @@ async fn may_be_started(regions: &Regions, called: &[&str]) -> Json {
     .await
 }
 
+/// Waits until a region shows the canary row that this run has written.
+async fn shows_canary_of(client: &tokio_postgres::Client, run: &str) {
+    eventually("the region shows what was written on the way back", async || {
+        let sql = "SELECT run FROM domicile.canary WHERE partition = $1";
+        let number = i32::try_from(PartitionId::CANARY.0).unwrap();
+        let row = client.query_opt(sql, &[&number]).await.map_err(|e| e.to_string())?;
+        let shown: Option<String> = row.map(|row| row.get(0));
+        if shown.as_deref() == Some(run) { Ok(()) } else { Err(format!("{shown:?}")) }
+    })
+    .await;
+}
+
 /// The rows of the canary's table that the journal of `region` has.
 async fn journaled(regions: &Regions, region: &str) -> Vec<(String, String)> {
     let client = regions.connect(region).await.unwrap();
@@ -317,14 +321,7 @@ async fn a_forced_drill_keeps_a_late_write_out_and_no_writer_notices() {
         let last = listed[0]["run"].as_str().unwrap().to_owned();
         for region in NAMES {
             let client = regions.connect(region).await.unwrap();
-            eventually("every region shows what was written on the way back", async || {
-                let sql = "SELECT run FROM domicile.canary WHERE partition = $1";
-                let number = i32::try_from(PartitionId::CANARY.0).unwrap();
-                let row = client.query_opt(sql, &[&number]).await.map_err(|e| e.to_string())?;
-                let shown: Option<String> = row.map(|row| row.get(0));
-                if shown.as_deref() == Some(&last) { Ok(()) } else { Err(format!("{shown:?}")) }
-            })
-            .await;
+            shows_canary_of(&client, &last).await;
             let status = regions.status(region).await.unwrap();
             assert_eq!(status.owns_canary, Some(region == "eu"));
         }
