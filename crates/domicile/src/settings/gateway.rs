@@ -24,7 +24,9 @@ const SERVERS_IDLE_MIN: Millis = Millis(1000);
 pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Gateway {
     let Some(gateway) = &written.gateway else { return Gateway::default() };
     let require_tls = gateway.require_tls.unwrap_or(false);
-    let identity = identity(gateway, mistakes);
+    let WrittenGateway { certificate, key, .. } = gateway;
+    let is_wanted = require_tls || certificate.is_some() || key.is_some();
+    let identity = if is_wanted { identity("gateway", [certificate, key], mistakes) } else { None };
     if require_tls && written.tls.is_none() {
         let text =
             "gateways would refuse each other: give [tls], too, by which they know each other";
@@ -46,14 +48,14 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Gateway {
 }
 
 /// Half of it would show nothing.
-fn identity(gateway: &WrittenGateway, mistakes: &mut Mistakes) -> Option<Identity> {
-    let is_wanted = gateway.require_tls == Some(true);
-    if !is_wanted && gateway.certificate.is_none() && gateway.key.is_none() {
-        return None;
-    }
-    let [certificate, key] =
-        [("gateway.certificate", &gateway.certificate), ("gateway.key", &gateway.key)]
-            .map(|(path, text)| required(path, text.as_deref(), mistakes).map(str::to_owned));
+pub(super) fn identity(
+    section: &str,
+    [certificate, key]: [&Option<String>; 2],
+    mistakes: &mut Mistakes,
+) -> Option<Identity> {
+    let [certificate, key] = [("certificate", certificate), ("key", key)].map(|(name, text)| {
+        required(&format!("{section}.{name}"), text.as_deref(), mistakes).map(str::to_owned)
+    });
     Some(Identity { certificate: certificate?, key: key? })
 }
 

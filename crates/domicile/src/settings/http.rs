@@ -4,6 +4,7 @@ use domicile_core::config::{Door, Http, Identity};
 use domicile_core::front::rule::{KeyPart, Owner, Pattern, Rule};
 use domicile_core::time::Millis;
 
+use super::gateway;
 use super::mistake::Mistakes;
 use super::partition::Partition;
 use super::regions::{address, listen};
@@ -90,14 +91,12 @@ fn identity(written: &WrittenHttp, tls: bool, mistakes: &mut Mistakes) -> Option
     if written.certificate.is_none() && written.key.is_none() {
         return None;
     }
-    let [certificate, key] =
-        [("http.certificate", &written.certificate), ("http.key", &written.key)]
-            .map(|(path, text)| required(path, text.as_deref(), mistakes).map(str::to_owned));
+    let identity = gateway::identity("http", [&written.certificate, &written.key], mistakes);
     if !tls {
         let text = "doors would refuse each other: give [tls], too, by which they know each other";
         mistakes.add("http.certificate", text);
     }
-    Some(Identity { certificate: certificate?, key: key? })
+    identity
 }
 
 fn rule(
