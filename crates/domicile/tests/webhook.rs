@@ -214,8 +214,10 @@ async fn a_run_asks_webhooks_and_whoever_goes_on_asks_by_the_same_token() {
     regions.start_agent("us").unwrap();
     assert!(run.wait().unwrap().success());
     let id = last(&regions)["run"].as_str().unwrap().to_owned();
-    let tokens: Vec<Json> =
+    let mut tokens: Vec<Json> =
         receiver.heard()[before..].iter().map(|told| told["token"].clone()).collect();
+    // Whoever comes back while the other asks may ask too: that is what tokens are for.
+    tokens.dedup();
     assert_eq!(tokens, [format!("{id}/1"), format!("{id}/5")]);
     assert_eq!(owned(&regions, "2"), ("us".to_owned(), 2));
 }
