@@ -144,7 +144,7 @@ impl Operator {
                 if let Err(error) = self.start_drill(drills.past(), &facts).await {
                     of_drills.warn("no drill was started", &error);
                 }
-                self.look(&facts, &mut performing).await;
+                self.look(facts, &mut performing).await;
             }
             let busy = !performing.is_empty();
             tokio::select! {
@@ -223,7 +223,7 @@ impl Operator {
     }
 
     /// Takes every running run a step further, as far as it is ours.
-    async fn look(&self, facts: &Facts, performing: &mut BTreeMap<String, Performing>) {
+    async fn look(&self, mut facts: Facts, performing: &mut BTreeMap<String, Performing>) {
         let view = self.runs.borrow().clone();
         for (key, (value, revision)) in &view.documents {
             let Some(document) = lift_run(value) else { continue };
@@ -260,19 +260,19 @@ impl Operator {
                 performing.insert(key.clone(), fresh.after(kept));
             }
             let Some(run) = performing.get_mut(key) else { continue };
-            if executor(&run.plan, facts).as_ref() != Some(&self.region) {
+            if executor(&run.plan, &facts).as_ref() != Some(&self.region) {
                 continue;
             }
-            if let Err(error) = self.advance(run, facts).await {
+            if let Err(error) = self.advance(run, &mut facts).await {
                 tracing::warn!(run = %run.plan.run, "run is held up: {error:#}");
                 tokio::time::sleep(RETRY_AFTER).await;
             }
         }
     }
 
-    /// Does what is next, again and again while there is something to do at once.
-    async fn advance(&self, run: &mut Performing, facts: &Facts) -> anyhow::Result<()> {
-        let mut facts = facts.clone();
+    /// Does what is next, again and again while there is something to do at once, and leaves in `facts` what is
+    /// true then.
+    async fn advance(&self, run: &mut Performing, facts: &mut Facts) -> anyhow::Result<()> {
         self.hear_outside(run).await?;
         loop {
             facts.seals.clone_from(&run.seals);
@@ -291,14 +291,14 @@ impl Operator {
                 run.document.state = RunState::Running;
                 self.save(run).await?;
             }
-            let (step, effect) = match next(&run.plan, &run.recorded(&facts)?, &facts) {
+            let (step, effect) = match next(&run.plan, &run.recorded(facts)?, facts) {
                 Next::Wait { step, blocker } => return self.wait(run, step, &blocker).await,
                 Next::Finished(outcome) => return self.finish(run, &outcome).await,
                 Next::Do { step, effect } => (step, effect),
             };
             let name = name_of(&run.plan, step);
             self.kill_at.reached(name, Moment::Before);
-            let (ownership, revision) = self.perform(run, step, &effect, &facts).await?;
+            let (ownership, revision) = self.perform(run, step, &effect, facts).await?;
             self.kill_at.reached(name, Moment::After);
             let unchanged = revision == facts.ownership_revision;
             match effect {
@@ -311,7 +311,7 @@ impl Operator {
                 _ => {}
             }
             // Look again at once.
-            facts = self.observer.facts_at(ownership, revision);
+            *facts = self.observer.facts_at(ownership, revision);
         }
     }
 

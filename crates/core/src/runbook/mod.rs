@@ -370,6 +370,11 @@ pub enum Blocker {
         range: PartitionRange,
         run: RunId,
     },
+    /// Writers of this range wait for a hand-over; nobody's wait for the canary, which would only be
+    /// in its way in the directory.
+    WritersFirst {
+        range: PartitionRange,
+    },
     /// This run has taken by force what was to be handed over.
     Escalated {
         run: RunId,
@@ -450,6 +455,9 @@ impl fmt::Display for Blocker {
             Self::Unwell { region, why } => write!(f, "region {region} {why}"),
             Self::InOtherHands { range, run } => {
                 write!(f, "partition {range} is in the hands of run {run}")
+            }
+            Self::WritersFirst { range } => {
+                write!(f, "partition {range} is handed over first: its writers wait")
             }
             Self::Escalated { run } => {
                 write!(f, "run {run} has taken over by force, and has not ended")

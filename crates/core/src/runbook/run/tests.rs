@@ -692,6 +692,23 @@ fn of_two_that_want_one_partition_the_second_waits_until_the_first_has_it() {
 }
 
 #[test]
+fn the_canary_goes_after_partitions_whose_writers_wait() {
+    let mut facts = facts(Rpo::None);
+    let owner = facts.ownership.entry(PartitionId(4)).unwrap().owner().unwrap().clone();
+    facts.ownership = facts.ownership.with_canary(owner);
+    let [data, _] = two_at_once(&facts);
+    let intent = Intent::Switchover { range: PartitionRange::CANARY, to: region("us") };
+    let canary = plan(&RunId("canary".into()), &intent, &facts).unwrap();
+    let Next::Do { effect, .. } = next(&data, &recorded(false), &facts) else { panic!() };
+    perform(&mut facts, effect);
+    let blocker = Blocker::WritersFirst { range: PartitionRange::new(4, 4) };
+    assert_eq!(next(&canary, &recorded(false), &facts), Next::Wait { step: 0, blocker });
+    assert_eq!(go_on(&data, true, &mut facts).1, Outcome::Succeeded);
+    facts.canary_written = false;
+    assert_eq!(go_on(&canary, false, &mut facts).1, Outcome::Succeeded);
+}
+
+#[test]
 fn who_takes_a_partition_from_its_new_owner_does_not_undo_the_hand_over() {
     for taken in 1..=3 {
         let mut facts = facts(Rpo::None);

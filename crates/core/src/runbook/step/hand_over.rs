@@ -38,7 +38,8 @@ impl HandOver {
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
         let mut in_hands = facts.ownership.ranges_of(&self.run).peekable();
         if in_hands.peek().is_none() {
-            return self.in_other_hands(facts).or_else(|| self.too_scattered(facts));
+            let blocked = self.in_other_hands(facts).or_else(|| self.too_scattered(facts));
+            return blocked.or_else(|| self.writers_first(facts));
         }
         let draining = in_hands.find_map(|e| match &e.state {
             State::HandingOver { by, barrier: None, .. } => Some(by.clone()),
@@ -58,6 +59,15 @@ impl HandOver {
     fn too_scattered(&self, facts: &Facts) -> Option<Blocker> {
         let reason = scattered(self.range, &self.to, &self.run, &facts.ownership)?;
         Some(Blocker::NotNow { range: self.range, reasons: vec![reason] })
+    }
+
+    fn writers_first(&self, facts: &Facts) -> Option<Blocker> {
+        if self.range != PartitionRange::CANARY {
+            return None;
+        }
+        let mut data = facts.ownership.data().iter();
+        let on_its_way = data.find(|e| matches!(e.state, State::HandingOver { .. }))?;
+        Some(Blocker::WritersFirst { range: on_its_way.range })
     }
 
     fn in_other_hands(&self, facts: &Facts) -> Option<Blocker> {
