@@ -4,11 +4,12 @@
 //! another, over one connection that it opens anew after an error. A row whose answer did not come
 //! is never sent again: its outcome stays unknown.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::NoTls;
@@ -36,8 +37,8 @@ pub struct Clients {
 pub struct History {
     /// In the order in which the answers came.
     pub acknowledged: Vec<(i64, Instant)>,
-    /// Answers that were errors, connections that were lost or refused.
-    pub errors: usize,
+    /// Answers that were errors by their SQLSTATE, and connections that were lost or refused.
+    pub errors: BTreeMap<String, usize>,
     pub first: i64,
     pub last: i64,
 }
@@ -61,7 +62,7 @@ impl Clients {
     pub fn mark(&self) -> anyhow::Result<(Instant, usize)> {
         let noted = lock(&self.noted);
         ensure!(!noted.acknowledged.is_empty(), "nothing was written before it began");
-        ensure!(noted.errors == 0, "{} errors before it began", noted.errors);
+        ensure!(noted.errors.is_empty(), "errors before it began: {:?}", noted.errors);
         let (now, written) = (Instant::now(), noted.acknowledged.len());
         Ok((now, (written as f64 / (now - self.began).as_secs_f64()) as usize))
     }
@@ -97,7 +98,29 @@ impl History {
         self.acknowledged.iter().map(|(_, at)| *at).filter(move |at| *at > begin)
     }
 
-    /// The longest time without an acknowledgement that ended after `begin`: from when, until when.
+    /// Takes note of an error; there is none where no answer came in time.
+    fn failed(&mut self, error: Option<tokio_postgres::Error>) {
+        let what = match &error {
+            None => "no answer",
+            Some(error) => error.code().map_or("connection lost", |code| code.code()),
+        };
+        *self.errors.entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// The longest time for which one client had no acknowledgement, of those that ended after `begin`.
+    pub fn longest_wait_after(&self, begin: Instant) -> Duration {
+        let mut last: BTreeMap<i64, Instant> = BTreeMap::new();
+        let mut longest = Duration::ZERO;
+        for (id, at) in &self.acknowledged {
+            let before = last.insert((id - self.first) / IDS, *at);
+            if let Some(before) = before.filter(|_| *at > begin) {
+                longest = longest.max(*at - before);
+            }
+        }
+        longest
+    }
+
+    /// The longest time without any acknowledgement that ended after `begin`: from when, until when.
     pub fn longest_gap_after(&self, begin: Instant) -> (Instant, Instant) {
         let pairs = self.acknowledged.iter().zip(self.acknowledged.iter().skip(1));
         let ended = pairs.map(|((_, one), (_, next))| (*one, *next)).filter(|(_, to)| *to > begin);
@@ -121,8 +144,8 @@ async fn write(
             Some(client) => client,
             None => match timeout(CONNECT_WAIT_MAX, connect(&postgres)).await {
                 Ok(Ok(client)) => client,
-                Ok(Err(_)) | Err(_) => {
-                    lock(&noted).errors += 1;
+                failed => {
+                    lock(&noted).failed(failed.ok().and_then(Result::err));
                     continue;
                 }
             },
@@ -135,13 +158,13 @@ async fn write(
                 noted.acknowledged.push((id, Instant::now()));
                 (session, pause) = (Some(client), PAUSE);
             }
-            Ok(Err(_)) | Err(_) => lock(&noted).errors += 1,
+            failed => lock(&noted).failed(failed.ok().and_then(Result::err)),
         }
     }
 }
 
 /// Opens a session; it ends when the client is dropped.
-pub async fn connect(postgres: &str) -> anyhow::Result<tokio_postgres::Client> {
+pub async fn connect(postgres: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let (client, driver) = tokio_postgres::connect(postgres, NoTls).await?;
     tokio::spawn(driver);
     Ok(client)

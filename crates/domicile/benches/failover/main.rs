@@ -150,6 +150,7 @@ async fn once(contender: &mut Contender, deed: Deed, clients: usize) -> anyhow::
     Ok(Event {
         writes_per_s,
         gap: to - from,
+        longest_wait: history.longest_wait_after(begin),
         slowest_flush: disk.slowest(from, to),
         acknowledged: history.acknowledged.len(),
         lost: missing,

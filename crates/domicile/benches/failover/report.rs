@@ -19,21 +19,29 @@ pub struct Event {
     pub writes_per_s: usize,
     /// From the last acknowledgement before to the first one after.
     pub gap: Duration,
+    /// From one acknowledgement of a client to its next, at the longest.
+    pub longest_wait: Duration,
     /// The longest flush of the disk that was under way meanwhile.
     pub slowest_flush: Duration,
     pub acknowledged: usize,
     /// Acknowledged, and not there afterwards.
     pub lost: usize,
-    pub errors: usize,
+    /// How many of which kind.
+    pub errors: BTreeMap<String, usize>,
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { writes_per_s, gap, slowest_flush, acknowledged, lost, errors } = self;
-        let (gap, flush) = (gap.as_millis(), slowest_flush.as_millis());
+        let Self { writes_per_s, gap, longest_wait, slowest_flush, acknowledged, lost, errors } =
+            self;
+        let [gap, wait, flush] = [gap, longest_wait, slowest_flush].map(Duration::as_millis);
+        let errors: Vec<String> =
+            errors.iter().map(|(what, count)| format!("{count} times {what}")).collect();
+        let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
         write!(
             f,
-            "{gap} ms (a flush took up to {flush} ms), {errors} errors, {lost} of {acknowledged} acknowledged writes lost, at {writes_per_s} a second"
+            "{gap} ms, one client up to {wait} ms (a flush took up to {flush} ms), errors: {errors}; \
+             {lost} of {acknowledged} acknowledged writes lost, at {writes_per_s} a second"
         )
     }
 }
@@ -67,8 +75,11 @@ pub struct Figures {
     /// Of all failovers together.
     pub lost_acknowledged: usize,
     pub failover_errors: usize,
+    /// Of all clients the one that waited longest, in the worst run.
+    pub failover_longest_wait_ms: u128,
     pub switchover_p50_ms: u128,
     pub switchover_p99_ms: u128,
+    pub switchover_longest_wait_ms: u128,
     /// The slowest flush of the disk in the longest switchover.
     pub switchover_longest_flush_ms: u128,
     pub switchover_lost_acknowledged: usize,
@@ -129,6 +140,7 @@ impl Report {
             "errors",
             "switchover p50 ms",
             "p99 ms",
+            "one client ms",
             "errors",
         ]);
         for (name, figures) in self.figures() {
@@ -141,6 +153,7 @@ impl Report {
                 figures.failover_errors.to_string(),
                 figures.switchover_p50_ms.to_string(),
                 figures.switchover_p99_ms.to_string(),
+                figures.switchover_longest_wait_ms.to_string(),
                 figures.switchover_errors.to_string(),
             ]);
         }
@@ -163,18 +176,29 @@ impl Events {
             rto_p50_ms: percentile(failovers, 50)?,
             rto_p99_ms: percentile(failovers, 99)?,
             lost_acknowledged: failovers.iter().map(|event| event.lost).sum(),
-            failover_errors: failovers.iter().map(|event| event.errors).sum(),
+            failover_errors: errors(failovers),
+            failover_longest_wait_ms: longest_wait(failovers),
             switchover_p50_ms: percentile(switchovers, 50)?,
             switchover_p99_ms: percentile(switchovers, 99)?,
+            switchover_longest_wait_ms: longest_wait(switchovers),
             switchover_longest_flush_ms: switchovers
                 .iter()
                 .max_by_key(|event| event.gap)?
                 .slowest_flush
                 .as_millis(),
             switchover_lost_acknowledged: switchovers.iter().map(|event| event.lost).sum(),
-            switchover_errors: switchovers.iter().map(|event| event.errors).sum(),
+            switchover_errors: errors(switchovers),
         })
     }
+}
+
+fn errors(events: &[Event]) -> usize {
+    events.iter().flat_map(|event| event.errors.values()).sum()
+}
+
+/// In milliseconds.
+fn longest_wait(events: &[Event]) -> u128 {
+    events.iter().map(|event| event.longest_wait.as_millis()).max().unwrap_or_default()
 }
 
 /// The smallest gap that so many per cent of them do not pass.

@@ -7,6 +7,12 @@ use anyhow::{Context, ensure};
 use domicile::lab::cluster::PgBin;
 use domicile::lab::regions::{Regions, RegionsConfig, partitions_of};
 use tokio::process::Command;
+use tokio::time::Instant;
+
+/// The exit code of what is not begun.
+const REFUSED: i32 = 3;
+/// A region that was lost is given nothing before its rows are history.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(60);
 
 pub struct Ours(Regions);
 
@@ -88,15 +94,23 @@ impl Ours {
     }
 
     async fn switch_over(&self, from: &str, to: &str) -> anyhow::Result<()> {
-        let output = Command::new(self.0.binary())
-            .arg("--config")
-            .arg(self.0.config_file(to))
-            .args(["switchover", "--from", from, "--to", to])
-            .output()
-            .await?;
-        let told = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "the switchover ended with {}: {told}", output.status);
-        Ok(())
+        let deadline = Instant::now() + REPAIRED_WITHIN;
+        loop {
+            let output = Command::new(self.0.binary())
+                .arg("--config")
+                .arg(self.0.config_file(to))
+                .args(["switchover", "--from", from, "--to", to])
+                .output()
+                .await?;
+            if output.status.success() {
+                return Ok(());
+            }
+            let refused = output.status.code() == Some(REFUSED);
+            let told = String::from_utf8_lossy(&output.stderr);
+            let ended = format!("the switchover ended with {}: {told}", output.status);
+            ensure!(refused && Instant::now() < deadline, "{ended}");
+            tokio::time::sleep(super::LOOK_AGAIN).await;
+        }
     }
 
     pub async fn heal(&mut self) -> anyhow::Result<()> {

@@ -270,7 +270,7 @@ bootstrap:
       use_pg_rewind: true
       use_slots: true
       parameters:
-        max_connections: 100
+        max_connections: 200
         shared_buffers: 32MB
   initdb:
   - encoding: UTF8
@@ -299,7 +299,7 @@ postgresql:
 fn proxy_configuration(entry: u16, timing: Timing, nodes: &[Node]) -> String {
     let Timing { check_ms, fall, rise, .. } = timing;
     let servers = nodes.iter().map(|Node { name, port, rest, .. }| {
-        format!("    server {name} 127.0.0.1:{port} maxconn 100 check port {rest}\n")
+        format!("    server {name} 127.0.0.1:{port} maxconn 200 check port {rest}\n")
     });
     let servers: String = servers.collect();
     format!(
