@@ -47,6 +47,8 @@ pub struct Routes {
     /// The one owner of everything; `None` while it is handed over or fenced, and where there are
     /// many partitions.
     pub owner_of_whole: Option<RegionId>,
+    /// To whom everything is being handed over: sessions that wait may get ready there.
+    pub next_of_whole: Option<RegionId>,
     /// Some hand-over or failover is under way.
     pub settling: bool,
     /// This region's own guard is open for what the region owns.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Routes;
 use crate::id::RegionId;
-use crate::ownership::Ownership;
+use crate::ownership::{Entry, Ownership, State};
 use crate::time::Time;
 
 /// What one region sees at one moment.
@@ -52,6 +52,7 @@ impl Router {
         let next = Routes {
             version: self.routes.version,
             owner_of_whole: entries.first().filter(|_| self.whole).and_then(|e| e.owner()).cloned(),
+            next_of_whole: entries.first().filter(|_| self.whole).and_then(next_owner).cloned(),
             settling: sight.ownership.is_none()
                 || behind
                 || entries.iter().any(|entry| entry.state.run().is_some()),
@@ -83,6 +84,14 @@ impl Router {
         }
         let mut owners = next.data().iter().filter_map(|entry| entry.state.admits());
         owners.any(|owner| *owner != self.region && gained(owner))
+    }
+}
+
+/// Returns to whom a partition is being handed over.
+fn next_owner(entry: &Entry) -> Option<&RegionId> {
+    match &entry.state {
+        State::HandingOver { to, .. } => Some(to),
+        _ => None,
     }
 }
 
@@ -136,6 +145,21 @@ mod tests {
         assert!(here.settling && !here.live && here.openings == first[1], "its guard is behind");
         let open = new.see(sight(&granted, 4, 4), now).unwrap();
         assert!(!open.settling && open.live && open.openings == first[1] + 1);
+    }
+
+    #[test]
+    fn who_waits_for_everything_is_told_where_it_goes() {
+        let run = RunId("1".into());
+        let (range, to) = (PartitionRange::new(0, 0), region("eu"));
+        let owned = Ownership::initial(1, &[region("ap")]).with_members([region("eu")]);
+        let moving = owned.apply(&OwnershipChange::HandOver { range, to, run }).unwrap();
+        let next = |whole, ownership| {
+            let mut router = Router::new(region("ap"), whole);
+            router.see(sight(ownership, 1, 1), Time(0)).unwrap().next_of_whole.clone()
+        };
+        assert_eq!(next(true, &moving), Some(region("eu")));
+        assert_eq!(next(true, &owned), None);
+        assert_eq!(next(false, &moving), None, "each partition may go somewhere else");
     }
 
     #[test]

@@ -29,6 +29,9 @@ use super::target::Target;
 /// A setting and its value as the server reported it.
 pub type Statuses = BTreeMap<Bytes, Bytes>;
 
+/// A connection that was opened quietly, and what its server said of its settings.
+pub type Opened = (Backend, Statuses);
+
 /// A connection of a session to PostgreSQL, directly or through its region's gateway.
 #[derive(Debug)]
 pub struct Backend {
@@ -348,7 +351,9 @@ impl Backend {
         let body = cut::body(raw);
         match tag {
             tag::BACKEND_KEY_DATA => self.key = backend::backend_key_data(&body).ok(),
-            tag::ERROR_RESPONSE if is_passing(raw) => return Err(OpenError::NotYet),
+            tag::ERROR_RESPONSE if is_passing(raw) || has_no_room(&body) => {
+                return Err(OpenError::NotYet);
+            }
             tag::ERROR_RESPONSE => {
                 let report = Report::read(&body).unwrap_or_default();
                 let message = report.get(backend::field::MESSAGE).unwrap_or_default();
@@ -366,6 +371,13 @@ pub fn note_status(statuses: &mut Statuses, body: &Bytes) {
         // Kept for long: not with the whole buffer.
         statuses.insert(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
     }
+}
+
+/// Returns whether the server has too many sessions. A client that is refused its login for that hears it; one
+/// that has a session keeps it.
+fn has_no_room(body: &Bytes) -> bool {
+    let report = Report::read(body);
+    report.is_ok_and(|report| domicile_pg::sqlstate::TOO_MANY_CONNECTIONS.is(report.code()))
 }
 
 /// Returns whether the server ends the session, or does not take it, for its own sake: because it

@@ -68,6 +68,7 @@ mod statement;
 mod statements;
 mod target;
 mod track;
+mod turns;
 mod unconfirmed;
 
 use cancel::Cancels;
@@ -81,6 +82,7 @@ pub use secure::{Other, Secure};
 use sessions::Sessions;
 pub use sql::touched;
 pub use target::Target;
+use turns::Turns;
 
 use crate::clock::Clock;
 use crate::staleness::Staleness;
@@ -161,6 +163,7 @@ struct Shared {
     sessions: Sessions,
     gate: Gate,
     pools: Pools,
+    turns: Turns,
     secure: Secure,
     clock: Clock,
     shutdown: CancellationToken,
@@ -181,6 +184,7 @@ impl Gateway {
             cancels: Cancels::default(),
             sessions: Sessions::default(),
             gate: Gate::new(),
+            turns: Turns::new(),
             clock: Clock::new(),
             shutdown: CancellationToken::new(),
         };

@@ -8,11 +8,12 @@ use domicile_core::id::RegionId;
 use domicile_core::route::{self, Caller, Home, Mode, Routes};
 use domicile_core::time::{Millis, Time};
 use domicile_pg::backend as messages;
-use tokio::sync::watch;
+use futures_util::FutureExt;
+use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use super::Shared;
-use super::backend::{Backend, OpenError, Statuses};
+use super::backend::{Backend, OpenError, Opened, Statuses};
 use super::link::Link;
 use super::refusals::{self, End};
 use super::session::{Session, budget};
@@ -118,21 +119,39 @@ pub async fn unless_overtaken<T>(
     }
 }
 
+/// Returns the connection that was opened ahead, if it leads to `region` and is as good as a new one.
+fn take_ahead(ahead: &mut Option<Box<Opened>>, region: &RegionId) -> Option<Opened> {
+    let ahead = ahead.take().filter(|ahead| ahead.0.region == *region)?;
+    let (mut server, mut statuses) = *ahead;
+    server.look();
+    server.hear_aside(&mut statuses).is_ok().then_some((server, statuses))
+}
+
 impl Session {
     /// Returns once the session is at its home and that home is alive; only for an idle session.
     pub async fn go_home(&mut self, patience: Millis) -> Result<(), End> {
         let mut wait = Wait::new(&self.shared, patience);
+        let mut ahead = None;
         loop {
             let end = match self.wanted_home() {
                 Home::At(region) if self.is_at(&region) => return Ok(()),
                 Home::At(_) if self.caller == Caller::Peer => return Err(End::Quietly),
                 // The connection may be as good as ever when the region answers again.
                 Home::At(region) if self.shared.is_silent(&region) => refusals::unreachable(),
-                Home::At(region) => match self.move_to(&region).await {
-                    Ok(()) => return Ok(()),
-                    Err(error) => self.cannot_open(&region, &error)?,
+                Home::At(region) => match take_ahead(&mut ahead, &region) {
+                    Some(opened) => {
+                        self.live_at(opened);
+                        return Ok(());
+                    }
+                    None => match self.move_to(&region).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) => self.cannot_open(&region, &error)?,
+                    },
                 },
-                Home::Wait => refusals::no_owner(),
+                Home::Wait => {
+                    ahead = Box::pin(self.open_ahead(ahead)).await;
+                    refusals::no_owner()
+                }
             };
             if wait.is_over() {
                 return Err(end);
@@ -200,11 +219,16 @@ impl Session {
         if self.memory.is_bound() {
             return Err(OpenError::Refused("the session is bound to its server".to_owned()));
         }
-        let (home, statuses) = match self.shares_in(region) {
+        let opened = match self.shares_in(region) {
             true => self.take_shared().await?,
             false => self.open(region).await?,
         };
-        tracing::debug!(from = %self.home.region, to = %region, "a session moved");
+        self.live_at(opened);
+        Ok(())
+    }
+
+    fn live_at(&mut self, (home, statuses): Opened) {
+        tracing::debug!(from = %self.home.region, to = %home.region, "a session moved");
         let left = std::mem::replace(&mut self.home, home).region;
         if left != self.shared.config.region {
             self.reading.was_at(left);
@@ -212,14 +236,58 @@ impl Session {
         self.join_pool();
         self.tell_statuses(statuses);
         self.tell_cancels();
-        Ok(())
     }
 
     /// Opens a quiet connection that looks like the session's.
-    pub async fn open(&self, region: &RegionId) -> Result<(Backend, Statuses), OpenError> {
+    pub async fn open(&self, region: &RegionId) -> Result<Opened, OpenError> {
+        let patience = Duration::from_millis(budget(&self.shared).0);
+        let turn = self.turn_to_open(region).map(Ok);
+        let _turn = unless_overtaken(&self.shared, patience, turn).await?;
+        unless_overtaken(&self.shared, OPEN_WAIT_MAX, self.open_now(region)).await
+    }
+
+    /// Uses the time for which the session waits: opens its connection at the region to which everything is
+    /// being handed over. That may be far away, and has as many to open as there are clients.
+    async fn open_ahead(&mut self, known: Option<Box<Opened>>) -> Option<Box<Opened>> {
+        let next = self.routes.borrow().next_of_whole.clone()?;
+        if known.as_ref().is_some_and(|known| known.0.region == next) {
+            return known;
+        }
+        if self.memory.is_bound() || self.shares_in(&next) || self.shared.is_silent(&next) {
+            return None;
+        }
+        let mut routes = self.routes.clone();
+        let leads_elsewhere = |now: &Arc<Routes>| {
+            ![&now.next_of_whole, &now.owner_of_whole].contains(&&Some(next.clone()))
+        };
+        let opening = async {
+            let _turn = self.turn_to_open(&next).await;
+            timeout(OPEN_WAIT_MAX, self.open_now(&next)).await.unwrap_or(Err(OpenError::Slow))
+        };
+        let opened = tokio::select! {
+            biased;
+            () = self.shared.shutdown.cancelled() => return None,
+            Ok(_) = routes.wait_for(leads_elsewhere) => return None,
+            opened = opening => opened,
+        };
+        opened
+            .inspect_err(|error| tracing::debug!(region = %next, %error, "not opened ahead"))
+            .ok()
+            .map(Box::new)
+    }
+
+    /// Servers of other regions are opened by their gateways.
+    async fn turn_to_open(&self, region: &RegionId) -> Option<SemaphorePermit<'_>> {
+        if *region == self.shared.config.region {
+            Some(self.shared.turns.next().await)
+        } else {
+            None
+        }
+    }
+
+    async fn open_now(&self, region: &RegionId) -> Result<Opened, OpenError> {
         let who = (&self.startup, self.login.keys());
-        let opening = Backend::open(&self.shared, region, who, &self.memory);
-        unless_overtaken(&self.shared, OPEN_WAIT_MAX, opening).await
+        Backend::open(&self.shared, region, who, &self.memory).await
     }
 
     /// Tells the client which settings of the new server are not those of the old one.

@@ -63,6 +63,84 @@ async fn a_session_waits_out_a_hand_over() {
     assert_eq!(within(asking).await, "us");
 }
 
+/// Everything is handed over to `next`.
+fn on_the_way_to(version: u64, next: &str) -> Routes {
+    Routes { next_of_whole: Some(region(next)), ..owned_by(version, None) }
+}
+
+const A_SESSION: &str = "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'shop'";
+const NO_SESSION: &str =
+    "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'shop'";
+
+#[tokio::test]
+async fn a_session_that_waits_out_a_hand_over_is_opened_at_its_next_home_meanwhile() {
+    let (eu, us) = Wanted::new(Mode::FollowOwner).owner("eu").two_regions().await;
+    let client = eu.connect().await;
+    client.batch_execute("SET application_name = 'shop'").await.unwrap();
+    for region in [&eu, &us] {
+        region.publish(on_the_way_to(2, "us"));
+    }
+    let mut asking = std::pin::pin!(place(&client));
+    tokio::select! {
+        place = &mut asking => panic!("{place} answers while there is no owner"),
+        () = until(&us, A_SESSION) => {}
+    }
+    let opened = us.count("SELECT count(*) FROM pg_stat_activity").await;
+    for region in [&eu, &us] {
+        region.publish(owned_by(3, Some("us")));
+    }
+    assert_eq!(within(asking).await, "us");
+    assert_eq!(us.count("SELECT count(*) FROM pg_stat_activity").await, opened, "no other one");
+    assert_eq!(simple(&client, "SHOW application_name").await.unwrap(), "shop");
+}
+
+#[tokio::test]
+async fn what_was_opened_for_a_hand_over_that_is_called_off_is_closed() {
+    let (eu, us) = Wanted::new(Mode::FollowOwner).owner("eu").two_regions().await;
+    let client = eu.connect().await;
+    client.batch_execute("SET application_name = 'shop'").await.unwrap();
+    eu.publish(on_the_way_to(2, "us"));
+    let mut asking = std::pin::pin!(place(&client));
+    tokio::select! {
+        place = &mut asking => panic!("{place} answers while there is no owner"),
+        () = until(&us, A_SESSION) => {}
+    }
+    eu.publish(owned_by(3, Some("eu")));
+    assert_eq!(within(asking).await, "eu");
+    until(&us, NO_SESSION).await;
+}
+
+#[tokio::test]
+async fn a_next_home_that_does_not_answer_holds_nobody_up() {
+    let (eu, mut us) = Wanted::new(Mode::FollowOwner).owner("eu").two_regions().await;
+    let client = eu.connect().await;
+    us.cluster.kill();
+    eu.publish(on_the_way_to(2, "us"));
+    let mut asking = std::pin::pin!(place(&client));
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut asking).await;
+    assert!(early.is_err(), "there is no owner yet");
+    eu.publish(owned_by(3, Some("eu")));
+    assert_eq!(within(asking).await, "eu");
+}
+
+#[tokio::test]
+async fn a_session_waits_for_room_at_its_next_home() {
+    let (eu, us) = Wanted::new(Mode::FollowOwner).owner("eu").two_regions().await;
+    for region in [&eu, &us] {
+        region.run("CREATE ROLE alice LOGIN").await;
+    }
+    let client = eu.connect_as("alice", "postgres").await.unwrap();
+    us.run("ALTER ROLE alice CONNECTION LIMIT 0").await;
+    for region in [&eu, &us] {
+        region.publish(owned_by(2, Some("us")));
+    }
+    let mut asking = std::pin::pin!(place(&client));
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut asking).await;
+    assert!(early.is_err(), "there is no room yet");
+    us.run("ALTER ROLE alice CONNECTION LIMIT -1").await;
+    assert_eq!(within(asking).await, "us");
+}
+
 #[tokio::test]
 async fn an_open_transaction_stays_and_ends_where_it_began() {
     let (eu, us) = Wanted::new(Mode::FollowOwner).owner("eu").two_regions().await;

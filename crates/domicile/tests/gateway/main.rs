@@ -267,6 +267,7 @@ fn owned_by(version: u64, owner: Option<&str>) -> Routes {
     Routes {
         version,
         owner_of_whole: owner.map(region),
+        next_of_whole: None,
         settling: owner.is_none(),
         live: true,
         abandoned: false,
