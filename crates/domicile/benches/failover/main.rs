@@ -132,10 +132,13 @@ async fn once(contender: &mut Contender, deed: Deed, clients: usize) -> anyhow::
     let clients = Clients::start(clients, &contender.entry(&leader), contender.first_id());
     tokio::time::sleep(WARM_UP).await;
     let (begin, writes_per_s) = clients.mark()?;
-    match deed {
+    let steps = match deed {
         Deed::HandOver => contender.hand_over(&leader).await?,
-        Deed::Kill => contender.kill(&leader)?,
-    }
+        Deed::Kill => {
+            contender.kill(&leader)?;
+            None
+        }
+    };
     // What was acknowledged while it was being done says nothing.
     clients.wait_for_writes_after(Instant::now(), PATIENCE).await?;
     if deed == Deed::HandOver {
@@ -155,5 +158,6 @@ async fn once(contender: &mut Contender, deed: Deed, clients: usize) -> anyhow::
         acknowledged: history.acknowledged.len(),
         lost: missing,
         errors: history.errors,
+        steps,
     })
 }

@@ -28,12 +28,22 @@ pub struct Event {
     pub lost: usize,
     /// How many of which kind.
     pub errors: BTreeMap<String, usize>,
+    /// What was done when.
+    pub steps: Option<String>,
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { writes_per_s, gap, longest_wait, slowest_flush, acknowledged, lost, errors } =
-            self;
+        let Self {
+            writes_per_s,
+            gap,
+            longest_wait,
+            slowest_flush,
+            acknowledged,
+            lost,
+            errors,
+            steps,
+        } = self;
         let [gap, wait, flush] = [gap, longest_wait, slowest_flush].map(Duration::as_millis);
         let errors: Vec<String> =
             errors.iter().map(|(what, count)| format!("{count} times {what}")).collect();
@@ -42,7 +52,8 @@ impl fmt::Display for Event {
             f,
             "{gap} ms, one client up to {wait} ms (a flush took up to {flush} ms), errors: {errors}; \
              {lost} of {acknowledged} acknowledged writes lost, at {writes_per_s} a second"
-        )
+        )?;
+        steps.iter().try_for_each(|steps| write!(f, "; {steps}"))
     }
 }
 

@@ -125,11 +125,11 @@ impl Contender {
         }
     }
 
-    /// Has another one take over, while everything is well.
-    pub async fn hand_over(&self, leader: &str) -> anyhow::Result<()> {
+    /// Has another one take over, while everything is well. Returns what it tells of its steps.
+    pub async fn hand_over(&self, leader: &str) -> anyhow::Result<Option<String>> {
         match &self.kind {
-            Kind::Ours(ours) => ours.hand_over(leader).await,
-            Kind::Patroni(patroni) => patroni.hand_over(leader).await,
+            Kind::Ours(ours) => Ok(Some(ours.hand_over(leader).await?)),
+            Kind::Patroni(patroni) => patroni.hand_over(leader).await.map(|()| None),
         }
     }
 

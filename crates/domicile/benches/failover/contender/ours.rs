@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use domicile::directory::documents::{RunDocument, RunEntry};
 use domicile::lab::cluster::PgBin;
 use domicile::lab::regions::{Regions, RegionsConfig, partitions_of};
 use tokio::process::Command;
@@ -89,21 +90,22 @@ impl Ours {
         self.0.kill_region(region);
     }
 
-    pub async fn hand_over(&self, from: &str) -> anyhow::Result<()> {
+    /// Returns when which of its steps began.
+    pub async fn hand_over(&self, from: &str) -> anyhow::Result<String> {
         self.switch_over(from, self.another(from)).await
     }
 
-    async fn switch_over(&self, from: &str, to: &str) -> anyhow::Result<()> {
+    async fn switch_over(&self, from: &str, to: &str) -> anyhow::Result<String> {
         let deadline = Instant::now() + REPAIRED_WITHIN;
         loop {
             let output = Command::new(self.0.binary())
                 .arg("--config")
                 .arg(self.0.config_file(to))
-                .args(["switchover", "--from", from, "--to", to])
+                .args(["--json", "switchover", "--from", from, "--to", to])
                 .output()
                 .await?;
             if output.status.success() {
-                return Ok(());
+                return steps_of(&output.stdout).context("read what the runs tell");
             }
             let refused = output.status.code() == Some(REFUSED);
             let told = String::from_utf8_lossy(&output.stderr);
@@ -119,4 +121,16 @@ impl Ours {
         }
         Ok(self.0.wait_until_ready().await?)
     }
+}
+
+/// Returns when which step of the first run began, from when its first one had begun.
+fn steps_of(runs: &[u8]) -> anyhow::Result<String> {
+    let runs: Vec<RunDocument> = serde_json::from_slice(runs)?;
+    let journal = &runs.first().context("there was none")?.journal;
+    let began = journal.first().map_or(0, |entry| entry.at_ms);
+    let told = |entry: &RunEntry| {
+        let waits = entry.what.strip_prefix("waits: ").map(|for_what| format!(" ({for_what})"));
+        format!("{} +{} ms{}", entry.step, entry.at_ms - began, waits.unwrap_or_default())
+    };
+    Ok(journal.iter().map(told).collect::<Vec<_>>().join(", "))
 }
