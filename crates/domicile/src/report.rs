@@ -72,6 +72,8 @@ struct Counted {
     /// The database's clock, and ours at that moment.
     clock: Option<(PgTime, Time)>,
     journal: Vec<JournalCount>,
+    /// Everything that has to be repaired was known before it was counted.
+    settled: bool,
     repairs_pending: u64,
     migration: i64,
     open_writers: Vec<OpenWriterStatus>,
@@ -92,7 +94,7 @@ impl Reporter {
                 let seen = counted.borrow().clone();
                 let now = self.clock.now();
                 self.watch(&mut readiness, now);
-                if self.is_settled() {
+                if seen.settled && self.is_settled() {
                     settled_at = Some(now);
                 }
                 let settled = settled_at.is_some_and(|at| now.since(at) <= SETTLES_WITHIN);
@@ -123,8 +125,12 @@ impl Reporter {
         // What is committed before the first answer counts, too.
         pace();
         let mut tick = tokio::time::interval(COUNT_EVERY);
+        let mut settled = false;
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.settles(), if !settled => {}
+            }
             if !self.tenure.borrow().set_up {
                 continue;
             }
@@ -133,6 +139,7 @@ impl Reporter {
                 _ => session::connect(&self.postgres, "domicile status").await,
             };
             let Ok(open) = open else { continue };
+            settled = self.is_settled();
             let before = self.clock.now();
             let pace = pace();
             let asked = try_join!(
@@ -158,6 +165,7 @@ impl Reporter {
                 counted.send_replace(Counted {
                     clock: Some((PgTime(row.get::<_, i64>(0) - PG_EPOCH_US), before)),
                     journal: alike.collect(),
+                    settled,
                     repairs_pending: number(row.get(1)),
                     migration: row.get(2),
                     open_writers: writers,
@@ -179,11 +187,22 @@ impl Reporter {
         ))
     }
 
-    /// Is everything found that was written here and is no history? Of a newcomer nobody asks, and
-    /// before a guard is set neither.
+    /// Waits until it is settled.
+    async fn settles(&self) {
+        let mut tick = tokio::time::interval(REPORT_EVERY);
+        loop {
+            tick.tick().await;
+            if self.is_settled() {
+                return;
+            }
+        }
+    }
+
+    /// Is everything found that was written here and is no history? Before a guard is set nobody knows; of a newcomer
+    /// nobody asks.
     fn is_settled(&self) -> bool {
         let captured_to = self.positions.captured_to();
-        let judged = self.tenure.borrow().written_to.is_none_or(|end| captured_to >= end);
+        let judged = self.tenure.borrow().written_to.is_some_and(|end| captured_to >= end);
         let examined = self.examined.borrow().clone();
         let rows = Rows { judged, examined: examined.as_deref() };
         let view = self.ownership.borrow().clone();

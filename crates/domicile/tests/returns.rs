@@ -46,6 +46,7 @@ async fn a_region_that_is_back_opens_nothing_before_its_tail_is_journaled_and_re
     a_tail_that_is_not_examined_keeps_them_closed(&mut regions, &rows).await;
     a_row_that_cannot_be_repaired_keeps_its_partition_closed(&mut regions, &rows).await;
     an_owner_that_starts_anew_stays_open(&mut regions, &rows).await;
+    who_is_taken_as_a_target_has_nothing_to_repair(&mut regions, &rows).await;
 }
 
 async fn rows(regions: &Regions) -> Rows {
@@ -137,6 +138,33 @@ async fn an_owner_that_starts_anew_stays_open(regions: &mut Regions, rows: &Rows
     says(regions, "eu", "not_opened", false).await;
     eu.batch_execute("DELETE FROM domicile.repair WHERE table_name = 'gone'").await.unwrap();
     is_whole(regions, rows, 3).await;
+}
+
+/// It is asked for all the time while it comes back, with a long tail.
+async fn who_is_taken_as_a_target_has_nothing_to_repair(regions: &mut Regions, rows: &Rows) {
+    regions.links().isolate("eu");
+    let eu = regions.connect("eu").await.unwrap();
+    for n in 400..600 {
+        write(&eu, rows.lost, &n.to_string()).await.unwrap();
+    }
+    regions.kill_region("eu");
+    fails_over(regions);
+    regions.start_postgres("eu").await.unwrap();
+    let eu = regions.connect("eu").await.unwrap();
+    regions.links().rejoin("eu");
+    regions.start_agent("eu").unwrap();
+    eventually("eu is taken as a target", async || {
+        let planned = run(regions, &["plan", "switchover", "--partitions", "0-1", "--to", "eu"]);
+        if planned.status.success() { Ok(()) } else { Err(format!("{planned:?}")) }
+    })
+    .await;
+    let repairs = eu.query_one("SELECT count(*) FROM domicile.repair", &[]).await.unwrap();
+    assert_eq!(repairs.get::<_, i64>(0), 0);
+    is_journaled(&eu, 599).await;
+    let moved = run(regions, &["switchover", "--partitions", "0-1", "--to", "eu"]);
+    assert!(moved.status.success(), "{moved:?}");
+    opens(&eu, rows.lost).await;
+    is_whole(regions, rows, 4).await;
 }
 
 async fn write(client: &Client, id: i32, n: &str) -> Result<u64, tokio_postgres::Error> {
