@@ -15,6 +15,7 @@ use domicile_pg::backend::TransactionStatus;
 use domicile_pg::frontend::tag as from_client;
 use domicile_pg::startup::Startup;
 
+use super::decided::Why;
 use super::reading::sets_only;
 use super::refusals;
 use super::session::Session;
@@ -102,11 +103,19 @@ impl Session {
         let Some(partitions) = partitions else { return };
         let routes = self.shared.routes();
         let owner = route::of_keys(mode, self.caller, freshness, &partitions, &routes);
-        let Some(owner) = owner.filter(|owner| *owner != self.active().region) else { return };
+        let Some(owner) = owner else { return };
+        let why = if named.is_some() { Why::Key(partitions) } else { Why::Statement(partitions) };
+        if owner == self.active().region {
+            self.decided.leads(&owner, why);
+            return;
+        }
         let Some(attempt) = self.attempt.take_if(|attempt| !attempt.is_settled()) else { return };
         self.active().in_transaction = self.track.status() != TransactionStatus::Idle;
         match self.reach(&owner, &attempt).await {
-            Ok(()) => self.say_again(attempt),
+            Ok(()) => {
+                self.decided.leads(&owner, why);
+                self.say_again(attempt);
+            }
             Err(error) => {
                 tracing::debug!(region = %owner, %error, "a transaction does not get where its key leads");
                 // A guard's refusal may yet find a way for what is only written.

@@ -37,6 +37,7 @@ mod cancel;
 mod columns;
 mod console;
 mod cut;
+mod decided;
 mod door;
 mod gate;
 mod key;

@@ -15,7 +15,7 @@ use super::cut;
 use super::refusals::{self, End};
 use super::reworded::Place;
 use super::session::Session;
-use super::setting::ours::{FRESHNESS, KEY, REPORT, STALENESS, TOKEN, WAIT};
+use super::setting::ours::{FRESHNESS, KEY, REPORT, ROUTE, STALENESS, TOKEN, WAIT};
 use super::setting::{self, Assignment};
 
 /// What PostgreSQL says it has done.
@@ -150,6 +150,7 @@ impl Session {
             FRESHNESS => self.reading.freshness().map(|f| f.to_string()).unwrap_or_default(),
             WAIT => format!("{}ms", self.reading.wait_max().0),
             KEY => self.key.shown(),
+            ROUTE => self.decided.shown(),
             REPORT => if self.reading.reports_token() { "on" } else { "off" }.to_owned(),
             _ => String::new(),
         })

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::attempt::{Answer, Attempt};
 use super::backend::{OpenError, Statuses};
 use super::cut;
+use super::decided::Why;
 use super::link::Link;
 use super::moving::{OPEN_WAIT_MAX, Wait, Woken};
 use super::refusals::{self, End};
@@ -99,6 +100,7 @@ impl Session {
                 }
                 Next::Ask(region) => match self.reach(&region, &attempt).await {
                     Ok(()) => {
+                        self.decided.leads(&region, Why::Refused { by });
                         attempt.way = Some((redirect, wait));
                         self.say_again(attempt);
                         return Ok(());

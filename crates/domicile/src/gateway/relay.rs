@@ -85,6 +85,7 @@ impl Session {
             self.turn = None;
             self.catch_up_at_home().await?;
             self.begin_attempt();
+            self.decide(tag, &raw);
         }
         self.follow_key(tag, &raw).await;
         self.keep(tag, &raw, whole);

@@ -18,6 +18,9 @@ use domicile_pg::frontend::{self, Frontend};
 
 use super::cut;
 
+/// How each question begins, before the mark.
+const ASKED: &[u8] = b"SELECT '";
+
 /// What one session is asked otherwise, and how its answers are known.
 #[derive(Debug)]
 pub struct Reworded {
@@ -44,7 +47,8 @@ impl Reworded {
 
     /// Returns what to ask instead of a Query or a Parse, `raw`, that shows one of the gateway's own settings.
     pub fn show(&self, raw: &Bytes, name: &str) -> Bytes {
-        let sql = format!("SELECT '{}{name}' AS \"{name}\"", self.mark);
+        let asked = String::from_utf8_lossy(ASKED);
+        let sql = format!("{asked}{}{name}' AS \"{name}\"", self.mark);
         let (mut out, body) = (BytesMut::new(), cut::body(raw));
         match raw.first() {
             Some(&frontend::tag::PARSE) => {
@@ -53,6 +57,11 @@ impl Reworded {
             _ => frontend::put_query(&mut out, sql.as_bytes()),
         }
         out.freeze()
+    }
+
+    /// Is this what is asked instead?
+    pub fn is_asked(&self, sql: &[u8]) -> bool {
+        sql.strip_prefix(ASKED).is_some_and(|rest| rest.starts_with(self.mark.as_bytes()))
     }
 
     /// Returns what to ask instead of a Query or a Bind, `raw`, that sets one of them to what it cannot be.

@@ -23,6 +23,7 @@ use super::attempt::Attempt;
 use super::backend::{Backend, OpenError, Statuses};
 use super::cancel::Cancellable;
 use super::cut::Cutter;
+use super::decided::Decided;
 use super::key::Key;
 use super::link::Link;
 use super::login::Login;
@@ -68,6 +69,8 @@ pub struct Session {
     pub attempt: Option<Attempt>,
     /// What the client says of whose rows it is about.
     pub key: Key,
+    /// Where its last transaction went.
+    pub decided: Decided,
     /// What the client asks of its reads.
     pub reading: Reading,
     /// What prepared statements set of that when they are executed.
@@ -148,6 +151,7 @@ pub async fn serve(
         memory: Memory::default(),
         statuses: Statuses::new(),
         attempt: None,
+        decided: Decided::default(),
         reading,
         setters: Setters::default(),
         reworded: Reworded::new(),

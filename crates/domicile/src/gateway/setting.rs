@@ -14,10 +14,11 @@ pub mod ours {
     pub const TOKEN: &str = "domicile.token";
     pub const WAIT: &str = "domicile.freshness_wait";
     /// Can only be shown.
+    pub const ROUTE: &str = "domicile.route";
     pub const STALENESS: &str = "domicile.staleness";
 
     pub const SET: [&str; 5] = [FRESHNESS, KEY, REPORT, TOKEN, WAIT];
-    pub const SHOWN: [&str; 6] = [FRESHNESS, KEY, REPORT, TOKEN, WAIT, STALENESS];
+    pub const SHOWN: [&str; 7] = [FRESHNESS, KEY, REPORT, TOKEN, WAIT, ROUTE, STALENESS];
 }
 
 /// Does a text with this key set one of [`ours`], and nothing else?

@@ -7,6 +7,10 @@ async fn a_session_is_served_by_the_owner_whichever_gateway_it_came_to() {
     let (eu, us) = Wanted::new(Mode::FollowOwner).owner("us").two_regions().await;
     assert_eq!(place(&eu.connect().await).await, "us");
     assert_eq!(place(&us.connect().await).await, "us");
+    let client = eu.connect().await;
+    client.batch_execute("SELECT 1").await.unwrap();
+    let route = simple(&client, "SHOW domicile.route").await.unwrap();
+    assert_eq!(route, "us: the owner of everything");
 }
 
 #[tokio::test]

@@ -75,6 +75,46 @@ async fn a_transaction_is_led_by_a_key_of_its_own_before_it_has_shown_anything()
     assert_eq!(place(&client).await, "eu");
 }
 
+/// The same question in both protocols; asked twice, the question is not what was asked for.
+async fn route(client: &Client) -> String {
+    let shown = simple(client, "SHOW domicile.route").await.unwrap();
+    for _ in 0..2 {
+        let row = within(client.query_one("SHOW domicile.route", &[])).await.unwrap();
+        assert_eq!(row.get::<_, &str>(0), shown);
+    }
+    shown
+}
+
+#[tokio::test]
+async fn a_session_is_told_where_its_last_transaction_went_and_why() {
+    let (eu, us) = two(["eu", "us"]).await;
+    for region in [&eu, &us] {
+        region.run("CREATE TABLE item (k bigint)").await;
+    }
+    let client = eu.connect().await;
+    assert_eq!(route(&client).await, "");
+    assert_eq!(place(&client).await, "eu");
+    assert_eq!(route(&client).await, "eu: nothing leads elsewhere");
+    client.batch_execute("INSERT INTO note VALUES (1)").await.unwrap();
+    assert_eq!(route(&client).await, "us: the owner, by the guard of eu, which refused it");
+
+    let partition = {
+        let layout = Layout { scheme: Scheme::Hash { count: PARTITIONS }, has_reference: false };
+        layout.partition_of(&[key().as_bytes()]).unwrap()
+    };
+    let led = format!("us: the owner of partition {partition}, where domicile.key leads");
+    client.batch_execute("BEGIN").await.unwrap();
+    client.batch_execute(&format!("SET LOCAL domicile.key = '{}'", key())).await.unwrap();
+    assert_eq!(place(&client).await, "us");
+    assert_eq!(route(&client).await, led, "within the transaction, too");
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(route(&client).await, led);
+
+    client.batch_execute(&format!("DELETE FROM item WHERE k = {}", key())).await.unwrap();
+    let named = format!("us: the owner of partition {partition}, which the statement names");
+    assert_eq!(route(&client).await, named);
+}
+
 #[tokio::test]
 async fn a_key_whose_owner_cannot_be_reached_leads_nowhere_and_keeps_nobody() {
     let (eu, mut us) = two(["eu", "us"]).await;
