@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 
 use crate::report::Report;
 
-const WIDTH: u32 = 760;
+const WIDTH: u32 = 870;
 const LEFT: u32 = 150;
 /// Room for what is written behind the longest bar.
-const RIGHT: u32 = 210;
+const RIGHT: u32 = 320;
 const TOP: u32 = 56;
 const BAR: u32 = 18;
 const STEP: u32 = 34;
