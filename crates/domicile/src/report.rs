@@ -125,12 +125,14 @@ impl Reporter {
         // What is committed before the first answer counts, too.
         pace();
         let mut tick = tokio::time::interval(COUNT_EVERY);
-        let mut settled = false;
+        // What was counted too early is counted again as soon as it tells something.
+        let mut too_early = false;
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                () = self.settles(), if !settled => {}
+                () = self.settles(), if too_early => {}
             }
+            too_early = false;
             if !self.tenure.borrow().set_up {
                 continue;
             }
@@ -139,7 +141,7 @@ impl Reporter {
                 _ => session::connect(&self.postgres, "domicile status").await,
             };
             let Ok(open) = open else { continue };
-            settled = self.is_settled();
+            let settled = self.is_settled();
             let before = self.clock.now();
             let pace = pace();
             let asked = try_join!(
@@ -156,6 +158,7 @@ impl Reporter {
                 open_writers(&open, OPEN_LONG),
             );
             if let Ok((row, journal, writers)) = asked {
+                too_early = !settled;
                 let number = |count: i64| u64::try_from(count).unwrap_or(0);
                 let alike = journal.iter().map(|row| JournalCount {
                     conflict: row.get(0),
@@ -189,12 +192,8 @@ impl Reporter {
 
     /// Waits until it is settled.
     async fn settles(&self) {
-        let mut tick = tokio::time::interval(REPORT_EVERY);
-        loop {
-            tick.tick().await;
-            if self.is_settled() {
-                return;
-            }
+        while !self.is_settled() {
+            tokio::time::sleep(REPORT_EVERY).await;
         }
     }
 
