@@ -13,7 +13,7 @@ pub mod ours {
     pub const REPORT: &str = "domicile.report_token";
     pub const TOKEN: &str = "domicile.token";
     pub const WAIT: &str = "domicile.freshness_wait";
-    /// Can only be shown.
+    // Those can only be shown.
     pub const ROUTE: &str = "domicile.route";
     pub const STALENESS: &str = "domicile.staleness";
 

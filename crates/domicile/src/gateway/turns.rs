@@ -2,7 +2,7 @@
 //!
 //! When a region takes over, all its clients want a session at the same moment. A server that starts
 //! hundreds of them side by side finishes none before nearly all are done. In turns the first one
-//! writes after a few milliseconds, and the last no later than it would have.
+//! writes after a few milliseconds; the last waits somewhat longer, since the first write meanwhile.
 
 use std::sync::Arc;
 
