@@ -39,6 +39,8 @@ use crate::tenure::TenureState;
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Counting journal rows is a scan: not at every report.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// People wait for a region to be settled, so that they may go on.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Transactions that write for less time hold up no hand-over that anybody would notice.
 const OPEN_LONG: Duration = Duration::from_secs(1);
 /// For so long a region is on its way to be settled after each hand-over, and that is no news.
@@ -125,14 +127,13 @@ impl Reporter {
         // What is committed before the first answer counts, too.
         pace();
         let mut tick = tokio::time::interval(COUNT_EVERY);
-        // What was counted too early is counted again as soon as it tells something.
-        let mut too_early = false;
+        // As soon as it tells something it is counted, and not at the next time.
+        let mut too_early = true;
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = self.settles(), if too_early => {}
             }
-            too_early = false;
             if !self.tenure.borrow().set_up {
                 continue;
             }
@@ -190,10 +191,13 @@ impl Reporter {
         ))
     }
 
-    /// Waits until it is settled.
+    /// Waits until it is settled, and a moment in any case: PostgreSQL may not answer then.
     async fn settles(&self) {
-        while !self.is_settled() {
-            tokio::time::sleep(REPORT_EVERY).await;
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if self.is_settled() {
+                return;
+            }
         }
     }
 
