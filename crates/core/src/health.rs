@@ -9,6 +9,9 @@ use std::fmt;
 use crate::id::{PartitionId, PartitionRange, RegionId};
 use crate::time::Millis;
 
+/// The named state of a region that no new clients are to be led to.
+pub const DRAINED: &str = "drained";
+
 /// What is asked of a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
@@ -42,6 +45,8 @@ pub struct Seen {
     pub postgres_reachable: bool,
     /// It is a member of the cluster, not on its way to become one.
     pub member: bool,
+    /// Somebody wants no new clients to come.
+    pub drained: bool,
     pub lease_live: bool,
     /// How many partitions there are.
     pub partitions: u32,
@@ -65,6 +70,8 @@ pub enum No {
     PostgresUnreachable,
     #[error("the region is not a member of the cluster yet")]
     NotMember,
+    #[error("the region is drained")]
+    Drained,
     #[error("the lease of the region is over")]
     LeaseOver,
     #[error("other regions own partitions")]
@@ -99,11 +106,11 @@ pub fn answer(question: Question, seen: &Seen) -> Result<(), No> {
     match question {
         Question::Alive => Ok(()),
         Question::Healthy => seen.is_healthy(),
-        Question::Ready => seen.is_healthy().and(seen.is_member()),
+        Question::Ready => seen.takes_clients(),
         Question::Primary => seen.is_healthy().and(seen.may_write_everything()),
         Question::Writable(partition) => seen.is_healthy().and(seen.may_write(partition)),
         Question::Readable(lag) => {
-            seen.is_healthy().and(seen.is_member())?;
+            seen.takes_clients()?;
             lag.map_or(Ok(()), |lag| seen.is_within(lag))
         }
         Question::Replica(lag) => match seen.may_write_everything() {
@@ -120,6 +127,12 @@ impl Seen {
 
     fn is_member(&self) -> Result<(), No> {
         if self.member { Ok(()) } else { Err(No::NotMember) }
+    }
+
+    /// Who writes has to come to the owner, drained or not; who reads, or comes to a gateway, has not.
+    fn takes_clients(&self) -> Result<(), No> {
+        self.is_healthy().and(self.is_member())?;
+        if self.drained { Err(No::Drained) } else { Ok(()) }
     }
 
     fn holds_lease(&self) -> Result<(), No> {
@@ -169,6 +182,7 @@ mod tests {
         Seen {
             postgres_reachable: true,
             member: true,
+            drained: false,
             lease_live: true,
             partitions: 6,
             open: open.iter().map(|(first, last)| PartitionRange::new(*first, *last)).collect(),
@@ -208,6 +222,15 @@ mod tests {
         assert_eq!(said(&seen), [true, true, false, false, true, true]);
         let seen = Seen { member: false, ..eu(&[]) };
         assert_eq!(said(&seen), [false, true, false, false, false, false]);
+    }
+
+    #[test]
+    fn who_writes_has_to_come_to_a_drained_region_and_nobody_else_is_sent_there() {
+        let seen = Seen { drained: true, ..eu(&[(0, 5)]) };
+        assert_eq!(said(&seen), [false, true, true, true, false, false]);
+        assert_eq!(answer(Question::Ready, &seen), Err(No::Drained));
+        let seen = Seen { drained: true, ..eu(&[]) };
+        assert_eq!(answer(Question::Replica(None), &seen), Err(No::Drained));
     }
 
     #[test]

@@ -13,17 +13,24 @@ use crate::id::RegionId;
 use crate::ownership::Ownership;
 use crate::time::Time;
 
-/// Returns the regions that clients are led to: those that own something and are not known to be down.
+/// Returns the regions that clients are led to: those that own something, are not known to be down and are
+/// not drained.
 ///
-/// When all are down, or nobody owns anything for a moment, there is nothing better than the last word
-/// of the directory: all owners, or all members.
-pub fn led_to(ownership: &Ownership, down: &BTreeSet<RegionId>) -> Vec<RegionId> {
+/// Where there is none of these a drained one serves them still. When all are down, or nobody owns anything
+/// for a moment, there is nothing better than the last word of the directory: all owners, or all members.
+pub fn led_to(
+    ownership: &Ownership,
+    down: &BTreeSet<RegionId>,
+    drained: &BTreeSet<RegionId>,
+) -> Vec<RegionId> {
     let members: Vec<RegionId> = ownership.members().iter().cloned().collect();
     let mut owners = members.clone();
     owners.retain(|region| ownership.owns_data(region));
     let mut up = owners.clone();
     up.retain(|region| !down.contains(region));
-    [up, owners, members].into_iter().find(|regions| !regions.is_empty()).unwrap_or_default()
+    let mut open = up.clone();
+    open.retain(|region| !drained.contains(region));
+    [open, up, owners, members].into_iter().find(|regions| !regions.is_empty()).unwrap_or_default()
 }
 
 /// Returns the region among those `led_to` whose networks have all of `client`'s: the one with the smallest of
@@ -121,8 +128,9 @@ mod tests {
         names.iter().map(|name| region(name)).collect()
     }
 
-    fn down(names: &[&str]) -> BTreeSet<RegionId> {
-        names.iter().map(|name| region(name)).collect()
+    /// Where clients are led while some regions are down, and none is drained.
+    fn led_past(ownership: &Ownership, down: &[&str]) -> Vec<RegionId> {
+        led_to(ownership, &regions(down).into_iter().collect(), &BTreeSet::new())
     }
 
     /// Of three members eu and us own three partitions each.
@@ -137,27 +145,38 @@ mod tests {
 
     #[test]
     fn owners_that_are_not_known_to_be_down_take_clients() {
-        assert_eq!(led_to(&ownership(), &down(&[])), regions(&["eu", "us"]));
-        assert_eq!(led_to(&ownership(), &down(&["eu", "ap"])), regions(&["us"]));
+        assert_eq!(led_past(&ownership(), &[]), regions(&["eu", "us"]));
+        assert_eq!(led_past(&ownership(), &["eu", "ap"]), regions(&["us"]));
     }
 
     #[test]
     fn who_sees_nobody_answers_as_the_directory_does() {
-        assert_eq!(led_to(&ownership(), &down(&["eu", "us", "ap"])), regions(&["eu", "us"]));
+        assert_eq!(led_past(&ownership(), &["eu", "us", "ap"]), regions(&["eu", "us"]));
         let fenced =
             ["eu", "us"].iter().fold(ownership(), |now, lost| now.apply(&fence(lost)).unwrap());
-        assert_eq!(led_to(&fenced, &down(&["eu"])), regions(&["ap", "eu", "us"]));
+        assert_eq!(led_past(&fenced, &["eu"]), regions(&["ap", "eu", "us"]));
+    }
+
+    #[test]
+    fn a_drained_region_is_left_out_as_long_as_another_one_is_up() {
+        let led = |down: &[&str], drained: &[&str]| {
+            let [down, drained] = [down, drained].map(|names| regions(names).into_iter().collect());
+            led_to(&ownership(), &down, &drained)
+        };
+        assert_eq!(led(&[], &["eu"]), regions(&["us"]));
+        assert_eq!(led(&["us"], &["eu"]), regions(&["eu"]), "rather than one that is down");
+        assert_eq!(led(&[], &["eu", "us"]), regions(&["eu", "us"]));
     }
 
     #[test]
     fn nobody_is_promoted_before_the_directory_says_so() {
         let run = || RunId("eu".to_owned());
         let fenced = ownership().apply(&fence("eu")).unwrap();
-        assert_eq!(led_to(&fenced, &down(&["eu"])), regions(&["us"]));
+        assert_eq!(led_past(&fenced, &["eu"]), regions(&["us"]));
         let cut = Cut { origin: Origin::new(region("eu"), 1), lsn: Lsn(10) };
         let cut = fenced.apply(&OwnershipChange::Cut { run: run(), cut }).unwrap();
         let granted = cut.apply(&OwnershipChange::Grant { run: run(), to: region("ap") }).unwrap();
-        assert_eq!(led_to(&granted, &down(&["eu"])), regions(&["ap", "us"]));
+        assert_eq!(led_past(&granted, &["eu"]), regions(&["ap", "us"]));
     }
 
     #[test]

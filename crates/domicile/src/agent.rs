@@ -790,6 +790,7 @@ impl Parts {
             roles: self.config.gateway.console.clone(),
             database: database.to_owned(),
             status: Some(status),
+            notices: self.notices.clone(),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Each agent may be a name server of one zone:
 //!
 //! ```text
-//!   db.example.com      A, AAAA   gateways of the regions that own something and are up
+//!   db.example.com      A, AAAA   gateways of the regions that own something, are up and not drained
 //!   eu.db.example.com   A, AAAA   the gateway of region eu, whatever it is like
 //!   ns-eu. ...          A, AAAA   the name server of region eu, beside its gateway
 //! ```
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::config::Config;
+use domicile_core::health::DRAINED;
 use domicile_core::id::RegionId;
 use domicile_core::traffic::{AnswerRate, drawn, led_to, nearest};
 use hickory_server::net::runtime::Time;
@@ -205,11 +206,12 @@ impl Zone {
         Some(self.addresses(name, &region.id))
     }
 
-    /// By the last ownership that was read, without those that are seen to be down: where `client` is led.
+    /// By the last ownership that was read, without those that are seen to be down or drained: where `client` is led.
     fn led_to(&self, client: IpNet) -> Vec<RegionId> {
         let view = self.sources.ownership.borrow().clone();
         let Some(ownership) = view.ownership.as_ref() else { return Vec::new() };
-        let (config, all) = (&self.sources.config, led_to(ownership, &self.down()));
+        let (config, all) =
+            (&self.sources.config, led_to(ownership, &self.down(), &self.drained()));
         let networks = config
             .regions
             .iter()
@@ -236,6 +238,14 @@ impl Zone {
             down.insert(self.sources.region.clone());
         }
         down
+    }
+
+    fn drained(&self) -> BTreeSet<RegionId> {
+        let mut drained = self.sources.observer.drained();
+        if self.sources.status.borrow().says(DRAINED) {
+            drained.insert(self.sources.region.clone());
+        }
+        drained
     }
 
     fn addresses(&self, name: &Name, region: &RegionId) -> Vec<Record> {

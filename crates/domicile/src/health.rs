@@ -12,7 +12,7 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use axum::{Json, Router};
-use domicile_core::health::{Lag, Question, Seen, answer};
+use domicile_core::health::{DRAINED, Lag, Question, Seen, answer};
 use domicile_core::id::{PartitionId, PartitionRange};
 use domicile_core::opening::without;
 use serde_json::json;
@@ -130,6 +130,7 @@ impl Sources {
         Seen {
             postgres_reachable: status.postgres_reachable,
             member: !status.region.is_empty() && status.seeding.is_none(),
+            drained: status.says(DRAINED),
             lease_live: status.lease_live,
             partitions: self.partitions,
             open: open.collect(),

@@ -28,6 +28,11 @@ impl Notices {
         }
     }
 
+    /// Has `part` anything to say?
+    pub fn speaks(&self, part: &str) -> bool {
+        self.lock().contains_key(part)
+    }
+
     pub fn all(&self) -> Vec<Condition> {
         self.lock().values().cloned().collect()
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use domicile_core::config::Config;
 use domicile_core::health::Behind;
+use domicile_core::health::DRAINED;
 use domicile_core::id::RegionId;
 use domicile_core::lease::Seen;
 use domicile_core::opening::{NOT_OPENED, UNSETTLED};
@@ -440,6 +441,15 @@ impl Observer {
         let others = sources.config.regions.iter().map(|other| &other.id);
         let others = others.filter(|other| **other != sources.region);
         others.filter(|other| !up(other)).cloned().collect()
+    }
+
+    /// The others to which somebody wants no new clients to be led, by their last word.
+    pub fn drained(&self) -> BTreeSet<RegionId> {
+        let seen = self.lock();
+        let drained = seen.iter().filter(|(_, remembered)| {
+            remembered.status.as_ref().is_some_and(|(_, status)| status.says(DRAINED))
+        });
+        drained.map(|(region, _)| region.clone()).collect()
     }
 
     pub fn is_left_behind(&self, region: &RegionId) -> bool {

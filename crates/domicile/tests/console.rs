@@ -10,7 +10,7 @@ use tokio::process::Command;
 // Not all of it is of use here.
 #[allow(dead_code)]
 mod regions;
-use regions::{config, eventually, start};
+use regions::{CONSOLE, config, eventually, start};
 
 const CLIENTS: u32 = 4;
 const TRANSACTIONS: u32 = 300;
@@ -33,7 +33,7 @@ kind = \"local\"
 async fn world() -> Regions {
     let mut config = config(&["eu", "us"], "whole", 1);
     config.tables = TABLES.to_owned();
-    config.more = "[gateway]\nadmins = \"postgres\"\n".to_owned();
+    config.more = CONSOLE.to_owned();
     let mut regions = Regions::create(config).await.unwrap();
     for region in regions.names() {
         let mut pgbench = program("pgbench");

@@ -15,7 +15,7 @@ use tokio_postgres::NoTls;
 // Not all of it is of use here.
 #[allow(dead_code)]
 mod regions;
-use regions::{config, eventually, start};
+use regions::{CONSOLE, config, eventually, start, tell_console};
 
 const SEED: &str = "CREATE TABLE note (id int PRIMARY KEY)";
 const EXAMPLE: &str = include_str!("../../../docs/operating/haproxy.cfg");
@@ -25,6 +25,7 @@ async fn world() -> Regions {
     let mut config = config(&["eu", "us", "ap"], "whole", 1);
     config.seed_sql = SEED.to_owned();
     config.tables = "[[table]]\nname = \"note\"\n".to_owned();
+    config.more = CONSOLE.to_owned();
     config.automatic_failover = true;
     config.suspect_after = Duration::from_secs(2);
     let mut regions = Regions::create(config).await.unwrap();
@@ -63,6 +64,7 @@ async fn answers(regions: &Regions, region: &str, path: &str, code: u16) {
 async fn a_load_balancer_leads_to_the_primary_and_to_replicas_whoever_that_is() {
     let mut regions = world().await;
     what_is_asked_is_answered(&regions).await;
+    nobody_is_sent_to_who_is_drained(&regions).await;
 
     let (write, read) = (free_port(), free_port());
     let file = regions.folder().join("haproxy.cfg");
@@ -117,6 +119,29 @@ async fn what_is_asked_is_answered(regions: &Regions) {
     let mut nonsense = TcpStream::connect(eu).await.unwrap();
     nonsense.write_all(&[0xff; 512]).await.unwrap();
     answers(regions, "eu", "/liveness", 200).await;
+}
+
+async fn nobody_is_sent_to_who_is_drained(regions: &Regions) {
+    for region in ["eu", "us"] {
+        tell_console(regions, region, "DRAIN").await;
+    }
+    let asked = [
+        ("/readiness", 503, 503),
+        ("/read-only", 503, 503),
+        ("/replica", 503, 503),
+        ("/primary", 200, 503),
+        ("/health", 200, 200),
+    ];
+    for (path, owner, follower) in asked {
+        answers(regions, "eu", path, owner).await;
+        answers(regions, "us", path, follower).await;
+    }
+    let (_, why) = ask(regions.health("us"), "GET", "/replica").await.unwrap();
+    assert!(why.contains("the region is drained"), "{why}");
+    for region in ["eu", "us"] {
+        tell_console(regions, region, "UNDRAIN").await;
+        answers(regions, region, "/readiness", 200).await;
+    }
 }
 
 /// The example of the documentation, with addresses of this machine.

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UdpSocket};
 // Not all of it is of use here.
 #[allow(dead_code)]
 mod regions;
-use regions::{config, eventually, start};
+use regions::{CONSOLE, config, eventually, start, tell_console};
 
 const EU: &str = "192.0.2.1";
 const US: &str = "192.0.2.2";
@@ -27,6 +27,7 @@ fn world_of_names() -> RegionsConfig {
     config.automatic_failover = true;
     config.suspect_after = Duration::from_secs(2);
     config.zone = Some("db.example".to_owned());
+    config.more = CONSOLE.to_owned();
     config
 }
 
@@ -70,6 +71,16 @@ async fn names_lead_to_who_owns_something_and_is_up() {
     nothing_else_is_answered(us);
     what_is_no_question_harms_nobody(us).await;
     beyond_the_rate_there_is_only_tcp(ap).await;
+
+    tell_console(&regions, "eu", "DRAIN").await;
+    for region in ["eu", "us"] {
+        leads_to(regions.dns(region), "db.example", &[US, AP]).await;
+    }
+    assert_eq!(addresses(us, "eu.db.example"), [EU], "whoever asks for it by name finds it");
+    tell_console(&regions, "eu", "UNDRAIN").await;
+    for region in ["eu", "us"] {
+        leads_to(regions.dns(region), "db.example", &[EU, US, AP]).await;
+    }
 
     regions.kill_region("eu");
     leads_to(us, "db.example", &[US, AP]).await;

@@ -229,6 +229,8 @@ impl Visit<'_> {
             }
             Command::Pause(database) => self.pause(database.as_deref()).await?,
             Command::Resume(database) => self.resume(database.as_deref()),
+            Command::Drain => self.drain(),
+            Command::Undrain => self.undrain(),
             Command::Kill(id) => self.kill(*id),
         };
         if done.is_ok() {

@@ -86,6 +86,7 @@ pub use target::Target;
 use turns::Turns;
 
 use crate::clock::Clock;
+use crate::notices::Notices;
 use crate::staleness::Staleness;
 use crate::status::RegionStatus;
 
@@ -136,6 +137,8 @@ pub struct Console {
     pub database: String,
     /// What the region's agent says of the others; absent where nobody does.
     pub status: Option<watch::Receiver<Arc<RegionStatus>>>,
+    /// Where it is told that no new clients are to come.
+    pub notices: Notices,
 }
 
 impl Config {

@@ -348,6 +348,12 @@ pub fn not_paused(database: Option<&str>, all_are: bool) -> Report<'static> {
     if all_are { report.hint("All databases are: RESUME lets them go.") } else { report }
 }
 
+/// There is nothing to take back.
+pub fn not_drained() -> Report<'static> {
+    let code = sqlstate::OBJECT_NOT_IN_PREREQUISITE_STATE;
+    Report::new(Severity::Error, code, "the region is not drained")
+}
+
 /// No session has this number.
 pub fn no_such_client(id: u64) -> Report<'static> {
     Report::new(Severity::Error, sqlstate::UNDEFINED_OBJECT, format!("no client has the id {id}"))

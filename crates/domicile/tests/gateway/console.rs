@@ -92,7 +92,7 @@ async fn roles_that_are_not_named_do_not_come_and_viewers_change_nothing() {
     assert_eq!(message, "role \"app\" may not come to the gateway's console");
     let viewer = eu.connect_as("watch", CONSOLE).await.unwrap();
     assert_eq!(shown(&viewer, "SHOW VERSION").await.len(), 1);
-    for command in ["PAUSE", "RESUME", "KILL_CLIENT 1"] {
+    for command in ["PAUSE", "RESUME", "DRAIN", "UNDRAIN", "KILL_CLIENT 1"] {
         let error = within(viewer.batch_execute(command)).await.unwrap_err();
         assert_eq!(code(&error), "42501", "{command}");
     }
@@ -391,4 +391,25 @@ async fn nothing_but_a_login_passes_on_the_way_into_the_console() {
     let says = |text: &str| answer.windows(text.len()).any(|part| part == text.as_bytes());
     assert!(says("C08P01") || says("C42601"), "{answer:?}");
     assert_eq!(eu.count("SELECT count(*) FROM note").await, 0);
+}
+
+#[tokio::test]
+async fn a_drained_region_says_so_and_its_clients_go_on() {
+    let wanted = Wanted::new(Mode::Local).console();
+    let notices = wanted.notices.clone();
+    let eu = wanted.region().await;
+    let (console, client) = (console(&eu).await, eu.connect().await);
+    let error = console.batch_execute("UNDRAIN").await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE));
+    for command in ["DRAIN", "drain;"] {
+        console.batch_execute(command).await.unwrap();
+        let said = notices.all();
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert_eq!(said[0].name, "drained");
+        assert!(said[0].detail.contains("\"postgres\""), "{}", said[0].detail);
+    }
+    client.batch_execute("SELECT 1").await.unwrap();
+    eu.connect().await.batch_execute("SELECT 1").await.unwrap();
+    console.batch_execute("UNDRAIN").await.unwrap();
+    assert!(notices.all().is_empty());
 }

@@ -12,6 +12,7 @@ use domicile::gateway::{
     Columns, Config, Console, Gateway, Mode, Pools, Roles, Routes, Secure, Target,
 };
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
+use domicile::notices::Notices;
 use domicile_core::admission::{Admission, AllowRule, Limits};
 use domicile_core::config::{KeySource, Sharing, TableKind};
 use domicile_core::id::{RegionId, TableName};
@@ -68,6 +69,7 @@ struct Wanted {
     admins: Vec<String>,
     viewers: Vec<String>,
     sharing: Option<Sharing>,
+    notices: Notices,
 }
 
 impl Wanted {
@@ -83,6 +85,7 @@ impl Wanted {
             admins: Vec::new(),
             viewers: Vec::new(),
             sharing: None,
+            notices: Notices::default(),
         }
     }
 
@@ -167,6 +170,7 @@ impl Wanted {
                 },
                 database: "postgres".to_owned(),
                 status: None,
+                notices: self.notices.clone(),
             },
             columns: Columns::of_postgres(&reader, keyed()),
             roles: Roles::of_postgres(&reader),

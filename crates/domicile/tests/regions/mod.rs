@@ -61,6 +61,21 @@ where
     }
 }
 
+/// Says something in the console of a region's gateway, which admins may come to ([`CONSOLE`]).
+#[allow(dead_code, reason = "not for tests without an operator")]
+pub async fn tell_console(regions: &Regions, region: &str, command: &str) {
+    let address = regions.gateway(region);
+    let console =
+        format!("host={} port={} user=postgres dbname=domicile", address.ip(), address.port());
+    let (client, driver) = tokio_postgres::connect(&console, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(driver);
+    client.batch_execute(command).await.unwrap();
+}
+
+/// What has the console let the lab's user in.
+#[allow(dead_code, reason = "not for tests without an operator")]
+pub const CONSOLE: &str = "[gateway]\nadmins = \"postgres\"\n";
+
 /// Waits until every region shows everything that was committed anywhere before this call: each
 /// region commits a canary, and logs are applied in order.
 #[allow(dead_code, reason = "not for tests in which a region owns nothing")]

@@ -15,6 +15,9 @@ pub enum Command {
     /// Of one database, or of all.
     Pause(Option<String>),
     Resume(Option<String>),
+    /// No new clients are to be led here.
+    Drain,
+    Undrain,
     /// The session of this number.
     Kill(u64),
 }
@@ -37,6 +40,8 @@ pub const HELP: &[(&str, &str)] = &[
         "lets transactions end and begins none, until RESUME; returns when none runs",
     ),
     ("RESUME [database]", "lets transactions begin again"),
+    ("DRAIN", "has names and load balancers lead no new clients here, until UNDRAIN"),
+    ("UNDRAIN", "has them lead clients here again"),
     ("KILL_CLIENT id", "ends a session, by its id in SHOW CLIENTS; KILL id is the same"),
 ];
 
@@ -45,7 +50,7 @@ impl Command {
     pub fn changes(&self) -> bool {
         match self {
             Self::Show(_) => false,
-            Self::Pause(_) | Self::Resume(_) | Self::Kill(_) => true,
+            Self::Pause(_) | Self::Resume(_) | Self::Drain | Self::Undrain | Self::Kill(_) => true,
         }
     }
 
@@ -55,6 +60,8 @@ impl Command {
             Self::Show(_) => "SHOW",
             Self::Pause(_) => "PAUSE",
             Self::Resume(_) => "RESUME",
+            Self::Drain => "DRAIN",
+            Self::Undrain => "UNDRAIN",
             Self::Kill(_) => "KILL_CLIENT",
         }
     }
@@ -92,6 +99,8 @@ fn command(word: &str, rest: &[script::Token]) -> Option<Command> {
         ("show", Some(view)) => View::named(&view).map(Command::Show),
         ("pause", database) => Some(Command::Pause(database)),
         ("resume", database) => Some(Command::Resume(database)),
+        ("drain", None) => Some(Command::Drain),
+        ("undrain", None) => Some(Command::Undrain),
         ("kill" | "kill_client", Some(id)) => id.parse().ok().map(Command::Kill),
         _ => None,
     }
@@ -114,6 +123,7 @@ mod tests {
             ),
             ("PAUSE Shop", vec![Command::Pause(database("shop"))]),
             ("PAUSE \"My Shop\"", vec![Command::Pause(database("My Shop"))]),
+            ("DRAIN; undrain", vec![Command::Drain, Command::Undrain]),
             ("KILL_CLIENT 17", vec![Command::Kill(17)]),
             ("kill 17", vec![Command::Kill(17)]),
             (" ; -- nothing", vec![]),
@@ -130,6 +140,7 @@ mod tests {
             "SHOW FDS",
             "PAUSE a b",
             "PAUSE my-shop",
+            "DRAIN shop",
             "KILL",
             "KILL shop",
             "\"SHOW\" POOLS",

@@ -1,16 +1,21 @@
-//! What does the console do: have clients wait, let them go, end a session?
+//! What does the console do: have clients wait, let them go, have no new ones come, end a session?
 
 use std::time::Duration;
 
+use domicile_core::health::DRAINED;
 use domicile_pg::frontend::tag as from_client;
 
 use super::{Done, Visit};
+use crate::gateway::Console;
 use crate::gateway::gate::{Gate, Paused};
 use crate::gateway::refusals::{self, End};
 use crate::gateway::sessions::{Doing, Kind, Record, Sessions};
 
 /// So often it is looked at whether anything runs still. Sessions tell nobody: it would cost each transaction something.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Under which its notice stands.
+const PART: &str = "console";
 
 /// Takes a pause back when this is dropped before it is complete.
 struct Pausing {
@@ -68,6 +73,28 @@ impl Visit<'_> {
             return Err(refusals::not_paused(database, gate.paused().all));
         }
         self.tell("resumed", database);
+        Ok(())
+    }
+
+    /// Has the region say of itself that no new clients are to come. Those who are here go on.
+    pub fn drain(&self) -> Done {
+        let Console { notices, .. } = &self.session.shared.config.console;
+        let by = &self.session.recorder.record.who.user;
+        let detail = format!(
+            "\"{by}\" wants no new clients to be led to this region: /readiness says no, and its name is \
+             not in the answer. UNDRAIN in the gateway's console ends that, and so does a start of the agent"
+        );
+        notices.post(PART, DRAINED, detail);
+        Ok(())
+    }
+
+    /// Takes that back.
+    pub fn undrain(&self) -> Done {
+        let Console { notices, .. } = &self.session.shared.config.console;
+        if !notices.speaks(PART) {
+            return Err(refusals::not_drained());
+        }
+        notices.clear(PART);
         Ok(())
     }
 
