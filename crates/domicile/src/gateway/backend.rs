@@ -163,6 +163,11 @@ impl Backend {
         self.left.get_or_insert_with(|| memory.remembered());
     }
 
+    /// Was the session here all the time?
+    pub fn is_caught_up(&self) -> bool {
+        self.left.is_none()
+    }
+
     /// Makes of the session here what it has become elsewhere; nothing when it was here all the time. The
     /// connection is of no use when that fails.
     pub async fn catch_up(

@@ -124,13 +124,18 @@ impl Session {
     /// Has an idle session wait while its database is paused. Returns whether its next transaction begins: its client
     /// may have cancelled it meanwhile.
     pub async fn pass_gate(&mut self, tag: u8, whole: bool) -> Result<bool, End> {
-        loop {
-            self.recorder.asks();
-            let database = &self.recorder.record.who.database;
-            // What another gateway has sent it cannot take back. It is sent away while it asks nothing.
-            if self.caller == Caller::Peer || self.shared.gate.is_open(database) {
-                return Ok(true);
-            }
+        if self.asks_and_may() { Ok(true) } else { Box::pin(self.wait_at_gate(tag, whole)).await }
+    }
+
+    /// Says that a transaction is to begin, and returns whether it may now.
+    fn asks_and_may(&mut self) -> bool {
+        self.recorder.asks();
+        // What another gateway has sent it cannot take back. It is sent away while it asks nothing.
+        self.caller == Caller::Peer || self.shared.gate.is_open(&self.recorder.record.who.database)
+    }
+
+    async fn wait_at_gate(&mut self, tag: u8, whole: bool) -> Result<bool, End> {
+        while !self.asks_and_may() {
             let record = self.recorder.record.clone();
             self.recorder.is_paused();
             tokio::select! {
@@ -151,6 +156,7 @@ impl Session {
                 () = self.client.moved() => if self.client.has_ended() { return Err(End::Quietly) },
             }
         }
+        Ok(true)
     }
 }
 

@@ -98,7 +98,7 @@ impl Session {
         let named = self.key.partition(&self.shared.config.layout);
         let partitions = match named {
             Some(partition) => Some(BTreeSet::from([partition])),
-            None => self.written(tag, raw).await,
+            None => Box::pin(self.written(tag, raw)).await,
         };
         let Some(partitions) = partitions else { return };
         let routes = self.shared.routes();
@@ -111,7 +111,7 @@ impl Session {
         }
         let Some(attempt) = self.attempt.take_if(|attempt| !attempt.is_settled()) else { return };
         self.active().in_transaction = self.track.status() != TransactionStatus::Idle;
-        match self.reach(&owner, &attempt).await {
+        match Box::pin(self.reach(&owner, &attempt)).await {
             Ok(()) => {
                 self.decided.leads(&owner, why);
                 self.say_again(attempt);

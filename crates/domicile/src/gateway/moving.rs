@@ -164,9 +164,12 @@ impl Session {
 
     /// Makes of the session at home what it has become in another region.
     pub async fn catch_up_at_home(&mut self) -> Result<(), End> {
+        if self.home.is_caught_up() {
+            return Ok(());
+        }
         let mut statuses = Statuses::new();
         let catching_up = self.home.catch_up(&self.memory, &mut statuses);
-        match timeout(OPEN_WAIT_MAX, catching_up).await {
+        match Box::pin(timeout(OPEN_WAIT_MAX, catching_up)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(refusals::server_gone()),
         }
@@ -178,7 +181,11 @@ impl Session {
 
     /// As [`Session::go_home`], with all the patience there is.
     pub async fn go_home_patiently(&mut self) -> Result<(), End> {
-        self.go_home(budget(&self.shared)).await
+        // That is where it is nearly always.
+        match self.wanted_home() {
+            Home::At(region) if self.is_at(&region) => Ok(()),
+            _ => Box::pin(self.go_home(budget(&self.shared))).await,
+        }
     }
 
     fn wanted_home(&mut self) -> Home {

@@ -35,7 +35,7 @@ impl Session {
                     return self.refuse_setting(tag, &raw, why);
                 }
                 match setting::shown(sql) {
-                    Some(name) if self.answers_alone() => self.show(tag, name).await,
+                    Some(name) if self.answers_alone() => Box::pin(self.show(tag, name)).await,
                     Some(name) => Ok(Some(self.reworded.show(&raw, name))),
                     None => Ok(Some(raw)),
                 }

@@ -217,10 +217,20 @@ impl Session {
         let (Some(freshness), Caller::Client) = (self.reading.terms.freshness, self.caller) else {
             return Ok(true);
         };
-        let mode = self.shared.config.mode;
-        if !route::waits(mode, freshness) {
+        if !route::waits(self.shared.config.mode, freshness) {
             return Ok(true);
         }
+        Box::pin(self.wait_to_be_fresh(freshness, tag, raw, whole)).await
+    }
+
+    async fn wait_to_be_fresh(
+        &mut self,
+        freshness: Freshness,
+        tag: u8,
+        raw: &Bytes,
+        whole: bool,
+    ) -> Result<bool, End> {
+        let mode = self.shared.config.mode;
         self.reading.at_owner = mode == Mode::FollowOwner && !self.come_here().await;
         let begins = !matches!(tag, from_client::SYNC | from_client::FLUSH)
             && !sets_only(tag, raw, &self.client.incoming);

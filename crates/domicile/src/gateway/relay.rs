@@ -43,14 +43,15 @@ impl Session {
                     backend::put_ready_for_query(&mut self.client.outgoing, self.track.status());
                 }
                 _ if self.skipping => {}
-                Piece::Whole { tag, raw } => Box::pin(self.pass_on(tag, raw, true)).await?,
-                Piece::Head { tag, raw } => Box::pin(self.pass_on(tag, raw, false)).await?,
+                Piece::Whole { tag, raw } => self.pass_on(tag, raw, true).await?,
+                Piece::Head { tag, raw } => self.pass_on(tag, raw, false).await?,
                 Piece::Rest { raw } => self.active().link.outgoing.extend_from_slice(&raw),
             }
         }
         Ok(())
     }
 
+    /// Every message of a client comes this way, so what waits here is boxed where it begins to wait and not before.
     async fn pass_on(&mut self, tag: u8, mut raw: Bytes, whole: bool) -> Result<(), End> {
         self.check_console(tag)?;
         let may_miss = self.unbound && !self.begun && tag == from_client::PASSWORD;

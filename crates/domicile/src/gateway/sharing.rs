@@ -82,7 +82,7 @@ impl Session {
         if !self.shares_in(&self.home.region) || self.home.has_turn() {
             return Ok(true);
         }
-        let report = match self.turn().await {
+        let report = match Box::pin(self.turn()).await {
             Ok(turn) => {
                 match (&mut self.home.shareable, &self.membership) {
                     (Some(shareable), Some(Membership { pool, .. })) => {
