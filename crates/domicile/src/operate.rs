@@ -4,7 +4,7 @@
 //! it. When that one dies, another is named and goes on from the facts. Nothing that matters is
 //! remembered here: seals are on the survivors' disks and asked for again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ use outside::Outside;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A wait that lasts this long is written into the run's journal.
 const WAIT_WORTH_TELLING: Duration = Duration::from_millis(250);
+/// So many reasons for one step tell enough.
+const REASONS_MAX: usize = 20;
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Enough that no two plans that a person compares have the same name.
 const PLAN_ID_BYTES: usize = 6;
@@ -92,6 +94,8 @@ struct Performing {
     answers: BTreeMap<usize, Answer>,
     /// The last thing journaled, so that a wait is written down once.
     last: Option<(usize, String)>,
+    /// Why what is next could not be done: each reason is written down once, however often it is tried.
+    held_up: BTreeSet<String>,
     /// What it waits for, and since when.
     waiting: Option<(usize, String, tokio::time::Instant)>,
 }
@@ -255,6 +259,7 @@ impl Operator {
                     outside: None,
                     answers: BTreeMap::new(),
                     last: None,
+                    held_up: BTreeSet::new(),
                     waiting: None,
                 };
                 performing.insert(key.clone(), fresh.after(kept));
@@ -298,7 +303,15 @@ impl Operator {
             };
             let name = name_of(&run.plan, step);
             self.kill_at.reached(name, Moment::Before);
-            let (ownership, revision) = self.perform(run, step, &effect, facts).await?;
+            let performed = self.perform(run, step, &effect, facts).await;
+            let (ownership, revision) = match performed {
+                Ok(performed) => performed,
+                Err(error) => {
+                    self.note_held_up(run, step, &error).await;
+                    return Err(error);
+                }
+            };
+            run.held_up.clear();
             self.kill_at.reached(name, Moment::After);
             let unchanged = revision == facts.ownership_revision;
             match effect {
@@ -341,6 +354,20 @@ impl Operator {
         let lasting = now.duration_since(since) >= WAIT_WORTH_TELLING;
         run.waiting = Some((step, what.clone(), since));
         if lasting { self.journal(run, step, what).await } else { Ok(()) }
+    }
+
+    /// Writes down for whoever follows the run why what is next could not be done. It is tried again.
+    async fn note_held_up(&self, run: &mut Performing, step: usize, error: &anyhow::Error) {
+        let what = format!("is held up: {error:#}");
+        if run.held_up.len() >= REASONS_MAX || !run.held_up.insert(what.clone()) {
+            return;
+        }
+        // That it is tried again is no news either.
+        let last = run.last.clone();
+        if let Err(unwritten) = self.journal(run, step, what).await {
+            tracing::debug!(run = %run.plan.run, "not written down: {unwritten:#}");
+        }
+        run.last = last;
     }
 
     /// Performs one effect, with its line in the journal. Returns ownership as it stands then.
@@ -388,9 +415,9 @@ impl Operator {
                 }
                 if !refused.is_empty() {
                     let said = refused.join("; ");
-                    self.journal(run, step, said.clone()).await?;
                     // Asked again at once, all would say the same.
                     anyhow::ensure!(refused.len() < regions.len(), "{said}");
+                    self.journal(run, step, said).await?;
                 }
             }
             Effect::Begin { run: other, intent } => {

@@ -1,4 +1,5 @@
-//! Does an owner that is asked for several hand-overs at one moment finish each of them?
+//! Does an owner that is asked for several hand-overs at one moment finish each of them, and is it said what holds one
+//! up?
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -51,6 +52,56 @@ async fn hand_overs_that_the_owner_learns_of_together_all_come_to_an_end() {
     }
     let owners: Vec<String> = partitions(&regions).unwrap().iter().map(owner_of).collect();
     assert_eq!(owners[..3], ["us", "ap", "us"], "{owners:?}");
+}
+
+/// Has the canary taken by nobody, and counts how often that is tried: a sequence is not rolled back.
+const NOT_TODAY: &str = "
+    CREATE SEQUENCE public.tries;
+    CREATE FUNCTION public.not_today() RETURNS boolean LANGUAGE sql
+        AS $$ SELECT nextval('public.tries') < 0 $$;
+    ALTER TABLE domicile.canary ADD CONSTRAINT not_today CHECK (public.not_today()) NOT VALID";
+
+/// The reason stands in the journal once, however often the step was tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_says_what_holds_it_up_and_goes_on_when_that_is_gone() {
+    let mut config = config(&["eu", "us"], "hash(id, 2)", 2);
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let us = regions.connect("us").await.unwrap();
+    us.batch_execute(NOT_TODAY).await.unwrap();
+    let mut run = switch(&regions, "0", "us");
+    let why = eventually("the run says what holds it up", async || {
+        let said = journal(&regions)?;
+        said.iter().find(|what| what.contains("not_today")).cloned().ok_or(format!("{said:?}"))
+    })
+    .await;
+    assert!(why.starts_with("is held up: "), "{why}");
+    eventually("it is tried again", async || {
+        let row = us.query_one("SELECT last_value FROM public.tries", &[]).await;
+        match row.map_err(|e| e.to_string())?.get::<_, i64>(0) {
+            tried @ ..3 => Err(tried.to_string()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    us.batch_execute("ALTER TABLE domicile.canary DROP CONSTRAINT not_today").await.unwrap();
+    assert!(run.wait().unwrap().success());
+    let said = journal(&regions).unwrap();
+    assert_eq!(said.iter().filter(|what| **what == why).count(), 1, "{said:?}");
+    assert_eq!(said.last().map(String::as_str), Some("succeeded"), "{said:?}");
+}
+
+/// What stands in the journal of the last run.
+fn journal(regions: &Regions) -> Result<Vec<String>, String> {
+    let mut command = Command::new(regions.binary());
+    command.args(["runbook", "report", "last", "--json", "--config"]);
+    let output = command.arg(regions.config_file("us")).output().map_err(|e| e.to_string())?;
+    let run: Json =
+        serde_json::from_slice(&output.stdout).map_err(|e| format!("{e}: {output:?}"))?;
+    let lines = run["journal"].as_array().ok_or_else(|| run.to_string())?;
+    Ok(lines.iter().filter_map(|line| line["what"].as_str()).map(str::to_owned).collect())
 }
 
 fn owner_of(partition: &Json) -> String {
