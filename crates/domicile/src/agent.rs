@@ -68,7 +68,7 @@ use crate::status::{RegionStatus, SeedingStatus};
 use crate::tail::{Examined, Tails};
 use crate::tenure::{Tenure, TenureState};
 use crate::tls::{self, Credentials, Protocol, Shown};
-use crate::{guards, log, peer};
+use crate::{guards, log, peer, sockets};
 
 /// How long a region that was a member starts up without knowing whether it still is one.
 const DIRECTORY_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -182,7 +182,7 @@ impl Outlets {
 }
 
 pub(crate) async fn listen(address: &str, whom: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(resolve(address).await?).await;
+    let listener = sockets::listen(resolve(address).await?).await;
     listener.with_context(|| format!("listen for {whom} on {address}"))
 }
 
@@ -500,6 +500,7 @@ impl Parts {
         let reporter = self.reporter(&observer, tenure_state.subscribe(), newest, None, status);
         tasks.spawn(reporter.run(shutdown.clone()));
         tasks.spawn(self.operator(observer).run(shutdown.clone()));
+        sockets::complain_of_rest();
         Ok(())
     }
 

@@ -45,6 +45,7 @@ pub mod routes;
 mod seed;
 pub mod settings;
 mod shared;
+pub mod sockets;
 pub mod staleness;
 pub mod status;
 pub mod tail;

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         // A complaint that standard error cannot be written to would go there, and panic.
         .log_internal_errors(false)
         .init();
+    domicile::sockets::receive();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

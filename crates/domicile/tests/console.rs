@@ -1,16 +1,19 @@
 //! Does the console of a real agent tell what the region knows, and does an operator get a restart out of it that no
-//! application notices?
+//! application notices? And does nobody who connects notice that an agent is started anew?
 
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use domicile::lab::cluster::PgBin;
-use domicile::lab::regions::Regions;
+use domicile::lab::regions::{Regions, RegionsConfig};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 // Not all of it is of use here.
 #[allow(dead_code)]
 mod regions;
-use regions::{CONSOLE, config, eventually, start};
+use regions::{CONSOLE, PATIENCE, config, eventually, start};
 
 const CLIENTS: u32 = 4;
 const TRANSACTIONS: u32 = 300;
@@ -29,19 +32,22 @@ name = \"pgbench_history\"
 kind = \"local\"
 ";
 
-/// Two regions, of which `eu` owns everything, with the tables of pgbench.
-async fn world() -> Regions {
+fn world_of_two() -> RegionsConfig {
     let mut config = config(&["eu", "us"], "whole", 1);
     config.tables = TABLES.to_owned();
     config.more = CONSOLE.to_owned();
-    let mut regions = Regions::create(config).await.unwrap();
+    config
+}
+
+/// Two regions, of which `eu` owns everything, with the tables of pgbench.
+async fn world(config: RegionsConfig) -> Regions {
+    let regions = Regions::create(config).await.unwrap();
     for region in regions.names() {
         let mut pgbench = program("pgbench");
         pgbench.args(["--initialize", "--quiet"]).arg(regions.postgres(region));
         // Before there is an agent nobody could confirm a commit.
         run(pgbench.env("PGOPTIONS", "-c synchronous_commit=local")).await;
     }
-    start(&mut regions).await;
     regions
 }
 
@@ -71,7 +77,8 @@ async fn console(regions: &Regions, region: &str, command: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_starts_postgres_anew_under_pgbench_and_pgbench_does_not_notice() {
-    let mut regions = world().await;
+    let mut regions = world(world_of_two()).await;
+    start(&mut regions).await;
     let mut pgbench = program("pgbench");
     pgbench.args(["--no-vacuum", "--client", &CLIENTS.to_string()]);
     pgbench.args(["--transactions", &TRANSACTIONS.to_string()]);
@@ -116,4 +123,43 @@ async fn what_is_known_is_shown(regions: &Regions) {
         if lag_bytes == "0" { Ok(()) } else { Err(lag) }
     })
     .await;
+}
+
+/// As systemd does for the service of a socket unit, the socket is held here and handed to each agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_while_an_agent_is_started_anew_waits_and_is_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = world_of_two();
+    let (binary, manager) = (config.binary.clone(), folder.path().join("manager"));
+    config.binary = manager.clone();
+    let mut regions = world(config).await;
+    let gateway = regions.gateway("eu");
+    // A copy made like this is inherited by whoever is started.
+    let held = nix::unistd::dup(std::net::TcpListener::bind(gateway).unwrap()).unwrap();
+    let script = format!(
+        "#!/bin/bash\n[[ $* != *--region\\ eu* ]] || {{ exec 3<&{}; export LISTEN_FDS=1 LISTEN_PID=$$; }}\n\
+         exec {} \"$@\"\n",
+        held.as_raw_fd(),
+        binary.display()
+    );
+    std::fs::write(&manager, script).unwrap();
+    std::fs::set_permissions(&manager, std::fs::Permissions::from_mode(0o755)).unwrap();
+    start(&mut regions).await;
+    served(TcpStream::connect(gateway).await.unwrap()).await;
+    for _ in 0..2 {
+        regions.kill_agent("eu");
+        let waits = TcpStream::connect(gateway).await.unwrap();
+        regions.start_agent("eu").unwrap();
+        served(waits).await;
+    }
+}
+
+async fn served(stream: TcpStream) {
+    let login: tokio_postgres::Config = "user=postgres dbname=postgres".parse().unwrap();
+    let served = async {
+        let (client, driver) = login.connect_raw(stream, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(driver);
+        client.batch_execute("SELECT 1").await.unwrap();
+    };
+    tokio::time::timeout(PATIENCE, served).await.expect("served");
 }

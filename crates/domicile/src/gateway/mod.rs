@@ -87,6 +87,7 @@ use turns::Turns;
 
 use crate::clock::Clock;
 use crate::notices::Notices;
+use crate::sockets;
 use crate::staleness::Staleness;
 use crate::status::RegionStatus;
 
@@ -176,7 +177,7 @@ struct Shared {
 impl Gateway {
     /// Takes the address. Connections wait in the listen queue until [`Gateway::run`].
     pub async fn bind(config: Config, routes: watch::Receiver<Arc<Routes>>) -> io::Result<Self> {
-        let listener = TcpListener::bind(config.listen).await?;
+        let listener = sockets::listen(config.listen).await?;
         let address = listener.local_addr()?;
         let (silent, seen) = watch::channel(BTreeSet::new());
         let shared = Shared {
