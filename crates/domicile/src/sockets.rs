@@ -33,7 +33,8 @@ pub fn receive() {
 
 /// Listens on `address`: on the socket that was handed over for it, if there is one.
 pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    match take(&mut lock(), address) {
+    let handed = take(&mut lock(), address);
+    match handed {
         Some(handed) => {
             handed.set_nonblocking(true)?;
             TcpListener::from_std(handed)
