@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use domicile_core::config::Config;
-use domicile_core::health::Behind;
-use domicile_core::health::DRAINED;
+use domicile_core::health::{Behind, DRAINED};
 use domicile_core::id::RegionId;
 use domicile_core::lease::Seen;
 use domicile_core::opening::{NOT_OPENED, UNSETTLED};

@@ -37,6 +37,8 @@ struct Aim {
     server: Option<(Target, BackendKeyData)>,
     /// Requests on their way to that server, or for all that is known.
     on_their_way: usize,
+    /// The session waits in the gateway: nothing of it runs at a server that could be cancelled.
+    waits: bool,
 }
 
 /// A session's own side of its slot; the session is forgotten when this is dropped.
@@ -48,15 +50,16 @@ pub struct Cancellable {
 }
 
 impl Cancels {
-    /// Passes the request on to the server that works for the session, if there is such a session.
+    /// Passes the request on to the server that works for the session, if there is such a session; or to the session
+    /// itself while it waits here. Its server would get to know of it later than the session, and cancel what comes next.
     pub async fn forward(&self, request: &CancelRequest, secure: &Secure) {
         let slot = lock(&self.0).get(&(request.pid, request.key.clone())).cloned();
         let Some(slot) = slot else {
             tracing::debug!(pid = request.pid, "cancel request for no session of this gateway");
             return;
         };
-        slot.called.notify_waiters();
-        let Some((target, key)) = lock(&slot.at).aim() else { return };
+        let aimed = lock(&slot.at).aim();
+        let Some((target, key)) = aimed else { return slot.called.notify_waiters() };
         let send = async {
             let mut link = target.connect(secure).await?;
             CancelRequest { pid: key.pid, key: key.key }.put(&mut link.outgoing);
@@ -87,6 +90,9 @@ impl Cancels {
 impl Aim {
     /// Returns where a request goes, which is on its way from now on.
     fn aim(&mut self) -> Option<(Target, BackendKeyData)> {
+        if self.waits {
+            return None;
+        }
         self.on_their_way += usize::from(self.server.is_some());
         self.server.clone()
     }
@@ -121,7 +127,26 @@ impl Cancellable {
 
     /// Waits for a cancel request from now on.
     pub async fn called(&self) {
-        self.slot.called.notified().await;
+        // First this, which hears of every request from now on, polled or not.
+        let called = self.slot.called.notified();
+        let _waits = Waits::begin(&self.slot);
+        called.await;
+    }
+}
+
+/// A session waits in the gateway for as long as this lives.
+struct Waits<'a>(&'a Slot);
+
+impl<'a> Waits<'a> {
+    fn begin(slot: &'a Slot) -> Self {
+        lock(&slot.at).waits = true;
+        Self(slot)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.at).waits = false;
     }
 }
 
@@ -139,4 +164,26 @@ impl Drop for Cancellable {
 /// Nothing that is done under these locks can be left half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::join;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_that_waits_here_is_called_and_its_server_is_left_alone() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (host, port) = ("127.0.0.1".to_owned(), server.local_addr().unwrap().port());
+        let key = BackendKeyData { pid: 7, key: Bytes::from_static(b"once") };
+        let cancels = Cancels::default();
+        let mut session = cancels.session();
+        session.moved(&Target::Tcp { host, port }, &key);
+        let request = CancelRequest { pid: key.pid, key: key.key };
+        let secure = Secure::default();
+        join!(session.called(), cancels.forward(&request, &secure));
+        assert!(session.leave(), "nothing is on its way to the server");
+    }
 }
