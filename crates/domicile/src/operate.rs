@@ -358,7 +358,9 @@ impl Operator {
 
     /// Writes down for whoever follows the run why what is next could not be done. It is tried again.
     async fn note_held_up(&self, run: &mut Performing, step: usize, error: &anyhow::Error) {
-        let what = format!("is held up: {error:#}");
+        // What PostgreSQL adds in further lines, of the row that it refused, say, is another text at every try.
+        let why = format!("{error:#}");
+        let what = format!("is held up: {}", why.lines().next().unwrap_or_default());
         if run.held_up.len() >= REASONS_MAX || !run.held_up.insert(what.clone()) {
             return;
         }
