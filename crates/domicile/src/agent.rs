@@ -35,7 +35,7 @@ use crate::directory::{self, view};
 use crate::dns;
 use crate::durable::Durability;
 use crate::front::{self, Upstream};
-use crate::gateway::{self, Gateway, Mode, Routes};
+use crate::gateway::{self, Gateway, Mode, Routes, WarmUps};
 use crate::health;
 use crate::kill_at::KillAt;
 use crate::log::{Log, LogState, Logs, Room};
@@ -231,6 +231,7 @@ struct Parts {
     reseeds: watch::Receiver<Arc<directory::View>>,
     incarnations: watch::Receiver<Arc<directory::View>>,
     notices: Notices,
+    warm_ups: WarmUps,
     intake: Arc<Intake>,
     promises: Given,
     peers: BTreeMap<RegionId, peer::Client>,
@@ -300,6 +301,7 @@ impl Parts {
             reseeds,
             incarnations,
             notices,
+            warm_ups: WarmUps::default(),
             intake,
             promises,
             peers,
@@ -654,6 +656,7 @@ impl Parts {
             intake: self.intake.clone(),
             ownership: self.ownership.clone(),
             status,
+            warm_ups: self.warm_ups.clone(),
             tables: Some(Tables {
                 canary: Canary::new(self.here.postgres.clone()),
                 marker,
@@ -743,6 +746,7 @@ impl Parts {
             park_budget: PARK_BUDGET,
             staleness: Some(staleness),
             sharing: self.config.gateway.sharing,
+            warm_ups: self.warm_ups.clone(),
             rpo: self.config.rpo,
             secure: self.secure(shutdown, tasks)?,
             admission: self.config.gateway.admission.clone(),
@@ -909,6 +913,7 @@ impl Parts {
             observer,
             intake: self.intake.clone(),
             canary: Arc::new(Canary::new(self.here.postgres.clone())),
+            warm_ups: self.warm_ups.clone(),
             peers: self.peers.clone(),
             kill_at: KillAt::new(Path::new(&self.here.data)),
         }

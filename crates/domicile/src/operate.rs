@@ -37,6 +37,7 @@ use crate::directory::documents::{
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
 use crate::drills::{self, Drills};
+use crate::gateway::WarmUps;
 use crate::kill_at::{KillAt, Moment};
 use crate::observe::Observer;
 use crate::peer;
@@ -47,7 +48,7 @@ use crate::proto::{ProbeRequest, SealRequest, SealResponse, WriteLateRequest, se
 use crate::seed::{self, ask::Wanted};
 
 mod outside;
-use outside::Outside;
+use outside::{Gateways, Outside};
 
 /// How often the facts are looked at when nothing tells of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -71,6 +72,7 @@ pub struct Operator {
     pub observer: Observer,
     pub intake: Arc<Intake>,
     pub canary: Arc<Canary>,
+    pub warm_ups: WarmUps,
     pub peers: BTreeMap<RegionId, peer::Client>,
     pub kill_at: KillAt,
 }
@@ -318,7 +320,7 @@ impl Operator {
                 // It was refused, and would be again: something else has to change first.
                 Effect::Change(_) if unchanged => return Ok(()),
                 // Other runs do not wait for it.
-                Effect::Exec { .. } | Effect::Send { .. } => return Ok(()),
+                Effect::Exec { .. } | Effect::Send { .. } | Effect::WarmUp { .. } => return Ok(()),
                 // What comes of it is told by that region's agent.
                 Effect::Seed { .. } => return Ok(()),
                 _ => {}
@@ -328,7 +330,7 @@ impl Operator {
         }
     }
 
-    /// Writes down what a program or a webhook came to that has ended.
+    /// Writes down what has ended that went on outside.
     async fn hear_outside(&self, run: &mut Performing) -> anyhow::Result<()> {
         let ended = run.outside.take_if(|outside| outside.task.is_finished());
         let Some(Outside { number, task }) = ended else { return Ok(()) };
@@ -431,7 +433,8 @@ impl Operator {
                 self.journal(run, step, what).await?;
                 self.sees(&run_key(other)).await?;
             }
-            Effect::Exec { .. } | Effect::Send { .. } if run.outside.is_some() => {}
+            Effect::Exec { .. } | Effect::Send { .. } | Effect::WarmUp { .. }
+                if run.outside.is_some() => {}
             Effect::Exec { number, program, within } => {
                 self.journal(run, step, what).await?;
                 between();
@@ -443,6 +446,11 @@ impl Operator {
                 between();
                 let config = &self.config;
                 run.outside = Some(Outside::message(config, run, *number, webhook, *within));
+            }
+            Effect::WarmUp { number, to, within } => {
+                self.journal(run, step, what).await?;
+                between();
+                run.outside = Some(self.warm_up(run, *number, to, *within, facts));
             }
             Effect::Seed { region, from, replace } => {
                 let (region, from) = (region.clone(), from.clone());
@@ -537,6 +545,24 @@ impl Operator {
         let cut = |h: seal_response::Held| Ok(Cut { origin: h.origin.parse()?, lsn: Lsn(h.lsn) });
         let held = held.into_iter().map(cut).collect::<anyhow::Result<_>>()?;
         Ok(Sealed { held, promised: Millis(promised_ms) })
+    }
+
+    fn warm_up(
+        &self,
+        run: &Performing,
+        number: usize,
+        to: &RegionId,
+        within: Millis,
+        facts: &Facts,
+    ) -> Outside {
+        let answers = |peer: &RegionId| facts.regions.get(peer).is_some_and(|seen| seen.reachable);
+        let peers = self.peers.iter().filter(|(peer, _)| answers(peer));
+        let gateways = Gateways {
+            cluster: self.config.cluster.clone(),
+            here: self.warm_ups.clone(),
+            peers: peers.map(|(peer, client)| (peer.clone(), client.clone())).collect(),
+        };
+        Outside::warm_up(gateways, run.plan.run.clone(), number, to.clone(), within)
     }
 
     async fn write_canary(
@@ -722,6 +748,7 @@ fn describe(effect: &Effect) -> String {
         Effect::Begin { intent, .. } => format!("begins a {intent}"),
         Effect::Exec { program, .. } => format!("runs the program {program}"),
         Effect::Send { webhook, .. } => format!("calls the webhook {webhook}"),
+        Effect::WarmUp { to, .. } => format!("has gateways open sessions in region {to}"),
         Effect::Seed { region, from, .. } => {
             format!("asks region {region} to copy what {from} shows")
         }

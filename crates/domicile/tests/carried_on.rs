@@ -23,7 +23,6 @@ mod regions;
 
 use regions::{config, eventually, start};
 
-const PARTITIONS: u32 = 6;
 const EFFECT: &[&str] = &["before", "between", "after"];
 const WAIT: &[&str] = &["waits"];
 /// After its last line a run has ended: nobody goes on with it.
@@ -53,6 +52,9 @@ const EVACUATION: &[(&str, &[&str])] = &[("for_each", EFFECT), ("for_each", WAIT
 /// The way there is a switchover's.
 const DRILL: &[(&str, &[&str])] = &[("give_back", EFFECT), ("give_back", WAIT), ("run", END)];
 
+/// Before the switchover of everything.
+const WARM_UP: &[(&str, &[&str])] = &[("warm_up", EFFECT)];
+
 /// What follows is a failover's, and what comes last a drill's.
 const FORCED_DRILL: &[(&str, &[&str])] =
     &[("fence_canary", EFFECT), ("seal", EFFECT), ("cut", EFFECT), ("late_write", EFFECT)];
@@ -64,16 +66,23 @@ struct World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_opened_again_when_the_agent_that_had_them_opened_is_killed() {
+    let mut world = World::new("whole", 1).await;
+    let mut to = ["us", "eu"].iter().cycle();
+    let first = world.begin(&["switchover", "--from", "ap", "--to", "eu"]).wait().unwrap();
+    assert!(first.success());
+    for (step, moments) in WARM_UP {
+        for moment in *moments {
+            let to = to.next().unwrap();
+            let called = ["switchover", "--partitions", "0", "--to", to];
+            world.carries_on(&called, to, step, moment).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on() {
-    let mut config = config(&["ap", "eu", "us"], "hash(id, 6)", PARTITIONS);
-    config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY)".to_owned();
-    config.tables = "[[table]]\nname = \"item\"\n".to_owned();
-    // Whoever is killed is back before anybody gives him up.
-    config.lease = std::time::Duration::from_secs(30);
-    let mut regions = Regions::create(config).await.unwrap();
-    start(&mut regions).await;
-    let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
-    let mut world = World { regions, directory, began: Instant::now() };
+    let mut world = World::new("hash(id, 6)", 6).await;
     let there_and_back =
         |round: usize| if round.is_multiple_of(2) { ("eu", "us") } else { ("us", "eu") };
 
@@ -120,6 +129,18 @@ async fn wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on(
 }
 
 impl World {
+    async fn new(partition: &str, partitions: u32) -> Self {
+        let mut config = config(&["ap", "eu", "us"], partition, partitions);
+        config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY)".to_owned();
+        config.tables = "[[table]]\nname = \"item\"\n".to_owned();
+        // Whoever is killed is back before anybody gives him up.
+        config.lease = std::time::Duration::from_secs(30);
+        let mut regions = Regions::create(config).await.unwrap();
+        start(&mut regions).await;
+        let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
+        Self { regions, directory, began: Instant::now() }
+    }
+
     /// Starts a run that is `to`'s to perform, has its agent die at a point, and sees it to its end.
     async fn carries_on(&mut self, called: &[&str], to: &str, step: &str, moment: &str) {
         let what = format!("{} at {step} {moment}", called.join(" "));
@@ -166,7 +187,7 @@ impl World {
 
     async fn is_done_once(&self, before: &Ownership, to: &str, what: &str) {
         let after = self.ownership().await.unwrap();
-        for partition in (0..PARTITIONS).map(PartitionId) {
+        for partition in (0..before.total()).map(PartitionId) {
             let (old, new) = (before.entry(partition).unwrap(), after.entry(partition).unwrap());
             let owner = State::Owned { by: to.parse().unwrap() };
             assert_eq!((&new.state, new.epoch), (&owner, old.epoch.next()), "{what}");

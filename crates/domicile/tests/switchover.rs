@@ -1,11 +1,12 @@
-//! Does an owner that is asked for several hand-overs at one moment finish each of them, and is it said what holds one
-//! up?
+//! Does an owner that is asked for several hand-overs at one moment finish each of them, is it said what holds one up,
+//! and do sessions go on at once where all has gone?
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use domicile::lab::regions::Regions;
 use serde_json::Value as Json;
+use tokio_postgres::NoTls;
 
 // Not all of it is of use here.
 #[allow(dead_code)]
@@ -92,6 +93,34 @@ async fn a_run_says_what_holds_it_up_and_goes_on_when_that_is_gone() {
     let held_up = said.iter().filter(|what| what.contains("not_today"));
     assert_eq!(held_up.collect::<Vec<_>>(), [&why], "{said:?}");
     assert_eq!(said.last().map(String::as_str), Some("succeeded"), "{said:?}");
+}
+
+/// Through which gateway a client comes does not matter.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_are_open_at_the_new_owner_before_everything_is_handed_over() {
+    let mut config = config(&["eu", "us", "ap"], "whole", 1);
+    config.seed_sql = SEED.to_owned();
+    config.tables = "[[table]]\nname = \"item\"\n".to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let mut clients = Vec::new();
+    for region in ["eu", "us", "ap"] {
+        let gateway = regions.gateway(region);
+        let address = format!("host={} port={}", gateway.ip(), gateway.port());
+        let address = format!("{address} user=postgres dbname=postgres");
+        let (client, connection) = tokio_postgres::connect(&address, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        clients.push(client);
+    }
+    let owner = owner_of(&partitions(&regions).unwrap()[0]);
+    let to = ["us", "eu"].into_iter().find(|region| *region != owner).unwrap();
+    assert!(switch(&regions, "0", to).wait().unwrap().success());
+    let said = journal(&regions).unwrap();
+    let open = format!("3 of 3 sessions are open in region {to}");
+    assert!(said.contains(&open), "{said:?}");
+    for (id, client) in clients.iter().enumerate() {
+        client.batch_execute(&format!("INSERT INTO item VALUES ({id})")).await.unwrap();
+    }
 }
 
 /// What stands in the journal of the last run.

@@ -298,6 +298,9 @@ pub enum Effect {
     /// Tell somebody by a webhook of the configuration, for the step of this number; one that is being told
     /// already is waited for.
     Send { number: usize, webhook: String, within: Millis },
+    /// Have all gateways open the sessions of their clients at `to`, for the step of this number; what is being
+    /// opened already is waited for.
+    WarmUp { number: usize, to: RegionId, within: Millis },
     /// Ask `region` to copy what `from` shows; one that was asked for is gone on with.
     Seed { region: RegionId, from: RegionId, replace: bool },
     /// Take that back.

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
-use domicile::gateway::{Columns, Config, Console, Gateway, Mode, Roles, Routes, Secure, Target};
+use domicile::gateway::{
+    Columns, Config, Console, Gateway, Mode, Roles, Routes, Secure, Target, WarmUps,
+};
 use domicile::lab::cluster::{Cluster, free_port};
 use domicile_core::admission::Admission;
 use domicile_core::partition::{Layout, Scheme};
@@ -83,6 +85,7 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Box<dyn Any>)> {
         roles: Roles::default(),
         staleness: None,
         sharing: None,
+        warm_ups: WarmUps::default(),
     };
     let gateway = Gateway::bind(config, seen).await?;
     let port = gateway.address().port();

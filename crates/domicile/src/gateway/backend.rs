@@ -44,6 +44,8 @@ pub struct Backend {
     left: Option<Remembered>,
     /// A transaction stands open here that goes on elsewhere, or not at all.
     pub in_transaction: bool,
+    /// It was opened because everything moves here, and was not asked for anything yet.
+    pub is_cold: bool,
     /// Answers are to come that nobody waits for any more: the connection is of no use.
     pub astray: bool,
     /// Clients share this server.
@@ -137,6 +139,7 @@ impl Backend {
             key: None,
             left: None,
             in_transaction: false,
+            is_cold: false,
             astray: false,
             shareable: None,
         }
@@ -150,6 +153,7 @@ impl Backend {
         memory: &Memory,
     ) -> Result<(Self, Statuses), OpenError> {
         let mut opened = Self::dial(shared, region, startup).await?;
+        opened.is_cold = true;
         let mut statuses = Statuses::new();
         opened.log_in(keys).await?;
         opened.until_ready(1, &mut statuses).await?;

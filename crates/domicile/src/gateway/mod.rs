@@ -31,6 +31,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod ahead;
 mod attempt;
 mod backend;
 mod cancel;
@@ -72,6 +73,7 @@ mod track;
 mod turns;
 mod unconfirmed;
 
+pub use ahead::{WarmUps, WarmedUp};
 use cancel::Cancels;
 pub use columns::{Columns, Types as KeyTypes};
 use gate::Gate;
@@ -127,6 +129,8 @@ pub struct Config {
     pub staleness: Option<Staleness>,
     /// How clients share the servers of `local`; absent where each has its own.
     pub sharing: Option<Sharing>,
+    /// By which its sessions hear where all will go on.
+    pub warm_ups: WarmUps,
 }
 
 /// What the console of a gateway shows, and to whom.
@@ -169,6 +173,7 @@ struct Shared {
     gate: Gate,
     pools: Pools,
     turns: Turns,
+    first_turns: Turns,
     secure: Secure,
     clock: Clock,
     shutdown: CancellationToken,
@@ -183,13 +188,14 @@ impl Gateway {
         let shared = Shared {
             secure: config.secure.clone(),
             pools: Pools::new(config.sharing),
+            sessions: config.warm_ups.sessions.clone(),
             config: Arc::new(config),
             routes,
             silent: seen,
             cancels: Cancels::default(),
-            sessions: Sessions::default(),
             gate: Gate::new(),
             turns: Turns::new(),
+            first_turns: Turns::new(),
             clock: Clock::new(),
             shutdown: CancellationToken::new(),
         };

@@ -26,6 +26,11 @@ const SETTLING_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Opening a session on a server takes no longer, or the server is as good as gone.
 pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// What a session has left is closed so much later, and not all at once.
+const CLOSED_AFTER: Duration = Duration::from_millis(500);
+const CLOSED_WITHIN_MS: u64 = 2000;
+const CLOSED_APART_MS: u64 = 7;
+
 /// Waiting, with a bound.
 pub struct Wait {
     until: Time,
@@ -119,37 +124,25 @@ pub async fn unless_overtaken<T>(
     }
 }
 
-/// Returns the connection that was opened ahead, if it leads to `region` and is as good as a new one.
-fn take_ahead(ahead: &mut Option<Box<Opened>>, region: &RegionId) -> Option<Opened> {
-    let ahead = ahead.take().filter(|ahead| ahead.0.region == *region)?;
-    let (mut server, mut statuses) = *ahead;
-    server.look();
-    server.hear_aside(&mut statuses).is_ok().then_some((server, statuses))
-}
-
 impl Session {
     /// Returns once the session is at its home and that home is alive; only for an idle session.
     pub async fn go_home(&mut self, patience: Millis) -> Result<(), End> {
         let mut wait = Wait::new(&self.shared, patience);
-        let mut ahead = None;
         loop {
             let end = match self.wanted_home() {
-                Home::At(region) if self.is_at(&region) => return Ok(()),
+                Home::At(region) if self.is_at(&region) => {
+                    self.forget_ahead();
+                    return Ok(());
+                }
                 Home::At(_) if self.caller == Caller::Peer => return Err(End::Quietly),
                 // The connection may be as good as ever when the region answers again.
                 Home::At(region) if self.shared.is_silent(&region) => refusals::unreachable(),
-                Home::At(region) => match take_ahead(&mut ahead, &region) {
-                    Some(opened) => {
-                        self.live_at(opened);
-                        return Ok(());
-                    }
-                    None => match self.move_to(&region).await {
-                        Ok(()) => return Ok(()),
-                        Err(error) => self.cannot_open(&region, &error)?,
-                    },
+                Home::At(region) => match self.move_to(&region).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => self.cannot_open(&region, &error)?,
                 },
                 Home::Wait => {
-                    ahead = Box::pin(self.open_ahead(ahead)).await;
+                    self.hear_of_hand_over();
                     refusals::no_owner()
                 }
             };
@@ -190,10 +183,6 @@ impl Session {
 
     fn wanted_home(&mut self) -> Home {
         let config = &self.shared.config;
-        if self.caller == Caller::Peer {
-            // Waiting for an owner is for the gateway that the client is connected to.
-            return Home::At(config.region.clone());
-        }
         if self.reading.is_here() {
             return Home::At(config.region.clone());
         }
@@ -226,9 +215,12 @@ impl Session {
         if self.memory.is_bound() {
             return Err(OpenError::Refused("the session is bound to its server".to_owned()));
         }
-        let opened = match self.shares_in(region) {
-            true => self.take_shared().await?,
-            false => self.open(region).await?,
+        let opened = if self.shares_in(region) {
+            self.take_shared().await?
+        } else if let Some(opened) = self.take_ahead(region).await {
+            opened
+        } else {
+            self.open(region).await?
         };
         self.live_at(opened);
         Ok(())
@@ -236,13 +228,29 @@ impl Session {
 
     fn live_at(&mut self, (home, statuses): Opened) {
         tracing::debug!(from = %self.home.region, to = %home.region, "a session moved");
-        let left = std::mem::replace(&mut self.home, home).region;
-        if left != self.shared.config.region {
-            self.reading.was_at(left);
+        let left = std::mem::replace(&mut self.home, home);
+        if left.region != self.shared.config.region {
+            self.reading.was_at(left.region.clone());
         }
+        self.close_later(left);
         self.join_pool();
         self.tell_statuses(statuses);
         self.tell_cancels();
+    }
+
+    /// Everybody leaves a server at the same moment, in which the next one has enough to do: they are closed one after
+    /// the other.
+    fn close_later(&self, left: Backend) {
+        if left.shareable.is_some() || left.link.has_ended() {
+            return;
+        }
+        let among = self.recorder.record.id.wrapping_mul(CLOSED_APART_MS) % CLOSED_WITHIN_MS;
+        let after = CLOSED_AFTER + Duration::from_millis(among);
+        let stopped = self.shared.shutdown.clone().cancelled_owned();
+        tokio::spawn(async move {
+            let _ = timeout(after, stopped).await;
+            drop(left);
+        });
     }
 
     /// Opens a quiet connection that looks like the session's.
@@ -251,36 +259,6 @@ impl Session {
         let turn = self.turn_to_open(region).map(Ok);
         let _turn = unless_overtaken(&self.shared, patience, turn).await?;
         unless_overtaken(&self.shared, OPEN_WAIT_MAX, self.open_now(region)).await
-    }
-
-    /// Uses the time for which the session waits: opens its connection at the region to which everything is
-    /// being handed over. That may be far away, and has as many to open as there are clients.
-    async fn open_ahead(&mut self, known: Option<Box<Opened>>) -> Option<Box<Opened>> {
-        let next = self.routes.borrow().next_of_whole.clone()?;
-        if known.as_ref().is_some_and(|known| known.0.region == next) {
-            return known;
-        }
-        if self.memory.is_bound() || self.shares_in(&next) || self.shared.is_silent(&next) {
-            return None;
-        }
-        let mut routes = self.routes.clone();
-        let leads_elsewhere = |now: &Arc<Routes>| {
-            ![&now.next_of_whole, &now.owner_of_whole].contains(&&Some(next.clone()))
-        };
-        let opening = async {
-            let _turn = self.turn_to_open(&next).await;
-            timeout(OPEN_WAIT_MAX, self.open_now(&next)).await.unwrap_or(Err(OpenError::Slow))
-        };
-        let opened = tokio::select! {
-            biased;
-            () = self.shared.shutdown.cancelled() => return None,
-            Ok(_) = routes.wait_for(leads_elsewhere) => return None,
-            opened = opening => opened,
-        };
-        opened
-            .inspect_err(|error| tracing::debug!(region = %next, %error, "not opened ahead"))
-            .ok()
-            .map(Box::new)
     }
 
     /// Servers of other regions are opened by their gateways.

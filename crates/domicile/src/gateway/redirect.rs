@@ -102,6 +102,7 @@ impl Session {
                     Ok(()) => {
                         self.decided.leads(&region, Why::Refused { by });
                         attempt.way = Some((redirect, wait));
+                        self.await_first_turn().await;
                         self.say_again(attempt);
                         return Ok(());
                     }

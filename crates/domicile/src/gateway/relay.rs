@@ -85,6 +85,9 @@ impl Session {
             self.go_home_patiently().await?;
             self.turn = None;
             self.catch_up_at_home().await?;
+            if self.home.is_cold {
+                Box::pin(self.await_first_turn()).await;
+            }
             self.begin_attempt();
             self.decide(tag, &raw);
         }
@@ -148,6 +151,7 @@ impl Session {
         }
         let told = self.unconfirmed.tell(tag, &raw);
         if tag == tag::READY_FOR_QUERY {
+            self.first_turn = None;
             if !self.begun {
                 Box::pin(self.begin()).await;
             }
@@ -216,6 +220,7 @@ impl Session {
     /// The server is ready for the first statement.
     async fn begin(&mut self) {
         self.begun = true;
+        self.home.is_cold = self.caller == Caller::Peer;
         self.join_pool();
         if self.caller == Caller::Client {
             let role = self.startup.get("user").unwrap_or_default();

@@ -19,6 +19,7 @@ use domicile_pg::startup::Startup;
 use futures_util::future::select_all;
 use tokio::sync::watch;
 
+use super::ahead::{Ahead, Announced};
 use super::attempt::Attempt;
 use super::backend::{Backend, OpenError, Statuses};
 use super::cancel::Cancellable;
@@ -38,6 +39,7 @@ use super::secure::Other;
 use super::sessions::Kind;
 use super::setters::Setters;
 use super::track::Track;
+use super::turns::FirstTurn;
 use super::unconfirmed::Unconfirmed;
 use super::{Shared, console, door, gate};
 
@@ -65,6 +67,9 @@ pub struct Session {
     pub unconfirmed: Unconfirmed,
     /// What the client knows of the server's settings.
     pub statuses: Statuses,
+    /// A connection where the session will go on.
+    pub ahead: Option<Box<Ahead>>,
+    pub announced: watch::Receiver<Option<Announced>>,
     /// The transaction that runs now, as long as it may go elsewhere.
     pub attempt: Option<Attempt>,
     /// What the client says of whose rows it is about.
@@ -85,6 +90,8 @@ pub struct Session {
     pub membership: Option<Membership>,
     /// Its right to have one now, until it has it.
     pub turn: Option<Turn>,
+    /// That of its first statement for a server.
+    pub first_turn: Option<FirstTurn>,
     /// Its unnamed statement: the Parse, whole as on the wire. Followed only while it shares.
     pub unnamed: Option<Bytes>,
     /// The server's offer to bind the login to its connection was kept from the client.
@@ -134,6 +141,8 @@ pub async fn serve(
     let mut session = Session {
         cancellable: shared.cancels.session(),
         recorder,
+        ahead: None,
+        announced: shared.config.warm_ups.subscribe(),
         unconfirmed: Unconfirmed::new(shared.config.rpo),
         shared,
         routes,
@@ -158,6 +167,7 @@ pub async fn serve(
         skipping: false,
         membership: None,
         turn: None,
+        first_turn: None,
         unnamed: None,
         unbound: false,
         begun: false,
@@ -239,6 +249,7 @@ impl Session {
             () = self.cancellable.arrived() => {}
             () = self.shared.shutdown.cancelled(), if !stopping => {}
             Ok(()) = self.shared.silent.changed() => {}
+            Ok(()) = self.announced.changed() => self.hear_announcement(),
         }
     }
 

@@ -44,6 +44,7 @@ pub struct Record {
     doing_since: AtomicU64,
     pub counters: Counters,
     servers: Mutex<Vec<Server>>,
+    readiness: AtomicU8,
     /// Somebody wants it to end.
     pub ended: CancellationToken,
 }
@@ -94,6 +95,33 @@ impl Doing {
         Self::Waiting,
         Self::Paused,
     ];
+}
+
+/// Does a session have a connection where all will go on?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Readiness {
+    /// It needs none.
+    Needless,
+    /// It has not heard of it.
+    Unasked,
+    Opening,
+    Ready,
+    Failed,
+}
+
+impl Readiness {
+    /// Each at the place that its number says.
+    const ALL: [Self; 5] =
+        [Self::Needless, Self::Unasked, Self::Opening, Self::Ready, Self::Failed];
+
+    pub fn is_wanted(self) -> bool {
+        self != Self::Needless
+    }
+
+    pub fn is_waited_for(self) -> bool {
+        matches!(self, Self::Unasked | Self::Opening)
+    }
 }
 
 /// A connection to a server that a session holds.
@@ -158,6 +186,7 @@ impl Sessions {
             doing_since: AtomicU64::new(clock.now().0),
             counters: Counters::default(),
             servers: Mutex::default(),
+            readiness: AtomicU8::new(Readiness::Needless as u8),
             ended: CancellationToken::new(),
         });
         state.present.insert(record.id, record.clone());
@@ -241,6 +270,14 @@ impl Record {
     /// How long it has been at that.
     pub fn doing_for(&self, now: Time) -> Millis {
         now.since(Time(self.doing_since.load(Ordering::Relaxed)))
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        Readiness::ALL[usize::from(self.readiness.load(Ordering::SeqCst))]
+    }
+
+    pub fn is(&self, readiness: Readiness) {
+        self.readiness.store(readiness as u8, Ordering::SeqCst);
     }
 
     pub fn servers(&self) -> Vec<Server> {

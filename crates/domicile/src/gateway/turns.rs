@@ -1,15 +1,24 @@
-//! Whose turn is it to open a session on this region's PostgreSQL?
+//! Whose turn is it to open a session on this region's PostgreSQL, and to ask it for the first time?
 //!
-//! When a region takes over, all its clients want a session at the same moment. A server that starts
-//! hundreds of them side by side finishes none before nearly all are done. In turns the first one
+//! When a region takes over, all its clients want that at the same moment. A server that starts
+//! hundreds of sessions side by side finishes none before nearly all are done; nor does it with the first statements
+//! of hundreds, for each of which a new session looks up all that it needs. In turns the first one
 //! writes after a few milliseconds; the last waits somewhat longer, since the first write meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::session::Session;
 
 /// So many at once, at least: PostgreSQL is to be busy while some of them wait.
 const AT_ONCE_MIN: usize = 4;
+/// A first statement has its turn for no longer: it may be one that takes hours, or waits for others; and the last of
+/// hundreds is not to wait for seconds.
+const FIRST_MAX: Duration = Duration::from_millis(20);
 
 /// Turns, in the order in which they were asked for.
 #[derive(Clone, Debug)]
@@ -18,12 +27,42 @@ pub struct Turns(Arc<Semaphore>);
 impl Turns {
     pub fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self(Arc::new(Semaphore::new(AT_ONCE_MIN.max(2 * cores))))
+        Self::of(AT_ONCE_MIN.max(2 * cores))
+    }
+
+    /// So many at once.
+    pub fn of(at_once: usize) -> Self {
+        Self(Arc::new(Semaphore::new(at_once)))
     }
 
     /// Waits for a turn, which lasts until what this returns is dropped.
     pub async fn next(&self) -> SemaphorePermit<'_> {
         self.0.acquire().await.expect("it is never closed")
+    }
+
+    /// Waits for a turn that ends by itself.
+    async fn next_first(&self) -> FirstTurn {
+        let turn = self.0.clone().acquire_owned().await.expect("it is never closed");
+        FirstTurn(AbortOnDropHandle::new(tokio::spawn(async move {
+            sleep(FIRST_MAX).await;
+            drop(turn);
+        })))
+    }
+}
+
+/// The turn of a session's first statement, until it is dropped or has lasted long enough.
+pub struct FirstTurn(
+    #[expect(dead_code, reason = "dropped, it ends the turn")] AbortOnDropHandle<()>,
+);
+
+impl Session {
+    /// Has the first statement for a server that came quietly, or is another gateway's, wait for its turn.
+    pub async fn await_first_turn(&mut self) {
+        let server = self.active();
+        let (is_first, region) = (std::mem::take(&mut server.is_cold), server.region.clone());
+        if is_first && region == self.shared.config.region {
+            self.first_turn = Some(self.shared.first_turns.next_first().await);
+        }
     }
 }
 
@@ -45,5 +84,26 @@ mod tests {
         assert!(waits.as_mut().now_or_never().is_none());
         held.pop();
         assert!(waits.now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_first_statement_that_takes_long_keeps_nobody_from_his() {
+        let turns = Turns::of(1);
+        let _long = turns.next_first().await;
+        let mut next = std::pin::pin!(turns.next_first());
+        assert!(next.as_mut().now_or_never().is_none());
+        next.await;
+    }
+
+    #[tokio::test]
+    async fn a_first_statement_that_was_answered_lets_the_next_one_in() {
+        let turns = Turns::of(1);
+        drop(turns.next_first().await);
+        let (next, moment) = (turns.next_first(), sleep(FIRST_MAX));
+        tokio::select! {
+            biased;
+            _ = next => {}
+            () = moment => panic!("its turn was over"),
+        }
     }
 }

@@ -21,6 +21,7 @@ use super::intake::Intake;
 use super::mark::Marker;
 use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX, compare, lift_epochs, lower_epochs};
 use crate::directory::view::OwnershipView;
+use crate::gateway::{WarmUps, WarmedUp};
 use crate::log::{Frame, Log, LogError, Logs, PartReader};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
@@ -34,7 +35,8 @@ use crate::proto::{
     MarkRequest, MarkResponse, OpenSnapshotRequest, OpenSnapshotResponse, Position, ProbeRequest,
     ProbeResponse, PromiseRequest, PromiseResponse, Records, RepairRequest, RepairResponse,
     SealRequest, SealResponse, StatusRequest, StatusResponse, SubscribeRequest, Value,
-    WriteLateRequest, WriteLateResponse, fetch_rows_response, seal_response,
+    WarmUpRequest, WarmUpResponse, WriteLateRequest, WriteLateResponse, fetch_rows_response,
+    seal_response,
 };
 use crate::seed::source::Snapshots;
 use crate::status::{RegionStatus, log_ends};
@@ -42,6 +44,9 @@ use crate::tls::{self, Credentials};
 
 /// Bytes of records sent in one message, unless one record alone is longer.
 const SEND_BYTES_MAX: usize = 1024 * 1024;
+
+/// No request to open sessions is worked at for longer.
+const WARM_UP_MAX: Duration = Duration::from_secs(600);
 
 /// Everything the server answers from.
 pub struct Desk {
@@ -53,6 +58,7 @@ pub struct Desk {
     pub intake: Arc<Intake>,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     pub status: watch::Receiver<Arc<RegionStatus>>,
+    pub warm_ups: WarmUps,
     /// A witness has none.
     pub tables: Option<Tables>,
 }
@@ -332,6 +338,18 @@ impl Peer for Service {
         let written = tables.canary.write_late(epoch.ok_or_else(unknown)?, &run.0).await;
         written.map_err(|why| Status::failed_precondition(format!("{why:#}")))?;
         Ok(Response::new(WriteLateResponse {}))
+    }
+
+    async fn warm_up(
+        &self,
+        request: Request<WarmUpRequest>,
+    ) -> Result<Response<WarmUpResponse>, Status> {
+        let request = request.into_inner();
+        self.same_cluster(&request.cluster)?;
+        let to = self.known_region(&request.to)?;
+        let within = Duration::from_millis(request.within_ms).min(WARM_UP_MAX);
+        let WarmedUp { ready, wanted } = self.desk.warm_ups.warm_up(&to, within).await;
+        Ok(Response::new(WarmUpResponse { ready: ready as u64, wanted: wanted as u64 }))
     }
 }
 

@@ -27,6 +27,7 @@ use crate::agent::{listen, mend, until};
 use crate::clock::Clock;
 use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
 use crate::directory::{self, View, view};
+use crate::gateway::WarmUps;
 use crate::log::{Logs, Room};
 use crate::notices::Notices;
 use crate::observe::{Observer, Sources};
@@ -258,6 +259,7 @@ impl Parts {
             intake: self.intake.clone(),
             ownership: self.ownership.clone(),
             status: status.subscribe(),
+            warm_ups: WarmUps::default(),
             tables: None,
         };
         let (credentials, stop) = (self.credentials.clone(), shutdown.clone());

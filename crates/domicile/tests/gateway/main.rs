@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile::gateway::{
-    Columns, Config, Console, Gateway, Mode, Pools, Roles, Routes, Secure, Target,
+    Columns, Config, Console, Gateway, Mode, Pools, Roles, Routes, Secure, Target, WarmUps,
 };
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
 use domicile::notices::Notices;
@@ -39,6 +39,7 @@ mod sharing;
 mod silence;
 mod statement;
 mod unconfirmed;
+mod warm_up;
 
 /// Longer than anything takes here; a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,6 +52,7 @@ struct Region {
     cluster: Cluster,
     address: SocketAddr,
     routes: watch::Sender<Arc<Routes>>,
+    warm_ups: WarmUps,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
     pools: Pools,
@@ -152,6 +154,7 @@ impl Wanted {
         let (routes, seen) = watch::channel(Arc::new(self.routes.clone()));
         let reader = cluster.connection_string();
         let reader = reader.replace("user=postgres", &format!("user={}", self.reader));
+        let warm_ups = WarmUps::default();
         let config = Config {
             region: name.clone(),
             listen,
@@ -176,12 +179,13 @@ impl Wanted {
             roles: Roles::of_postgres(&reader),
             staleness: None,
             sharing: self.sharing,
+            warm_ups: warm_ups.clone(),
         };
         let gateway = Gateway::bind(config, seen).await.unwrap();
         let (address, stop) = (gateway.address(), CancellationToken::new());
         let pools = gateway.pools();
         let served = tokio::spawn(gateway.run(stop.clone()));
-        Region { name, cluster, address, routes, stop, served, pools, _folder: folder }
+        Region { name, cluster, address, routes, warm_ups, stop, served, pools, _folder: folder }
     }
 }
 

@@ -145,7 +145,7 @@ impl Agent {
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,
-            answers: BTreeMap::new(),
+            answers: execution.map(|e| e.answers.clone()).unwrap_or_default(),
             parts: BTreeMap::new(),
         })
     }

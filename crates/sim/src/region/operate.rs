@@ -14,7 +14,7 @@ use domicile_core::ownership::{Ownership, OwnershipChange, State};
 use domicile_core::promise;
 use domicile_core::runbook::file::Call;
 use domicile_core::runbook::plan::check;
-use domicile_core::runbook::{Effect, Intent, Next, Plan, executor, failover, next};
+use domicile_core::runbook::{Answer, Effect, Intent, Next, Plan, executor, failover, next};
 use domicile_core::time::{Millis, Time};
 
 use super::{Agent, Context, Host, Output, send};
@@ -35,6 +35,7 @@ pub struct Execution {
     pub promises_over_at: Option<Time>,
     pub canary_written: bool,
     pub late_written: bool,
+    pub answers: BTreeMap<usize, Answer>,
     act_again_at: Time,
 }
 
@@ -147,6 +148,11 @@ impl Agent {
             }
             Effect::Exec { .. } | Effect::Send { .. } => {
                 unreachable!("no runbook here acts outside")
+            }
+            // There are no sessions here.
+            Effect::WarmUp { number, .. } => {
+                let execution = self.executions.entry(run.clone()).or_default();
+                execution.answers.insert(number, Answer::Passed);
             }
             Effect::Seed { .. } | Effect::GiveUpSeed { .. } => {
                 unreachable!("regions join by themselves here")

@@ -8,7 +8,7 @@ use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::Outage;
 use domicile_core::ownership::OwnershipChange;
 use domicile_core::runbook::{
-    Effect, Facts, Intent, Next, Outcome, Recorded, RegionFacts, Successor, ended, next,
+    Answer, Effect, Facts, Intent, Next, Outcome, Recorded, RegionFacts, Successor, ended, next,
 };
 use domicile_core::time::Millis;
 
@@ -231,6 +231,7 @@ impl Protocol {
                     | Effect::Begin { .. }
                     | Effect::Exec { .. }
                     | Effect::Send { .. }
+                    | Effect::WarmUp { .. }
                     | Effect::Seed { .. }
                     | Effect::GiveUpSeed { .. },
                 ..
@@ -322,7 +323,8 @@ impl Protocol {
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,
-            answers: BTreeMap::new(),
+            // Nobody has sessions here.
+            answers: (0..plan.steps.len()).map(|number| (number, Answer::Passed)).collect(),
             parts: BTreeMap::new(),
         })
     }

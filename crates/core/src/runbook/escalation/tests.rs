@@ -35,7 +35,7 @@ fn in_the_middle() -> (Facts, Plan) {
 
 fn begins(plan: &Plan, recorded: &Recorded, facts: &Facts) -> bool {
     let begun = Effect::Begin { run: forced_of(&plan.run), intent: to_us(false) };
-    next(plan, recorded, facts) == Next::Do { step: 0, effect: begun }
+    next(plan, recorded, facts) == Next::Do { step: 1, effect: begun }
 }
 
 /// What the forced run of `plan` does, of itself: it has facts of its own.
@@ -53,7 +53,7 @@ fn the_source_loses_everything_to_the_target_and_the_planned_run_says_so() {
     assert!(matches!(next(&plan, &wish(false), &facts), Next::Wait { .. }), "it is begun once");
     let (story, outcome) = play(&forced(&plan), &mut facts);
     assert_eq!((story[0].as_str(), outcome), ("do fence", Outcome::Succeeded));
-    let waits = Next::Wait { step: 0, blocker: Blocker::Escalated { run: forced_of(&run()) } };
+    let waits = Next::Wait { step: 1, blocker: Blocker::Escalated { run: forced_of(&run()) } };
     assert_eq!(next(&plan, &wish(false), &facts), waits);
     facts.successor = Successor::Ended;
     assert_eq!(next(&plan, &wish(false), &facts), Next::Finished(Outcome::Escalated));
@@ -107,7 +107,7 @@ fn what_is_against_the_forced_run_is_waited_for_and_nothing_else_is() {
     facts.regions.get_mut(&region("eu")).unwrap().outage =
         Some(Outage::Suspected { by: vec![region("ap")] });
     let draining = Blocker::Draining { region: region("eu") };
-    let waits = Next::Wait { step: 0, blocker: draining };
+    let waits = Next::Wait { step: 1, blocker: draining };
     assert_eq!(next(&plan, &wish(false), &facts), waits);
     let begins = |facts: &Facts| matches!(next(&plan, &wish(true), facts), Next::Do { .. });
     assert!(begins(&facts), "a person vouches for it");

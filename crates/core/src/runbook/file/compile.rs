@@ -6,7 +6,7 @@ use super::{Action, Argument, Arguments, Kind, Runbook, Value};
 use crate::id::{PartitionRange, RunId};
 use crate::runbook::step::{
     Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, FenceCanary, ForEach, GiveBack,
-    Grant, HandOver, LateWrite, Notify, Reroute, Seal, Seed, Verify, Webhook,
+    Grant, HandOver, LateWrite, Notify, Reroute, Seal, Seed, Verify, WarmUp, Webhook,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -144,6 +144,10 @@ fn step(number: usize, action: &Action, run: &RunId, intent: &Intent, bound: &Bo
         }
         (Action::GiveBack, Intent::ForcedDrill { .. }) => {
             Step::GiveBack(GiveBack { run, range: PartitionRange::CANARY, of: to })
+        }
+        (Action::WarmUp { within }, Intent::Switchover { range, .. }) => {
+            let (range, within) = (*range, bound.value(within));
+            Step::WarmUp(WarmUp { run, number, range, to, within })
         }
         (Action::HandOver { .. }, Intent::Switchover { range, .. }) => {
             Step::HandOver(HandOver { run, range: *range, to })

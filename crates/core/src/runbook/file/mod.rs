@@ -66,6 +66,7 @@ pub enum Action {
     Webhook { webhook: Value<String>, within: Value<Millis> },
     Notify { webhook: Value<String>, within: Value<Millis> },
     ConfirmOutage { attest: Value<bool> },
+    WarmUp { within: Value<Millis> },
     HandOver { partitions: Value<PartitionRange>, to: Value<RegionId> },
     Fence { from: Value<RegionId>, to: Value<RegionId> },
     FenceCanary { from: Value<RegionId>, to: Value<RegionId> },
@@ -98,6 +99,7 @@ impl Action {
             Self::Webhook { .. } => "webhook",
             Self::Notify { .. } => "notify",
             Self::ConfirmOutage { .. } => "confirm_outage",
+            Self::WarmUp { .. } => "warm_up",
             Self::HandOver { .. } => "hand_over",
             Self::Fence { .. } => "fence",
             Self::FenceCanary { .. } => "fence_canary",
@@ -134,6 +136,7 @@ impl Action {
                 vec![("webhook", webhook.to_string()), ("within", value::told(within))]
             }
             Self::ConfirmOutage { attest } => vec![("attest", attest.to_string())],
+            Self::WarmUp { within } => vec![("within", value::told(within))],
             Self::HandOver { partitions, to } => {
                 vec![("partitions", partitions.to_string()), ("to", to.to_string())]
             }

@@ -53,6 +53,9 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
             refuse(format!("{name} stands in {} already", first.path));
             continue;
         }
+        if name == "warm_up" && !has(after, &["hand_over"]) {
+            refuse("no hand_over comes after warm_up: nothing else has sessions move".to_owned());
+        }
         if name == "seed" && has(steps, TAKES) {
             refuse(
                 "a runbook that adds a region moves nothing: that is for another run".to_owned(),

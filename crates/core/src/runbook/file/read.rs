@@ -234,6 +234,7 @@ impl Reader {
             "confirm_outage" => {
                 Action::ConfirmOutage { attest: self.value(section, kind, "attest")? }
             }
+            "warm_up" => Action::WarmUp { within: self.value(section, kind, "within")? },
             "hand_over" => {
                 let partitions = self.value(section, kind, "partitions");
                 let to = self.value(section, kind, "to");

@@ -176,6 +176,17 @@ pub const STEPS: &[StepKind] = &[
         meaning: "Waits until so many other regions say that the region is gone as `failover.observers` asks for. Before the fence the run is called off when the region is back.",
     },
     StepKind {
+        name: "warm_up",
+        keys: &[Key {
+            name: "within",
+            kind: Kind::Duration,
+            default: Some("10s"),
+            meaning: "The run goes on after that, whatever is open.",
+        }],
+        after: &[],
+        meaning: "Has every gateway that answers open the sessions of its clients at the new owner, so that they go on there at once and nobody waits until those of all others are open. Meanwhile they write at the old one. It never fails: what is not open in time is opened later, and the journal says how many are. Where a region serves its own clients, whoever owns what (many partitions), there is nothing to do; nor for clients that share servers. Stands before `hand_over`.",
+    },
+    StepKind {
         name: "hand_over",
         keys: &[
             Key {

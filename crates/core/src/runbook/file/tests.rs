@@ -140,6 +140,10 @@ fn steps_that_could_lose_a_write_or_the_owner_are_refused() {
     let cases = [
         (vec![step("grant")], "nothing says where the old owner's history ends"),
         (vec![hand_over.clone(), step("grant")], "no catch_up comes before grant"),
+        (
+            vec![hand_over.clone(), step("warm_up"), step("catch_up"), step("grant")],
+            "no hand_over comes after warm_up",
+        ),
         (vec![hand_over.clone(), step("catch_up")], "no grant comes after hand_over"),
         (
             vec![
@@ -407,7 +411,7 @@ proptest! {
                 prop_assert!(entry.owner().is_some(), "{:?}", entry);
             }
             let moved = facts.ownership.entry(crate::id::PartitionId(4)).unwrap();
-            let stays = ["give_back", "seed"].iter().any(|step| steps.contains(step));
+            let stays = ["give_back", "seed", "fence_canary"].iter().any(|step| steps.contains(step));
             let expected = if stays { "eu" } else { "us" };
             prop_assert_eq!(moved.owner().unwrap().as_str(), expected);
         }

@@ -74,7 +74,9 @@ pub(in crate::runbook) fn perform(facts: &mut Facts, effect: Effect) {
         }
         Effect::WriteCanary { .. } => facts.canary_written = true,
         Effect::WriteLate { .. } => facts.late_write_kept_out = true,
-        Effect::Exec { number, .. } | Effect::Send { number, .. } => {
+        Effect::Exec { number, .. }
+        | Effect::Send { number, .. }
+        | Effect::WarmUp { number, .. } => {
             let again = facts.answers.insert(number, Answer::Passed);
             assert_eq!(again, None, "what has passed is not done again");
         }
@@ -603,7 +605,7 @@ fn a_hand_over_that_leaves_no_room_for_failovers_waits_with_its_reason() {
     let [Refusal::Scattered(refusal)] = reasons.as_slice() else { panic!("{reasons:?}") };
     assert!(matches!(refusal, OwnershipRefusal::TooScattered { .. }), "{refusal}");
     let blocker = Blocker::NotNow { range, reasons };
-    assert_eq!(next(&planned, &recorded(false), &facts), Next::Wait { step: 0, blocker });
+    assert_eq!(next(&planned, &recorded(false), &facts), Next::Wait { step: 1, blocker });
     lose_eu(&mut facts);
     let intent = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
     let plan = plan(&run(), &intent, &facts).unwrap();
@@ -618,7 +620,7 @@ fn a_switchover_goes_on_with_what_no_failover_took_from_it() {
     change(&mut facts, OwnershipChange::HandOver { range, to: region("us"), run: run() });
     change(&mut facts, OwnershipChange::Fence { from: region("eu"), run: RunId("2".into()) });
     let draining = Blocker::Draining { region: region("ap") };
-    assert_eq!(next(&plan, &recorded(true), &facts), Next::Wait { step: 0, blocker: draining });
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Wait { step: 1, blocker: draining });
     let barrier = Cut { origin: Origin::new(region("ap"), 1), lsn: Lsn(5) };
     change(&mut facts, OwnershipChange::Barrier { run: run(), barrier });
     let (story, outcome) = go_on(&plan, true, &mut facts);
@@ -684,7 +686,7 @@ fn of_two_that_want_one_partition_the_second_waits_until_the_first_has_it() {
     perform(&mut facts, effect);
     let range = PartitionRange::new(4, 4);
     let blocker = Blocker::InOtherHands { range, run: first.run.clone() };
-    assert_eq!(next(&second, &recorded(false), &facts), Next::Wait { step: 0, blocker });
+    assert_eq!(next(&second, &recorded(false), &facts), Next::Wait { step: 1, blocker });
     assert_eq!(go_on(&first, true, &mut facts).1, Outcome::Succeeded);
     facts.canary_written = false;
     assert_eq!(go_on(&second, false, &mut facts).1, Outcome::Succeeded);
@@ -702,7 +704,7 @@ fn the_canary_goes_after_partitions_whose_writers_wait() {
     let Next::Do { effect, .. } = next(&data, &recorded(false), &facts) else { panic!() };
     perform(&mut facts, effect);
     let blocker = Blocker::WritersFirst { range: PartitionRange::new(4, 4) };
-    assert_eq!(next(&canary, &recorded(false), &facts), Next::Wait { step: 0, blocker });
+    assert_eq!(next(&canary, &recorded(false), &facts), Next::Wait { step: 1, blocker });
     assert_eq!(go_on(&data, true, &mut facts).1, Outcome::Succeeded);
     facts.canary_written = false;
     assert_eq!(go_on(&canary, false, &mut facts).1, Outcome::Succeeded);
@@ -835,7 +837,7 @@ fn a_region_that_is_back_gets_nothing_before_it_is_well() {
     owner(&mut facts, "ap", 2001, true);
     assert_eq!(waits(&facts), "region us is 2001ms behind region ap; 2000ms is the most");
     owner(&mut facts, "ap", 2001, false);
-    let Next::Do { step: 1, effect } = next(&plan, &recorded(false), &facts) else { panic!() };
+    let Next::Do { step: 2, effect } = next(&plan, &recorded(false), &facts) else { panic!() };
     perform(&mut facts, effect);
     owner(&mut facts, "ap", 2001, true);
     let (story, outcome) = go_on(&plan, true, &mut facts);
@@ -884,6 +886,34 @@ fn a_program_that_may_fail_holds_nothing_up() {
     }
     facts.answers = [(0, Answer::Failed), (4, Answer::Failed)].into();
     assert_eq!(play(&plan, &mut facts).1, Outcome::Succeeded);
+}
+
+#[test]
+fn sessions_are_opened_at_the_new_owner_before_everything_is_handed_over() {
+    let mut facts = facts(Rpo::None);
+    let members = facts.ownership.members().clone();
+    facts.ownership = Ownership::initial(1, &[region("eu")]).with_members(members);
+    let intent = Intent::Switchover { range: PartitionRange::new(0, 0), to: region("us") };
+    let plan = plan(&run(), &intent, &facts).unwrap();
+    let warm_up = Effect::WarmUp { number: 0, to: region("us"), within: Millis(10_000) };
+    let due = Next::Do { step: 0, effect: warm_up };
+    assert_eq!(next(&plan, &recorded(false), &facts), due);
+    let held = Next::Wait { step: 0, blocker: Blocker::Paused { by: "ada".into() } };
+    assert_eq!(next(&plan, &pause(false), &facts), held);
+    let aborted = Next::Finished(Outcome::Aborted);
+    assert_eq!(next(&plan, &abort(false), &facts), aborted, "nothing has moved");
+    let before = facts.clone();
+    let (story, outcome) = play(&plan, &mut facts);
+    assert_eq!(
+        (&story[..2], outcome),
+        (&["do warm_up", "do hand_over"].map(str::to_owned)[..], Outcome::Succeeded)
+    );
+    // Whoever goes on with it may not know what came of the first step.
+    let mut facts = before;
+    let range = PartitionRange::new(0, 0);
+    change(&mut facts, OwnershipChange::HandOver { range, to: region("us"), run: run() });
+    let (story, _) = go_on(&plan, true, &mut facts);
+    assert_eq!(story[0], "wait hand_over", "nobody writes now: it is not asked again");
 }
 
 /// A webhook is called before a switchover, and another after it.
@@ -1103,7 +1133,7 @@ fn a_pause_never_leaves_a_partition_without_an_owner() {
     let mut facts = facts(Rpo::None);
     let plan = switchover(&facts);
     let paused = Blocker::Paused { by: "ada".into() };
-    let held = Next::Wait { step: 0, blocker: paused.clone() };
+    let held = Next::Wait { step: 1, blocker: paused.clone() };
     assert_eq!(next(&plan, &pause(false), &facts), held);
     let Next::Do { effect, .. } = next(&plan, &recorded(false), &facts) else { panic!() };
     perform(&mut facts, effect);

@@ -23,6 +23,7 @@ mod reroute;
 mod seal;
 mod seed;
 mod verify;
+mod warm_up;
 mod webhook;
 
 pub use approve::Approve;
@@ -43,6 +44,7 @@ pub use reroute::Reroute;
 pub use seal::Seal;
 pub use seed::Seed;
 pub use verify::Verify;
+pub use warm_up::WarmUp;
 pub use webhook::Webhook;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,7 @@ pub enum Step {
     Webhook(Webhook),
     Notify(Notify),
     ConfirmOutage(ConfirmOutage),
+    WarmUp(WarmUp),
     HandOver(HandOver),
     Fence(Fence),
     FenceCanary(FenceCanary),
@@ -77,6 +80,7 @@ macro_rules! each_step {
             Step::Webhook($step) => $answer,
             Step::Notify($step) => $answer,
             Step::ConfirmOutage($step) => $answer,
+            Step::WarmUp($step) => $answer,
             Step::HandOver($step) => $answer,
             Step::Fence($step) => $answer,
             Step::FenceCanary($step) => $answer,
@@ -104,6 +108,7 @@ impl Step {
             Self::Webhook(_) => "webhook",
             Self::Notify(_) => "notify",
             Self::ConfirmOutage(_) => "confirm_outage",
+            Self::WarmUp(_) => "warm_up",
             Self::HandOver(_) => "hand_over",
             Self::Fence(_) => "fence",
             Self::FenceCanary(_) => "fence_canary",
