@@ -44,8 +44,8 @@ pub struct Backend {
     left: Option<Remembered>,
     /// A transaction stands open here that goes on elsewhere, or not at all.
     pub in_transaction: bool,
-    /// It was opened because everything moves here, and was not asked for anything yet.
-    pub is_cold: bool,
+    /// What `Routes::openings` was when it was opened; `None` once it was asked for something.
+    pub cold_since: Option<u64>,
     /// Answers are to come that nobody waits for any more: the connection is of no use.
     pub astray: bool,
     /// Clients share this server.
@@ -126,7 +126,8 @@ impl Backend {
             startup.parameters.push((HOP_PARAMETER.to_owned(), HOP.to_owned()));
         }
         startup.put(&mut link.outgoing);
-        Ok(Self::new(region.clone(), target.clone(), link))
+        let cold_since = Some(shared.routes.borrow().openings);
+        Ok(Self { cold_since, ..Self::new(region.clone(), target.clone(), link) })
     }
 
     /// A connection on which nothing was said yet.
@@ -139,7 +140,7 @@ impl Backend {
             key: None,
             left: None,
             in_transaction: false,
-            is_cold: false,
+            cold_since: None,
             astray: false,
             shareable: None,
         }
@@ -153,7 +154,6 @@ impl Backend {
         memory: &Memory,
     ) -> Result<(Self, Statuses), OpenError> {
         let mut opened = Self::dial(shared, region, startup).await?;
-        opened.is_cold = true;
         let mut statuses = Statuses::new();
         opened.log_in(keys).await?;
         opened.until_ready(1, &mut statuses).await?;

@@ -26,6 +26,8 @@ const SETTLING_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Opening a session on a server takes no longer, or the server is as good as gone.
 pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// A region opens what it was given so soon, or its guard should say what it waits for.
+const OPENING_WAIT_MAX: Millis = Millis(1000);
 /// What a session has left is closed so much later, and not all at once.
 const CLOSED_AFTER: Duration = Duration::from_millis(500);
 const CLOSED_WITHIN_MS: u64 = 2000;
@@ -183,11 +185,34 @@ impl Session {
 
     fn wanted_home(&mut self) -> Home {
         let config = &self.shared.config;
+        if self.caller == Caller::Peer {
+            // Waiting for an owner is for the gateway that the client is connected to.
+            return Home::At(config.region.clone());
+        }
         if self.reading.is_here() {
             return Home::At(config.region.clone());
         }
         let routes = self.routes.borrow_and_update();
         route::home(config.mode, self.caller, &config.region, &routes)
+    }
+
+    /// Is all that another gateway asks for here about to be opened?
+    pub fn opens_soon(&self) -> bool {
+        let config = &self.shared.config;
+        self.caller == Caller::Peer
+            && route::home(config.mode, self.caller, &config.region, &self.routes.borrow())
+                == Home::Wait
+    }
+
+    /// Has what another gateway asks for wait for that, for a moment: a refusal would cost it two ways more.
+    pub async fn await_opening(&mut self) -> Result<(), End> {
+        let mut wait = Wait::new(&self.shared, OPENING_WAIT_MAX);
+        while self.opens_soon() && !wait.is_over() {
+            self.recorder.waits();
+            let cancelled = std::future::pending();
+            wait.pause(&self.shared, &mut self.routes, &mut self.client, cancelled).await?;
+        }
+        Ok(())
     }
 
     /// Returns what to say if nothing better comes, or ends the session at once.

@@ -82,10 +82,13 @@ impl Session {
                 self.recorder.gives_up();
                 return Ok(());
             }
+            if self.opens_soon() {
+                Box::pin(self.await_opening()).await?;
+            }
             self.go_home_patiently().await?;
             self.turn = None;
             self.catch_up_at_home().await?;
-            if self.home.is_cold {
+            if self.home.cold_since.is_some() {
                 Box::pin(self.await_first_turn()).await;
             }
             self.begin_attempt();
@@ -220,7 +223,6 @@ impl Session {
     /// The server is ready for the first statement.
     async fn begin(&mut self) {
         self.begun = true;
-        self.home.is_cold = self.caller == Caller::Peer;
         self.join_pool();
         if self.caller == Caller::Client {
             let role = self.startup.get("user").unwrap_or_default();

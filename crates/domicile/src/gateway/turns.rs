@@ -56,11 +56,13 @@ pub struct FirstTurn(
 );
 
 impl Session {
-    /// Has the first statement for a server that came quietly, or is another gateway's, wait for its turn.
+    /// Has the first statement wait for its turn that comes to a server which was opened here before all moved here.
     pub async fn await_first_turn(&mut self) {
         let server = self.active();
-        let (is_first, region) = (std::mem::take(&mut server.is_cold), server.region.clone());
-        if is_first && region == self.shared.config.region {
+        let (cold_since, region) = (server.cold_since.take(), server.region.clone());
+        let openings = self.shared.routes.borrow().openings;
+        let opened_ahead = cold_since.is_some_and(|before| before != openings);
+        if opened_ahead && region == self.shared.config.region {
             self.first_turn = Some(self.shared.first_turns.next_first().await);
         }
     }
