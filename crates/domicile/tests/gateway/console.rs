@@ -408,8 +408,18 @@ async fn a_drained_region_says_so_and_its_clients_go_on() {
         assert_eq!(said[0].name, "drained");
         assert!(said[0].detail.contains("\"postgres\""), "{}", said[0].detail);
     }
+    assert_eq!(state(&console).await, ["active", "drained"]);
     client.batch_execute("SELECT 1").await.unwrap();
     eu.connect().await.batch_execute("SELECT 1").await.unwrap();
     console.batch_execute("UNDRAIN").await.unwrap();
     assert!(notices.all().is_empty());
+    assert_eq!(state(&console).await, ["active"]);
+    console.batch_execute("PAUSE").await.unwrap();
+    assert_eq!(state(&console).await, ["paused"]);
+}
+
+/// What the gateway says that it is.
+async fn state(console: &Client) -> Vec<String> {
+    let lines = shown(console, "SHOW STATE").await;
+    lines.iter().filter(|line| line["value"] == "yes").map(|line| line["key"].clone()).collect()
 }

@@ -32,6 +32,7 @@ pub const HELP: &[(&str, &str)] = &[
     ("SHOW STATS_TOTALS", "the same, under the names that PgBouncer has for it here"),
     ("SHOW PARTITIONS", "who owns what, as this gateway knows it"),
     ("SHOW LAG", "how far each other region is with what was committed here"),
+    ("SHOW STATE", "whether clients are held (PAUSE), and whether new ones are led here (DRAIN)"),
     ("SHOW CONFIG", "what the gateway goes by"),
     ("SHOW VERSION", "the version"),
     ("SHOW HELP", "this"),

@@ -15,7 +15,7 @@ use crate::gateway::sessions::{Doing, Kind, Record, Sessions};
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Under which its notice stands.
-const PART: &str = "console";
+pub(super) const PART: &str = "console";
 
 /// Takes a pause back when this is dropped before it is complete.
 struct Pausing {

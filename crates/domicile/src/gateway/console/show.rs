@@ -11,6 +11,7 @@ use domicile_pg::backend::ColumnType::{self, Number, Text};
 use domicile_pg::frontend::Formats;
 
 use super::command::HELP;
+use super::doing;
 use super::table::{self, Cell, Row};
 use crate::gateway::Shared;
 use crate::gateway::secure::Other;
@@ -27,6 +28,7 @@ pub enum View {
     StatsTotals,
     Partitions,
     Lag,
+    State,
     Config,
     Version,
     Help,
@@ -38,7 +40,7 @@ fn pool_mode(shared: &Shared) -> Cell {
 }
 
 impl View {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Clients,
         Self::Servers,
         Self::Pools,
@@ -47,6 +49,7 @@ impl View {
         Self::StatsTotals,
         Self::Partitions,
         Self::Lag,
+        Self::State,
         Self::Config,
         Self::Version,
         Self::Help,
@@ -62,6 +65,7 @@ impl View {
             Self::StatsTotals => "stats_totals",
             Self::Partitions => "partitions",
             Self::Lag => "lag",
+            Self::State => "state",
             Self::Config => "config",
             Self::Version => "version",
             Self::Help => "help",
@@ -155,7 +159,7 @@ impl View {
                 ("staleness_ms", Number),
                 ("lease_silent_ms", Number),
             ],
-            Self::Config => &[("key", Text), ("value", Text)],
+            Self::State | Self::Config => &[("key", Text), ("value", Text)],
             Self::Version => &[("version", Text)],
             Self::Help => &[("command", Text), ("what it does", Text)],
         }
@@ -174,6 +178,7 @@ impl View {
             Self::Stats | Self::StatsTotals => stats(shared),
             Self::Partitions => partitions(shared),
             Self::Lag => lag(shared),
+            Self::State => whole_state(shared),
             Self::Config => config(shared),
             Self::Version => {
                 vec![vec![Cell::text(concat!("Domicile ", env!("CARGO_PKG_VERSION")))]]
@@ -398,6 +403,15 @@ fn lag(shared: &Shared) -> Vec<Row> {
         ]
     };
     status.peers.iter().map(row).collect()
+}
+
+/// Of the gateway as a whole: single databases may be paused where it is not.
+fn whole_state(shared: &Shared) -> Vec<Row> {
+    let is_paused = shared.gate.paused().all;
+    let is_drained = shared.config.console.notices.speaks(doing::PART);
+    let lines = [("active", !is_paused), ("paused", is_paused), ("drained", is_drained)];
+    let row = |(key, is)| vec![Cell::text(key), Cell::text(if is { "yes" } else { "no" })];
+    lines.into_iter().map(row).collect()
 }
 
 fn config(shared: &Shared) -> Vec<Row> {
