@@ -101,11 +101,8 @@ mod tests {
     async fn a_first_statement_that_was_answered_lets_the_next_one_in() {
         let turns = Turns::of(1);
         drop(turns.next_first().await);
-        let (next, moment) = (turns.next_first(), sleep(FIRST_MAX));
-        tokio::select! {
-            biased;
-            _ = next => {}
-            () = moment => panic!("its turn was over"),
-        }
+        // What holds it is told to end, and does so when it runs next.
+        tokio::task::yield_now().await;
+        assert!(turns.next_first().now_or_never().is_some());
     }
 }
