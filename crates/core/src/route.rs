@@ -107,6 +107,11 @@ pub fn home(mode: Mode, caller: Caller, region: &RegionId, routes: &Routes) -> H
     }
 }
 
+/// Does a session go on elsewhere when everything moves to another region, if it lives at the owner?
+pub fn follows_owner(mode: Mode, caller: Caller) -> bool {
+    mode == Mode::FollowOwner && caller == Caller::Client
+}
+
 /// Does a client's session that asks this of its reads live in its own region, whoever owns what?
 pub fn reads_near(freshness: Option<Freshness>) -> bool {
     !matches!(freshness, None | Some(Freshness::Strong))

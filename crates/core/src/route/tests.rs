@@ -62,6 +62,13 @@ fn a_peers_session_is_served_here_or_waits_and_never_travels_on() {
 }
 
 #[test]
+fn only_clients_of_an_active_passive_cluster_go_where_everything_goes() {
+    assert!(follows_owner(Mode::FollowOwner, Caller::Client));
+    assert!(!follows_owner(Mode::FollowOwner, Caller::Peer));
+    assert!(!follows_owner(Mode::Local, Caller::Client));
+}
+
+#[test]
 fn the_guards_detail_is_read_and_no_other() {
     let detail = "Owner region: us-east, epoch: 12.";
     assert_eq!(Refusal::read(detail), Some(names(Some("us-east"), 12)));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile_core::id::RegionId;
-use domicile_core::route::{Caller, Mode};
+use domicile_core::route;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -168,8 +168,7 @@ impl Session {
 
     /// Does the session go on in `region` when everything belongs to that?
     fn moves_to(&self, region: &RegionId) -> bool {
-        self.shared.config.mode == Mode::FollowOwner
-            && self.caller == Caller::Client
+        route::follows_owner(self.shared.config.mode, self.caller)
             && !self.reading.is_here()
             && self.home.region != *region
             && !self.memory.is_bound()
