@@ -349,6 +349,7 @@ impl Peer for Service {
         let to = self.known_region(&request.to)?;
         let within = Duration::from_millis(request.within_ms).min(WARM_UP_MAX);
         let WarmedUp { ready, wanted } = self.desk.warm_ups.warm_up(&to, within).await;
+        tracing::info!(run = request.run, %to, ready, wanted, "sessions were opened ahead");
         Ok(Response::new(WarmUpResponse { ready: ready as u64, wanted: wanted as u64 }))
     }
 }
