@@ -23,8 +23,16 @@ pub const PLUGIN: &str = "pgoutput";
 /// PostgreSQL ends the stream at a change that it cannot send, again and again.
 pub const CAPTURE_FAILS: &str = "capture_fails";
 
+/// Another cluster answers than the one whose history this is.
+const OTHER_SYSTEM: &str = "other_system";
+
 /// The states after which another incarnation of the log may begin in the same system.
 pub const RESEEDABLE: [&str; 4] = ["slot_lost", "slot_skipped", "timeline_behind", CAPTURE_FAILS];
+
+/// Is nothing captured in a region that shows the state `name`, and nothing owned for long?
+pub fn halts(name: &str) -> bool {
+    name == OTHER_SYSTEM || RESEEDABLE.contains(&name)
+}
 
 /// What we remember of the slot that we read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +119,7 @@ impl Break {
     /// The state that is shown.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::OtherSystem { .. } => "other_system",
+            Self::OtherSystem { .. } => OTHER_SYSTEM,
             Self::TimelineBehind { .. } => "timeline_behind",
             Self::SlotLost(_) => "slot_lost",
             Self::SlotSkipped { .. } => "slot_skipped",

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use domicile_core::continuity::halts;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::Probe;
@@ -241,6 +242,11 @@ impl RegionStatus {
     /// Does the state of this name hold?
     pub fn says(&self, state: &str) -> bool {
         self.conditions.iter().any(|condition| condition.name == state)
+    }
+
+    /// Does a state hold in which nothing is captured?
+    pub fn is_halted(&self) -> bool {
+        self.conditions.iter().any(|condition| halts(&condition.name))
     }
 
     /// What losing this region would cost: what it has committed and no peer has flushed.

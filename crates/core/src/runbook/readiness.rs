@@ -164,6 +164,11 @@ mod tests {
             "region \"us\" lacks records that are gone, it has to be seeded again first",
         ];
         assert_eq!(told("eu", &facts), expected);
+        // The reason of the reason is told.
+        facts.regions.get_mut(&region("ap")).unwrap().halted = true;
+        assert!(
+            told("eu", &facts)[0].starts_with("what is committed in region \"ap\" is not captured")
+        );
     }
 
     #[test]

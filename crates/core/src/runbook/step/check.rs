@@ -43,6 +43,9 @@ impl Check {
         if !seen.reachable {
             return Some(Unwell::Silent);
         }
+        if seen.halted {
+            return Some(Unwell::Halted);
+        }
         if facts.lease_over(region) {
             return Some(Unwell::NoLease);
         }
