@@ -6,6 +6,7 @@ pub mod compare;
 pub mod config;
 pub mod conflict;
 pub mod continuity;
+pub mod copies;
 pub mod fold;
 pub mod frame;
 pub mod freshness;

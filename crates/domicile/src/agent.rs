@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::capture::{Capture, CaptureConfig};
 use crate::clock::Clock;
 use crate::continuity::{self, Continuity};
+use crate::copies::{self, Copies};
 use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
 use crate::directory::{self, view};
 use crate::dns;
@@ -234,6 +235,7 @@ struct Parts {
     warm_ups: WarmUps,
     intake: Arc<Intake>,
     promises: Given,
+    copies: Copies,
     peers: BTreeMap<RegionId, peer::Client>,
     credentials: Option<Arc<Credentials>>,
     /// The region's own.
@@ -257,9 +259,10 @@ impl Parts {
                 .context("open the logs")?;
         let newest = origins::incarnation_held(&logs, &here.id);
         let origin = Origin::new(here.id.clone(), newest);
+        let copies = Copies::open(&data, config.rpo)?;
         let mut must_reach = Lsn::ZERO;
         for (of, opened) in opened {
-            must_reach = must_reach.max(mend(&logs, &of, &opened, &origin).await?);
+            must_reach = must_reach.max(mend(&logs, &of, &opened, &origin, &copies).await?);
         }
         let own_log = logs.get_or_create(&origin)?;
         let credentials = Credentials::of(&config)?;
@@ -275,7 +278,8 @@ impl Parts {
         let incarnations = directory.follow(INCARNATION_PREFIX, shutdown.clone());
         let clock = Clock::new();
         let promises = Given::new(clock, config.lease);
-        let intake = Intake::open(logs.clone(), ownership.clone(), promises.clone(), &data)?;
+        let (known, given) = (ownership.clone(), promises.clone());
+        let intake = Intake::open(logs.clone(), known, given, copies.clone(), &data)?;
         let intake = Arc::new(intake);
         let peers = peer::channels(&config, &here.id, credentials.as_ref())?;
         let notices = Notices::default();
@@ -304,6 +308,7 @@ impl Parts {
             warm_ups: WarmUps::default(),
             intake,
             promises,
+            copies,
             peers,
             credentials,
             database,
@@ -347,6 +352,7 @@ impl Parts {
         let nothing = watch::Sender::new(None).subscribe();
         let reporter = self.reporter(&observer, tenure.subscribe(), nothing, seen, status);
         tasks.spawn(reporter.run(shutdown.clone()));
+        tasks.spawn(self.keeper_of_copies().run(shutdown.clone()));
         let (follower, regions) = (Box::new(self.follower(true)), self.other_regions());
         let newcomer = Newcomer {
             config: self.config,
@@ -366,6 +372,19 @@ impl Parts {
         };
         tasks.spawn(newcomer.run(joined.clone(), shutdown.clone()));
         Ok(())
+    }
+
+    fn keeper_of_copies(&self) -> copies::Keeper {
+        copies::Keeper {
+            copies: self.copies.clone(),
+            config: self.config.clone(),
+            holder: self.here.id.clone(),
+            logs: self.logs.clone(),
+            directory: self.directory.clone(),
+            ownership: self.ownership.clone(),
+            incarnations: self.incarnations.clone(),
+            notices: self.notices.clone(),
+        }
     }
 
     fn observer(&self, own_status: watch::Receiver<Arc<RegionStatus>>) -> Observer {
@@ -397,7 +416,8 @@ impl Parts {
     ) -> impl Fn(&Origin, Log) -> Follower + Send + Sync + use<> {
         let (cluster, region) = (self.config.cluster.clone(), self.here.id.clone());
         let (peers, intake) = (self.peers.clone(), self.intake.clone());
-        let (positions, directory) = (self.positions.clone(), self.directory.clone());
+        let (copies, positions) = (self.copies.clone(), self.positions.clone());
+        let directory = self.directory.clone();
         let (notices, is_waited_for) = (self.notices.clone(), self.config.rpo != Rpo::None);
         move |origin, log| {
             let mut sources: Vec<(RegionId, peer::Client)> =
@@ -410,6 +430,7 @@ impl Parts {
                 log,
                 sources,
                 intake: intake.clone(),
+                copies: copies.clone(),
                 positions: positions.clone(),
                 directory: directory.clone(),
                 notices: notices.clone(),
@@ -465,6 +486,7 @@ impl Parts {
             capture.run(stop).await;
         };
         tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), captured));
+        tasks.spawn(self.keeper_of_copies().run(shutdown.clone()));
         tasks.spawn(self.continuity.clone().run(shutdown.clone()));
         tasks.spawn(tenure.run(shutdown.clone()));
         self.start_guards(&tenure_state.subscribe(), shutdown, tasks);
@@ -582,6 +604,7 @@ impl Parts {
             region: self.here.id.clone(),
             clock: self.clock,
             logs: self.logs.clone(),
+            copies: self.copies.clone(),
             positions: self.positions.clone(),
             observer: observer.clone(),
             directory: self.directory.clone(),
@@ -926,6 +949,7 @@ pub(crate) async fn mend(
     of: &Origin,
     opened: &log::Opened,
     own: &Origin,
+    copies: &Copies,
 ) -> anyhow::Result<Lsn> {
     if opened.torn_bytes > 0 {
         tracing::info!(origin = %of, bytes = opened.torn_bytes, "removed a write that a crash cut short");
@@ -933,6 +957,9 @@ pub(crate) async fn mend(
     let LogState::Corrupt { segment, offset, resumes_at } = &opened.state else {
         return Ok(Lsn::ZERO);
     };
+    if of != own {
+        copies.damaged(of)?;
+    }
     let log = logs.get_or_create(of)?;
     let end = log.set_aside_corrupt().await?;
     tracing::error!(

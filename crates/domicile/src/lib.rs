@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 mod complain;
 pub mod continuity;
+pub mod copies;
 pub mod demo;
 pub mod directory;
 mod dns;

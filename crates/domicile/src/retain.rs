@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::complain::Complaint;
+use crate::copies::Copies;
 use crate::directory;
 use crate::directory::documents::{lower_left_behind, reseed_key};
 use crate::log::{Log, Logs, Standing};
@@ -34,6 +35,7 @@ pub struct Retainer {
     pub region: RegionId,
     pub clock: Clock,
     pub logs: Logs,
+    pub copies: Copies,
     pub positions: Positions,
     pub observer: Observer,
     pub directory: directory::Client,
@@ -159,6 +161,7 @@ impl Retainer {
     async fn mend_copies(&self) -> anyhow::Result<()> {
         for (origin, log) in self.logs.all() {
             if origin.region != self.region && matches!(log.standing(), Standing::Corrupt(_)) {
+                self.copies.damaged(&origin)?;
                 let end = log.set_aside_corrupt().await?;
                 tracing::error!(%origin, %end, "log_corrupt: what follows is fetched again");
             }

@@ -34,10 +34,16 @@ async fn a_damaged_log_is_made_whole_from_a_peer_and_hostile_bytes_end_nothing()
         // First a peer's copy of the log of "eu", then that region's own.
         regions.kill_agent(holder);
         damage(&log_of_eu(&regions, holder));
+        regions.links().cut("eu", "us");
         regions.start_agent(holder).unwrap();
+        // What a peer has, it has again; that this is all that it had, the log's home alone can say.
+        let copy_of_another = holder != "eu";
+        says(&regions, holder, "copies_short", copy_of_another).await;
+        regions.links().heal("eu", "us");
         regions.wait_until_ready().await.unwrap();
         let said = std::fs::read_to_string(regions.agent_log(holder)).unwrap();
         assert!(said.contains("log_corrupt"), "{said}");
+        says(&regions, holder, "copies_short", false).await;
         write_everywhere(&regions, round).await;
         settle(&regions, &format!("after damage in {holder}")).await;
         assert!(set_aside(&log_of_eu(&regions, holder)), "the damaged segment is kept aside");
@@ -102,7 +108,7 @@ async fn a_full_disk_is_named_and_outlasted_and_nothing_that_was_acknowledged_is
     })
     .await;
     disk.fill(0);
-    says(&regions, "log_full", true).await;
+    says(&regions, "eu", "log_full", true).await;
     // Others write on: one of them holds what the other writes.
     let us = regions.connect("us").await.unwrap();
     let sql = "UPDATE kept SET note = 'meanwhile' WHERE id = (SELECT min(id) FROM kept
@@ -110,7 +116,7 @@ async fn a_full_disk_is_named_and_outlasted_and_nothing_that_was_acknowledged_is
     assert_eq!(us.execute(sql, &[]).await.unwrap(), 1);
     assert!(!writer.is_finished(), "nothing holds what is acknowledged");
     disk.free();
-    says(&regions, "log_full", false).await;
+    says(&regions, "eu", "log_full", false).await;
 
     // Enough for small records, and not for a large transaction.
     disk.fill(2 << 20);
@@ -119,10 +125,10 @@ async fn a_full_disk_is_named_and_outlasted_and_nothing_that_was_acknowledged_is
                FROM generate_series(100000, 124000) id, generate_series(1, 32) i
                WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu' GROUP BY id";
     let large = tokio::spawn(async move { eu.execute(sql, &[]).await.unwrap() });
-    says(&regions, "log_full", true).await;
+    says(&regions, "eu", "log_full", true).await;
     disk.free();
     assert!(large.await.unwrap() > 7000);
-    says(&regions, "log_full", false).await;
+    says(&regions, "eu", "log_full", false).await;
 
     control.batch_execute("CREATE TABLE enough ()").await.unwrap();
     let acknowledged = writer.await.unwrap();
@@ -205,10 +211,10 @@ async fn write_until_told(postgres: String) -> Vec<i32> {
     acknowledged
 }
 
-/// Waits until eu says so of itself, or does so no more.
-async fn says(regions: &Regions, state: &str, is: bool) {
-    eventually(&format!("eu says {state}: {is}"), async || {
-        let status = regions.status("eu").await.map_err(|e| e.to_string())?;
+/// Waits until a region says so of itself, or does so no more.
+async fn says(regions: &Regions, region: &str, state: &str, is: bool) {
+    eventually(&format!("{region} says {state}: {is}"), async || {
+        let status = regions.status(region).await.map_err(|e| e.to_string())?;
         let said = status.conditions.iter().any(|c| c.name == state);
         if said == is { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
     })

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use domicile::clock::Clock;
+use domicile::copies::Copies;
 use domicile::directory::view::OwnershipView;
 use domicile::log::{Frame, LOG_SEGMENT_BYTES, Log, LogConfig, LogState, Logs, Spooled};
 use domicile::peer::arrival::Arrival;
@@ -19,6 +20,7 @@ use domicile_core::id::{Epoch, Origin, PartitionId, PartitionRange, RegionId, Ta
 use domicile_core::lease::LeaseTerms;
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
+use domicile_core::progress::Rpo;
 use domicile_core::record::{self, Changes};
 use domicile_core::time::{DriftPpm, Millis};
 use tokio::sync::watch;
@@ -244,7 +246,8 @@ impl Receiver {
         let (ttl, renew_every) = (Millis(3000), Millis(500));
         let terms = LeaseTerms { ttl, renew_every, margin: Millis(100), drift: DriftPpm(500) };
         let promises = Given::new(Clock::new(), terms);
-        let intake = Intake::open(logs.clone(), view, promises, folder.path()).unwrap();
+        let copies = Copies::open(folder.path(), Rpo::None).unwrap();
+        let intake = Intake::open(logs.clone(), view, promises, copies, folder.path()).unwrap();
         Self { logs, intake, eu: "eu-1".parse().unwrap(), _folder: folder }
     }
 

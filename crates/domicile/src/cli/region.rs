@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use domicile_core::config::Config;
+use domicile_core::copies::COPIES_SHORT;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::membership::{Obstacle, addable, against_newcomer, counted_on, obstacles};
@@ -17,15 +18,17 @@ use tokio::time::Instant;
 
 use super::outside::{Outside, ask, read_ownership};
 use super::{Context, Exit, UsageError};
-use crate::directory::Written;
 use crate::directory::change::change_ownership;
-use crate::directory::documents::{lower_left_behind, reseed_key, witness_key};
+use crate::directory::documents::{folder_key, lower_left_behind, reseed_key};
+use crate::directory::{self, Written};
 use crate::seed::{self, ask::Wanted};
 
 /// How long a new witness may take to hold what there was when it came.
 const COPY_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Until the agent of a new member has started anew and made its slot.
 const LEASE_WAIT_MAX: Duration = Duration::from_secs(120);
+/// Until an agent goes on by the folder that it has.
+const ACCEPT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A region that is behind by no more shows what the others show.
 const KEEPS_UP: Millis = Millis(1000);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -43,6 +46,8 @@ enum Command {
     Add(Add),
     /// Keep nothing for a region any more, so that it can be taken out of the configuration
     Remove(Remove),
+    /// Count on a region or a witness by what it holds now, and give up what it may have lost
+    Accept(Accept),
 }
 
 #[derive(Debug, Args)]
@@ -102,12 +107,30 @@ pub struct Add {
     replace: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A region or a witness whose agent has lost its folder, or a piece of it, says copies_short: it may lack
+records that it alone held. It gets them again from where they were written, and then counts as before.
+Where that region is gone for good, nobody can say what is lacking, and no failover of it goes on
+before a person has said so with this command. Commits that were acknowledged may be lost by it.
+
+Look first whether the lost region's agent, or at least its folder, can be started again: it needs no
+PostgreSQL to hand on its log (docs/operating/recover.md).
+
+Examples:
+  domicile region accept us"
+)]
+pub struct Accept {
+    region: RegionId,
+}
+
 impl RegionCommand {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         match self.command {
             Command::Add(add) => add.run(context, &config).await,
             Command::Remove(remove) => remove.run(context, &config).await,
+            Command::Accept(accept) => accept.run(context, &config).await,
         }
     }
 }
@@ -296,10 +319,10 @@ impl Remove {
             tokio::time::sleep(LOOK_EVERY).await;
         };
         leave(region, &outside, config).await?;
-        match config.region(region) {
-            Some(_) => leave_behind(region, &outside, config).await?,
-            None => forget_folder(region, &outside).await?,
+        if config.region(region).is_some() {
+            leave_behind(region, &outside, config).await?;
         }
+        forget_folder(region, &outside.directory).await?;
         spinner.finish_and_clear();
         if context.output.is_json() {
             context.output.print_json(&json!({ "removed": region.as_str() }))?;
@@ -319,6 +342,44 @@ impl Remove {
     }
 }
 
+impl Accept {
+    async fn run(self, context: &Context, config: &Config) -> anyhow::Result<Exit> {
+        let holder = &self.region;
+        check_configured(holder, config)?;
+        let peer = config.holders().find_map(|(of, peer)| (of == holder).then_some(peer));
+        let peer = peer.context("it is configured")?;
+        let short = async || -> anyhow::Result<Option<String>> {
+            let conditions = ask(config, peer).await?.conditions;
+            let short = conditions.into_iter().find(|condition| condition.name == COPIES_SHORT);
+            Ok(short.map(|condition| condition.detail))
+        };
+        let Some(lacking) = short().await? else {
+            match context.output.is_json() {
+                true => context.output.print_json(&json!({ "accepted": null }))?,
+                false => context.output.print(&format!("\"{holder}\" lacks nothing"))?,
+            }
+            return Ok(Exit::Done);
+        };
+        forget_folder(holder, &directory::Client::open(config)?).await?;
+        let deadline = Instant::now() + ACCEPT_WAIT_MAX;
+        while short().await?.is_some() {
+            if Instant::now() >= deadline {
+                bail!(
+                    "the agent of {holder} still says {COPIES_SHORT}: does it reach the directory?"
+                );
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        match context.output.is_json() {
+            true => context.output.print_json(&json!({ "accepted": lacking }))?,
+            false => context
+                .output
+                .print(&format!("\"{holder}\" counts by what it holds now. Given up: {lacking}"))?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
 /// Makes the region one that nobody counts on, and that nobody seeds.
 async fn leave(region: &RegionId, outside: &Outside, config: &Config) -> anyhow::Result<()> {
     let change = OwnershipChange::Leave { region: region.clone() };
@@ -331,11 +392,11 @@ async fn leave(region: &RegionId, outside: &Outside, config: &Config) -> anyhow:
     seed::ask::give_up(&outside.directory, region).await
 }
 
-/// A witness of this name may begin with any folder.
-async fn forget_folder(witness: &RegionId, outside: &Outside) -> anyhow::Result<()> {
-    let key = witness_key(witness);
-    if let Some(document) = outside.directory.get(&key).await? {
-        outside.directory.write(&key, document.revision, None).await?;
+/// An agent of this name may begin with any folder.
+async fn forget_folder(holder: &RegionId, directory: &directory::Client) -> anyhow::Result<()> {
+    let key = folder_key(holder);
+    if let Some(document) = directory.get(&key).await? {
+        directory.write(&key, document.revision, None).await?;
     }
     Ok(())
 }

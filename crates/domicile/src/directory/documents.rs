@@ -30,7 +30,7 @@ pub const RUN_PREFIX: &str = "run/";
 pub const RESEED_PREFIX: &str = "reseed/";
 pub const INCARNATION_PREFIX: &str = "incarnation/";
 pub const SEED_PREFIX: &str = "seed/";
-const WITNESS_PREFIX: &str = "witness/";
+const FOLDER_PREFIX: &str = "folder/";
 
 pub fn lease_key(region: &RegionId) -> String {
     format!("{LEASE_PREFIX}{region}")
@@ -48,8 +48,8 @@ pub fn seed_key(region: &RegionId) -> String {
     format!("{SEED_PREFIX}{region}")
 }
 
-pub fn witness_key(witness: &RegionId) -> String {
-    format!("{WITNESS_PREFIX}{witness}")
+pub fn folder_key(holder: &RegionId) -> String {
+    format!("{FOLDER_PREFIX}{holder}")
 }
 
 pub fn reseed_key(region: &RegionId, origin: &Origin) -> String {
@@ -113,9 +113,9 @@ pub struct SeedDocument {
     pub run: Option<String>,
 }
 
-/// The folder in which a witness holds logs.
+/// The folder in which a region or a witness holds logs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WitnessDocument {
+pub struct FolderDocument {
     /// No other folder's name.
     pub folder: String,
 }

@@ -22,6 +22,7 @@ use super::arrival::Arrival;
 use super::intake::{Intake, Outcome};
 use super::{Client, SILENCE_MAX};
 use crate::complain::Complaint;
+use crate::copies::Copies;
 use crate::directory;
 use crate::directory::documents::{lower_left_behind, reseed_key};
 use crate::log::Log;
@@ -48,6 +49,7 @@ pub struct Follower {
     /// The origin's home first, then the others.
     pub sources: Vec<(RegionId, Client)>,
     pub intake: Arc<Intake>,
+    pub copies: Copies,
     pub positions: Positions,
     pub directory: directory::Client,
     pub notices: Notices,
@@ -173,6 +175,9 @@ impl Follower {
                         report_at = report_at.or_else(|| Some(Instant::now() + REPORT_AFTER));
                     }
                     let caught_up = caught_up(self.log.end(), &records);
+                    if home && caught_up {
+                        self.note_whole()?;
+                    }
                     if !home && caught_up && started.elapsed() > AWAY_FROM_HOME_MAX {
                         return Ok(());
                     }
@@ -211,6 +216,14 @@ impl Follower {
                 anyhow::bail!("the rest of the log is sealed here")
             }
         }
+    }
+
+    /// What was caught up with at its home lacks nothing, unless the home itself has lost what our tables show.
+    fn note_whole(&self) -> anyhow::Result<()> {
+        if self.log.end() >= self.positions.frontier().get(&self.origin) {
+            self.copies.caught_up(&self.origin)?;
+        }
+        Ok(())
     }
 
     /// How far we are, and by which ownership: what it does not count to the history was left out.

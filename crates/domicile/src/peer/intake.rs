@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLock, watch};
 
 use super::arrival::{Arrival, Arrived, Step};
+use crate::copies::Copies;
 use crate::directory::view::OwnershipView;
 use crate::files::replace;
 use crate::log::{Frame, Log, Logs, Record};
@@ -33,6 +34,7 @@ pub struct Intake {
     /// Read while appending, written while sealing.
     seals: RwLock<SealFile>,
     promises: Given,
+    copies: Copies,
 }
 
 /// What a seal says.
@@ -58,10 +60,11 @@ impl Intake {
         logs: Logs,
         ownership: watch::Receiver<Arc<OwnershipView>>,
         promises: Given,
+        copies: Copies,
         data: &Path,
     ) -> anyhow::Result<Self> {
         let seals = SealFile::open(data.join("seals.json"))?;
-        Ok(Self { logs, ownership, seals: RwLock::new(seals), promises })
+        Ok(Self { logs, ownership, seals: RwLock::new(seals), promises, copies })
     }
 
     /// Appends framed records of `origin`, leaving out what is known to lie outside the history.
@@ -172,13 +175,14 @@ impl Intake {
         Ok(())
     }
 
-    /// Promises durably to take nothing more of these epochs of `region`.
+    /// Promises durably to take nothing more of these epochs of `region`. Fails where copies are short.
     pub async fn seal(
         &self,
         region: &RegionId,
         epochs: &[(PartitionRange, Epoch)],
     ) -> anyhow::Result<Sealed> {
         let mut seals = self.seals.write().await;
+        self.copies.may_seal(region)?;
         let held: Vec<Cut> = self
             .logs
             .all()

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{listen, mend, until};
 use crate::clock::Clock;
+use crate::copies::{self, Copies};
 use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
 use crate::directory::{self, View, view};
 use crate::gateway::WarmUps;
@@ -44,8 +45,6 @@ use crate::tenure::TenureState;
 use crate::tls::{self, Credentials};
 use crate::{metrics, origins, peer};
 
-mod folder;
-
 /// Runs the agent of `witness` until `shutdown`.
 pub async fn run(
     config: Config,
@@ -59,10 +58,6 @@ pub async fn run(
     };
     let (data, directory) = (Path::new(&witness.data), directory::Client::open(&config)?);
     std::fs::create_dir_all(data).with_context(|| format!("create {}", data.display()))?;
-    tokio::select! {
-        () = shutdown.cancelled() => return Ok(()),
-        claimed = folder::claim(data, &directory, &witness.id) => claimed?,
-    }
     let parts = Parts::build(Arc::new(config), witness, directory, &shutdown).await?;
     let mut tasks = JoinSet::new();
     let copied = parts.start(listener, readers, &shutdown, &mut tasks);
@@ -98,6 +93,7 @@ struct Parts {
     examined: Examined,
     intake: Arc<Intake>,
     promises: Given,
+    copies: Copies,
     peers: BTreeMap<RegionId, peer::Client>,
     credentials: Option<Arc<Credentials>>,
     notices: Notices,
@@ -115,8 +111,9 @@ impl Parts {
         let (terms, room) = (&config.log, Room::of(config.log.size_max));
         let (logs, opened) = Logs::open_in(&data, terms.segment_bytes, room, terms.compression)
             .context("open the logs")?;
+        let copies = Copies::open(&data, config.rpo)?;
         for (of, opened) in opened {
-            mend(&logs, &of, &opened, &origin).await?;
+            mend(&logs, &of, &opened, &origin, &copies).await?;
         }
         let credentials = Credentials::of(&config)?;
         let examined = Examined::open(&data, &config.cluster);
@@ -127,7 +124,8 @@ impl Parts {
         let (reseeds, incarnations) = (follow(RESEED_PREFIX), follow(INCARNATION_PREFIX));
         let clock = Clock::new();
         let promises = Given::new(clock, config.lease);
-        let intake = Intake::open(logs.clone(), ownership.clone(), promises.clone(), &data)?;
+        let (known, given) = (ownership.clone(), promises.clone());
+        let intake = Intake::open(logs.clone(), known, given, copies.clone(), &data)?;
         Ok(Self {
             peers: peer::channels(&config, &origin.region, credentials.as_ref())?,
             origin,
@@ -143,6 +141,7 @@ impl Parts {
             examined,
             intake: Arc::new(intake),
             promises,
+            copies,
             credentials,
             notices: Notices::default(),
             config,
@@ -167,6 +166,7 @@ impl Parts {
             region: self.origin.region.clone(),
             clock: self.clock,
             logs: self.logs.clone(),
+            copies: self.copies.clone(),
             positions: self.positions.clone(),
             observer: observer.clone(),
             directory: self.directory.clone(),
@@ -192,12 +192,24 @@ impl Parts {
             status,
         };
         tasks.spawn(reporter.run(shutdown.clone()));
+        let keeper = copies::Keeper {
+            copies: self.copies.clone(),
+            config: self.config.clone(),
+            holder: self.origin.region.clone(),
+            logs: self.logs.clone(),
+            directory: self.directory.clone(),
+            ownership: self.ownership.clone(),
+            incarnations: self.incarnations.clone(),
+            notices: self.notices.clone(),
+        };
+        tasks.spawn(keeper.run(shutdown.clone()));
         let followers = Followers {
             config: self.config.clone(),
             origin: self.origin.clone(),
             logs: self.logs.clone(),
             peers: self.peers,
             intake: self.intake.clone(),
+            copies: self.copies,
             positions: self.positions.clone(),
             directory: self.directory,
             incarnations: self.incarnations,
@@ -284,6 +296,7 @@ struct Followers {
     logs: Logs,
     peers: BTreeMap<RegionId, peer::Client>,
     intake: Arc<Intake>,
+    copies: Copies,
     positions: Positions,
     directory: directory::Client,
     incarnations: watch::Receiver<Arc<View>>,
@@ -320,6 +333,7 @@ impl Followers {
             origin,
             sources,
             intake: self.intake.clone(),
+            copies: self.copies.clone(),
             positions: self.positions.clone(),
             directory: self.directory.clone(),
             notices: self.notices.clone(),

@@ -459,6 +459,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
     ),
     (
         23,
+        "a region that has lost its agent's folder: nothing that it held alone is lost unless a person says so",
+        "tests/copies.rs",
+        "no_failover_goes_on_before_what_was_lost_with_a_folder_was_had_again",
+    ),
+    (
+        23,
         "damage in any segment is named, and nothing is dropped",
         "tests/log.rs",
         "damage_in_any_segment_is_named_and_nothing_is_dropped",
