@@ -16,7 +16,7 @@ use crate::progress::Rpo;
 pub const COPIES_SHORT: &str = "copies_short";
 
 /// What a holder remembers in its folder, of that folder.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Copies {
     /// The directory knew this folder as the holder's.
     pub claimed: bool,

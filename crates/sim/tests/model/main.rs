@@ -15,6 +15,7 @@
 //! - Reading, judging, appending and flushing are one step where nothing but the region itself could tell
 //!   the difference. Applying is eager: nobody shows anything wrong by showing less.
 //! - A position may lie behind a record that was left out, as if a record of history followed there.
+//! - A folder is lost where nothing was written or sealed. Whoever has written is halted without it.
 //! - A crash of PostgreSQL is left out: it only ends sessions and closes the guard.
 
 mod rules;
@@ -39,6 +40,8 @@ pub enum Fault {
     SkipSeal,
     /// Seals are not on disk.
     ForgetSeals,
+    /// A copy is sealed that may be shorter than it was.
+    SealShort,
     /// The copies of a region count that is not a member.
     CountStrangers,
     /// A peer's position counts before our log was held against the cuts that it knows.
@@ -64,6 +67,8 @@ pub enum Fault {
 pub struct Bounds {
     pub writes: usize,
     pub restarts: usize,
+    /// How many agents start again with another folder.
+    pub folders: usize,
     pub epochs: u64,
     pub ticks: u64,
     pub revisions: u64,
@@ -124,13 +129,19 @@ fn switchover(run: &str, to: usize) -> Plan {
 
 /// The region eu owns the partition; ap and us carry out the runs.
 fn protocol(rpo: Rpo, runs: Vec<Plan>) -> Protocol {
-    let bounds = Bounds { writes: 1, restarts: 0, epochs: 2, ticks: 3, revisions: 6 };
+    let bounds = Bounds { writes: 1, restarts: 0, folders: 0, epochs: 2, ticks: 3, revisions: 6 };
     let (members, executors) = (vec![AP, EU, US], vec![AP, US]);
     Protocol { rpo, members, joins: false, runs, executors, bounds, fault: None }
 }
 
 fn with_crashes() -> Protocol {
     Protocol { executors: vec![US], ..protocol(ZERO, vec![failover("1", true)]) }
+}
+
+fn with_a_lost_folder() -> Protocol {
+    let mut protocol = with_crashes();
+    protocol.bounds.folders = 1;
+    protocol
 }
 
 fn with_newcomer() -> Protocol {
@@ -211,6 +222,11 @@ fn a_failover_under_crashes() {
 }
 
 #[test]
+fn a_failover_after_a_folder_was_lost() {
+    holds("failover and a lost folder", with_a_lost_folder(), &[rules::SUCCEEDS]);
+}
+
+#[test]
 fn a_failover_of_a_region_that_may_be_well() {
     let protocol = protocol(ZERO, vec![failover("1", false)]);
     holds("failover in doubt", protocol, &[rules::SUCCEEDS, rules::CALLED_OFF]);
@@ -264,6 +280,7 @@ fn a_failover_with_a_bounded_loss_waits_for_the_lease() {
 fn peers_that_forget_their_seals_are_noticed() {
     is_noticed(Fault::SkipSeal, protocol(ZERO, vec![failover("1", true)]));
     is_noticed(Fault::ForgetSeals, bounded(with_crashes(), 1, 1, 2));
+    is_noticed(Fault::SealShort, with_a_lost_folder());
 }
 
 #[test]

@@ -49,6 +49,9 @@ pub enum Action {
     Restart {
         region: usize,
     },
+    LoseFolder {
+        region: usize,
+    },
     Join,
     Renew {
         region: usize,
@@ -90,6 +93,11 @@ impl Protocol {
         }
         if world.restarts < self.bounds.restarts {
             actions.push(Action::Restart { region: index });
+        }
+        // Whoever has written is halted without its own log, and a seal that is forgotten before its cut is not kept.
+        let may_lose = region.wal.is_empty() && region.seals.is_empty() && index == AP;
+        if world.lost_folders < self.bounds.folders && may_lose {
+            actions.push(Action::LoseFolder { region: index });
         }
         let latest = world.directory.latest().revision;
         let Some(read) = &region.read else {
@@ -179,6 +187,10 @@ impl Protocol {
                 self.restart(world, *region);
                 Some(())
             }
+            Action::LoseFolder { region } => {
+                self.lose_folder(world, *region);
+                Some(())
+            }
             Action::Join => self.change(world, &OwnershipChange::Join { region: id(AP) }),
             Action::Tick => {
                 world.now = world.now + Millis(1);
@@ -256,14 +268,16 @@ impl Protocol {
                     held: Vec::new(),
                 });
                 let promise: Vec<_> = promise.collect();
+                let mut any = false;
                 for peer in regions.iter().map(index) {
-                    let held = self.seal(world, peer, of, &promise);
+                    let Some(held) = self.seal(world, peer, of, &promise) else { continue };
+                    any = true;
                     let sealed = &mut world.region(by).sealed[run];
                     sealed.retain(|(other, _)| *other != peer);
                     sealed.push((peer, held));
                     sealed.sort();
                 }
-                Some(())
+                any.then_some(())
             }
         }
     }

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use domicile_core::change::{Stamp, Transaction};
+use domicile_core::copies::Copies;
 use domicile_core::history::{Admission, Refused, Seal, accept, admit, may_go_on_from};
 use domicile_core::id::{Epoch, Origin, PartitionId, RegionId, RunId};
 use domicile_core::lease::{Held, LeaseTerms, Seen};
@@ -48,6 +49,7 @@ pub struct World {
     /// Every commit there ever was.
     pub writes: Vec<Write>,
     pub restarts: usize,
+    pub lost_folders: usize,
     /// A rule that an event has broken.
     pub broken: Option<&'static str>,
 }
@@ -110,6 +112,7 @@ pub struct Region {
     /// By origin.
     pub logs: Vec<Log>,
     pub seals: Vec<Seal>,
+    pub copies: Copies,
     /// What turned out not to be history: no table here shows it any more.
     pub journal: BTreeSet<(usize, Lsn)>,
     // What its agent forgets in a crash.
@@ -205,6 +208,7 @@ impl Protocol {
                 guard: Guard::default(),
                 logs: vec![Log::default(); 3],
                 seals: Vec::new(),
+                copies: Copies { claimed: true, short: Some(BTreeSet::new()) },
                 journal: BTreeSet::new(),
                 read: None,
                 captured: 0,
@@ -231,6 +235,7 @@ impl Protocol {
             regions: (0..3).map(region).collect(),
             writes: Vec::new(),
             restarts: 0,
+            lost_folders: 0,
             broken: None,
         };
         for region in 0..3 {
@@ -362,8 +367,17 @@ impl Protocol {
         if taken {
             log.records.push(end);
         }
+        self.note_whole(world, to, from, of);
         self.apply(world, to);
         Some(())
+    }
+
+    /// A copy that was caught up with at its home lacks nothing.
+    fn note_whole(&self, world: &mut World, holder: usize, from: usize, of: usize) {
+        let (home, copy) = (&world.regions[of].logs[of], &world.regions[holder].logs[of]);
+        if from == of && copy.end >= home.end.max(copy.applied) {
+            world.region(holder).copies.short.iter_mut().for_each(|s| _ = s.remove(&origin(of)));
+        }
     }
 
     /// Shows all that may be shown: nobody gains by waiting.
@@ -398,6 +412,7 @@ impl Protocol {
         let revision = told.read.as_ref()?.ownership_revision;
         let revision = if self.breaks(Fault::CountEarly) { 0 } else { revision };
         let end = told.logs[to].end;
+        self.note_whole(world, peer, to, to);
         // What it shows of our log decides about no acknowledgement.
         let report = Progress { received: end, flushed: end, applied: Lsn::ZERO };
         world.region(to).progress.peer(&id(peer), report, revision);
@@ -514,7 +529,17 @@ impl Protocol {
     }
 
     /// Promises to take nothing more of these epochs of `of`. Returns what is held.
-    pub fn seal(&self, world: &mut World, index: usize, of: usize, seals: &[Seal]) -> Vec<Cut> {
+    pub fn seal(
+        &self,
+        world: &mut World,
+        index: usize,
+        of: usize,
+        seals: &[Seal],
+    ) -> Option<Vec<Cut>> {
+        let may_seal = world.regions[index].copies.may_seal(self.rpo, &id(of)).is_ok();
+        if !may_seal && !self.breaks(Fault::SealShort) {
+            return None;
+        }
         let region = world.region(index);
         let lsn = region.logs[of].end;
         let held = match lsn {
@@ -527,7 +552,7 @@ impl Protocol {
                 region.seals.push(Seal { held: held.clone(), ..seal.clone() });
             }
         }
-        held
+        Some(held)
     }
 
     /// Changes the latest ownership, whatever was known when that was decided.
@@ -569,6 +594,21 @@ impl Protocol {
             region.seals.clear();
         }
         world.forget_old_snapshots();
+    }
+}
+
+impl Protocol {
+    /// An agent starts again with another folder: its copies are gone, and what its tables show is there.
+    pub fn lose_folder(&self, world: &mut World, index: usize) {
+        self.restart(world, index);
+        world.restarts -= 1;
+        world.lost_folders += 1;
+        let region = world.region(index);
+        for log in &mut region.logs {
+            *log = Log { applied: log.applied, ..Log::default() };
+        }
+        let others = (0..3).filter(|of| *of != index).map(origin).collect();
+        region.copies = Copies { claimed: false, short: Some(others) };
     }
 }
 
