@@ -266,7 +266,7 @@ impl Observer {
                 // What is applied here goes by what is read here.
                 ownership_read: 0,
                 left_behind: self.is_left_behind(region),
-                halted: own.is_halted(),
+                cannot_write: own.cannot_write(),
                 passed_over: own.says(PASSED_OVER),
                 unsettled: own.says(UNSETTLED),
                 repairs_pending: own.repairs_pending,
@@ -295,7 +295,7 @@ impl Observer {
             durable: told.map(|s| lift_frontier(&s.durable)).unwrap_or_default(),
             ownership_read: told.map_or(0, |s| s.ownership_read),
             left_behind: self.is_left_behind(region),
-            halted: told.is_some_and(RegionStatus::is_halted),
+            cannot_write: told.is_some_and(RegionStatus::cannot_write),
             passed_over: told.is_some_and(|s| s.says(PASSED_OVER)),
             unsettled: told.is_some_and(|s| s.says(UNSETTLED)),
             repairs_pending: told.map_or(0, |s| s.repairs_pending),

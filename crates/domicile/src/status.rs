@@ -244,9 +244,9 @@ impl RegionStatus {
         self.conditions.iter().any(|condition| condition.name == state)
     }
 
-    /// Does a state hold in which nothing is captured?
-    pub fn is_halted(&self) -> bool {
-        self.conditions.iter().any(|condition| halts(&condition.name))
+    /// Does it hold no lease, or a state in which nothing is captured?
+    pub fn cannot_write(&self) -> bool {
+        !self.lease_live || self.conditions.iter().any(|condition| halts(&condition.name))
     }
 
     /// What losing this region would cost: what it has committed and no peer has flushed.

@@ -64,6 +64,7 @@ pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
 fn may_take_over(region: &RegionId, from: &RegionId, facts: &Facts) -> bool {
     let Some(seen) = facts.regions.get(region) else { return false };
     let member = facts.ownership.members().contains(region);
-    let whole = seen.reachable && !seen.left_behind && !seen.halted && !facts.lease_over(region);
+    let whole =
+        seen.reachable && !seen.left_behind && !seen.cannot_write && !facts.lease_over(region);
     region != from && member && whole
 }

@@ -223,9 +223,9 @@ pub struct RegionFacts {
     pub ownership_read: u64,
     /// Records that it lacks may be gone: it has to be seeded again, and takes nothing over.
     pub left_behind: bool,
-    /// What is committed there cannot be captured, so that it holds no lease for long: see
-    /// [`crate::continuity`].
-    pub halted: bool,
+    /// It says that it holds no lease, or that what is committed there is not captured
+    /// ([`crate::continuity`]), so that it will hold none for long.
+    pub cannot_write: bool,
     /// Others may lack what it has written: nothing of it stands in any log.
     pub passed_over: bool,
     /// Its tables may show what it alone wrote and is no history: that is not all found yet.
@@ -412,7 +412,7 @@ pub enum Blocker {
 pub enum Unwell {
     NotMember,
     Silent,
-    Halted,
+    CannotWrite,
     NoLease,
     LeftBehind,
     Behind { owner: RegionId, by: Millis, lag: Millis },
@@ -423,7 +423,7 @@ impl fmt::Display for Unwell {
         match self {
             Self::NotMember => f.write_str("is not a member of the cluster"),
             Self::Silent => f.write_str("does not answer"),
-            Self::Halted => f.write_str("captures nothing: domicile status names the state"),
+            Self::CannotWrite => f.write_str("could not write: domicile status says why"),
             Self::NoLease => f.write_str("holds no live lease"),
             Self::LeftBehind => {
                 f.write_str("lacks records that are gone: it has to be seeded again")

@@ -157,7 +157,7 @@ fn against_target(to: &RegionId, intent: &Intent, facts: &Facts) -> Option<Refus
         None => Some(Refusal::NoSuchRegion(to.clone())),
         Some(_) if !facts.ownership.members().contains(to) => Some(Refusal::NotMember(to.clone())),
         Some(seen) if !seen.reachable => Some(Refusal::Unreachable(to.clone())),
-        Some(seen) if seen.halted => Some(Refusal::Halted(to.clone())),
+        Some(seen) if seen.cannot_write => Some(Refusal::CannotWrite(to.clone())),
         Some(_) if facts.lease_over(to) => Some(Refusal::NoLease(to.clone())),
         Some(seen) if seen.left_behind => Some(Refusal::LeftBehind(to.clone())),
         Some(seen) if !seen.is_settled() => unsettled(to, intent, seen, facts),
@@ -326,10 +326,10 @@ pub enum Refusal {
     #[error("region \"{0}\" holds no live lease, so it could not write what it is given")]
     NoLease(RegionId),
     #[error(
-        "what is committed in region \"{0}\" is not captured, so it would not write what it is given: \
-         domicile status names the state (docs/operating/recover.md)"
+        "region \"{0}\" could not write what it is given: it holds no lease, or captures nothing. domicile \
+         status names the state (docs/operating/recover.md)"
     )]
-    Halted(RegionId),
+    CannotWrite(RegionId),
     #[error("region \"{0}\" lacks records that are gone, it has to be seeded again first")]
     LeftBehind(RegionId),
     #[error(

@@ -165,9 +165,9 @@ mod tests {
         ];
         assert_eq!(told("eu", &facts), expected);
         // The reason of the reason is told.
-        facts.regions.get_mut(&region("ap")).unwrap().halted = true;
+        facts.regions.get_mut(&region("ap")).unwrap().cannot_write = true;
         assert!(
-            told("eu", &facts)[0].starts_with("what is committed in region \"ap\" is not captured")
+            told("eu", &facts)[0].starts_with("region \"ap\" could not write what it is given")
         );
     }
 

@@ -101,7 +101,7 @@ impl Outside {
             durable: told.map(|s| lift_frontier(&s.durable)).unwrap_or_default(),
             ownership_read: told.map_or(0, |s| s.ownership_read),
             left_behind: self.left_behind.contains(region),
-            halted: told.is_some_and(RegionStatus::is_halted),
+            cannot_write: told.is_some_and(RegionStatus::cannot_write),
             passed_over: told.is_some_and(|s| s.says(PASSED_OVER)),
             unsettled: told.is_some_and(|s| s.says(UNSETTLED)),
             repairs_pending: told.map_or(0, |s| s.repairs_pending),

@@ -386,7 +386,7 @@ fn regions_that_each_leave_it_to_the_other_do_so_for_a_while_only() {
         facts.now = over_at + Millis(2000);
         assert_eq!(starts(here, &facts), Some(region(here)));
         let could_not: [fn(&mut RegionFacts); 2] =
-            [|it| it.left_behind = true, |it| it.halted = true];
+            [|it| it.left_behind = true, |it| it.cannot_write = true];
         for could_not in could_not {
             let mut facts = facts.clone();
             could_not(facts.regions.get_mut(&region(here)).unwrap());
@@ -835,8 +835,8 @@ fn a_region_that_is_back_gets_nothing_before_it_is_well() {
     us(&mut facts, &|us| us.lease_over_at = Some(Time(0)));
     us(&mut facts, &|us| us.reachable = true);
     assert_eq!(waits(&facts), "region us holds no live lease");
-    us(&mut facts, &|us| us.halted = true);
-    assert_eq!(waits(&facts), "region us captures nothing: domicile status names the state");
+    us(&mut facts, &|us| us.cannot_write = true);
+    assert_eq!(waits(&facts), "region us could not write: domicile status says why");
     facts = before.clone();
     us(&mut facts, &|us| us.left_behind = true);
     assert_eq!(waits(&facts), "region us lacks records that are gone: it has to be seeded again");

@@ -43,8 +43,8 @@ impl Check {
         if !seen.reachable {
             return Some(Unwell::Silent);
         }
-        if seen.halted {
-            return Some(Unwell::Halted);
+        if seen.cannot_write {
+            return Some(Unwell::CannotWrite);
         }
         if facts.lease_over(region) {
             return Some(Unwell::NoLease);
