@@ -98,6 +98,7 @@ struct Performing {
     last: Option<(usize, String)>,
     /// Why what is next could not be done: each reason is written down once, however often it is tried.
     held_up: BTreeSet<String>,
+    complaint: Complaint,
     /// What it waits for, and since when.
     waiting: Option<(usize, String, tokio::time::Instant)>,
 }
@@ -262,6 +263,7 @@ impl Operator {
                     answers: BTreeMap::new(),
                     last: None,
                     held_up: BTreeSet::new(),
+                    complaint: Complaint::default(),
                     waiting: None,
                 };
                 performing.insert(key.clone(), fresh.after(kept));
@@ -270,9 +272,12 @@ impl Operator {
             if executor(&run.plan, &facts).as_ref() != Some(&self.region) {
                 continue;
             }
-            if let Err(error) = self.advance(run, &mut facts).await {
-                tracing::warn!(run = %run.plan.run, "run is held up: {error:#}");
-                tokio::time::sleep(RETRY_AFTER).await;
+            match self.advance(run, &mut facts).await {
+                Ok(()) => run.complaint.settled(),
+                Err(error) => {
+                    run.complaint.warn(&format!("run {} is held up", run.plan.run), &error);
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
             }
         }
     }
