@@ -10,18 +10,24 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::id::{Origin, RegionId};
+use crate::ownership::Ownership;
 use crate::progress::Rpo;
 
 /// The state in which a holder of short copies is shown.
 pub const COPIES_SHORT: &str = "copies_short";
 
-/// What a holder remembers in its folder, of that folder.
+/// What a holder knows of its folder. All but `asked` outlives its agent, in that folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Copies {
-    /// The directory knew this folder as the holder's.
+    /// The directory has said whose folder this is since the agent began.
+    pub asked: bool,
+    /// It has said once that it is the holder's.
     pub claimed: bool,
-    /// The logs of which records may be lacking that were once held; `None` while that is not known.
-    pub short: Option<BTreeSet<Origin>>,
+    /// The logs of which records may be lacking that were once held.
+    pub short: BTreeSet<Origin>,
+    /// The regions that are not told how far their logs are held here. A seal that was promised in the folder
+    /// before is forgotten, and what it forbids must not be acknowledged: that is over once the cut is known.
+    pub silent_to: BTreeSet<RegionId>,
 }
 
 /// The folder that the directory knows as the holder's.
@@ -33,149 +39,175 @@ pub enum Named {
     Another,
 }
 
-/// What is to be done when the directory was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judged {
-    /// Before the rest is remembered, the directory shall know this folder as the holder's.
-    pub claim: bool,
-    pub copies: Copies,
-}
-
 /// Why a seal is not promised.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Short {
-    /// The region of whose log records may be lacking.
-    pub of: RegionId,
+pub enum NotSealed {
+    /// The directory has not said yet whose folder this is.
+    NotAsked,
+    /// Records of this region's log may be lacking.
+    Short(RegionId),
 }
 
-impl fmt::Display for Short {
+impl fmt::Display for NotSealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { of } = self;
-        write!(
-            f,
-            "{COPIES_SHORT}: it may lack records of region {of} that it held before its folder was lost or damaged: \
-             they come from {of} alone, or somebody says that they are given up (domicile region accept)"
-        )
+        match self {
+            Self::NotAsked => f.write_str("the directory has not told it yet whose folder it has"),
+            Self::Short(of) => write!(
+                f,
+                "{COPIES_SHORT}: it may lack records of region {of} that it held before its folder was lost or \
+                 damaged: they come from {of} alone, or somebody says that they are given up (domicile region accept)"
+            ),
+        }
     }
 }
 
-impl std::error::Error for Short {}
+impl std::error::Error for NotSealed {}
 
 impl Copies {
-    /// Goes by what the directory says. `others` are the logs that are followed here now; `members` are the
-    /// regions whose logs count, `None` while they are not known.
+    /// Goes by what the directory says. `others` are the logs that are followed here now; `ownership` is what
+    /// the directory says now, where that is known.
+    ///
+    /// What this returns is to be remembered; then the directory is to be told where it names another folder
+    /// than this one.
     pub fn judge(
         &self,
         named: Named,
         others: impl FnOnce() -> BTreeSet<Origin>,
-        members: Option<&BTreeSet<RegionId>>,
-    ) -> Judged {
+        ownership: Option<&Ownership>,
+    ) -> Self {
         let mut copies = self.clone();
-        let claim = match named {
-            Named::None => {
-                copies = Self { claimed: true, short: Some(BTreeSet::new()) };
-                true
-            }
-            Named::This => {
-                copies = Self { claimed: true, short: Some(copies.short.unwrap_or_default()) };
-                false
-            }
-            // One that was the holder's once stayed away from what another has taken in since.
-            Named::Another if self.claimed || self.short.is_none() => {
-                copies = Self { claimed: false, short: Some(others()) };
-                false
-            }
+        match named {
+            // Damage that was found before is damage still.
+            Named::None if !self.claimed => {}
+            Named::None => copies.short.clear(),
+            Named::This => (copies.asked, copies.claimed) = (true, true),
+            // Also one that was the holder's once, and does not know what another has taken in since.
             Named::Another => {
-                copies.claimed = self.lacking(members).is_some_and(|lacking| lacking.is_empty());
-                copies.claimed
+                copies.claimed = false;
+                copies.short.extend(others());
+                copies.silent_to.extend(copies.short.iter().map(|origin| origin.region.clone()));
             }
-        };
-        Judged { claim, copies }
+        }
+        if let Some(ownership) = ownership {
+            copies.silent_to.retain(|region| ownership.awaits_cut(region));
+        }
+        copies
     }
 
-    /// The short copies of members' logs; `None` while that is not known.
-    pub fn lacking(&self, members: Option<&BTreeSet<RegionId>>) -> Option<BTreeSet<Origin>> {
-        let (short, members) = (self.short.as_ref()?, members?);
-        Some(short.iter().filter(|origin| members.contains(&origin.region)).cloned().collect())
+    /// The copy of `origin` holds all that its home holds. What was written before that incarnation was compared
+    /// everywhere when it began, and nobody waits for its records.
+    pub fn caught_up(&mut self, origin: &Origin) {
+        let lacks = |short: &Origin| {
+            short.region != origin.region || short.incarnation > origin.incarnation
+        };
+        self.short.retain(lacks);
+    }
+
+    /// The short copies of logs that count.
+    pub fn lacking(&self, members: &BTreeSet<RegionId>) -> BTreeSet<Origin> {
+        let short = self.short.iter().filter(|origin| members.contains(&origin.region));
+        short.cloned().collect()
     }
 
     /// May it be promised to take nothing more of `region`, and told what is held of it?
     ///
     /// Where commits wait for no copy, none was promised, and what is not held is lost as a region's unshipped
     /// records are: reported with the failover.
-    pub fn may_seal(&self, rpo: Rpo, region: &RegionId) -> Result<(), Short> {
-        let whole = |short: &BTreeSet<Origin>| short.iter().all(|origin| origin.region != *region);
-        if rpo == Rpo::None || self.short.as_ref().is_some_and(whole) {
+    pub fn may_seal(&self, rpo: Rpo, region: &RegionId) -> Result<(), NotSealed> {
+        if rpo == Rpo::None {
             return Ok(());
         }
-        Err(Short { of: region.clone() })
+        if !self.asked {
+            return Err(NotSealed::NotAsked);
+        }
+        match self.short.iter().any(|origin| origin.region == *region) {
+            true => Err(NotSealed::Short(region.clone())),
+            false => Ok(()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn origins(names: &[&str]) -> BTreeSet<Origin> {
-        names.iter().map(|name| name.parse().unwrap()).collect()
-    }
-
-    fn regions(names: &[&str]) -> BTreeSet<RegionId> {
-        names.iter().map(|name| name.parse().unwrap()).collect()
-    }
-
-    /// As after a look at the directory.
-    fn look(copies: &Copies, named: Named) -> Judged {
-        copies.judge(named, || origins(&["eu-1", "eu-2", "ap-1"]), Some(&regions(&["eu", "ap"])))
-    }
+    use crate::id::RunId;
+    use crate::ownership::OwnershipChange;
 
     const ZERO: Rpo = Rpo::Zero { copies: 1 };
 
-    #[test]
-    fn the_first_folder_is_the_holder_s_and_lacks_nothing() {
-        let first = look(&Copies::default(), Named::None);
-        assert!(first.claim && first.copies.claimed);
-        assert_eq!(first.copies.may_seal(ZERO, &"eu".parse().unwrap()), Ok(()));
-        // It was claimed, and that was not remembered any more.
-        assert_eq!(look(&Copies::default(), Named::This).copies, first.copies);
-        assert_eq!(look(&first.copies, Named::This), Judged { claim: false, ..first });
+    fn region(name: &str) -> RegionId {
+        name.parse().unwrap()
+    }
+
+    fn origin(name: &str) -> Origin {
+        name.parse().unwrap()
+    }
+
+    fn others() -> BTreeSet<Origin> {
+        ["eu-1", "eu-2", "ap-1"].map(origin).into()
+    }
+
+    /// Looks at the directory until that names this folder.
+    fn look(copies: &Copies, named: Named) -> Copies {
+        let ownership = Ownership::initial(1, &[region("eu"), region("ap")]);
+        let copies = copies.judge(named, others, Some(&ownership));
+        copies.judge(Named::This, || unreachable!(), Some(&ownership))
     }
 
     #[test]
-    fn nothing_is_sealed_before_the_folder_is_known_or_where_copies_are_short() {
-        let eu = "eu".parse().unwrap();
-        let unknown = Copies::default();
-        assert!(unknown.may_seal(ZERO, &eu).is_err());
-        let mut other = look(&unknown, Named::Another).copies;
-        for caught_up in ["eu-2", "eu-1"] {
-            assert!(other.may_seal(ZERO, &eu).is_err());
-            assert_eq!(other.may_seal(Rpo::None, &eu), Ok(()), "nothing was promised");
-            let short = other.short.as_mut().unwrap();
-            assert!(short.remove(&caught_up.parse().unwrap()));
+    fn the_first_folder_is_the_holder_s_and_lacks_what_was_damaged() {
+        let eu = region("eu");
+        assert_eq!(Copies::default().may_seal(ZERO, &eu), Err(NotSealed::NotAsked));
+        assert_eq!(look(&Copies::default(), Named::None).may_seal(ZERO, &eu), Ok(()));
+        let damaged = Copies { short: [origin("eu-1")].into(), ..Copies::default() };
+        for named in [Named::None, Named::This] {
+            assert_eq!(
+                look(&damaged, named).may_seal(ZERO, &eu),
+                Err(NotSealed::Short(eu.clone()))
+            );
         }
-        assert_eq!(other.may_seal(ZERO, &eu), Ok(()));
-        assert!(other.may_seal(ZERO, &"ap".parse().unwrap()).is_err());
+        // A person gives it up.
+        let told = look(&damaged, Named::None);
+        assert_eq!(look(&told, Named::None).may_seal(ZERO, &eu), Ok(()));
     }
 
     #[test]
-    fn another_folder_becomes_the_holder_s_once_it_lacks_nothing_of_a_member() {
-        let short = look(&Copies::default(), Named::Another).copies;
-        assert_eq!(look(&short, Named::Another), Judged { claim: false, copies: short.clone() });
-        let (named, left) = (Named::Another, regions(&["eu"]));
-        let whole = Copies { short: Some(origins(&["ap-1"])), ..short.clone() };
-        let judged = whole.judge(named, || unreachable!(), Some(&left));
-        assert!(judged.claim && judged.copies.claimed, "ap is no member any more");
-        assert!(!whole.judge(named, || unreachable!(), None).claim, "who is a member is not known");
-        // A person gives up what may be lacking.
-        let accepted = look(&short, Named::None);
-        assert!(accepted.claim && accepted.copies.short == Some(BTreeSet::new()));
+    fn in_another_folder_nothing_is_sealed_before_it_was_had_again() {
+        let (eu, ap) = (region("eu"), region("ap"));
+        let before = look(&Copies::default(), Named::None);
+        // One that comes back knows nothing of what another has taken in.
+        for mut copies in [look(&Copies::default(), Named::Another), look(&before, Named::Another)]
+        {
+            assert_eq!(copies.short, others());
+            copies.caught_up(&origin("eu-1"));
+            assert_eq!(copies.may_seal(ZERO, &eu), Err(NotSealed::Short(eu.clone())));
+            assert_eq!(copies.may_seal(Rpo::None, &eu), Ok(()), "nothing was promised");
+            copies.caught_up(&origin("eu-2"));
+            assert_eq!(copies.may_seal(ZERO, &eu), Ok(()));
+            assert_eq!(copies.may_seal(ZERO, &ap), Err(NotSealed::Short(ap.clone())));
+            assert_eq!(copies.lacking(&[eu.clone()].into()), BTreeSet::new());
+        }
     }
 
     #[test]
-    fn a_folder_of_before_is_another_one() {
-        let before = Copies { claimed: true, short: Some(BTreeSet::new()) };
-        let judged = look(&before, Named::Another);
-        assert_eq!(judged.copies.short, Some(origins(&["eu-1", "eu-2", "ap-1"])));
-        assert!(!judged.claim && !judged.copies.claimed);
+    fn the_newest_incarnation_counts_for_those_before() {
+        let mut copies = look(&Copies::default(), Named::Another);
+        copies.caught_up(&origin("eu-2"));
+        assert_eq!(copies.short, [origin("ap-1")].into());
+    }
+
+    #[test]
+    fn whoever_is_sealed_is_told_nothing_in_another_folder_before_the_cut_is_known() {
+        let regions = [region("eu"), region("ap")];
+        let owned = Ownership::initial(1, &regions[..1]).with_members(regions.clone());
+        let (from, run) = (region("eu"), RunId("1".into()));
+        let fence = OwnershipChange::Fence { from, run };
+        let fenced = owned.apply(&fence).unwrap();
+        let copies = Copies::default().judge(Named::Another, others, Some(&fenced));
+        assert_eq!(copies.silent_to, [region("eu")].into());
+        let still = copies.judge(Named::This, || unreachable!(), Some(&fenced));
+        assert_eq!(still.silent_to, [region("eu")].into());
+        let over = still.judge(Named::This, || unreachable!(), Some(&owned));
+        assert!(over.silent_to.is_empty());
     }
 }

@@ -326,6 +326,12 @@ impl Ownership {
         })
     }
 
+    /// Has `region` lost an epoch of which it is not decided yet where it ends?
+    pub fn awaits_cut(&self, region: &RegionId) -> bool {
+        let awaits = |state: &State| matches!(state, State::Fenced { from, cut: None, .. } if from == region);
+        self.entries.iter().any(|entry| awaits(&entry.state))
+    }
+
     /// Does `region` own anything, drained or not? The canary is something.
     pub fn owns_anything(&self, region: &RegionId) -> bool {
         self.entries.iter().any(|e| e.is_of(region))
@@ -343,9 +349,7 @@ impl Ownership {
     pub fn ends_at(&self, origin: &Origin, position: Lsn) -> bool {
         let cuts = self.entries.iter().flat_map(|e| e.endings().map(|(_, cut)| cut));
         let last = cuts.filter(|cut| cut.origin == *origin).map(|cut| cut.lsn).max();
-        let fenced = self.entries.iter().any(
-            |e| matches!(&e.state, State::Fenced { from, cut: None, .. } if *from == origin.region),
-        );
+        let fenced = self.awaits_cut(&origin.region);
         !fenced && !self.owns_anything(&origin.region) && last.is_some_and(|last| position >= last)
     }
 

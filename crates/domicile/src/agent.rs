@@ -957,7 +957,7 @@ pub(crate) async fn mend(
     let LogState::Corrupt { segment, offset, resumes_at } = &opened.state else {
         return Ok(Lsn::ZERO);
     };
-    if of != own {
+    if of.region != own.region {
         copies.damaged(of)?;
     }
     let log = logs.get_or_create(of)?;

@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use bytes::Bytes;
 use domicile_core::config::Config;
-use domicile_core::copies::{COPIES_SHORT, Copies as Known, Judged, Named, Short};
+use domicile_core::copies::{COPIES_SHORT, Copies as Known, Named, NotSealed};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::progress::Rpo;
 use serde::{Deserialize, Serialize};
@@ -32,8 +33,10 @@ use crate::origins;
 const FILE: &str = "copies.json";
 /// Under which the notice stands.
 const PART: &str = "copies";
-/// How often the directory is asked while that matters.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the directory is asked while something is lacking, or not known.
+const LOOK_SOON: Duration = Duration::from_millis(500);
+/// And else: somebody may have taken the holder out of the cluster.
+const LOOK_AT_LEISURE: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -55,84 +58,89 @@ struct Shared {
 struct Document {
     folder: String,
     claimed: bool,
-    short: Option<BTreeSet<String>>,
+    short: BTreeSet<String>,
+    silent_to: BTreeSet<String>,
 }
 
 impl Copies {
     /// Reads what the folder `data` remembers; one that remembers nothing is given a name.
     pub fn open(data: &Path, rpo: Rpo) -> anyhow::Result<Self> {
         let path = data.join(FILE);
-        let document = match fs::read(&path) {
-            Ok(bytes) => Some(serde_json::from_slice::<Document>(&bytes)),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => Some(Err(serde_json::Error::io(error))),
+        let (folder, known) = match fs::read(&path) {
+            Ok(bytes) => lift(&bytes).with_context(|| format!("read {}", path.display()))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                (uuid::Uuid::now_v7().to_string(), Known::default())
+            }
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
-        let document = document.transpose().with_context(|| format!("read {}", path.display()))?;
-        let new = document.is_none();
-        let Document { folder, claimed, short } = document.unwrap_or_else(|| Document {
-            folder: uuid::Uuid::now_v7().to_string(),
-            claimed: false,
-            short: None,
-        });
-        let lift = |short: BTreeSet<String>| short.iter().map(|origin| origin.parse()).collect();
-        let short = short.map(lift).transpose().context("read whose copies are short")?;
-        let known = Known { claimed, short };
-        let shared = Shared {
-            rpo,
-            path,
-            folder,
-            writing: Mutex::default(),
-            known: watch::Sender::new(known.clone()),
-        };
-        if new {
-            shared.write(&known)?;
-        }
+        let (writing, known) = (Mutex::default(), watch::Sender::new(known));
+        let shared = Shared { rpo, path, folder, writing, known };
+        // The directory is not told of a name that is not on disk.
+        shared.change(|_| {})?;
         Ok(Self { shared: Arc::new(shared) })
     }
 
     /// May it be promised to take nothing more of `region`, and told what is held of it?
-    pub fn may_seal(&self, region: &RegionId) -> Result<(), Short> {
+    pub fn may_seal(&self, region: &RegionId) -> Result<(), NotSealed> {
         self.shared.known.borrow().may_seal(self.shared.rpo, region)
     }
 
-    /// The copy of `origin` holds all that its home holds.
-    pub fn caught_up(&self, origin: &Origin) -> anyhow::Result<()> {
-        let lacked = |known: &Known| known.short.as_ref().is_some_and(|s| s.contains(origin));
-        if !lacked(&self.shared.known.borrow()) {
+    /// Is `region` told nothing of how far its logs are held here?
+    pub fn is_silent_to(&self, region: &RegionId) -> bool {
+        self.shared.known.borrow().silent_to.contains(region)
+    }
+
+    /// The copy of `origin` holds all that its home holds, if `still` finds it whole.
+    pub fn caught_up(&self, origin: &Origin, still: impl FnOnce() -> bool) -> anyhow::Result<()> {
+        let lacks = |short: &Origin| short.region == origin.region;
+        if !self.shared.known.borrow().short.iter().any(lacks) {
             return Ok(());
         }
-        self.shared.change(|known| known.short.iter_mut().for_each(|s| _ = s.remove(origin)))
+        self.shared.change(|known| {
+            // Looked at here, so that no damage is noted in between.
+            if still() {
+                known.caught_up(origin);
+            }
+        })
     }
 
     /// The copy of `origin` is about to be cut where it is damaged.
     pub fn damaged(&self, origin: &Origin) -> anyhow::Result<()> {
-        self.shared
-            .change(|known| known.short.iter_mut().for_each(|s| _ = s.insert(origin.clone())))
+        self.shared.change(|known| _ = known.short.insert(origin.clone()))
     }
 }
 
 impl Shared {
     fn change(&self, change: impl FnOnce(&mut Known)) -> anyhow::Result<()> {
-        let _writing = self.lock();
+        // It guards a file, which is written before it is known.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.known.borrow().clone();
         change(&mut known);
-        self.write(&known)?;
-        self.known.send_replace(known);
+        files::replace(&self.path, &lower(&self.folder, &known))
+            .with_context(|| format!("write {}", self.path.display()))?;
+        self.known.send_if_modified(|before| {
+            let news = *before != known;
+            *before = known;
+            news
+        });
         Ok(())
     }
+}
 
-    fn write(&self, known: &Known) -> anyhow::Result<()> {
-        let names = |short: &BTreeSet<Origin>| short.iter().map(ToString::to_string).collect();
-        let (folder, claimed) = (self.folder.clone(), known.claimed);
-        let document = Document { folder, claimed, short: known.short.as_ref().map(names) };
-        files::replace(&self.path, &json(&document))
-            .with_context(|| format!("write {}", self.path.display()))
-    }
+fn lift(bytes: &[u8]) -> anyhow::Result<(String, Known)> {
+    let Document { folder, claimed, short, silent_to } = serde_json::from_slice(bytes)?;
+    let short = short.iter().map(|origin| origin.parse()).collect::<Result<_, _>>()?;
+    let silent_to = silent_to.iter().map(|region| region.parse()).collect::<Result<_, _>>()?;
+    Ok((folder, Known { asked: false, claimed, short, silent_to }))
+}
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        // It guards a file, which is written before it is known.
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lower(folder: &str, known: &Known) -> Bytes {
+    json(&Document {
+        folder: folder.to_owned(),
+        claimed: known.claimed,
+        short: known.short.iter().map(ToString::to_string).collect(),
+        silent_to: known.silent_to.iter().map(ToString::to_string).collect(),
+    })
 }
 
 /// Asks the directory whose folder this is, and says which copies are short.
@@ -151,33 +159,25 @@ pub struct Keeper {
 impl Keeper {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut known = self.copies.shared.known.subscribe();
-        let (mut asked, mut complaint) = (false, Complaint::default());
+        let mut complaint = Complaint::default();
         loop {
-            let settled = {
-                let known = known.borrow_and_update();
-                known.claimed && known.short.as_ref().is_some_and(BTreeSet::is_empty)
+            let looked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                looked = self.look() => looked,
             };
-            // Another one may have become the holder's folder while this one was away.
-            if !asked || !settled {
-                let looked = tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    looked = self.look() => looked,
-                };
-                match looked {
-                    Ok(()) => {
-                        asked = true;
-                        complaint.settled();
-                    }
-                    Err(error) => {
-                        complaint.info("it is not known yet whose folder this is", &error)
-                    }
-                }
+            match looked {
+                Ok(()) => complaint.settled(),
+                Err(error) => complaint.info("it is not known yet whose folder this is", &error),
             }
             self.tell();
+            let settled = {
+                let known = known.borrow_and_update();
+                known.asked && known.short.is_empty() && known.silent_to.is_empty()
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = known.changed() => {}
-                () = tokio::time::sleep(LOOK_EVERY), if !asked || !settled => {}
+                () = tokio::time::sleep(if settled { LOOK_AT_LEISURE } else { LOOK_SOON }) => {}
             }
         }
     }
@@ -195,32 +195,33 @@ impl Keeper {
         };
         let mut incarnations = self.incarnations.clone();
         incarnations.wait_for(|view| view.connected).await.context("the directory is closed")?;
-        let others = || {
-            let view = self.incarnations.borrow();
-            origins::due(&self.config, &self.logs, &view, &self.holder).into_iter().collect()
-        };
-        let judge = |known: &Known, named| {
-            let view = self.ownership.borrow();
-            known.judge(named, others, view.ownership.as_ref().map(|known| known.members()))
-        };
-        let Judged { claim, copies } = judge(&shared.known.borrow(), named);
-        if claim {
+        self.remember(named)?;
+        if named != Named::This {
             let value = Some(json(&FolderDocument { folder: shared.folder.clone() }));
             let written = self.directory.write(&key, revision, value).await?;
             ensure!(matches!(written, Written::At(_)), "somebody else has changed \"{key}\"");
-        }
-        if *shared.known.borrow() != copies {
-            // Judged anew, because copies may have been caught up with meanwhile.
-            let named = if claim && named == Named::Another { Named::This } else { named };
-            shared.change(|known| *known = judge(known, named).copies)?;
+            self.remember(Named::This)?;
         }
         Ok(())
     }
 
+    fn remember(&self, named: Named) -> anyhow::Result<()> {
+        let others = || {
+            let view = self.incarnations.borrow();
+            origins::due(&self.config, &self.logs, &view, &self.holder).into_iter().collect()
+        };
+        let view = self.ownership.borrow().clone();
+        let ownership = view.ownership.as_ref().filter(|_| view.connected);
+        let judge = |known: &Known| known.judge(named, others, ownership);
+        let shared = &self.copies.shared;
+        let news = judge(&shared.known.borrow()) != *shared.known.borrow();
+        if news { shared.change(|known| *known = judge(known)) } else { Ok(()) }
+    }
+
     fn tell(&self) {
         let view = self.ownership.borrow();
-        let members = view.ownership.as_ref().map(|known| known.members());
-        let lacking = self.copies.shared.known.borrow().lacking(members).unwrap_or_default();
+        let Some(ownership) = &view.ownership else { return };
+        let lacking = self.copies.shared.known.borrow().lacking(ownership.members());
         if lacking.is_empty() {
             return self.notices.clear(PART);
         }

@@ -25,7 +25,7 @@ use crate::complain::Complaint;
 use crate::copies::Copies;
 use crate::directory;
 use crate::directory::documents::{lower_left_behind, reseed_key};
-use crate::log::Log;
+use crate::log::{Log, Standing};
 use crate::notices::Notices;
 use crate::positions::Positions;
 use crate::proto::subscribe_request::{Kind, Open, Progress};
@@ -176,7 +176,7 @@ impl Follower {
                     }
                     let caught_up = caught_up(self.log.end(), &records);
                     if home && caught_up {
-                        self.note_whole()?;
+                        self.note_whole(&records, &stream.arrival)?;
                     }
                     if !home && caught_up && started.elapsed() > AWAY_FROM_HOME_MAX {
                         return Ok(());
@@ -198,6 +198,7 @@ impl Follower {
             return Err(Trimmed { trimmed: Lsn(trimmed) }.into());
         }
         self.notices.clear(&self.name());
+        anyhow::ensure!(!self.was_cut(&stream.arrival), "what it sends does not follow on our end");
         if records.frames.is_empty() {
             // A heartbeat is answered in any case: the source wants to know that we are here.
             if let Some(progress) = self.progress() {
@@ -219,16 +220,25 @@ impl Follower {
     }
 
     /// What was caught up with at its home lacks nothing, unless the home itself has lost what our tables show.
-    fn note_whole(&self) -> anyhow::Result<()> {
-        if self.log.end() >= self.positions.frontier().get(&self.origin) {
-            self.copies.caught_up(&self.origin)?;
+    fn note_whole(&self, records: &Records, arrival: &Arrival) -> anyhow::Result<()> {
+        if Lsn(records.end_lsn) < self.positions.frontier().get(&self.origin) {
+            return Ok(());
         }
-        Ok(())
+        let sound = || self.log.standing() == Standing::Sound && !self.was_cut(arrival);
+        self.copies.caught_up(&self.origin, sound)
+    }
+
+    /// Were records taken back here since the source was asked for what follows on them?
+    fn was_cut(&self, arrival: &Arrival) -> bool {
+        arrival.since != Some(self.log.end_and_rewrites().1)
     }
 
     /// How far we are, and by which ownership: what it does not count to the history was left out.
-    /// Nothing before an ownership is known.
+    /// Nothing before an ownership is known, and nothing that would count while a seal may be forgotten here.
     fn progress(&self) -> Option<Progress> {
+        if self.copies.is_silent_to(&self.origin.region) {
+            return None;
+        }
         let flushed = self.log.end();
         let applied = self.positions.frontier().get(&self.origin);
         // Read last: what was left out on the way to `flushed` was left out by this one or before.

@@ -15,7 +15,7 @@
 //! - Reading, judging, appending and flushing are one step where nothing but the region itself could tell
 //!   the difference. Applying is eager: nobody shows anything wrong by showing less.
 //! - A position may lie behind a record that was left out, as if a record of history followed there.
-//! - A folder is lost where nothing was written or sealed. Whoever has written is halted without it.
+//! - A folder is lost where nothing was written: whoever has written is halted without it.
 //! - A crash of PostgreSQL is left out: it only ends sessions and closes the guard.
 
 mod rules;
@@ -42,6 +42,8 @@ pub enum Fault {
     ForgetSeals,
     /// A copy is sealed that may be shorter than it was.
     SealShort,
+    /// Seals are lost with a folder, and what they forbid is acknowledged.
+    ForgetSilently,
     /// The copies of a region count that is not a member.
     CountStrangers,
     /// A peer's position counts before our log was held against the cuts that it knows.
@@ -280,7 +282,9 @@ fn a_failover_with_a_bounded_loss_waits_for_the_lease() {
 fn peers_that_forget_their_seals_are_noticed() {
     is_noticed(Fault::SkipSeal, protocol(ZERO, vec![failover("1", true)]));
     is_noticed(Fault::ForgetSeals, bounded(with_crashes(), 1, 1, 2));
-    is_noticed(Fault::SealShort, with_a_lost_folder());
+    for fault in [Fault::SealShort, Fault::ForgetSilently] {
+        is_noticed(fault, with_a_lost_folder());
+    }
 }
 
 #[test]

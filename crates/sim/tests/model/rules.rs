@@ -106,6 +106,7 @@ fn one_writer(protocol: &Protocol, world: &World) -> bool {
             let there = &world.regions[*peer];
             let member = read.ownership.members().contains(&id(*peer));
             member
+                && !there.copies.silent_to.contains(&id(index))
                 && there.read.as_ref().is_some_and(|read| {
                     let seals = &there.seals;
                     accept(seals, &read.ownership, &origin(index), lsn, &stamps).is_ok()

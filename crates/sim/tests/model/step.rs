@@ -94,8 +94,8 @@ impl Protocol {
         if world.restarts < self.bounds.restarts {
             actions.push(Action::Restart { region: index });
         }
-        // Whoever has written is halted without its own log, and a seal that is forgotten before its cut is not kept.
-        let may_lose = region.wal.is_empty() && region.seals.is_empty() && index == AP;
+        // Whoever has written is halted without its own log.
+        let may_lose = region.wal.is_empty() && index == AP;
         if world.lost_folders < self.bounds.folders && may_lose {
             actions.push(Action::LoseFolder { region: index });
         }

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use domicile_core::change::{Stamp, Transaction};
-use domicile_core::copies::Copies;
+use domicile_core::copies::{Copies, Named};
 use domicile_core::history::{Admission, Refused, Seal, accept, admit, may_go_on_from};
 use domicile_core::id::{Epoch, Origin, PartitionId, RegionId, RunId};
 use domicile_core::lease::{Held, LeaseTerms, Seen};
@@ -208,7 +208,7 @@ impl Protocol {
                 guard: Guard::default(),
                 logs: vec![Log::default(); 3],
                 seals: Vec::new(),
-                copies: Copies { claimed: true, short: Some(BTreeSet::new()) },
+                copies: Copies { asked: true, claimed: true, ..Copies::default() },
                 journal: BTreeSet::new(),
                 read: None,
                 captured: 0,
@@ -376,7 +376,7 @@ impl Protocol {
     fn note_whole(&self, world: &mut World, holder: usize, from: usize, of: usize) {
         let (home, copy) = (&world.regions[of].logs[of], &world.regions[holder].logs[of]);
         if from == of && copy.end >= home.end.max(copy.applied) {
-            world.region(holder).copies.short.iter_mut().for_each(|s| _ = s.remove(&origin(of)));
+            world.region(holder).copies.caught_up(&origin(of));
         }
     }
 
@@ -409,6 +409,9 @@ impl Protocol {
     /// A peer tells an origin how far it is with its log, and by which ownership.
     pub fn tell(&self, world: &mut World, peer: usize, to: usize) -> Option<()> {
         let told = &world.regions[peer];
+        if told.copies.silent_to.contains(&id(to)) && !self.breaks(Fault::ForgetSilently) {
+            return None;
+        }
         let revision = told.read.as_ref()?.ownership_revision;
         let revision = if self.breaks(Fault::CountEarly) { 0 } else { revision };
         let end = told.logs[to].end;
@@ -429,6 +432,7 @@ impl Protocol {
                 *seen = Some(Seen::note(*seen, revision, now));
             }
         }
+        region.copies = region.copies.judge(Named::This, BTreeSet::new, Some(&snapshot.ownership));
         let before = region.read.replace(snapshot.clone());
         let before = before.as_ref().map(|snapshot| &snapshot.ownership);
         self.examine(world, index, before, &snapshot);
@@ -608,7 +612,8 @@ impl Protocol {
             *log = Log { applied: log.applied, ..Log::default() };
         }
         let others = (0..3).filter(|of| *of != index).map(origin).collect();
-        region.copies = Copies { claimed: false, short: Some(others) };
+        region.copies = region.copies.judge(Named::Another, || others, None);
+        region.seals.clear();
     }
 }
 
