@@ -35,7 +35,7 @@ kind = \"local\"
 fn world_of_two() -> RegionsConfig {
     let mut config = config(&["eu", "us"], "whole", 1);
     config.tables = TABLES.to_owned();
-    config.more = CONSOLE.to_owned();
+    config.gateway = CONSOLE.to_owned();
     config
 }
 

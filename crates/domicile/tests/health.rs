@@ -25,7 +25,7 @@ async fn world() -> Regions {
     let mut config = config(&["eu", "us", "ap"], "whole", 1);
     config.seed_sql = SEED.to_owned();
     config.tables = "[[table]]\nname = \"note\"\n".to_owned();
-    config.more = CONSOLE.to_owned();
+    config.gateway = CONSOLE.to_owned();
     config.automatic_failover = true;
     config.suspect_after = Duration::from_secs(2);
     let mut regions = Regions::create(config).await.unwrap();

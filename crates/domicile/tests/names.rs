@@ -27,7 +27,7 @@ fn world_of_names() -> RegionsConfig {
     config.automatic_failover = true;
     config.suspect_after = Duration::from_secs(2);
     config.zone = Some("db.example".to_owned());
-    config.more = CONSOLE.to_owned();
+    config.gateway = CONSOLE.to_owned();
     config
 }
 

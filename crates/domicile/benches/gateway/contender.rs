@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use domicile::lab::cluster::{Cluster, free_port};
 use domicile_core::admission::Admission;
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -93,28 +93,36 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Box<dyn Any>)> {
     Ok((port, Box::new((routes, AbortOnDropHandle::new(served)))))
 }
 
-/// With its defaults, but for what it needs to be let in.
+/// One session at PostgreSQL for each client.
 async fn pgbouncer(cluster: &Cluster, folder: &Path) -> anyhow::Result<(u16, Box<dyn Any>)> {
+    let settings = "pool_mode = session\ndefault_pool_size = 250\nmax_client_conn = 1000\n";
+    let (port, child) = start_pgbouncer(cluster.port(), folder, settings).await?;
+    Ok((port, Box::new(child)))
+}
+
+/// With its defaults, but for `settings` and what it needs to be let in.
+pub async fn start_pgbouncer(
+    postgres: u16,
+    folder: &Path,
+    settings: &str,
+) -> anyhow::Result<(u16, Child)> {
     let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
     let program = program.into_iter().find(|program| Path::new(program).exists());
     let program = program.context("it is not installed")?;
     let port = free_port();
     let settings = format!(
         "[databases]\n\
-         postgres = host=127.0.0.1 port={} dbname=postgres user=postgres\n\
+         postgres = host=127.0.0.1 port={postgres} dbname=postgres user=postgres\n\
          [pgbouncer]\n\
          listen_addr = 127.0.0.1\n\
          listen_port = {port}\n\
          unix_socket_dir =\n\
          auth_type = any\n\
-         pool_mode = session\n\
-         default_pool_size = 250\n\
-         max_client_conn = 1000\n",
-        cluster.port()
+         {settings}"
     );
     let file = folder.join("pgbouncer.ini");
     fs::write(&file, settings)?;
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+    readable_by_all(folder, std::slice::from_ref(&file))?;
     let mut command = Command::new(program);
     // It does not run as root.
     if nix::unistd::geteuid().is_root() {
@@ -128,5 +136,14 @@ async fn pgbouncer(cluster: &Cluster, folder: &Path) -> anyhow::Result<(u16, Box
     };
     tokio::time::timeout(OPEN_WAIT_MAX, opened).await.context("it does not listen")?;
     ensure!(child.try_wait()?.is_none(), "it has ended");
-    Ok((port, Box::new(child)))
+    Ok((port, child))
+}
+
+/// Lets somebody who is not root read what root has made.
+pub fn readable_by_all(folder: &Path, files: &[PathBuf]) -> anyhow::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    for file in files {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ use clap::{Parser, ValueEnum};
 use domicile::lab::cluster::{Cluster, PgBin, temporary_cluster};
 
 mod contender;
+mod idle;
 mod pgbench;
 mod report;
 #[path = "../replication/statistics.rs"]
@@ -39,6 +40,18 @@ struct Arguments {
     /// Only these protocols
     #[arg(long, value_enum)]
     protocol: Vec<Protocol>,
+    /// How many idle clients there are at the end; 0 leaves them out
+    #[arg(long, default_value_t = 10_000)]
+    idle: usize,
+    /// How many come and go beside them
+    #[arg(long, default_value_t = 10_000)]
+    passing: usize,
+    /// Only the idle clients
+    #[arg(long)]
+    idle_alone: bool,
+    /// The `domicile` whose idle clients are counted
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_domicile"))]
+    binary: PathBuf,
     /// Where the figures go, for a machine
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench/gateway.json"))]
     json: PathBuf,
@@ -76,11 +89,22 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     let mut report = Report::new(version(&cluster).await?, arguments.runs, arguments.seconds);
-    for load in loads(arguments) {
+    let loads = if arguments.idle_alone { Vec::new() } else { loads(arguments) };
+    for load in loads {
         let run = measure_one(arguments, &load, &cluster, &mut doors).await?;
         println!("{}", run.line());
         report.runs.push(run);
         report.write(&arguments.json)?;
+    }
+    drop((doors, cluster));
+    if arguments.idle > 0 {
+        let (clients, passing) = (arguments.idle, arguments.passing);
+        let each = |idle: idle::Idle| {
+            println!("{}", idle.line());
+            report.idle.push(idle);
+            report.write(&arguments.json)
+        };
+        idle::measure(&arguments.binary, clients, passing, each).await?;
     }
     println!("\n{}", report.words());
     println!("The figures are in {}.", arguments.json.display());

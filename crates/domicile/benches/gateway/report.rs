@@ -10,6 +10,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::contender::Contender;
+use crate::idle::Idle;
 use crate::pgbench::Sample;
 use crate::statistics::median;
 
@@ -19,6 +20,7 @@ const CONDITIONS: &[&str] = &[
     "ours: in one process with the benchmark, no TLS, every region writes, one session at PostgreSQL for each client",
     "PgBouncer: pool_mode = session, its defaults otherwise",
     "added: what a transaction takes more than directly",
+    "idle clients: an agent with sharing = \"transaction\", PgBouncer with pool_mode = transaction, one query each, no password",
 ];
 
 #[derive(Serialize)]
@@ -29,6 +31,7 @@ pub struct Report {
     seconds_each: u32,
     conditions: &'static [&'static str],
     pub runs: Vec<Run>,
+    pub idle: Vec<Idle>,
 }
 
 type Figure = fn(&Sample) -> f64;
@@ -112,7 +115,8 @@ impl Run {
 impl Report {
     pub fn new(postgres: String, runs_each: u32, seconds_each: u32) -> Self {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        Self { cores, postgres, runs_each, seconds_each, conditions: CONDITIONS, runs: Vec::new() }
+        let (runs, idle) = (Vec::new(), Vec::new());
+        Self { cores, postgres, runs_each, seconds_each, conditions: CONDITIONS, runs, idle }
     }
 
     pub fn write(&self, file: &Path) -> anyhow::Result<()> {
@@ -155,6 +159,10 @@ impl Report {
         }
         let conditions: String =
             self.conditions.iter().map(|condition| format!("- {condition}\n")).collect();
-        format!("{table}\nPostgreSQL {}, {} cores.\n{conditions}", self.postgres, self.cores)
+        let idle: String = self.idle.iter().map(|idle| idle.line() + "\n").collect();
+        format!(
+            "{table}\n{idle}\nPostgreSQL {}, {} cores.\n{conditions}",
+            self.postgres, self.cores
+        )
     }
 }

@@ -74,7 +74,7 @@ pub async fn tell_console(regions: &Regions, region: &str, command: &str) {
 
 /// What has the console let the lab's user in.
 #[allow(dead_code, reason = "not for tests without an operator")]
-pub const CONSOLE: &str = "[gateway]\nadmins = \"postgres\"\n";
+pub const CONSOLE: &str = "admins = \"postgres\"\n";
 
 /// Waits until every region shows everything that was committed anywhere before this call: each
 /// region commits a canary, and logs are applied in order.

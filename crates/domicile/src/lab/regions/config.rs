@@ -46,6 +46,8 @@ pub struct RegionsConfig {
     pub apps: BTreeMap<String, SocketAddr>,
     /// Gateways take no session in the clear.
     pub require_tls: bool,
+    /// More of the configuration's `[gateway]`, a key a line.
+    pub gateway: String,
     /// Kept afterwards; a temporary one that goes when it is absent.
     pub keep: Option<PathBuf>,
     /// Runs in every region before its agent starts, so it must do the same everywhere.
@@ -83,6 +85,7 @@ impl RegionsConfig {
             tls: false,
             apps: BTreeMap::new(),
             require_tls: false,
+            gateway: String::new(),
             keep: None,
             seed_sql: String::new(),
             zone: None,

@@ -24,6 +24,7 @@ pub(super) struct Common {
     /// More sections, as in `[log]`.
     pub(super) zone: Option<String>,
     pub(super) more: String,
+    pub(super) gateway: String,
     /// The `[[table]]` part.
     pub(super) tables: String,
 }
@@ -103,6 +104,9 @@ pub(super) fn text(
         let _ = write!(text, "[dns]\nzone = {}\n\n", quote(zone));
     }
     let _ = writeln!(text, "{}", common.more);
+    if !common.gateway.is_empty() {
+        let _ = writeln!(text, "[gateway]\n{}", common.gateway);
+    }
     for (number, region) in (1..).zip(regions) {
         let named =
             |_: &String| format!("dns = \"{}\"\naddresses = \"192.0.2.{number}\"\n", region.dns);
@@ -146,14 +150,17 @@ pub(super) fn text(
     text
 }
 
-/// Writes the sections that name a process's certificate, which its gateway shows as well.
-pub(super) fn tls(files: &MutualTls, required: bool) -> String {
-    let (ca, identity) = (quote(&files.ca), &files.identity);
+/// Writes the section that names a process's certificate.
+pub(super) fn tls(files: &MutualTls) -> String {
+    let MutualTls { ca, identity, .. } = files;
     let (certificate, key) = (quote(&identity.certificate), quote(&identity.key));
-    format!(
-        "\n[tls]\nca = {ca}\ncertificate = {certificate}\nkey = {key}\n\n\
-         [gateway]\ncertificate = {certificate}\nkey = {key}\nrequire_tls = {required}\n"
-    )
+    format!("\n[tls]\nca = {}\ncertificate = {certificate}\nkey = {key}\n", quote(ca))
+}
+
+/// Writes the keys by which a gateway shows the same certificate to its clients.
+pub(super) fn gateway_tls(files: &MutualTls, required: bool) -> String {
+    let (certificate, key) = (quote(&files.identity.certificate), quote(&files.identity.key));
+    format!("certificate = {certificate}\nkey = {key}\nrequire_tls = {required}\n")
 }
 
 /// A TOML basic string.
@@ -176,6 +183,7 @@ mod tests {
             suspect_after: Duration::from_secs(2),
             zone: Some("db.example".to_owned()),
             more: "[log]\nkeep = \"1s\"\n".to_owned(),
+            gateway: "connections = 9\n".to_owned(),
             tables: "[[table]]\nname = \"kept\"\nkind = \"owned\"\n".to_owned(),
         };
         let address = SocketAddr::from(([127, 0, 0, 1], 7000));

@@ -433,6 +433,7 @@ impl Regions {
             suspect_after: config.suspect_after,
             zone: config.zone.clone(),
             more: config.more.clone(),
+            gateway: config.gateway.clone(),
             tables: config.tables.clone(),
         };
         let (regions, witnesses) = self.all_seen("directory");
@@ -455,7 +456,8 @@ impl Regions {
         let mut common = common.clone();
         if self.config.tls {
             let tls = certificate_of(&self.folder.join(CERTIFICATES), holder);
-            common.more.push_str(&file::tls(&tls, self.config.require_tls));
+            common.more.push_str(&file::tls(&tls));
+            common.gateway.push_str(&file::gateway_tls(&tls, self.config.require_tls));
         }
         common
     }
