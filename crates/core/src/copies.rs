@@ -4,7 +4,7 @@
 //! another folder than before, or with damaged records set aside, it would say too little, and a failover would end
 //! the lost region's history before commits that were acknowledged. So the directory knows each holder's folder by a
 //! name. In another folder every copy is **short** until it was caught up with at its home, whose log holds whatever
-//! it has sent; then the directory knows that folder.
+//! it has sent. Nor does the holder know there what it has sealed before.
 
 use std::collections::BTreeSet;
 use std::fmt;

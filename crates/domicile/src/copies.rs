@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use bytes::Bytes;
 use domicile_core::config::Config;
 use domicile_core::copies::{COPIES_SHORT, Copies as Known, Named, NotSealed};
 use domicile_core::id::{Origin, RegionId};
@@ -69,15 +68,15 @@ impl Copies {
         let (folder, known) = match fs::read(&path) {
             Ok(bytes) => lift(&bytes).with_context(|| format!("read {}", path.display()))?,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                (uuid::Uuid::now_v7().to_string(), Known::default())
+                let new = (uuid::Uuid::now_v7().to_string(), Known::default());
+                // The directory is told of no name that is not on disk.
+                write(&path, &new.0, &new.1)?;
+                new
             }
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
         let (writing, known) = (Mutex::default(), watch::Sender::new(known));
-        let shared = Shared { rpo, path, folder, writing, known };
-        // The directory is not told of a name that is not on disk.
-        shared.change(|_| {})?;
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { shared: Arc::new(Shared { rpo, path, folder, writing, known }) })
     }
 
     /// May it be promised to take nothing more of `region`, and told what is held of it?
@@ -92,8 +91,8 @@ impl Copies {
 
     /// The copy of `origin` holds all that its home holds, if `still` finds it whole.
     pub fn caught_up(&self, origin: &Origin, still: impl FnOnce() -> bool) -> anyhow::Result<()> {
-        let lacks = |short: &Origin| short.region == origin.region;
-        if !self.shared.known.borrow().short.iter().any(lacks) {
+        // It is told with every heartbeat.
+        if self.shared.known.borrow().short.is_empty() {
             return Ok(());
         }
         self.shared.change(|known| {
@@ -114,10 +113,13 @@ impl Shared {
     fn change(&self, change: impl FnOnce(&mut Known)) -> anyhow::Result<()> {
         // It guards a file, which is written before it is known.
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut known = self.known.borrow().clone();
+        let before = self.known.borrow().clone();
+        let mut known = before.clone();
         change(&mut known);
-        files::replace(&self.path, &lower(&self.folder, &known))
-            .with_context(|| format!("write {}", self.path.display()))?;
+        // Where the disk is full, what was on it is known all the same.
+        if known != (Known { asked: known.asked, ..before }) {
+            write(&self.path, &self.folder, &known)?;
+        }
         self.known.send_if_modified(|before| {
             let news = *before != known;
             *before = known;
@@ -134,13 +136,14 @@ fn lift(bytes: &[u8]) -> anyhow::Result<(String, Known)> {
     Ok((folder, Known { asked: false, claimed, short, silent_to }))
 }
 
-fn lower(folder: &str, known: &Known) -> Bytes {
-    json(&Document {
+fn write(path: &Path, folder: &str, known: &Known) -> anyhow::Result<()> {
+    let document = Document {
         folder: folder.to_owned(),
         claimed: known.claimed,
         short: known.short.iter().map(ToString::to_string).collect(),
         silent_to: known.silent_to.iter().map(ToString::to_string).collect(),
-    })
+    };
+    files::replace(path, &json(&document)).with_context(|| format!("write {}", path.display()))
 }
 
 /// Asks the directory whose folder this is, and says which copies are short.
@@ -212,10 +215,7 @@ impl Keeper {
         };
         let view = self.ownership.borrow().clone();
         let ownership = view.ownership.as_ref().filter(|_| view.connected);
-        let judge = |known: &Known| known.judge(named, others, ownership);
-        let shared = &self.copies.shared;
-        let news = judge(&shared.known.borrow()) != *shared.known.borrow();
-        if news { shared.change(|known| *known = judge(known)) } else { Ok(()) }
+        self.copies.shared.change(|known| *known = known.judge(named, others, ownership))
     }
 
     fn tell(&self) {
