@@ -4,7 +4,6 @@
 //! one is opened quietly: the same startup again, then what the memory holds, and nothing of it
 //! reaches the client. Where the server asks for a password, [`login`](super::login) answers.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -24,10 +23,8 @@ use super::link::Link;
 use super::memory::{Memory, Prepared, Remembered};
 use super::pool::Shareable;
 use super::sharing::WASH;
+use super::statuses::Statuses;
 use super::target::Target;
-
-/// A setting and its value as the server reported it.
-pub type Statuses = BTreeMap<Bytes, Bytes>;
 
 /// A connection that was opened quietly, and what its server said of its settings.
 pub type Opened = (Backend, Statuses);
@@ -154,7 +151,7 @@ impl Backend {
         memory: &Memory,
     ) -> Result<(Self, Statuses), OpenError> {
         let mut opened = Self::dial(shared, region, startup).await?;
-        let mut statuses = Statuses::new();
+        let mut statuses = Statuses::default();
         opened.log_in(keys).await?;
         opened.until_ready(1, &mut statuses).await?;
         opened.left = Some(Remembered { discards: memory.discards(), ..Remembered::default() });
@@ -202,7 +199,7 @@ impl Backend {
             return Ok(());
         }
         frontend::put_query(&mut self.link.outgoing, b"ROLLBACK");
-        self.until_ready(1, &mut Statuses::new()).await?;
+        self.until_ready(1, &mut Statuses::default()).await?;
         self.in_transaction = false;
         Ok(())
     }
@@ -246,7 +243,7 @@ impl Backend {
         {
             match piece {
                 Piece::Whole { tag: tag::PARAMETER_STATUS, raw } => {
-                    note_status(statuses, &cut::body(&raw));
+                    statuses.note(&cut::body(&raw));
                 }
                 Piece::Whole { tag, raw } => self.listen(tag, &raw)?,
                 Piece::Head { .. } | Piece::Rest { .. } => {}
@@ -332,7 +329,7 @@ impl Backend {
         while times > 0 {
             match self.next_message().await? {
                 (tag::READY_FOR_QUERY, _) => times -= 1,
-                (tag::PARAMETER_STATUS, raw) => note_status(statuses, &cut::body(&raw)),
+                (tag::PARAMETER_STATUS, raw) => statuses.note(&cut::body(&raw)),
                 (tag::ERROR_RESPONSE, raw)
                     if refused == Refused::IsLeftOut && !is_passing(&raw) => {}
                 (tag, raw) => self.listen(tag, &raw)?,
@@ -371,14 +368,6 @@ impl Backend {
             _ => {}
         }
         Ok(())
-    }
-}
-
-/// Remembers what a ParameterStatus says.
-pub fn note_status(statuses: &mut Statuses, body: &Bytes) {
-    if let Ok((name, value)) = backend::parameter_status(body) {
-        // Kept for long: not with the whole buffer.
-        statuses.insert(Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
     }
 }
 

@@ -68,6 +68,7 @@ mod sharing;
 mod sql;
 mod statement;
 mod statements;
+mod statuses;
 mod target;
 mod track;
 mod turns;

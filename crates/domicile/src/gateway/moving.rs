@@ -13,10 +13,11 @@ use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use super::Shared;
-use super::backend::{Backend, OpenError, Opened, Statuses};
+use super::backend::{Backend, OpenError, Opened};
 use super::link::Link;
 use super::refusals::{self, End};
 use super::session::{Session, budget};
+use super::statuses::Statuses;
 
 /// The first pause before trying again when nothing changes; each later one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -162,7 +163,7 @@ impl Session {
         if self.home.is_caught_up() {
             return Ok(());
         }
-        let mut statuses = Statuses::new();
+        let mut statuses = Statuses::default();
         let catching_up = self.home.catch_up(&self.memory, &mut statuses);
         match Box::pin(timeout(OPEN_WAIT_MAX, catching_up)).await {
             Ok(Ok(())) => Ok(()),
@@ -259,7 +260,7 @@ impl Session {
         }
         self.close_later(left);
         self.join_pool();
-        self.tell_statuses(statuses);
+        self.tell_statuses(&statuses);
         self.tell_cancels();
     }
 
@@ -301,10 +302,10 @@ impl Session {
     }
 
     /// Tells the client which settings of the new server are not those of the old one.
-    fn tell_statuses(&mut self, statuses: Statuses) {
-        for (name, value) in statuses {
-            if self.statuses.get(&name) != Some(&value) {
-                messages::put_parameter_status(&mut self.client.outgoing, &name, &value);
+    fn tell_statuses(&mut self, statuses: &Statuses) {
+        for (name, value) in statuses.iter() {
+            if self.statuses.get(name) != Some(value) {
+                messages::put_parameter_status(&mut self.client.outgoing, name, value);
                 self.statuses.insert(name, value);
             }
         }

@@ -91,16 +91,16 @@ impl Session {
 
     /// No transaction is open any more: tells the client what its token is now, where it wants to know that.
     pub async fn report_token(&mut self) {
-        let was_told = self.statuses.contains_key(TOKEN.as_bytes());
+        let was_told = self.statuses.get(TOKEN.as_bytes()).is_some();
         let token = match (self.reading.reports_token(), was_told) {
             // Rather none than one without what was just committed.
             (true, _) => Box::pin(self.token()).await.unwrap_or_default(),
             (false, true) => String::new(),
             (false, false) => return,
         };
-        let (name, token) = (Bytes::from_static(TOKEN.as_bytes()), Bytes::from(token));
-        if self.statuses.get(&name) != Some(&token) {
-            backend::put_parameter_status(&mut self.client.outgoing, &name, &token);
+        let (name, token) = (TOKEN.as_bytes(), token.as_bytes());
+        if self.statuses.get(name) != Some(token) {
+            backend::put_parameter_status(&mut self.client.outgoing, name, token);
             self.statuses.insert(name, token);
         }
     }

@@ -22,8 +22,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::backend::{Backend, Statuses};
+use super::backend::Backend;
 use super::statements::Statements;
+use super::statuses::Statuses;
 
 /// How often it is looked for servers that nobody uses any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);

@@ -11,13 +11,14 @@ use domicile_pg::sqlstate;
 use tokio::time::timeout;
 
 use super::attempt::{Answer, Attempt};
-use super::backend::{OpenError, Statuses};
+use super::backend::OpenError;
 use super::cut;
 use super::decided::Why;
 use super::link::Link;
 use super::moving::{OPEN_WAIT_MAX, Wait, Woken};
 use super::refusals::{self, End};
 use super::session::{Session, budget};
+use super::statuses::Statuses;
 
 impl Session {
     /// Whatever the client says now begins a transaction. Only its own gateway sends that elsewhere.
@@ -157,7 +158,7 @@ impl Session {
             false => self.others.get_mut(region).expect("it was just put there"),
         };
         target.roll_back().await?;
-        target.catch_up(&self.memory, &mut Statuses::new()).await?;
+        target.catch_up(&self.memory, &mut Statuses::default()).await?;
         self.active().roll_back().await?;
         self.at_other = Some(region.clone()).filter(|_| !is_home);
         Ok(())

@@ -8,7 +8,7 @@ use domicile_core::route::Caller;
 use domicile_pg::backend::{self, Authentication, Report, TransactionStatus, tag};
 use domicile_pg::frontend::{self, tag as from_client};
 
-use super::backend::{is_passing, note_status};
+use super::backend::is_passing;
 use super::cut::{self, Piece};
 use super::refusals::{self, End};
 use super::secure::Other;
@@ -251,7 +251,7 @@ impl Session {
     fn note(&mut self, tag: u8, raw: &Bytes) {
         let body = cut::body(raw);
         match tag {
-            tag::PARAMETER_STATUS => note_status(&mut self.statuses, &body),
+            tag::PARAMETER_STATUS => self.statuses.note(&body),
             tag::BACKEND_KEY_DATA => {
                 self.home.key = backend::backend_key_data(&body).ok();
                 self.tell_cancels();

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use super::ahead::{Ahead, Announced};
 use super::attempt::Attempt;
-use super::backend::{Backend, OpenError, Statuses};
+use super::backend::{Backend, OpenError};
 use super::cancel::Cancellable;
 use super::cut::Cutter;
 use super::decided::Decided;
@@ -38,6 +38,7 @@ use super::reworded::Reworded;
 use super::secure::Other;
 use super::sessions::Kind;
 use super::setters::Setters;
+use super::statuses::Statuses;
 use super::track::Track;
 use super::turns::FirstTurn;
 use super::unconfirmed::Unconfirmed;
@@ -158,7 +159,7 @@ pub async fn serve(
         at_other: None,
         track: Track::starting(),
         memory: Memory::default(),
-        statuses: Statuses::new(),
+        statuses: Statuses::default(),
         attempt: None,
         decided: Decided::default(),
         reading,

@@ -10,7 +10,7 @@ use domicile_core::route::Caller;
 use futures_util::FutureExt as _;
 use tokio::time::{sleep, timeout};
 
-use super::backend::{Backend, OpenError, Statuses};
+use super::backend::{Backend, OpenError};
 use super::link::Link;
 use super::memory::Memory;
 use super::moving::OPEN_WAIT_MAX;
@@ -18,6 +18,7 @@ use super::pool::{Idle, Membership, Turn};
 use super::refusals::{self, End};
 use super::session::Session;
 use super::setting::ours::TOKEN;
+use super::statuses::Statuses;
 
 /// All that `DISCARD ALL` does, except to forget prepared statements and plans, and as one transaction.
 pub const WASH: &[u8] =
