@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::id::{Origin, RegionId};
+use crate::lsn::Lsn;
 use crate::ownership::Ownership;
 use crate::progress::Rpo;
 
@@ -94,9 +95,15 @@ impl Copies {
         copies
     }
 
-    /// The copy of `origin` holds all that its home holds. What was written before that incarnation was compared
-    /// everywhere when it began, and nobody waits for its records.
-    pub fn caught_up(&mut self, origin: &Origin) {
+    /// The copy of `origin` has had all that its home holds, which ends at `home_end`; tables here show it up to
+    /// `shown`. A home that holds less than that has lost something itself, and its word does not count.
+    ///
+    /// What was written before that incarnation was compared everywhere when it began, and nobody waits for its
+    /// records.
+    pub fn caught_up(&mut self, origin: &Origin, home_end: Lsn, shown: Lsn) {
+        if home_end < shown {
+            return;
+        }
         let lacks = |short: &Origin| {
             short.region != origin.region || short.incarnation > origin.incarnation
         };
@@ -179,10 +186,12 @@ mod tests {
         for mut copies in [look(&Copies::default(), Named::Another), look(&before, Named::Another)]
         {
             assert_eq!(copies.short, others());
-            copies.caught_up(&origin("eu-1"));
+            copies.caught_up(&origin("eu-1"), Lsn(9), Lsn(9));
             assert_eq!(copies.may_seal(ZERO, &eu), Err(NotSealed::Short(eu.clone())));
             assert_eq!(copies.may_seal(Rpo::None, &eu), Ok(()), "nothing was promised");
-            copies.caught_up(&origin("eu-2"));
+            copies.caught_up(&origin("eu-2"), Lsn(8), Lsn(9));
+            assert!(copies.may_seal(ZERO, &eu).is_err(), "its home has lost what is shown here");
+            copies.caught_up(&origin("eu-2"), Lsn(9), Lsn(9));
             assert_eq!(copies.may_seal(ZERO, &eu), Ok(()));
             assert_eq!(copies.may_seal(ZERO, &ap), Err(NotSealed::Short(ap.clone())));
             assert_eq!(copies.lacking(&[eu.clone()].into()), BTreeSet::new());
@@ -192,7 +201,7 @@ mod tests {
     #[test]
     fn the_newest_incarnation_counts_for_those_before() {
         let mut copies = look(&Copies::default(), Named::Another);
-        copies.caught_up(&origin("eu-2"));
+        copies.caught_up(&origin("eu-2"), Lsn(9), Lsn(9));
         assert_eq!(copies.short, [origin("ap-1")].into());
     }
 

@@ -15,6 +15,7 @@ use anyhow::{Context as _, ensure};
 use domicile_core::config::Config;
 use domicile_core::copies::{COPIES_SHORT, Copies as Known, Named, NotSealed};
 use domicile_core::id::{Origin, RegionId};
+use domicile_core::lsn::Lsn;
 use domicile_core::progress::Rpo;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -89,8 +90,14 @@ impl Copies {
         self.shared.known.borrow().silent_to.contains(region)
     }
 
-    /// The copy of `origin` holds all that its home holds, if `still` finds it whole.
-    pub fn caught_up(&self, origin: &Origin, still: impl FnOnce() -> bool) -> anyhow::Result<()> {
+    /// The copy of `origin` has had all that its home holds, if `still` finds it whole; see
+    /// [`Known::caught_up`].
+    pub fn caught_up(
+        &self,
+        origin: &Origin,
+        (home_end, shown): (Lsn, Lsn),
+        still: impl FnOnce() -> bool,
+    ) -> anyhow::Result<()> {
         // It is told with every heartbeat.
         if self.shared.known.borrow().short.is_empty() {
             return Ok(());
@@ -98,7 +105,7 @@ impl Copies {
         self.shared.change(|known| {
             // Looked at here, so that no damage is noted in between.
             if still() {
-                known.caught_up(origin);
+                known.caught_up(origin, home_end, shown);
             }
         })
     }

@@ -219,13 +219,11 @@ impl Follower {
         }
     }
 
-    /// What was caught up with at its home lacks nothing, unless the home itself has lost what our tables show.
+    /// The home has nothing more for our copy.
     fn note_whole(&self, records: &Records, arrival: &Arrival) -> anyhow::Result<()> {
-        if Lsn(records.end_lsn) < self.positions.frontier().get(&self.origin) {
-            return Ok(());
-        }
+        let ends = (Lsn(records.end_lsn), self.positions.frontier().get(&self.origin));
         let sound = || self.log.standing() == Standing::Sound && !self.was_cut(arrival);
-        self.copies.caught_up(&self.origin, sound)
+        self.copies.caught_up(&self.origin, ends, sound)
     }
 
     /// Were records taken back here since the source was asked for what follows on them?

@@ -372,11 +372,12 @@ impl Protocol {
         Some(())
     }
 
-    /// A copy that was caught up with at its home lacks nothing.
+    /// The home has nothing more for a copy.
     fn note_whole(&self, world: &mut World, holder: usize, from: usize, of: usize) {
         let (home, copy) = (&world.regions[of].logs[of], &world.regions[holder].logs[of]);
-        if from == of && copy.end >= home.end.max(copy.applied) {
-            world.region(holder).copies.caught_up(&origin(of));
+        if from == of && copy.end >= home.end {
+            let (home_end, shown) = (home.end, copy.applied);
+            world.region(holder).copies.caught_up(&origin(of), home_end, shown);
         }
     }
 
