@@ -117,13 +117,23 @@ impl Console {
     }
 }
 
-/// How clients share servers, from one transaction to the next.
+/// How clients share servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharing {
+    pub mode: PoolMode,
     /// So many servers at most, for each role, database and set of startup parameters. At least 1.
     pub servers_max: usize,
     /// A server that nobody has used for so long is closed.
     pub idle_max: Millis,
+}
+
+/// How long a client has a server to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    /// From its first statement until it leaves.
+    Session,
+    /// While its transaction lasts.
+    Transaction,
 }
 
 /// How doors take requests of HTTP to the region that owns what they are about.

@@ -195,7 +195,7 @@ impl Session {
                 None if is_here => Some(shared.turns.next().await),
                 None => None,
             };
-            let opening = Backend::open(&shared, &to, (&startup, keys.as_ref()), &memory);
+            let opening = Backend::open(&shared, &to, (&startup, keys.as_ref()), &memory, None);
             let opened = timeout(OPEN_WAIT_MAX, opening).await.unwrap_or(Err(OpenError::Slow));
             record.is(if opened.is_ok() { Readiness::Ready } else { Readiness::Failed });
             let (mut server, statuses) = opened?;

@@ -22,7 +22,7 @@ use super::door::{HOP, HOP_PARAMETER};
 use super::link::Link;
 use super::memory::{Memory, Prepared, Remembered};
 use super::pool::Shareable;
-use super::sharing::WASH;
+use super::sharing::{DISCARD, WASH};
 use super::statuses::Statuses;
 use super::target::Target;
 
@@ -143,14 +143,17 @@ impl Backend {
         }
     }
 
-    /// Opens a session like the one that `memory` describes, and returns the server's settings.
+    /// Opens a session like the one that `memory` describes, on a server that others will have, too, where it is
+    /// `shareable`. Returns the server's settings.
     pub async fn open(
         shared: &Shared,
         region: &RegionId,
         (startup, keys): (&Startup, Option<&Keys>),
         memory: &Memory,
+        shareable: Option<Shareable>,
     ) -> Result<(Self, Statuses), OpenError> {
         let mut opened = Self::dial(shared, region, startup).await?;
+        opened.shareable = shareable.map(Box::new);
         let mut statuses = Statuses::default();
         opened.log_in(keys).await?;
         opened.until_ready(1, &mut statuses).await?;
@@ -185,10 +188,6 @@ impl Backend {
         if left.settings_version != memory.settings_version() {
             let queries = self.put_settings(memory);
             self.until_ready(queries, statuses).await?;
-        }
-        // There it is prepared when it is needed.
-        if self.shareable.is_some() {
-            return Ok(());
         }
         self.prepare_anew(&left.prepared, memory.prepared(), statuses).await
     }
@@ -226,9 +225,11 @@ impl Backend {
         statuses: &mut Statuses,
     ) -> Result<(), OpenError> {
         self.left = None;
-        frontend::put_query(&mut self.link.outgoing, WASH);
+        let all = if self.prepares_for_many() { WASH } else { DISCARD };
+        frontend::put_query(&mut self.link.outgoing, all);
         let queries = 1 + self.put_settings(memory);
-        self.until_ready(queries, statuses).await
+        self.until_ready(queries, statuses).await?;
+        self.prepare_anew(&Arc::default(), memory.prepared(), statuses).await
     }
 
     /// Takes in what has come, without waiting for anything.
@@ -266,7 +267,9 @@ impl Backend {
         now: &Arc<Prepared>,
         statuses: &mut Statuses,
     ) -> Result<(), OpenError> {
-        if Arc::ptr_eq(left, now) {
+        let is_as_left = Arc::ptr_eq(left, now) || (left.is_empty() && now.is_empty());
+        // Where many prepare, it is prepared when it is needed.
+        if is_as_left || self.prepares_for_many() {
             return Ok(());
         }
         let out = &mut self.link.outgoing;

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::backend::{Backend, OpenError, Opened};
 use super::link::Link;
+use super::pool::Shareable;
 use super::refusals::{self, End};
 use super::session::{Session, budget};
 use super::statuses::Statuses;
@@ -298,7 +299,9 @@ impl Session {
 
     async fn open_now(&self, region: &RegionId) -> Result<Opened, OpenError> {
         let who = (&self.startup, self.login.keys());
-        Backend::open(&self.shared, region, who, &self.memory).await
+        let pool = self.membership.as_ref().filter(|_| self.shares_in(region));
+        let shareable = pool.map(|membership| Shareable::new(membership.pool.mode));
+        Backend::open(&self.shared, region, who, &self.memory, shareable).await
     }
 
     /// Tells the client which settings of the new server are not those of the old one.

@@ -11,7 +11,7 @@ use domicile_pg::sqlstate;
 
 use super::cut;
 use super::memory::{Change, Memory};
-use super::pool::Shareable;
+use super::pool::Prepared;
 use super::session::Session;
 use super::setting::{self, Meaning};
 use super::statements::Text;
@@ -24,7 +24,8 @@ impl Session {
         let other = at_other.as_ref().and_then(|region| others.get_mut(region));
         let active = other.unwrap_or(home);
         let out = &mut active.link.outgoing;
-        let Some(server) = &mut active.shareable else {
+        let prepared = active.shareable.as_mut().and_then(|shareable| shareable.prepared.as_mut());
+        let Some(server) = prepared else {
             track.sent(tag, raw, memory);
             return out.extend_from_slice(raw);
         };
@@ -36,8 +37,8 @@ impl Session {
     /// Answers a client that forgets in SQL what it has prepared by the protocol: a shared server does not know
     /// it by that name. Returns whether it has its answer.
     pub fn forget(&mut self, tag: u8, raw: &Bytes) -> bool {
-        let is_here = self.at_other.is_none() && self.shares_in(&self.home.region);
-        if !is_here || !self.answers_alone() {
+        let is_renamed = self.at_other.is_none() && self.shares_transactions();
+        if !is_renamed || !self.answers_alone() {
             return false;
         }
         let body = cut::body(raw);
@@ -58,7 +59,10 @@ impl Session {
     /// A shared server says that something failed: what is prepared there may not be what it seems.
     pub fn doubt_names(&mut self, error: &Bytes) {
         let is_preparing = self.track.is_preparing();
-        let Some(server) = &mut self.active().shareable else { return };
+        let shareable = self.active().shareable.as_mut();
+        let Some(server) = shareable.and_then(|shareable| shareable.prepared.as_mut()) else {
+            return;
+        };
         let body = cut::body(error);
         let report = Report::read(&body).unwrap_or_default();
         // It is gone, or what it returns is not what it was when it was prepared.
@@ -71,7 +75,7 @@ impl Session {
 
 /// A message on its way to a shared server.
 struct Saying<'a> {
-    server: &'a mut Shareable,
+    server: &'a mut Prepared,
     out: &'a mut BytesMut,
     track: &'a mut Track,
     memory: &'a mut Memory,

@@ -5,9 +5,9 @@
 //! and they are given in the order in which they were asked for.
 //!
 //! ```text
-//! client ── turn ──> idle server, washed  ──> transaction ──> idle again, turn given back
-//!             │      or a new one                 │
-//!             └ waits in order                    └ bound, broken off: closed with its client
+//! client ── turn ──> idle server, washed ──> transaction,   ──> idle again, turn given back
+//!             │      or a new one            or session
+//!             └ waits in order                   └ bound, broken off: closed with its client
 //! ```
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domicile_core::config::Sharing;
+use domicile_core::config::{PoolMode, Sharing};
 use domicile_pg::frontend;
 use domicile_pg::startup::Startup;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -57,6 +57,7 @@ pub struct Counts {
 /// Servers for clients that log in alike.
 #[derive(Debug)]
 pub struct Pool {
+    pub mode: PoolMode,
     servers_max: usize,
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -70,15 +71,32 @@ pub struct Turn(
 );
 
 /// What is special about a server that clients share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shareable {
     /// None for a server through which its client has logged in.
     pub turn: Option<Turn>,
+    /// Its settings, as its last client knew them.
+    pub statuses: Statuses,
+    /// What is prepared there; `None` where its client prepares for itself until it leaves.
+    pub prepared: Option<Prepared>,
+}
+
+/// What is prepared on a server whose clients come and go between transactions.
+#[derive(Debug, Default)]
+pub struct Prepared {
     pub statements: Statements,
     /// The unnamed statement is the one that its client has prepared.
     pub has_unnamed: bool,
-    /// Its settings, as its last client knew them.
-    pub statuses: Statuses,
+}
+
+impl Shareable {
+    pub fn new(mode: PoolMode) -> Self {
+        let prepared = match mode {
+            PoolMode::Session => None,
+            PoolMode::Transaction => Some(Prepared::default()),
+        };
+        Self { turn: None, statuses: Statuses::default(), prepared }
+    }
 }
 
 /// A session, as its pool knows it.
@@ -106,8 +124,7 @@ impl Pools {
         // In the order in which they came: of two with one name the last counts.
         let login = startup.parameters.clone();
         let mut pools = lock(&shared.by_login);
-        let pool =
-            pools.entry(login).or_insert_with(|| Arc::new(Pool::new(shared.terms.servers_max)));
+        let pool = pools.entry(login).or_insert_with(|| Arc::new(Pool::new(&shared.terms)));
         let user = User(shared.users.fetch_add(1, Ordering::Relaxed));
         Some(Membership { pool: pool.clone(), user })
     }
@@ -143,10 +160,11 @@ pub struct Membership {
 }
 
 impl Pool {
-    fn new(servers_max: usize) -> Self {
+    fn new(terms: &Sharing) -> Self {
         Self {
-            servers_max,
-            turns: Arc::new(Semaphore::new(servers_max)),
+            mode: terms.mode,
+            servers_max: terms.servers_max,
+            turns: Arc::new(Semaphore::new(terms.servers_max)),
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),
         }

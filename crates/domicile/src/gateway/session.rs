@@ -261,6 +261,7 @@ impl Session {
     }
 
     async fn say_goodbye(&mut self, end: End) {
+        self.bequeath();
         // In the middle of a message an error would be read as a part of it.
         let end = if self.active().cutter.is_inside() { End::Quietly } else { end };
         for backend in once(&mut self.home).chain(self.others.values_mut()) {

@@ -1,10 +1,12 @@
 //! When does a session have a server of those that it shares with others, and how does it leave it behind?
 //!
-//! It has one while its transaction lasts. What is left of a session then is its settings and its prepared
+//! It has one while its transaction lasts, or from its first statement to its end. What is left of a session between
+//! transactions is its settings and its prepared
 //! statements, which [`memory`](super::memory) brings along; who holds anything else keeps his server. No
 //! server passes from one client to another unwashed: nothing of the second reaches it before it has said that everything
 //! of the first is gone, and one that cannot say so is closed.
 
+use domicile_core::config::PoolMode;
 use domicile_core::id::RegionId;
 use domicile_core::route::Caller;
 use futures_util::FutureExt as _;
@@ -14,12 +16,14 @@ use super::backend::{Backend, OpenError};
 use super::link::Link;
 use super::memory::Memory;
 use super::moving::OPEN_WAIT_MAX;
-use super::pool::{Idle, Membership, Turn};
+use super::pool::{Idle, Membership, Shareable, Turn};
 use super::refusals::{self, End};
 use super::session::Session;
 use super::setting::ours::TOKEN;
 use super::statuses::Statuses;
 
+/// What is left of a session that is over goes.
+pub const DISCARD: &[u8] = b"DISCARD ALL";
 /// All that `DISCARD ALL` does, except to forget prepared statements and plans, and as one transaction.
 pub const WASH: &[u8] =
     b"CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ROLE;RESET ALL;UNLISTEN *;\
@@ -43,8 +47,8 @@ impl Session {
         if self.membership.is_none() {
             self.membership = self.shared.pools.join(&self.startup);
         }
-        if self.membership.is_some() && self.home.shareable.is_none() {
-            self.home.shareable = Some(Box::default());
+        if let (Some(Membership { pool, .. }), None) = (&self.membership, &self.home.shareable) {
+            self.home.shareable = Some(Shareable::new(pool.mode).into());
         }
     }
 
@@ -53,12 +57,39 @@ impl Session {
         *region == self.shared.config.region && self.membership.is_some()
     }
 
+    /// Returns whether the session's home is one of many that its transactions may be at.
+    pub fn shares_transactions(&self) -> bool {
+        let pool = self.membership.as_ref().map(|membership| membership.pool.mode);
+        pool == Some(PoolMode::Transaction) && self.shares_in(&self.home.region)
+    }
+
     /// Gives the server back when nothing of the session needs it.
     pub fn give_back(&mut self) {
+        let Some(Membership { pool, .. }) = &self.membership else { return };
+        let keeps = match pool.mode {
+            // Until it asks for something, it has only logged in.
+            PoolMode::Session => self.home.has_turn(),
+            PoolMode::Transaction => self.memory.is_bound(),
+        };
+        if !keeps {
+            self.leave_to_others();
+        }
+    }
+
+    /// The session is over: others have its server, where nothing is left of it that they would find.
+    pub fn bequeath(&mut self) {
+        let Some(Membership { pool, .. }) = &self.membership else { return };
+        if pool.mode == PoolMode::Session || !self.memory.is_bound() {
+            self.leave_to_others();
+        }
+    }
+
+    /// Nothing happens where the server is in the middle of something.
+    fn leave_to_others(&mut self) {
         let Some(Membership { pool, user }) = &self.membership else { return };
         let is_done = self.begun && self.track.is_idle() && self.attempt.is_none() && !self.leaving;
         let is_here = self.at_other.is_none() && self.home.shareable.is_some();
-        if !is_done || !is_here || !self.home.is_at_rest() || self.memory.is_bound() {
+        if !is_done || !is_here || !self.home.is_at_rest() {
             return;
         }
         // A cancel request that is on its way must not reach the next one.
@@ -69,7 +100,9 @@ impl Session {
         let mut server = std::mem::replace(&mut self.home, nowhere);
         server.leave(&self.memory);
         if let Some(shareable) = &mut server.shareable {
-            shareable.has_unnamed = false;
+            if let Some(prepared) = &mut shareable.prepared {
+                prepared.has_unnamed = false;
+            }
             shareable.statuses = self.statuses.clone();
             shareable.statuses.remove(TOKEN.as_bytes());
         }
@@ -118,7 +151,9 @@ impl Session {
             Some(revived) => revived,
             None => self.open(&self.shared.config.region).await?,
         };
-        server.shareable.get_or_insert_default().turn = turn;
+        if let Some(shareable) = &mut server.shareable {
+            shareable.turn = turn;
+        }
         Ok((server, statuses))
     }
 
@@ -166,6 +201,11 @@ impl Session {
 }
 
 impl Backend {
+    /// Returns whether its clients' statements have names of the gateway's.
+    pub fn prepares_for_many(&self) -> bool {
+        self.shareable.as_ref().is_some_and(|shareable| shareable.prepared.is_some())
+    }
+
     /// Returns whether a client holds this server by a turn.
     fn has_turn(&self) -> bool {
         self.shareable.as_ref().is_some_and(|shareable| shareable.turn.is_some())

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use domicile_core::admission::{Admission, AllowRule, CONNECTIONS_MAX, Limits};
-use domicile_core::config::{Console, Gateway, Identity, Sharing};
+use domicile_core::config::{Console, Gateway, Identity, PoolMode, Sharing};
 use domicile_core::time::Millis;
 use ipnet::IpNet;
 
@@ -132,17 +132,17 @@ fn sharing(written: &WrittenGateway, mistakes: &mut Mistakes) -> Option<Sharing>
         let (idle, min) = (units::written(idle_max), units::written(SERVERS_IDLE_MIN));
         mistakes.add("gateway.servers_idle", format!("{idle}: expected {min} at least"));
     }
-    match written.sharing.as_deref() {
-        None | Some("none") => None,
-        Some("transaction") => {
-            Some(Sharing { servers_max: servers_max.try_into().ok()?, idle_max })
-        }
+    let mode = match written.sharing.as_deref() {
+        None | Some("none") => return None,
+        Some("session") => PoolMode::Session,
+        Some("transaction") => PoolMode::Transaction,
         Some(other) => {
-            let text = format!("\"{other}\" is neither \"none\" nor \"transaction\"");
+            let text = format!("\"{other}\": expected none, session or transaction");
             mistakes.add("gateway.sharing", text);
-            None
+            return None;
         }
-    }
+    };
+    Some(Sharing { mode, servers_max: servers_max.try_into().ok()?, idle_max })
 }
 
 fn console(written: &Written, gateway: &WrittenGateway, mistakes: &mut Mistakes) -> Console {

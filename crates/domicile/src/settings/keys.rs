@@ -219,7 +219,7 @@ pub const KEYS: &[Key] = &[
         "gateway.sharing",
         Text,
         Value("\"none\""),
-        "How clients share the servers of the region's PostgreSQL: `none`, each has its own; or `transaction`, each has one while its transaction lasts (docs/operating/gateway.md).",
+        "How clients share the servers of the region's PostgreSQL: `none`, each has its own; `session`, each has one from its first statement until it leaves; or `transaction`, each has one while its transaction lasts (docs/operating/gateway.md).",
     ),
     key(
         "gateway.servers_max",

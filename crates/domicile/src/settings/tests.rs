@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use domicile_core::admission::{Admission, AllowRule, Limits};
-use domicile_core::config::{Directory, Etcd, Http, KeySource, Secret, Sharing, TableKind, Url};
+use domicile_core::config::{
+    Directory, Etcd, Http, KeySource, PoolMode, Secret, Sharing, TableKind, Url,
+};
 use domicile_core::conflict::policy::{ColumnPolicy, Deletes, Policy};
 use domicile_core::frame::Compression;
 use domicile_core::front::rule::{KeyPart, Owner};
@@ -512,16 +514,18 @@ fn a_console_does_not_hide_a_database() {
 #[test]
 fn servers_are_shared_where_that_is_asked_for() {
     assert_eq!(sound_with("[gateway]\nsharing = \"none\"").gateway.sharing, None);
-    let sharing = Sharing { servers_max: 20, idle_max: Millis(600_000) };
-    let shared = sound_with("[gateway]\nsharing = \"transaction\"").gateway.sharing;
-    assert_eq!(shared, Some(sharing));
+    for (word, mode) in [("session", PoolMode::Session), ("transaction", PoolMode::Transaction)] {
+        let sharing = Sharing { mode, servers_max: 20, idle_max: Millis(600_000) };
+        let shared = sound_with(&format!("[gateway]\nsharing = \"{word}\"")).gateway.sharing;
+        assert_eq!(shared, Some(sharing));
+    }
     let mistakes = mistakes_with(
         "[gateway]\nsharing = \"statement\"\nservers_max = 0\nservers_idle = \"10ms\"",
     );
     assert_eq!(
         mistakes,
         [
-            "gateway.sharing: \"statement\" is neither \"none\" nor \"transaction\"",
+            "gateway.sharing: \"statement\": expected none, session or transaction",
             "gateway.servers_max: 0: expected 1 to 10000",
             "gateway.servers_idle: 10ms: expected 1s at least",
         ]

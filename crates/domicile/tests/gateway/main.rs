@@ -14,7 +14,7 @@ use domicile::gateway::{
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
 use domicile::notices::Notices;
 use domicile_core::admission::{Admission, AllowRule, Limits};
-use domicile_core::config::{KeySource, Sharing, TableKind};
+use domicile_core::config::{KeySource, PoolMode, Sharing, TableKind};
 use domicile_core::id::{RegionId, TableName};
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
@@ -35,6 +35,7 @@ mod own;
 mod password;
 mod refusal;
 mod relay;
+mod session_pool;
 mod sharing;
 mod silence;
 mod statement;
@@ -102,8 +103,13 @@ impl Wanted {
         self
     }
 
-    fn shared(mut self, servers_max: usize) -> Self {
-        self.sharing = Some(Sharing { servers_max, idle_max: Millis(600_000) });
+    /// From one transaction to the next.
+    fn shared(self, servers_max: usize) -> Self {
+        self.pooled(PoolMode::Transaction, servers_max)
+    }
+
+    fn pooled(mut self, mode: PoolMode, servers_max: usize) -> Self {
+        self.sharing = Some(Sharing { mode, servers_max, idle_max: Millis(600_000) });
         self
     }
 

@@ -9,17 +9,17 @@ use tokio_postgres::types::Type;
 use crate::*;
 
 /// Returns which process of PostgreSQL serves a statement.
-async fn server(client: &Client) -> String {
+pub async fn server(client: &Client) -> String {
     simple(client, "SELECT pg_backend_pid()").await.unwrap()
 }
 
-fn counts(region: &Region) -> Counts {
+pub fn counts(region: &Region) -> Counts {
     let pools = region.pools.counts();
     pools.values().copied().next().unwrap_or_default()
 }
 
 /// Waits until the pool is used like this.
-async fn until_counted(region: &Region, is_so: impl Fn(Counts) -> bool) {
+pub async fn until_counted(region: &Region, is_so: impl Fn(Counts) -> bool) {
     within(async {
         while !is_so(counts(region)) {
             tokio::task::yield_now().await;
@@ -219,7 +219,8 @@ async fn connections_for_replication_are_not_shared() {
 #[tokio::test]
 async fn servers_that_nobody_uses_are_closed() {
     let mut wanted = Wanted::new(Mode::Local);
-    wanted.sharing = Some(Sharing { servers_max: 2, idle_max: Millis(1) });
+    wanted.sharing =
+        Some(Sharing { mode: PoolMode::Transaction, servers_max: 2, idle_max: Millis(1) });
     let eu = wanted.region().await;
     let client = eu.connect().await;
     let used = server(&client).await;
@@ -455,19 +456,22 @@ async fn large_values_reach_a_statement_that_was_prepared_elsewhere() {
 
 #[tokio::test]
 async fn who_shares_servers_follows_the_owner() {
-    let (eu, us) = Wanted::new(Mode::FollowOwner).owner("us").shared(1).two_regions().await;
-    let clients = [eu.connect().await, eu.connect().await, us.connect().await];
-    for (client, mood) in clients.iter().zip(["calm", "glad", "wild"]) {
-        client.batch_execute(&format!("SET domicile.mood = '{mood}'")).await.unwrap();
-    }
-    for (version, owner) in [(2, "eu"), (3, "us"), (4, "eu")] {
-        for region in [&eu, &us] {
-            region.publish(owned_by(version, Some(owner)));
-        }
+    for mode in [PoolMode::Session, PoolMode::Transaction] {
+        let wanted = Wanted::new(Mode::FollowOwner).owner("us").pooled(mode, 2);
+        let (eu, us) = wanted.two_regions().await;
+        let clients = [eu.connect().await, eu.connect().await, us.connect().await];
         for (client, mood) in clients.iter().zip(["calm", "glad", "wild"]) {
-            let shown =
-                "SELECT current_setting('cluster_name') || current_setting('domicile.mood')";
-            assert_eq!(within(simple(client, shown)).await.unwrap(), format!("{owner}{mood}"));
+            client.batch_execute(&format!("SET domicile.mood = '{mood}'")).await.unwrap();
+        }
+        for (version, owner) in [(2, "eu"), (3, "us"), (4, "eu")] {
+            for region in [&eu, &us] {
+                region.publish(owned_by(version, Some(owner)));
+            }
+            for (client, mood) in clients.iter().zip(["calm", "glad", "wild"]) {
+                let shown =
+                    "SELECT current_setting('cluster_name') || current_setting('domicile.mood')";
+                assert_eq!(within(simple(client, shown)).await.unwrap(), format!("{owner}{mood}"));
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::BytesMut;
+use domicile_core::config::PoolMode;
 use domicile_core::ownership::Entry;
 use domicile_core::time::Millis;
 use domicile_pg::backend::ColumnType::{self, Number, Text};
@@ -36,7 +37,10 @@ pub enum View {
 
 /// How clients use servers, in the words of pools.
 fn pool_mode(shared: &Shared) -> Cell {
-    Cell::text(if shared.config.sharing.is_some() { "transaction" } else { "session" })
+    Cell::text(match shared.config.sharing.map(|sharing| sharing.mode) {
+        Some(PoolMode::Transaction) => "transaction",
+        Some(PoolMode::Session) | None => "session",
+    })
 }
 
 impl View {
