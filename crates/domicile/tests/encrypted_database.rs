@@ -40,13 +40,14 @@ struct World {
 
 impl World {
     /// Agents log in as `login` says. They believe nobody yet.
-    async fn new(login: &str, gateways_encrypt: bool) -> Self {
+    async fn new(login: &str, gateways_encrypt: bool, sharing: &str) -> Self {
         let pki = tempfile::tempdir().unwrap();
         let mut config = config(&NAMES, "whole", 1);
         config.seed_sql = SEED.to_owned();
         config.tables = "[[table]]\nname = \"item\"\n".to_owned();
         config.automatic_failover = true;
         config.tls = gateways_encrypt;
+        config.gateway = format!("sharing = \"{sharing}\"\n");
         config.login = format!(
             "user=keeper password='of the house' sslrootcert={} {login}",
             pki.path().join("believed.pem").display()
@@ -147,7 +148,7 @@ async fn write(gateway: SocketAddr, tls: &str, id: i32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn regions_replicate_and_fail_over_where_postgresql_takes_nobody_in_the_clear() {
-    let mut world = World::new("channel_binding=require", false).await;
+    let mut world = World::new("channel_binding=require", false, "none").await;
     let others = world.issued("others").with_file_name(CA);
     let databases = world.pki.path().join("databases").join(CA);
 
@@ -236,10 +237,20 @@ async fn a_statement_is_cancelled_through_a_gateway(gateway: SocketAddr) {
     assert_eq!(ended.unwrap_err().code().map(|code| code.code()), Some("57014"));
 }
 
-/// What a client is shown is what it can bind its login to, and PostgreSQL accepts only its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_is_bound_through_a_gateway_only_where_it_shows_what_postgresql_shows() {
-    let mut world = World::new("sslmode=verify-full", true).await;
+    is_bound_only_to_what_postgresql_shows("none").await;
+}
+
+/// Who logs in like somebody else is let in without PostgreSQL, which alone can bind a login.
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_is_where_clients_share_servers() {
+    is_bound_only_to_what_postgresql_shows("transaction").await;
+}
+
+/// What a client is shown is what it can bind its login to, and PostgreSQL accepts only its own.
+async fn is_bound_only_to_what_postgresql_shows(sharing: &str) {
+    let mut world = World::new("sslmode=verify-full", true, sharing).await;
     let gateways = world.regions.folder().join("certificates");
     let databases = world.pki.path().join("databases").join(CA);
     world.believe(&[&databases, &gateways.join(CA)]);
@@ -259,7 +270,7 @@ async fn a_login_is_bound_through_a_gateway_only_where_it_shows_what_postgresql_
     let asked = |binding: &str| {
         told(&psql(gateway, &format!("{verified} channel_binding={binding}"), "SELECT 'in'"))
     };
-    for binding in ["require", "prefer", "disable"] {
+    for binding in ["require", "prefer", "disable", "require"] {
         assert_eq!(asked(binding), "in", "{binding}");
     }
     let clear = told(&psql(gateway, "sslmode=disable", "SELECT 'in'"));

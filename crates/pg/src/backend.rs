@@ -107,6 +107,36 @@ pub fn authentication(body: &[u8]) -> Result<Authentication, BackendError> {
     })
 }
 
+/// Appends AuthenticationOk.
+pub fn put_authentication_ok(out: &mut BytesMut) {
+    put_authentication(out, 0, |_| {});
+}
+
+/// Appends the AuthenticationSASL that offers `mechanism` alone.
+pub fn put_sasl(out: &mut BytesMut, mechanism: &str) {
+    put_authentication(out, 10, |body| {
+        put_text(body, mechanism.as_bytes());
+        body.put_u8(0);
+    });
+}
+
+/// Appends AuthenticationSASLContinue.
+pub fn put_sasl_continue(out: &mut BytesMut, message: &str) {
+    put_authentication(out, 11, |body| body.put_slice(message.as_bytes()));
+}
+
+/// Appends AuthenticationSASLFinal.
+pub fn put_sasl_final(out: &mut BytesMut, message: &str) {
+    put_authentication(out, 12, |body| body.put_slice(message.as_bytes()));
+}
+
+fn put_authentication(out: &mut BytesMut, kind: u32, more: impl FnOnce(&mut BytesMut)) {
+    frame::put(out, tag::AUTHENTICATION, |body| {
+        body.put_u32(kind);
+        more(body);
+    });
+}
+
 /// What comes in an AuthenticationSASLContinue or an AuthenticationSASLFinal.
 pub fn sasl_message(body: &[u8]) -> &[u8] {
     body.get(4..).unwrap_or_default()
@@ -154,6 +184,14 @@ pub fn backend_key_data(body: &Bytes) -> Result<BackendKeyData, BackendError> {
         return Err(short);
     }
     Ok(BackendKeyData { pid: u32::from_be_bytes(*pid), key: body.slice(4..) })
+}
+
+/// Appends BackendKeyData.
+pub fn put_backend_key_data(out: &mut BytesMut, data: &BackendKeyData) {
+    frame::put(out, tag::BACKEND_KEY_DATA, |body| {
+        body.put_u32(data.pid);
+        body.put_slice(&data.key);
+    });
 }
 
 /// Reads ParameterStatus: a setting and its present value.

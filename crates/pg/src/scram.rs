@@ -1,4 +1,5 @@
-//! How does who saw a client log in log in elsewhere as that client, without its password?
+//! How does who saw a client log in log in elsewhere as that client, without its password? And how does who keeps
+//! its verifier let it in?
 //!
 //! SCRAM-SHA-256 (RFC 5802, RFC 7677). What a client proves is that it knows the key which is hidden in
 //! its proof behind a signature. Who reads along and has what the server keeps of that client, its
@@ -14,6 +15,10 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+mod server;
+
+pub use server::{NotLetIn, Server};
 
 /// The mechanism that is spoken here, as SASL names it.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
@@ -104,14 +109,26 @@ impl Overheard {
     /// Returns the keys of a client that has logged in; `None` when it did so otherwise than by this
     /// verifier.
     pub fn keys(&self, verifier: &Verifier) -> Option<Keys> {
+        let (signed, proof) = self.signed_and_proof()?;
+        let client = xor(&read_key(proof)?, &sign(&verifier.stored, &signed));
+        let is_theirs = hash(&client) == verifier.stored && self.is_by(verifier);
+        is_theirs.then(|| Keys { client, verifier: verifier.clone() })
+    }
+
+    /// What both sign, and what the client proves by that.
+    fn signed_and_proof(&self) -> Option<(Vec<u8>, &[u8])> {
         // Behind two commas stands what SCRAM signs.
         let bare = self.client_first.splitn(3, |byte| *byte == b',').nth(2)?;
         let proof_at = find(&self.client_final, b",p=")?;
         let (unproved, proof) = self.client_final.split_at(proof_at);
-        let said = [bare, &self.server_first, unproved].join(&b',');
-        let client = xor(&read_key(&proof[3..])?, &sign(&verifier.stored, &said));
-        let is_theirs = hash(&client) == verifier.stored && self.is_by(verifier);
-        is_theirs.then(|| Keys { client, verifier: verifier.clone() })
+        Some(([bare, &self.server_first, unproved].join(&b','), &proof[3..]))
+    }
+}
+
+impl fmt::Debug for Overheard {
+    /// Without what is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Overheard").finish_non_exhaustive()
     }
 }
 
@@ -125,6 +142,13 @@ fn short(message: &[u8]) -> Vec<u8> {
 pub struct Keys {
     client: Key,
     verifier: Verifier,
+}
+
+impl Keys {
+    /// Returns whether they open servers that keep `verifier`.
+    pub fn are_of(&self, verifier: &Verifier) -> bool {
+        self.verifier == *verifier
+    }
 }
 
 impl fmt::Debug for Keys {

@@ -66,6 +66,7 @@ mod setters;
 mod setting;
 mod sharing;
 mod sql;
+mod stand_in;
 mod statement;
 mod statements;
 mod statuses;

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::Backend;
+use super::stand_in::Known;
 use super::statements::Statements;
 use super::statuses::Statuses;
 
@@ -62,6 +63,8 @@ pub struct Pool {
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
+    /// How its last client was let in that came to PostgreSQL itself.
+    known: Mutex<Option<Arc<Known>>>,
 }
 
 /// The right to have one server of a pool; given back when this is dropped.
@@ -120,13 +123,26 @@ impl Pools {
 
     /// Returns the pool of who has logged in like this; `None` where nobody shares.
     pub(super) fn join(&self, startup: &Startup) -> Option<Membership> {
-        let shared = self.0.as_ref()?;
+        let shared = self.0.as_ref().filter(|_| self.are_joined_by(startup))?;
         // In the order in which they came: of two with one name the last counts.
         let login = startup.parameters.clone();
         let mut pools = lock(&shared.by_login);
         let pool = pools.entry(login).or_insert_with(|| Arc::new(Pool::new(&shared.terms)));
         let user = User(shared.users.fetch_add(1, Ordering::Relaxed));
         Some(Membership { pool: pool.clone(), user })
+    }
+
+    /// Returns whether who logs in like this would have a pool, if it is a client that comes with a password that can
+    /// be repeated, or with none.
+    pub(super) fn are_joined_by(&self, startup: &Startup) -> bool {
+        self.0.is_some() && startup.get("replication").is_none()
+    }
+
+    /// Returns how PostgreSQL has let in somebody who has logged in like this.
+    pub(super) fn known(&self, startup: &Startup) -> Option<Arc<Known>> {
+        let pool = lock(&self.0.as_ref()?.by_login).get(&startup.parameters).cloned()?;
+        let known = lock(&pool.known).clone();
+        known
     }
 
     /// Returns how each pool is used.
@@ -167,7 +183,13 @@ impl Pool {
             turns: Arc::new(Semaphore::new(terms.servers_max)),
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),
+            known: Mutex::default(),
         }
+    }
+
+    /// Others who log in alike are let in like this.
+    pub fn know(&self, known: Arc<Known>) {
+        *lock(&self.known) = Some(known);
     }
 
     /// Waits for a turn. Whoever gives up has lost his place.

@@ -64,6 +64,12 @@ pub fn password_in_the_clear() -> End {
         .hint("Connect with TLS, or have pg_hba.conf ask for scram-sha-256.")
 }
 
+/// As PostgreSQL says it.
+pub fn wrong_password(role: &str) -> End {
+    let message = format!("password authentication failed for user \"{role}\"");
+    End::saying(sqlstate::INVALID_PASSWORD, message)
+}
+
 pub fn cannot_be_bound() -> End {
     let message =
         "the client would bind its login to this connection, but PostgreSQL's is another one";

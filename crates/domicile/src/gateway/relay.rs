@@ -224,6 +224,7 @@ impl Session {
     async fn begin(&mut self) {
         self.begun = true;
         self.join_pool();
+        self.is_let_in();
         if self.caller == Caller::Client {
             let role = self.startup.get("user").unwrap_or_default();
             let database = self.startup.get("database").unwrap_or(role);

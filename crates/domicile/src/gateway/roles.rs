@@ -13,6 +13,7 @@ use anyhow::Context;
 use domicile_pg::scram::{Overheard, Verifier};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Statement};
 
 use crate::postgres::session;
 
@@ -33,7 +34,14 @@ pub struct Roles {
 struct Shared {
     /// How to ask PostgreSQL.
     postgres: String,
+    /// A session that is kept, for what is asked at each login.
+    asker: Mutex<Option<Arc<Asker>>>,
     state: Mutex<State>,
+}
+
+struct Asker {
+    client: Client,
+    account: Statement,
 }
 
 #[derive(Default)]
@@ -49,11 +57,29 @@ struct State {
 /// which they override each other.
 pub type Defaults = Arc<Vec<(String, String)>>;
 
+/// What decides at PostgreSQL whether, and how, a role gets into a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// `None` where no password of the role is kept as `scram-sha-256`.
+    pub verifier: Option<Verifier>,
+    /// Changes with everything else that counts: PostgreSQL's configuration, and what the role begins with.
+    circumstances: String,
+}
+
+const ACCOUNT: &str = "
+    SELECT a.rolpassword, concat_ws(' ', pg_postmaster_start_time(), pg_conf_load_time(), (
+        SELECT string_agg(concat(s.setrole, s.setdatabase, s.setconfig), ' ' ORDER BY s.setrole, s.setdatabase)
+        FROM pg_db_role_setting s WHERE s.setrole IN (0, r.oid) AND s.setdatabase IN (0, d.oid)))
+    FROM pg_roles r JOIN pg_authid a ON a.rolname = r.rolname JOIN pg_database d ON d.datname = $2
+    WHERE r.rolname = $1 AND r.rolcanlogin AND d.datallowconn
+        AND coalesce(r.rolvaliduntil > now(), true) AND has_database_privilege(r.oid, d.oid, 'CONNECT')";
+
 impl Roles {
     /// As the PostgreSQL of this connection string has them; for verifiers its role needs the right to read
     /// `pg_authid`. By default there are none.
     pub fn of_postgres(connection: &str) -> Self {
-        let shared = Shared { postgres: connection.to_owned(), state: Mutex::default() };
+        let postgres = connection.to_owned();
+        let shared = Shared { postgres, asker: Mutex::default(), state: Mutex::default() };
         Self { shared: Some(Arc::new(shared)) }
     }
 
@@ -79,6 +105,31 @@ impl Roles {
                 // The next one need not wait for the same.
                 shared.state().defaults.insert(which, (Instant::now(), as_before.clone()));
                 as_before
+            }
+        }
+    }
+
+    /// Returns what decides now whether and how `role` gets into `database`; `None` where it does not, or nobody can
+    /// say.
+    pub async fn account(&self, role: &str, database: &str) -> Option<Account> {
+        let shared = self.shared.as_ref()?;
+        if shared.state().ask_again_at.is_some_and(|at| Instant::now() < at) {
+            return None;
+        }
+        match in_time(shared.read_account(role, database)).await {
+            Ok(account) => {
+                let account = account?;
+                if let Some(verifier) = &account.verifier {
+                    shared.state().verifiers.insert(role.to_owned(), verifier.clone());
+                }
+                Some(account)
+            }
+            Err(error) => {
+                if is_forbidden(&error) {
+                    shared.state().ask_again_at = Some(Instant::now() + FORBIDDEN_FOR);
+                }
+                tracing::warn!("PostgreSQL has to let in role \"{role}\" itself: {error:#}");
+                None
             }
         }
     }
@@ -116,6 +167,33 @@ async fn in_time<T>(reading: impl Future<Output = anyhow::Result<T>>) -> anyhow:
 }
 
 impl Shared {
+    async fn read_account(&self, role: &str, database: &str) -> anyhow::Result<Option<Account>> {
+        let mut asker = self.asker().await?;
+        let mut row = asker.client.query_opt(&asker.account, &[&role, &database]).await;
+        if row.is_err() && asker.client.is_closed() {
+            // PostgreSQL was started anew meanwhile.
+            asker = self.asker().await?;
+            row = asker.client.query_opt(&asker.account, &[&role, &database]).await;
+        }
+        Ok(row.context("read what lets it in")?.map(|row| Account {
+            verifier: row.get::<_, Option<&str>>(0).and_then(|verifier| verifier.parse().ok()),
+            circumstances: row.get(1),
+        }))
+    }
+
+    /// Those who come while there is none open one each, and the last one stays.
+    async fn asker(&self) -> anyhow::Result<Arc<Asker>> {
+        let known = lock(&self.asker).clone().filter(|asker| !asker.client.is_closed());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let client = session::connect(&self.postgres, "domicile login").await?;
+        let account = client.prepare(ACCOUNT).await.context("read what lets it in")?;
+        let asker = Arc::new(Asker { client, account });
+        *lock(&self.asker) = Some(asker.clone());
+        Ok(asker)
+    }
+
     async fn read_verifier(&self, role: &str) -> anyhow::Result<Option<String>> {
         let client = session::connect(&self.postgres, "domicile login").await?;
         let sql = "SELECT rolpassword FROM pg_authid WHERE rolname = $1";
@@ -143,8 +221,7 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Whatever panicked: what is in there was read whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -153,6 +230,11 @@ impl fmt::Debug for Roles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Roles").finish_non_exhaustive()
     }
+}
+
+/// Whatever panicked: what is in there was read whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_forbidden(error: &anyhow::Error) -> bool {

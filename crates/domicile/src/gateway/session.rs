@@ -38,6 +38,7 @@ use super::reworded::Reworded;
 use super::secure::Other;
 use super::sessions::Kind;
 use super::setters::Setters;
+use super::stand_in::{self, LetInBy};
 use super::statuses::Statuses;
 use super::track::Track;
 use super::turns::FirstTurn;
@@ -95,6 +96,7 @@ pub struct Session {
     pub first_turn: Option<FirstTurn>,
     /// Its unnamed statement: the Parse, whole as on the wire. Followed only while it shares.
     pub unnamed: Option<Bytes>,
+    pub let_in_by: LetInBy,
     /// The server's offer to bind the login to its connection was kept from the client.
     pub unbound: bool,
     /// The login is over.
@@ -128,11 +130,17 @@ pub async fn serve(
         Err(end) => return door::say(&mut client, end).await,
     };
     let reads_here = reading.is_here();
+    let mut let_in_by = LetInBy::Server(None);
     let found = async {
         if in_console {
             return console::home(&shared, &recorder.record.who, &startup).await;
         }
         gate::before_login(&shared, caller, &mut client, &mut recorder).await?;
+        let (by, stand_in) = stand_in::find(&shared, caller, &client, &startup, reads_here).await;
+        let_in_by = by;
+        if let Some(stand_in) = stand_in {
+            return Ok(stand_in);
+        }
         first_home(&shared, &mut routes, &mut client, caller, reads_here, &startup).await
     };
     let home = match Box::pin(found).await {
@@ -170,6 +178,7 @@ pub async fn serve(
         turn: None,
         first_turn: None,
         unnamed: None,
+        let_in_by,
         unbound: false,
         begun: false,
         leaving: false,

@@ -39,8 +39,7 @@ enum NoTurn {
 impl Session {
     /// The session is let in by the server of this region: from now on it may share.
     pub fn join_pool(&mut self) {
-        let is_plain = self.startup.get("replication").is_none();
-        let may_share = self.caller == Caller::Client && is_plain && self.login.can_be_repeated();
+        let may_share = self.caller == Caller::Client && self.login.can_be_repeated();
         if self.home.region != self.shared.config.region || !may_share {
             return;
         }
@@ -212,7 +211,7 @@ impl Backend {
     }
 
     /// Stands where a session has no server.
-    fn nowhere(home: &Self) -> Self {
+    pub fn nowhere(home: &Self) -> Self {
         Self::new(home.region.clone(), home.target.clone(), Link::closed())
     }
 

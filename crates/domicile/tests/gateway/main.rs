@@ -38,6 +38,7 @@ mod relay;
 mod session_pool;
 mod sharing;
 mod silence;
+mod stand_in;
 mod statement;
 mod unconfirmed;
 mod warm_up;

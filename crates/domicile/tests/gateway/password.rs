@@ -19,7 +19,7 @@ async fn two_that_ask(wanted: &Wanted) -> (Region, Region) {
 }
 
 /// Has a region ask everybody but us for a password.
-async fn asks(region: &Region) {
+pub async fn asks(region: &Region) {
     let direct = region.cluster.connect().await.unwrap();
     std::fs::write(region.cluster.folder().join("data/pg_hba.conf"), RULES).unwrap();
     direct.batch_execute("SELECT pg_reload_conf()").await.unwrap();
