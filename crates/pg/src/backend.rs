@@ -112,10 +112,10 @@ pub fn put_authentication_ok(out: &mut BytesMut) {
     put_authentication(out, 0, |_| {});
 }
 
-/// Appends the AuthenticationSASL that offers `mechanism` alone.
-pub fn put_sasl(out: &mut BytesMut, mechanism: &str) {
+/// Appends AuthenticationSASL.
+pub fn put_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
     put_authentication(out, 10, |body| {
-        put_text(body, mechanism.as_bytes());
+        mechanisms.iter().for_each(|mechanism| put_text(body, mechanism.as_bytes()));
         body.put_u8(0);
     });
 }

@@ -22,6 +22,8 @@ pub use server::{NotLetIn, Server};
 
 /// The mechanism that is spoken here, as SASL names it.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+/// The same, bound to the connection.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
 const KEY_BYTES: usize = 32;
 /// SCRAM's messages, of which these are read, are short; PostgreSQL takes none that is longer.

@@ -7,7 +7,7 @@
 
 use domicile_pg::backend::{self, Authentication, tag};
 use domicile_pg::frontend;
-use domicile_pg::scram::{self, Keys, MECHANISM, Overheard};
+use domicile_pg::scram::{self, Keys, MECHANISM, Overheard, Verifier};
 
 use super::backend::{Backend, OpenError};
 use super::cut;
@@ -53,7 +53,13 @@ impl Login {
     pub async fn is_over(&mut self, roles: &Roles, role: &str) {
         let Self::Overheard(overheard) = self else { return };
         let verifier = roles.verifier(role, overheard).await;
-        let keys = verifier.and_then(|verifier| overheard.keys(&verifier));
+        self.was_by(verifier.as_ref());
+    }
+
+    /// The client was let in by this verifier of its password; without one it was asked for none, or nobody knows.
+    pub fn was_by(&mut self, verifier: Option<&Verifier>) {
+        let Self::Overheard(overheard) = self else { return };
+        let keys = verifier.and_then(|verifier| overheard.keys(verifier));
         *self = keys.map_or(Self::Alone, |keys| Self::With(keys.into()));
     }
 

@@ -185,6 +185,11 @@ impl Session {
         }
     }
 
+    /// Does its next transaction begin in this region?
+    pub fn goes_here(&mut self) -> bool {
+        matches!(self.wanted_home(), Home::At(region) if region == self.shared.config.region)
+    }
+
     fn wanted_home(&mut self) -> Home {
         let config = &self.shared.config;
         if self.caller == Caller::Peer {
@@ -247,7 +252,7 @@ impl Session {
         } else if let Some(opened) = self.take_ahead(region).await {
             opened
         } else {
-            self.open(region).await?
+            self.open(region, None).await?
         };
         self.live_at(opened);
         Ok(())
@@ -280,12 +285,16 @@ impl Session {
         });
     }
 
-    /// Opens a quiet connection that looks like the session's.
-    pub async fn open(&self, region: &RegionId) -> Result<Opened, OpenError> {
+    /// Opens a quiet connection that looks like the session's, to be shared or its own.
+    pub async fn open(
+        &self,
+        region: &RegionId,
+        shareable: Option<Shareable>,
+    ) -> Result<Opened, OpenError> {
         let patience = Duration::from_millis(budget(&self.shared).0);
         let turn = self.turn_to_open(region).map(Ok);
         let _turn = unless_overtaken(&self.shared, patience, turn).await?;
-        unless_overtaken(&self.shared, OPEN_WAIT_MAX, self.open_now(region)).await
+        unless_overtaken(&self.shared, OPEN_WAIT_MAX, self.open_now(region, shareable)).await
     }
 
     /// Servers of other regions are opened by their gateways.
@@ -297,10 +306,12 @@ impl Session {
         }
     }
 
-    async fn open_now(&self, region: &RegionId) -> Result<Opened, OpenError> {
+    async fn open_now(
+        &self,
+        region: &RegionId,
+        shareable: Option<Shareable>,
+    ) -> Result<Opened, OpenError> {
         let who = (&self.startup, self.login.keys());
-        let pool = self.membership.as_ref().filter(|_| self.shares_in(region));
-        let shareable = pool.map(|membership| Shareable::new(membership.pool.mode));
         Backend::open(&self.shared, region, who, &self.memory, shareable).await
     }
 

@@ -129,13 +129,20 @@ impl Pools {
         let mut pools = lock(&shared.by_login);
         let pool = pools.entry(login).or_insert_with(|| Arc::new(Pool::new(&shared.terms)));
         let user = User(shared.users.fetch_add(1, Ordering::Relaxed));
-        Some(Membership { pool: pool.clone(), user })
+        Some(Membership { pool: pool.clone(), user, is_let_in: false })
     }
 
     /// Returns whether who logs in like this would have a pool, if it is a client that comes with a password that can
     /// be repeated, or with none.
     pub(super) fn are_joined_by(&self, startup: &Startup) -> bool {
         self.0.is_some() && startup.get("replication").is_none()
+    }
+
+    /// Who logs in like this from now on has another pool: it is not who it was.
+    pub(super) fn part_from(&self, startup: &Startup) {
+        if let Some(shared) = &self.0 {
+            lock(&shared.by_login).remove(&startup.parameters);
+        }
     }
 
     /// Returns how PostgreSQL has let in somebody who has logged in like this.
@@ -173,6 +180,8 @@ impl Pools {
 pub struct Membership {
     pub pool: Arc<Pool>,
     pub user: User,
+    /// By PostgreSQL of this region.
+    pub is_let_in: bool,
 }
 
 impl Pool {
@@ -230,6 +239,14 @@ impl Pool {
         if let Some(replaced) = lock(&self.idle).pop() {
             close(replaced.server);
         }
+    }
+
+    /// Closes idle servers that are more than there may be beside those in use.
+    pub fn keep_to_limit(&self) {
+        let mut idle = lock(&self.idle);
+        let room = self.turns.available_permits();
+        let surplus = idle.len().saturating_sub(room);
+        idle.drain(..surplus).for_each(|surplus| close(surplus.server));
     }
 
     fn counts(&self) -> Counts {

@@ -150,7 +150,7 @@ impl Session {
         }
         self.others.retain(|_, other| !other.link.has_ended());
         if !is_home && !self.others.contains_key(region) {
-            let (opened, _) = self.open(region).await?;
+            let (opened, _) = self.open(region, None).await?;
             self.others.insert(region.clone(), opened);
         }
         let target = match is_home {

@@ -7,7 +7,7 @@ use domicile_core::id::RegionId;
 use domicile_core::lsn::Cut;
 use domicile_core::time::Millis;
 use domicile_pg::backend::{Report, Severity, field};
-use domicile_pg::scram::LoginError;
+use domicile_pg::scram::{LoginError, NotLetIn};
 use domicile_pg::sqlstate::{self, SqlState};
 use std::time::Duration;
 
@@ -64,10 +64,21 @@ pub fn password_in_the_clear() -> End {
         .hint("Connect with TLS, or have pg_hba.conf ask for scram-sha-256.")
 }
 
-/// As PostgreSQL says it.
-pub fn wrong_password(role: &str) -> End {
-    let message = format!("password authentication failed for user \"{role}\"");
-    End::saying(sqlstate::INVALID_PASSWORD, message)
+/// In PostgreSQL's words.
+pub fn not_let_in(why: NotLetIn, role: &str) -> End {
+    match why {
+        NotLetIn::WrongPassword => {
+            let message = format!("password authentication failed for user \"{role}\"");
+            End::saying(sqlstate::INVALID_PASSWORD, message)
+        }
+        NotLetIn::Malformed | NotLetIn::NotOffered => protocol(&why),
+    }
+}
+
+/// While its client took its time.
+pub fn role_changed(role: &str) -> End {
+    let message = format!("role \"{role}\", or who may log in, was changed meanwhile");
+    End::saying(sqlstate::INVALID_AUTHORIZATION_SPECIFICATION, message).hint("Log in again.")
 }
 
 pub fn cannot_be_bound() -> End {

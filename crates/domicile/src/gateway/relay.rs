@@ -7,16 +7,15 @@ use bytes::{Bytes, BytesMut};
 use domicile_core::route::Caller;
 use domicile_pg::backend::{self, Authentication, Report, TransactionStatus, tag};
 use domicile_pg::frontend::{self, tag as from_client};
+use domicile_pg::scram::MECHANISM_PLUS;
 
 use super::backend::is_passing;
 use super::cut::{self, Piece};
 use super::refusals::{self, End};
 use super::secure::Other;
 use super::session::Session;
+use super::stand_in::LetInBy;
 use super::unconfirmed::{self, Told};
-
-/// The mechanism that binds a login to its connection.
-const BOUND: &[u8] = b"SCRAM-SHA-256-PLUS";
 
 impl Session {
     /// Passes on what the client sent, as far as there is room for it.
@@ -25,6 +24,9 @@ impl Session {
         while !self.is_owed() && !self.track.is_full() && self.active().link.has_room() {
             // Whether the next message begins a transaction, only the server can say.
             if self.reading.freshness().is_some() && self.begun && self.track.awaits_end() {
+                break;
+            }
+            if self.is_early() {
                 break;
             }
             let piece = self.client_cutter.next(&mut self.client.incoming);
@@ -49,6 +51,19 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Is the next message one that a session asks, and the login is not over? Where servers are shared it is not known
+    /// before which of them it is for.
+    fn is_early(&self) -> bool {
+        !self.begun
+            && !self.client_cutter.is_inside()
+            && self.caller == Caller::Client
+            && self.shared.pools.are_joined_by(&self.startup)
+            && !matches!(
+                self.client.incoming.first(),
+                None | Some(&from_client::PASSWORD | &from_client::TERMINATE)
+            )
     }
 
     /// Every message of a client comes this way, so what waits here is boxed where it begins to wait and not before.
@@ -215,6 +230,9 @@ impl Session {
         }
         self.login.server_says(body);
         if backend::authentication(body) == Ok(Authentication::Ok) {
+            if let LetInBy::StandIn(known) = &self.let_in_by {
+                return self.login.was_by(known.asked_by());
+            }
             let role = self.startup.get("user").unwrap_or_default();
             self.login.is_over(&self.shared.config.roles, role).await;
         }
@@ -241,7 +259,7 @@ impl Session {
             return offer;
         }
         let mut rest = BytesMut::new();
-        if !backend::put_sasl_without(&mut rest, &cut::body(&offer), BOUND) {
+        if !backend::put_sasl_without(&mut rest, &cut::body(&offer), MECHANISM_PLUS.as_bytes()) {
             return offer;
         }
         self.unbound = true;

@@ -35,7 +35,7 @@ struct Shared {
     /// How to ask PostgreSQL.
     postgres: String,
     /// A session that is kept, for what is asked at each login.
-    asker: Mutex<Option<Arc<Asker>>>,
+    asker: tokio::sync::Mutex<Option<Arc<Asker>>>,
     state: Mutex<State>,
 }
 
@@ -49,6 +49,8 @@ struct State {
     verifiers: BTreeMap<String, Verifier>,
     /// Until then PostgreSQL is not asked for more of them.
     ask_again_at: Option<Instant>,
+    /// Until then it is not asked whom it would let in.
+    account_again_at: Option<Instant>,
     /// By role and database: as of when.
     defaults: BTreeMap<(String, String), (Instant, Defaults)>,
 }
@@ -62,14 +64,31 @@ pub type Defaults = Arc<Vec<(String, String)>>;
 pub struct Account {
     /// `None` where no password of the role is kept as `scram-sha-256`.
     pub verifier: Option<Verifier>,
-    /// Changes with everything else that counts: PostgreSQL's configuration, and what the role begins with.
+    /// Of the role and the database: a name may come to mean another.
+    ids: (u32, u32),
+    /// Changes with everything else that counts: PostgreSQL's configuration, what the role begins with, and of which
+    /// roles it is a member, by which `pg_hba.conf` may know it.
     circumstances: String,
 }
 
+impl Account {
+    /// Returns whether it is of the same role and database.
+    pub fn is_of_same(&self, other: &Self) -> bool {
+        self.ids == other.ids
+    }
+}
+
 const ACCOUNT: &str = "
-    SELECT a.rolpassword, concat_ws(' ', pg_postmaster_start_time(), pg_conf_load_time(), (
-        SELECT string_agg(concat(s.setrole, s.setdatabase, s.setconfig), ' ' ORDER BY s.setrole, s.setdatabase)
-        FROM pg_db_role_setting s WHERE s.setrole IN (0, r.oid) AND s.setdatabase IN (0, d.oid)))
+    SELECT a.rolpassword, r.oid, d.oid, concat_ws(
+        ' ', pg_postmaster_start_time(), pg_conf_load_time(), pg_is_in_recovery(), r.rolsuper,
+        r.rolconnlimit, d.datconnlimit, (
+            SELECT string_agg(concat(s.setrole, s.setdatabase, s.setconfig), ' '
+                              ORDER BY s.setrole, s.setdatabase)
+            FROM pg_db_role_setting s WHERE s.setrole IN (0, r.oid) AND s.setdatabase IN (0, d.oid)),
+        (WITH RECURSIVE of AS (
+             SELECT m.roleid FROM pg_auth_members m WHERE m.member = r.oid
+             UNION SELECT m.roleid FROM pg_auth_members m JOIN of ON m.member = of.roleid)
+         SELECT string_agg(of.roleid::text, ',' ORDER BY of.roleid) FROM of))
     FROM pg_roles r JOIN pg_authid a ON a.rolname = r.rolname JOIN pg_database d ON d.datname = $2
     WHERE r.rolname = $1 AND r.rolcanlogin AND d.datallowconn
         AND coalesce(r.rolvaliduntil > now(), true) AND has_database_privilege(r.oid, d.oid, 'CONNECT')";
@@ -79,7 +98,7 @@ impl Roles {
     /// `pg_authid`. By default there are none.
     pub fn of_postgres(connection: &str) -> Self {
         let postgres = connection.to_owned();
-        let shared = Shared { postgres, asker: Mutex::default(), state: Mutex::default() };
+        let shared = Shared { postgres, asker: Default::default(), state: Mutex::default() };
         Self { shared: Some(Arc::new(shared)) }
     }
 
@@ -113,7 +132,7 @@ impl Roles {
     /// say.
     pub async fn account(&self, role: &str, database: &str) -> Option<Account> {
         let shared = self.shared.as_ref()?;
-        if shared.state().ask_again_at.is_some_and(|at| Instant::now() < at) {
+        if shared.state().account_again_at.is_some_and(|at| Instant::now() < at) {
             return None;
         }
         match in_time(shared.read_account(role, database)).await {
@@ -125,8 +144,11 @@ impl Roles {
                 Some(account)
             }
             Err(error) => {
-                if is_forbidden(&error) {
-                    shared.state().ask_again_at = Some(Instant::now() + FORBIDDEN_FOR);
+                let pause = if is_forbidden(&error) { FORBIDDEN_FOR } else { SILENT_FOR };
+                shared.state().account_again_at = Some(Instant::now() + pause);
+                // It may be one whose other end is gone without a word.
+                if let Ok(mut kept) = shared.asker.try_lock() {
+                    *kept = None;
                 }
                 tracing::warn!("PostgreSQL has to let in role \"{role}\" itself: {error:#}");
                 None
@@ -177,20 +199,21 @@ impl Shared {
         }
         Ok(row.context("read what lets it in")?.map(|row| Account {
             verifier: row.get::<_, Option<&str>>(0).and_then(|verifier| verifier.parse().ok()),
-            circumstances: row.get(1),
+            ids: (row.get(1), row.get(2)),
+            circumstances: row.get(3),
         }))
     }
 
-    /// Those who come while there is none open one each, and the last one stays.
+    /// Those who come while it is opened wait for that.
     async fn asker(&self) -> anyhow::Result<Arc<Asker>> {
-        let known = lock(&self.asker).clone().filter(|asker| !asker.client.is_closed());
-        if let Some(known) = known {
-            return Ok(known);
+        let mut kept = self.asker.lock().await;
+        if let Some(asker) = kept.as_ref().filter(|asker| !asker.client.is_closed()) {
+            return Ok(asker.clone());
         }
         let client = session::connect(&self.postgres, "domicile login").await?;
         let account = client.prepare(ACCOUNT).await.context("read what lets it in")?;
         let asker = Arc::new(Asker { client, account });
-        *lock(&self.asker) = Some(asker.clone());
+        *kept = Some(asker.clone());
         Ok(asker)
     }
 

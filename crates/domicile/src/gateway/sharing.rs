@@ -12,7 +12,7 @@ use domicile_core::route::Caller;
 use futures_util::FutureExt as _;
 use tokio::time::{sleep, timeout};
 
-use super::backend::{Backend, OpenError};
+use super::backend::{Backend, OpenError, Opened};
 use super::link::Link;
 use super::memory::Memory;
 use super::moving::OPEN_WAIT_MAX;
@@ -37,18 +37,21 @@ enum NoTurn {
 }
 
 impl Session {
-    /// The session is let in by the server of this region: from now on it may share.
+    /// The session is let in by the server at its home: from now on it may share those of this region.
     pub fn join_pool(&mut self) {
-        let may_share = self.caller == Caller::Client && self.login.can_be_repeated();
-        if self.home.region != self.shared.config.region || !may_share {
-            return;
-        }
-        if self.membership.is_none() {
+        if self.membership.is_none()
+            && self.caller == Caller::Client
+            && self.login.can_be_repeated()
+        {
             self.membership = self.shared.pools.join(&self.startup);
         }
-        if let (Some(Membership { pool, .. }), None) = (&self.membership, &self.home.shareable) {
-            self.home.shareable = Some(Shareable::new(pool.mode).into());
+        if self.home.region != self.shared.config.region {
+            return;
         }
+        let Some(membership) = &mut self.membership else { return };
+        membership.is_let_in = true;
+        let mode = membership.pool.mode;
+        self.home.shareable.get_or_insert_with(|| Shareable::new(mode).into());
     }
 
     /// Returns whether the session's servers of `region` are those that it shares.
@@ -85,8 +88,9 @@ impl Session {
 
     /// Nothing happens where the server is in the middle of something.
     fn leave_to_others(&mut self) {
-        let Some(Membership { pool, user }) = &self.membership else { return };
-        let is_done = self.begun && self.track.is_idle() && self.attempt.is_none() && !self.leaving;
+        let Some(Membership { pool, user, .. }) = &self.membership else { return };
+        let is_quiet = self.track.is_idle() && !self.client_cutter.is_inside();
+        let is_done = self.begun && is_quiet && self.attempt.is_none() && !self.leaving;
         let is_here = self.at_other.is_none() && self.home.shareable.is_some();
         if !is_done || !is_here || !self.home.is_at_rest() {
             return;
@@ -109,10 +113,10 @@ impl Session {
         self.record_servers();
     }
 
-    /// Waits for a turn, where the session shares and has none. Returns whether it may go on; if not, the client has
+    /// Waits for a turn, where the session needs one and has none. Returns whether it may go on; if not, the client has
     /// heard why.
     pub async fn await_turn(&mut self, tag: u8, whole: bool) -> Result<bool, End> {
-        if !self.shares_in(&self.home.region) || self.home.has_turn() {
+        if self.membership.is_none() || self.home.has_turn() || !self.goes_here() {
             return Ok(true);
         }
         let report = match Box::pin(self.turn()).await {
@@ -148,7 +152,7 @@ impl Session {
         };
         let (mut server, statuses) = match self.take_idle().await {
             Some(revived) => revived,
-            None => self.open(&self.shared.config.region).await?,
+            None => self.open_shared().await?,
         };
         if let Some(shareable) = &mut server.shareable {
             shareable.turn = turn;
@@ -158,7 +162,8 @@ impl Session {
 
     /// Gets an idle server that is as good as a new one. Those that are not are closed.
     async fn take_idle(&self) -> Option<(Backend, Statuses)> {
-        let Membership { pool, user } = self.membership.as_ref()?;
+        // Who was let in by another region only is no client of this one's servers yet.
+        let Membership { pool, user, .. } = self.membership.as_ref().filter(|it| it.is_let_in)?;
         while let Some(Idle { mut server, last_user, .. }) = pool.take(*user) {
             let reviving = server.revive(&self.memory, last_user == *user);
             match timeout(OPEN_WAIT_MAX, reviving).await {
@@ -173,6 +178,18 @@ impl Session {
             }
         }
         None
+    }
+
+    /// Logs in at this region's server, for itself and those who have it later.
+    async fn open_shared(&self) -> Result<Opened, OpenError> {
+        let pool = self.membership.as_ref().map(|membership| &membership.pool);
+        let shareable = pool.map(|pool| Shareable::new(pool.mode));
+        let opened = self.open(&self.shared.config.region, shareable).await?;
+        // There may be idle ones that it was not given.
+        if let Some(pool) = pool {
+            pool.keep_to_limit();
+        }
+        Ok(opened)
     }
 
     /// Waits for a turn; `None` where the session does not share.

@@ -5,8 +5,8 @@
 //! PostgreSQL keeps, and tells them of the same settings. To the session it is a server like others, which is gone
 //! when the login is over.
 //!
-//! What could make PostgreSQL decide otherwise by now is asked at each login ([`Account`]); what only a login at
-//! PostgreSQL would show, as new members of a role that `pg_hba.conf` names, counts at its next one, soon.
+//! What could make PostgreSQL decide otherwise by now is asked at each login ([`Account`]). If any of that is not as it
+//! was, PostgreSQL lets in the next one itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use domicile_core::route::{self, Caller, Home};
 use domicile_pg::backend::{self, BackendKeyData, TransactionStatus};
 use domicile_pg::frontend::tag;
-use domicile_pg::scram::{self, MECHANISM, NotLetIn, Verifier};
+use domicile_pg::scram::{self, MECHANISM, MECHANISM_PLUS, NotLetIn, Verifier};
 use domicile_pg::startup::Startup;
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout};
@@ -25,14 +25,13 @@ use super::backend::Backend;
 use super::cut::{self, Cutter, Piece};
 use super::link::Link;
 use super::login::Login;
-use super::pool::Membership;
 use super::refusals::{self, End};
-use super::roles::Account;
+use super::roles::{Account, Roles};
 use super::session::Session;
 use super::statuses::Statuses;
 
-/// After so long PostgreSQL lets in the next client of a pool itself.
-const KNOWN_FOR: Duration = Duration::from_secs(60);
+/// What was asked before a login is asked again behind one that took longer.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long a client may take to say who it is, as with PostgreSQL.
 const LOGIN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a client says in a login is shorter.
@@ -43,21 +42,47 @@ const BUFFER_BYTES: usize = 4096;
 pub struct Known {
     /// As it was before.
     account: Account,
-    /// By which it let it in; `None` where it asked for no password.
     asked_by: Option<Verifier>,
     /// What it said of its settings.
     statuses: Statuses,
     /// What it has shown where it is encrypted: a client that was shown the same could bind its login to it.
     certificate: Option<CertificateDer<'static>>,
-    at: Instant,
+}
+
+impl Known {
+    /// The verifier by which it let it in; `None` where it asked for no password.
+    pub fn asked_by(&self) -> Option<&Verifier> {
+        self.asked_by.as_ref()
+    }
 }
 
 /// Who lets a session's client in.
 #[derive(Debug)]
 pub enum LetInBy {
-    StandIn,
+    StandIn(Arc<Known>),
     /// PostgreSQL. What decides that there is known where others may be let in like it.
     Server(Option<Box<Account>>),
+}
+
+impl LetInBy {
+    pub fn is_stand_in(&self) -> bool {
+        matches!(self, Self::StandIn(_))
+    }
+}
+
+/// Why a client is not let in.
+enum Why {
+    NotLetIn(NotLetIn),
+    /// It has gone.
+    Gone,
+    /// It may not log in any more, or otherwise.
+    Changed,
+}
+
+impl From<NotLetIn> for Why {
+    fn from(why: NotLetIn) -> Self {
+        Self::NotLetIn(why)
+    }
 }
 
 /// Who lets in the client of `startup`, and the stand-in if that does.
@@ -79,69 +104,96 @@ pub async fn find(
     let role = startup.get("user").unwrap_or_default();
     let database = startup.get("database").unwrap_or(role);
     let Some(account) = config.roles.account(role, database).await else { return itself(None) };
-    let known = shared.pools.known(startup).filter(|known| {
-        let may_bind = known.certificate.is_some() && known.certificate == client.certificate;
-        known.account == account && known.at.elapsed() < KNOWN_FOR && !may_bind
-    });
-    let Some(known) = known else { return itself(Some(account)) };
+    let Some(known) = shared.pools.known(startup) else { return itself(Some(account)) };
+    if !known.account.is_of_same(&account) {
+        shared.pools.part_from(startup);
+    }
+    let may_bind = known.certificate.is_some() && known.certificate == client.certificate;
+    if known.account != account || may_bind {
+        return itself(Some(account));
+    }
     let (session, stand_in) = tokio::io::duplex(BUFFER_BYTES);
-    let (role, mut link) = (role.to_owned(), Link::new(stand_in));
+    let mut login = StandIn {
+        client: Link::new(stand_in),
+        known: known.clone(),
+        roles: config.roles.clone(),
+        role: role.to_owned(),
+        database: database.to_owned(),
+    };
     tokio::spawn(async move {
-        let letting_in = timeout(LOGIN_WAIT_MAX, let_in(&mut link, &known));
-        match letting_in.await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => {
-                tracing::info!(role, "a client is not let in: {why}");
-                if let End::Saying(report) = refusal(why, &role) {
-                    report.put_error(&mut link.outgoing);
-                }
+        let refused = match timeout(LOGIN_WAIT_MAX, login.let_in()).await {
+            Ok(Ok(())) | Ok(Err(Why::Gone)) | Err(_) => None,
+            Ok(Err(Why::NotLetIn(why))) => {
+                tracing::info!(role = login.role, "a client is not let in: {why}");
+                Some(refusals::not_let_in(why, &login.role))
             }
-            Err(_) => tracing::info!(role, "a client does not say who it is"),
+            Ok(Err(Why::Changed)) => Some(refusals::role_changed(&login.role)),
+        };
+        if let Some(End::Saying(report)) = refused {
+            report.put_error(&mut login.client.outgoing);
         }
-        link.farewell().await;
+        login.client.farewell().await;
     });
-    let home = Backend::new(config.region.clone(), config.local.clone(), Link::new(session));
-    (LetInBy::StandIn, Some(home))
+    let mut link = Link::new(session);
+    link.certificate = known.certificate.clone();
+    let home = Backend::new(config.region.clone(), config.local.clone(), link);
+    (LetInBy::StandIn(known), Some(home))
 }
 
-/// Speaks with a client as PostgreSQL does, until it is ready for the first statement.
-async fn let_in(client: &mut Link, known: &Known) -> Result<(), NotLetIn> {
-    if let Some(verifier) = &known.asked_by {
-        backend::put_sasl(&mut client.outgoing, MECHANISM);
-        let initial = heard(client).await?;
-        let (login, first) = scram::Server::begin(verifier, &initial, &random_text())?;
-        backend::put_sasl_continue(&mut client.outgoing, &first);
-        let response = heard(client).await?;
-        let last = login.finish(&response)?;
-        backend::put_sasl_final(&mut client.outgoing, &last);
-    }
-    let out = &mut client.outgoing;
-    backend::put_authentication_ok(out);
-    for (name, value) in known.statuses.iter() {
-        backend::put_parameter_status(out, name, value);
-    }
-    backend::put_backend_key_data(out, &random_key());
-    backend::put_ready_for_query(out, TransactionStatus::Idle);
-    Ok(())
+/// The other end of a session's way to its server, during a login.
+struct StandIn {
+    client: Link,
+    known: Arc<Known>,
+    roles: Roles,
+    role: String,
+    database: String,
 }
 
-/// Returns the next message of a login.
-async fn heard(client: &mut Link) -> Result<Bytes, NotLetIn> {
-    loop {
-        let piece = Cutter::default().next(&mut client.incoming);
-        match piece.map_err(|_| NotLetIn::Malformed)? {
-            Some(Piece::Whole { tag: tag::PASSWORD, raw }) => return Ok(cut::body(&raw)),
-            Some(_) => return Err(NotLetIn::Malformed),
-            None if client.has_ended() => return Err(NotLetIn::Malformed),
-            None => client.moved().await,
+impl StandIn {
+    /// Speaks with a client as PostgreSQL does, until it is ready for the first statement.
+    async fn let_in(&mut self) -> Result<(), Why> {
+        let (known, begun) = (self.known.clone(), Instant::now());
+        if let Some(verifier) = &known.asked_by {
+            // As PostgreSQL offers it: who passes that on knows for whom it is.
+            let offered = match known.certificate {
+                Some(_) => &[MECHANISM_PLUS, MECHANISM][..],
+                None => &[MECHANISM],
+            };
+            backend::put_sasl(&mut self.client.outgoing, offered);
+            let initial = self.heard().await?;
+            let (login, first) = scram::Server::begin(verifier, &initial, &random_text())?;
+            backend::put_sasl_continue(&mut self.client.outgoing, &first);
+            let response = self.heard().await?;
+            let last = login.finish(&response)?;
+            backend::put_sasl_final(&mut self.client.outgoing, &last);
         }
+        if begun.elapsed() > ASKED_AGAIN_AFTER {
+            let now = self.roles.account(&self.role, &self.database).await;
+            if now.as_ref() != Some(&known.account) {
+                return Err(Why::Changed);
+            }
+        }
+        let out = &mut self.client.outgoing;
+        backend::put_authentication_ok(out);
+        for (name, value) in known.statuses.iter() {
+            backend::put_parameter_status(out, name, value);
+        }
+        backend::put_backend_key_data(out, &random_key());
+        backend::put_ready_for_query(out, TransactionStatus::Idle);
+        Ok(())
     }
-}
 
-fn refusal(why: NotLetIn, role: &str) -> End {
-    match why {
-        NotLetIn::WrongPassword => refusals::wrong_password(role),
-        NotLetIn::Malformed | NotLetIn::NotOffered => refusals::protocol(&why),
+    /// Returns the next message of a login.
+    async fn heard(&mut self) -> Result<Bytes, Why> {
+        loop {
+            let piece = Cutter::default().next(&mut self.client.incoming);
+            match piece.map_err(|_| NotLetIn::Malformed)? {
+                Some(Piece::Whole { tag: tag::PASSWORD, raw }) => return Ok(cut::body(&raw)),
+                Some(_) => return Err(NotLetIn::Malformed.into()),
+                None if self.client.has_ended() => return Err(Why::Gone),
+                None => self.client.moved().await,
+            }
+        }
     }
 }
 
@@ -161,7 +213,7 @@ impl Session {
     /// The client is let in, and has a pool or none: lets others in like it, or leaves the stand-in.
     pub fn is_let_in(&mut self) {
         match std::mem::replace(&mut self.let_in_by, LetInBy::Server(None)) {
-            LetInBy::StandIn => {
+            LetInBy::StandIn(_) => {
                 // It runs nothing that could be cancelled.
                 self.cancellable.leave();
                 self.home = Backend::nowhere(&self.home);
@@ -172,7 +224,9 @@ impl Session {
     }
 
     fn introduce_others(&self, account: Account) {
-        let Some(Membership { pool, .. }) = &self.membership else { return };
+        // Another region's PostgreSQL says nothing of this one's.
+        let pool = self.membership.as_ref().filter(|it| it.is_let_in).map(|it| &it.pool);
+        let Some(pool) = pool else { return };
         let asked_by = match (&self.login, &account.verifier) {
             (Login::Unknown, _) => None,
             (Login::With(keys), Some(verifier)) if keys.are_of(verifier) => Some(verifier.clone()),
@@ -183,7 +237,6 @@ impl Session {
             asked_by,
             statuses: self.statuses.clone(),
             certificate: self.home.link.certificate.clone(),
-            at: Instant::now(),
         }));
     }
 }

@@ -121,6 +121,25 @@ async fn a_session_whose_server_dies_goes_on_at_another_unless_it_left_something
 }
 
 #[tokio::test]
+async fn a_session_that_comes_from_another_region_keeps_its_server_here_too() {
+    let wanted = Wanted::new(Mode::FollowOwner).owner("us").pooled(PoolMode::Session, 1);
+    let (eu, us) = wanted.budget(300).two_regions().await;
+    let (one, two) = (eu.connect().await, eu.connect().await);
+    assert_eq!(place(&one).await, "us");
+    for region in [&eu, &us] {
+        region.publish(owned_by(2, Some("eu")));
+    }
+    one.batch_execute("CREATE TEMP TABLE own AS SELECT 7 AS a").await.unwrap();
+    assert_eq!(counts(&eu), Counts { idle: 0, in_use: 1, waiting: 0 });
+    let error = simple(&two, "SELECT 1").await.unwrap_err();
+    assert_eq!(code(&error), "53300", "there is one server");
+    assert_eq!(simple(&one, "TABLE own").await.unwrap(), "7");
+    drop(one);
+    until_free(&eu).await;
+    assert_eq!(place(&two).await, "eu");
+}
+
+#[tokio::test]
 async fn pgbench_runs_with_more_sessions_than_servers_in_all_three_protocols() {
     let eu = Wanted::new(Mode::Local).pooled(PoolMode::Session, 2).region().await;
     let pgbench = async |arguments: &[&str]| {

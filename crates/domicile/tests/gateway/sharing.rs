@@ -305,6 +305,31 @@ async fn a_client_that_vanishes_leaves_no_transaction_to_the_next() {
 }
 
 #[tokio::test]
+async fn a_server_in_the_middle_of_a_message_is_nobody_elses() {
+    let eu = Wanted::new(Mode::Local).budget(100).shared(1).region().await;
+    // In one pool are those that begin alike.
+    let come = async || {
+        let mut stream = TcpStream::connect(eu.address).await.unwrap();
+        talk(&mut stream, &hostile::startup(3 << 16)).await;
+        stream
+    };
+    let ask = said(&[(b'Q', b"SELECT pg_backend_pid()\0")]);
+    let (mut one, mut two) = (come().await, come().await);
+    let before = talk(&mut one, &ask).await;
+    // It would be ignored, if it came whole.
+    let beginning = [&b"d"[..], &(1_u32 << 20).to_be_bytes(), &[0; 300 * 1024]].concat();
+    one.write_all(&beginning).await.unwrap();
+    let refused = async {
+        // Until that has come to the server.
+        while !String::from_utf8_lossy(&talk(&mut two, &ask).await).contains("53300") {}
+    };
+    within(refused).await;
+    drop(one);
+    until_counted(&eu, |counts| counts.in_use == 0).await;
+    assert_ne!(talk(&mut two, &ask).await, before);
+}
+
+#[tokio::test]
 async fn servers_that_died_in_the_pool_are_not_noticed() {
     let mut eu = Wanted::new(Mode::Local).shared(2).region().await;
     let (one, two) = (eu.connect().await, eu.connect().await);
@@ -345,7 +370,7 @@ async fn a_transaction_of_another_region_takes_no_shared_server_along() {
 }
 
 /// Says something in the protocol itself and returns all that comes back up to the next ReadyForQuery.
-async fn talk(stream: &mut TcpStream, said: &[u8]) -> Vec<u8> {
+pub async fn talk(stream: &mut TcpStream, said: &[u8]) -> Vec<u8> {
     stream.write_all(said).await.unwrap();
     let (mut answer, mut at) = (Vec::new(), 0);
     loop {
@@ -365,7 +390,7 @@ async fn talk(stream: &mut TcpStream, said: &[u8]) -> Vec<u8> {
 }
 
 /// Messages of the extended protocol, one after the other.
-fn said(messages: &[(u8, &[u8])]) -> Vec<u8> {
+pub fn said(messages: &[(u8, &[u8])]) -> Vec<u8> {
     let message = |(tag, body): &(u8, &[u8])| {
         let length = u32::try_from(body.len() + 4).unwrap();
         [&[*tag][..], &length.to_be_bytes(), body].concat()

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::password::asks;
-use super::sharing::{server, until_counted};
+use super::sharing::{said, server, talk, until_counted};
 use crate::*;
 
 /// A region with one server for all that are `app`, which PostgreSQL lets in once at a time.
@@ -163,6 +163,60 @@ async fn clients_are_let_in_again_when_postgresql_was_started_anew() {
             assert_eq!(place(&client).await, "eu");
             clients.push(client);
         }
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_comes_to_mean_another_role_leads_to_no_server_of_the_one_before() {
+    let eu = region_of_one().await;
+    let first = introduce(&eu, "first").await;
+    let port = eu.address.port();
+    let before = log_in(port, "first").await.unwrap();
+    eu.run("ALTER ROLE app RENAME TO gone; CREATE ROLE app LOGIN PASSWORD 'second'").await;
+    let after = log_in(port, "second").await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(simple(&after, "SELECT session_user").await.unwrap(), "app");
+        assert_eq!(simple(&first, "SELECT session_user").await.unwrap(), "gone");
+        assert_eq!(simple(&before, "SELECT session_user").await.unwrap(), "gone");
+    }
+    let another = log_in(port, "second").await.unwrap();
+    assert_eq!(server(&another).await, server(&after).await);
+}
+
+#[tokio::test]
+async fn what_comes_before_the_login_is_over_is_answered_behind_it() {
+    for (mode, is_known) in [
+        (PoolMode::Session, false),
+        (PoolMode::Session, true),
+        (PoolMode::Transaction, false),
+        (PoolMode::Transaction, true),
+    ] {
+        let eu = Wanted::new(Mode::Local).pooled(mode, 1).region().await;
+        let startup = hostile::startup(3 << 16);
+        if is_known {
+            let mut stream = TcpStream::connect(eu.address).await.unwrap();
+            talk(&mut stream, &startup).await;
+            stream.write_all(b"X\0\0\0\x04").await.unwrap();
+        }
+        let mut stream = TcpStream::connect(eu.address).await.unwrap();
+        let early = said(&[
+            (b'P', b"s\0SELECT 'early'\0\0\0"),
+            (b'B', b"\0s\0\0\0\0\0\0\0"),
+            (b'E', b"\0\0\0\0\0"),
+            (b'S', b""),
+        ]);
+        stream.write_all(&[startup, early].concat()).await.unwrap();
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("early") {
+            let read = within(stream.read_buf(&mut answer)).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(read > 0, "{mode:?} {is_known}: {answer}");
+        }
+        let other = eu.connect().await;
+        drop(stream);
+        until_counted(&eu, |counts| counts.in_use == 0).await;
+        let prepared = "SELECT count(*) FROM pg_prepared_statements WHERE name = 's'";
+        assert_eq!(simple(&other, prepared).await.unwrap(), "0");
     }
 }
 
