@@ -346,7 +346,8 @@ impl Parts {
         let observer = self.observer(status.subscribe());
         let marker = self.marker(watch::Sender::new(TenureState::default()).subscribe());
         self.start_peer_server(listeners.peer, status.subscribe(), marker, true, shutdown, tasks);
-        self.start_outlets(listeners.outlets, &status, &observer, shutdown, tasks)?;
+        let nobody = (None, None);
+        self.start_outlets(listeners.outlets, &status, &observer, nobody, shutdown, tasks)?;
         tasks.spawn(observer.clone().run(shutdown.clone()));
         let seen = Some(seeding.subscribe());
         let nothing = watch::Sender::new(None).subscribe();
@@ -503,14 +504,15 @@ impl Parts {
         let marker = self.marker(tenure_state.subscribe());
         let (seen, answers) = (status.subscribe(), marker.clone());
         self.start_peer_server(listeners.peer, seen, answers, false, shutdown, tasks);
-        self.start_outlets(listeners.outlets, &status, &observer, shutdown, tasks)?;
         let staleness = Staleness::new(self.config.cluster.clone(), marker, self.other_regions());
         tasks.spawn(staleness.clone().run(shutdown.clone()));
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
         let known = (staleness, status.subscribe());
-        let routes =
+        let (routes, clients) =
             self.start_gateway(listeners.gateway, tenure, heard, known, shutdown, tasks).await?;
-        self.start_front(listeners.front, routes, shutdown, tasks)?;
+        let requests = self.start_front(listeners.front, routes, shutdown, tasks)?;
+        let doors = (Some(clients), requests);
+        self.start_outlets(listeners.outlets, &status, &observer, doors, shutdown, tasks)?;
         let listener = Listener {
             postgres: self.here.postgres.clone(),
             target: local_target(&self.database),
@@ -710,13 +712,15 @@ impl Parts {
         outlets: Outlets,
         status: &watch::Sender<Arc<RegionStatus>>,
         observer: &Observer,
+        (gateway, front): (Option<gateway::Tally>, Option<front::Tally>),
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
         let Outlets { metrics, health, dns } = outlets;
         if let Some(listener) = metrics {
             let place = (self.config.cluster.clone(), self.here.id.to_string());
-            let router = metrics::router(status.subscribe(), place);
+            let sources = metrics::Sources { status: status.subscribe(), gateway, front };
+            let router = metrics::router(sources, place);
             let serve = async { axum::serve(listener, router).await.map_err(Into::into) };
             tasks.spawn(until(shutdown.clone(), "the metrics", serve));
         }
@@ -744,7 +748,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Returns what it knows of ownership.
+    /// Returns what it knows of ownership, and of its clients.
     async fn start_gateway(
         &self,
         listen: SocketAddr,
@@ -753,7 +757,7 @@ impl Parts {
         (staleness, status): (Staleness, watch::Receiver<Arc<RegionStatus>>),
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
-    ) -> anyhow::Result<watch::Receiver<Arc<Routes>>> {
+    ) -> anyhow::Result<(watch::Receiver<Arc<Routes>>, gateway::Tally)> {
         let routes = watch::Sender::new(Arc::new(Routes::default()));
         let config = gateway::Config {
             region: self.here.id.clone(),
@@ -785,6 +789,7 @@ impl Parts {
         let gateway = Gateway::bind(config, routes.subscribe())
             .await
             .with_context(|| format!("listen for clients on {listen}"))?;
+        let tally = gateway.tally();
         tasks.spawn(gateway.run(shutdown.clone()));
         let known = routes.subscribe();
         let publisher = RoutePublisher {
@@ -796,7 +801,7 @@ impl Parts {
             routes,
         };
         tasks.spawn(publisher.run(shutdown.clone()));
-        Ok(known)
+        Ok((known, tally))
     }
 
     /// Where every region writes, statements are read for whose rows they write.
@@ -854,15 +859,15 @@ impl Parts {
         Ok(Some(shown))
     }
 
-    /// Takes requests of HTTP, where the region has a door.
+    /// Takes requests of HTTP, where the region has a door. Returns what becomes of them.
     fn start_front(
         &self,
         listener: Option<TcpListener>,
         routes: watch::Receiver<Arc<Routes>>,
         shutdown: &CancellationToken,
         tasks: &mut JoinSet<()>,
-    ) -> anyhow::Result<()> {
-        let Some((listener, here)) = listener.zip(self.here.http.as_ref()) else { return Ok(()) };
+    ) -> anyhow::Result<Option<front::Tally>> {
+        let Some((listener, here)) = listener.zip(self.here.http.as_ref()) else { return Ok(None) };
         let identity = self.config.http.identity.as_ref();
         let secure = gateway::Secure {
             clients: self.shown(identity, Protocol::Http, shutdown, tasks)?,
@@ -889,13 +894,15 @@ impl Parts {
             secure,
             upstreams,
             health: front::Health::default(),
+            tally: front::Tally::default(),
             room: front::Room::default(),
             routes,
             clock: self.clock,
             shutdown: shutdown.clone(),
         };
+        let tally = door.tally.clone();
         tasks.spawn(front::serve(listener, door));
-        Ok(())
+        Ok(Some(tally))
     }
 
     fn reporter(

@@ -1,9 +1,8 @@
 //! Which figures does an agent give to whoever watches it?
 //!
-//! All of them stand here, with what they mean; the page in docs/reference is printed from the same
-//! list. They are read from the status, so they say what `domicile status` says.
+//! All of them stand in the modules below, with what they mean; the page in docs/reference is printed from the same
+//! lists. Nothing is counted here: what is asked for is read from whoever knows it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,115 +10,44 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use domicile_core::id::PartitionRange;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet, text,
+};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
-use crate::status::{PeerStatus, RegionStatus};
+use crate::front;
+use crate::gateway;
+use crate::status::RegionStatus;
+
+mod of_front;
+mod of_gateway;
+mod of_region;
 
 const PREFIX: &str = "domicile";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics of a region.
-fn metrics(status: &RegionStatus) -> Vec<Metric> {
-    let owned = status.owns.iter().filter_map(|range| range.partitions.parse().ok());
-    let owned: u64 = owned.map(|range: PartitionRange| u64::from(range.count())).sum();
-    let journal = status.journal.iter().map(|counted| {
-        let labels = vec![counted.conflict.clone(), counted.status.clone()];
-        (labels, counted.entries as f64)
-    });
-    let readiness = status.readiness.iter().map(|of| (vec![of.lost.clone()], number(of.ready)));
-    let last_drill = status.drills.last_success_at_ms.map(|ms| (Vec::new(), ms as f64 / 1000.0));
-    let conditions: BTreeMap<&str, f64> =
-        status.conditions.iter().map(|condition| (condition.name.as_str(), 1.0)).collect();
-    let conditions = conditions.into_iter().map(|(name, one)| (vec![name.to_owned()], one));
-    vec![
-        gauge("postgres_reachable", "1 while the agent reaches its region's PostgreSQL.")
-            .is(status.postgres_reachable)
-            .of_regions_only(status),
-        gauge("directory_reachable", "1 while the agent hears the directory.")
-            .is(status.directory_connected),
-        gauge("lease_live", "1 while this region may write what it owns.")
-            .is(status.lease_live)
-            .of_regions_only(status),
-        gauge(
-            "lease_promised",
-            "1 while other regions renew this region's lease because the directory does not.",
-        )
-        .is(!status.promised_by.is_empty()),
-        gauge("partitions_owned", "Partitions that this region owns.").of(owned as f64),
-        counter("captured_transactions", "Transactions read from this region's WAL.")
-            .of(status.captured_transactions_total as f64),
-        counter("applied_transactions", "Transactions of other regions that were applied here.")
-            .of(status.applied_transactions_total as f64),
-        gauge("log", "Size of all logs on this region's disk.")
-            .in_unit(Unit::Bytes)
-            .of(status.log_bytes as f64),
-        gauge("peer_connected", "1 while the peer follows this region's log.")
-            .of_peers(status, |peer| number(peer.connected))
-            .of_regions_only(status),
-        gauge("peer_lag", "WAL of this region that the peer's tables do not show yet.")
-            .in_unit(Unit::Bytes)
-            .of_peers(status, |peer| peer.lag_bytes as f64),
-        gauge(
-            "peer_exposure",
-            "Age of this region's oldest commit that the peer's log does not hold. The least of all \
-             peers is what losing this region may cost.",
-        )
-        .in_unit(Unit::Seconds)
-        .of_peers(status, |peer| peer.exposure_ms as f64 / 1000.0),
-        gauge("peer_staleness", "Age of this region's oldest commit that the peer does not show.")
-            .in_unit(Unit::Seconds)
-            .of_peers(status, |peer| peer.staleness_ms as f64 / 1000.0),
-        gauge("peer_lease_silent", "How long no renewal of the peer's lease was seen.")
-            .in_unit(Unit::Seconds)
-            .of_peers(status, |peer| peer.lease_silent_ms as f64 / 1000.0),
-        gauge(
-            "peer_probation",
-            "How long no failover chooses the peer by itself where there is another, because it came and went.",
-        )
-        .in_unit(Unit::Seconds)
-        .of_peers(status, |peer| peer.probation_ms as f64 / 1000.0),
-        counter("peer_losses", "How often the peer was suspected and heard again.")
-            .of_peers(status, |peer| peer.losses as f64),
-        counter(
-            "peer_brief_losses",
-            "Of these, how often within ten seconds: a failover that began was hardly needed. \
-             With many, `failover.suspect_after` is too short for this link.",
-        )
-        .of_peers(status, |peer| peer.brief_losses as f64),
-        gauge("peer_reseed_needed", "1 when the peer was left behind and must be seeded again.")
-            .of_peers(status, |peer| number(peer.reseed_needed)),
-        gauge(
-            "journal_entries",
-            "Entries of the conflict journal, by the kind of conflict and by what became of them. \
-             Those that are `open` or `parked` wait for a person.",
-        )
-        .by(&["conflict", "status"], journal.collect()),
-        gauge("repairs_pending", "Rows that wait to be repaired from a peer.")
-            .of(status.repairs_pending as f64),
-        gauge(
-            "failover_ready",
-            "1 while another region could take over what the region `lost` owns, as this one sees it. Asked \
-             every minute; `domicile status` tells what is in the way.",
-        )
-        .by(&["lost"], readiness.collect()),
-        gauge(
-            "drill_last_success_timestamp",
-            "When the last drill was started that has succeeded, as Unix time; none before there was one.",
-        )
-        .in_unit(Unit::Seconds)
-        .by(&[], last_drill.into_iter().collect()),
-        gauge(
-            "condition",
-            "1 for each named state that the region is in. `domicile status` tells what it means and \
-             the way out.",
-        )
-        .by(&["condition"], conditions.collect()),
-    ]
+/// Who knows what is asked for.
+#[derive(Debug)]
+pub struct Sources {
+    pub status: watch::Receiver<Arc<RegionStatus>>,
+    /// Absent where there is none, as at a witness.
+    pub gateway: Option<gateway::Tally>,
+    pub front: Option<front::Tally>,
+}
+
+impl Sources {
+    fn metrics(&self) -> Vec<Metric> {
+        let mut all = of_region::metrics(&self.status.borrow());
+        all.extend(
+            self.gateway.as_ref().map(|it| of_gateway::metrics(&it.count())).into_iter().flatten(),
+        );
+        all.extend(self.front.as_ref().map(of_front::metrics).into_iter().flatten());
+        all
+    }
 }
 
 /// One metric and its values.
@@ -132,14 +60,28 @@ struct Metric {
     help: &'static str,
     /// Values by what their labels are.
     values: Vec<(Vec<String>, f64)>,
+    /// In their place, where it is one.
+    histogram: Option<Histogram>,
 }
 
 fn gauge(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, unit: None, kind: MetricType::Gauge, labels: &[], help, values: Vec::new() }
+    Metric {
+        name,
+        unit: None,
+        kind: MetricType::Gauge,
+        labels: &[],
+        help,
+        values: Vec::new(),
+        histogram: None,
+    }
 }
 
 fn counter(name: &'static str, help: &'static str) -> Metric {
     Metric { kind: MetricType::Counter, ..gauge(name, help) }
+}
+
+fn histogram(name: &'static str, help: &'static str, histogram: Histogram) -> Metric {
+    Metric { kind: MetricType::Histogram, histogram: Some(histogram), ..gauge(name, help) }
 }
 
 fn number(holds: bool) -> f64 {
@@ -159,16 +101,6 @@ impl Metric {
         self.of(number(holds))
     }
 
-    /// Of a witness it would say nothing.
-    fn of_regions_only(self, status: &RegionStatus) -> Self {
-        if status.witness { Self { values: Vec::new(), ..self } } else { self }
-    }
-
-    fn of_peers(self, status: &RegionStatus, value: impl Fn(&PeerStatus) -> f64) -> Self {
-        let each = status.peers.iter().map(|peer| (vec![peer.region.clone()], value(peer)));
-        self.by(&["peer"], each.collect())
-    }
-
     fn by(self, labels: &'static [&'static str], values: Vec<(Vec<String>, f64)>) -> Self {
         Self { labels, values, ..self }
     }
@@ -180,6 +112,9 @@ impl Metric {
             MetricType::Counter => encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None),
             _ => encoder.encode_gauge(&value),
         };
+        if let Some(histogram) = &self.histogram {
+            return histogram.encode(all);
+        }
         for (labels, value) in &self.values {
             let labels: Vec<(&str, &str)> =
                 self.labels.iter().copied().zip(labels.iter().map(String::as_str)).collect();
@@ -192,26 +127,19 @@ impl Metric {
     }
 }
 
-/// Reads the status whenever it is asked.
-#[derive(Debug)]
-struct Figures(watch::Receiver<Arc<RegionStatus>>);
-
-impl Collector for Figures {
+/// They are read whenever they are asked for.
+impl Collector for Sources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
-        let status = self.0.borrow().clone();
-        metrics(&status).iter().try_for_each(|metric| metric.encode(&mut encoder))
+        self.metrics().iter().try_for_each(|metric| metric.encode(&mut encoder))
     }
 }
 
 /// Answers `GET /metrics` in the form of OpenMetrics, which Prometheus reads.
-pub fn router(
-    status: watch::Receiver<Arc<RegionStatus>>,
-    (cluster, region): (String, String),
-) -> Router {
+pub fn router(sources: Sources, (cluster, region): (String, String)) -> Router {
     let labels = [("cluster", cluster), ("region", region)];
     let labels = labels.into_iter().map(|(name, value)| (name.into(), value.into()));
     let mut registry = Registry::with_prefix_and_labels(PREFIX, labels);
-    registry.register_collector(Box::new(Figures(status)));
+    registry.register_collector(Box::new(sources));
     let registry = Arc::new(registry);
     let answer = move || {
         let registry = registry.clone();
@@ -234,7 +162,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::status::{Condition, DrillsStatus, JournalCount, OwnedRange};
+    use crate::status::{Condition, DrillsStatus, JournalCount, OwnedRange, PeerStatus};
 
     impl Metric {
         /// As it stands in queries.
@@ -245,16 +173,26 @@ mod tests {
         }
     }
 
+    /// With a gateway and a door that nobody has come to.
+    fn sources(status: RegionStatus) -> Sources {
+        let (_, status) = watch::channel(Arc::new(status));
+        Sources {
+            status,
+            gateway: Some(gateway::Tally::default()),
+            front: Some(front::Tally::default()),
+        }
+    }
+
     /// The page in docs/reference.
     fn reference() -> String {
         let mut page = String::from(
-            "# Metrics\n\n<!-- Printed from the list in `crates/domicile/src/metrics.rs`; do not edit. -->\n\n\
+            "# Metrics\n\n<!-- Printed from the lists in `crates/domicile/src/metrics`; do not edit. -->\n\n\
              An agent answers `GET /metrics` at its region's `metrics` address (see [config](config.md)) in the \
              form of\nOpenMetrics, which Prometheus reads. Every metric has the labels `cluster` and `region`; \
              an agent speaks\nof its own region, and of each peer as that region sees it.\n\n\
              | metric | kind | more labels | meaning |\n| --- | --- | --- | --- |\n",
         );
-        for metric in metrics(&RegionStatus::default()) {
+        for metric in sources(RegionStatus::default()).metrics() {
             let labels: Vec<String> =
                 metric.labels.iter().map(|label| format!("`{label}`")).collect();
             let (name, labels) = (metric.full_name(), labels.join(", "));
@@ -279,7 +217,7 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operating/alerts.yml");
         let alerts = std::fs::read_to_string(file).unwrap();
         let known: Vec<String> =
-            metrics(&RegionStatus::default()).iter().map(Metric::full_name).collect();
+            sources(RegionStatus::default()).metrics().iter().map(Metric::full_name).collect();
         let words = alerts.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let named: Vec<&str> = words.filter(|word| word.starts_with("domicile_")).collect();
         assert!(named.len() > 5, "{named:?}");
@@ -309,8 +247,7 @@ mod tests {
         };
         let labels = [("region".into(), "eu".into())];
         let mut registry = Registry::with_prefix_and_labels(PREFIX, labels.into_iter());
-        let (_, status) = watch::channel(Arc::new(status));
-        registry.register_collector(Box::new(Figures(status)));
+        registry.register_collector(Box::new(sources(status)));
         let mut page = String::new();
         text::encode(&mut page, &registry).unwrap();
         for line in [
@@ -324,7 +261,7 @@ mod tests {
         ] {
             assert_eq!(page.lines().filter(|found| *found == line).count(), 1, "{line}\n{page}");
         }
-        for metric in metrics(&RegionStatus::default()) {
+        for metric in sources(RegionStatus::default()).metrics() {
             let name = metric.full_name();
             let described = format!("# HELP {}", name.trim_end_matches("_total"));
             assert!(page.contains(&described), "{name} is not on the page:\n{page}");

@@ -25,6 +25,7 @@ mod body;
 mod headers;
 mod health;
 mod listener;
+mod tally;
 mod tunnel;
 mod upstream;
 mod visit;
@@ -32,6 +33,7 @@ mod visit;
 pub use body::Room;
 pub use health::Health;
 pub use listener::serve;
+pub use tally::Tally;
 pub use upstream::Upstream;
 
 use crate::clock::Clock;
@@ -52,6 +54,7 @@ pub struct Door {
     /// The application here, and the doors of the others.
     pub upstreams: BTreeMap<RegionId, Upstream>,
     pub health: Health,
+    pub tally: Tally,
     pub room: Room,
     pub routes: watch::Receiver<Arc<Routes>>,
     pub clock: Clock,

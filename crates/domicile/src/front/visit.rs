@@ -46,21 +46,31 @@ struct Visit<'a> {
 pub async fn answer(door: &Door, guest: Guest, request: Request<Incoming>) -> Response<Body> {
     let (begun, method, path) =
         (door.clock.now(), request.method().clone(), request.uri().path().to_owned());
-    let answer = match Visit::begin(door, &guest, request) {
+    let visit = Visit::begin(door, &guest, request);
+    let caller = visit.as_ref().map_or(Caller::Client, |(visit, _)| visit.caller);
+    // The door to which it came first counts it.
+    let under_way = (caller == Caller::Client).then(|| door.tally.begin());
+    let answer = match visit {
         Ok((visit, body)) => visit.run(body).await,
         Err(why) => refusal(&why),
     };
+    let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    let (answered_by, refused) = (text(REGION), text(REFUSED));
+    let (status, took) = (answer.status().as_u16(), door.clock.now().since(begun));
+    if let Some(under_way) = under_way {
+        let region = door.regions.iter().find(|region| Some(region.as_str()) == answered_by);
+        under_way.end(region, refused, status, took);
+    }
     if door.config.access_log {
-        let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
         tracing::info!(
             target: "domicile::access",
             client = %guest.address,
             %method,
             path,
-            status = answer.status().as_u16(),
-            answered_by = text(REGION).unwrap_or("-"),
-            refused = text(REFUSED).unwrap_or("-"),
-            ms = door.clock.now().since(begun).0,
+            status,
+            answered_by = answered_by.unwrap_or("-"),
+            refused = refused.unwrap_or("-"),
+            ms = took.0,
         );
     }
     answer

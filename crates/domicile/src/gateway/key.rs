@@ -113,6 +113,7 @@ impl Session {
         self.active().in_transaction = self.track.status() != TransactionStatus::Idle;
         match Box::pin(self.reach(&owner, &attempt)).await {
             Ok(()) => {
+                self.recorder.is_led(&why);
                 self.decided.leads(&owner, why);
                 self.say_again(attempt);
             }

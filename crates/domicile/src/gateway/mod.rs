@@ -70,6 +70,7 @@ mod stand_in;
 mod statement;
 mod statements;
 mod statuses;
+mod tally;
 mod target;
 mod track;
 mod turns;
@@ -84,8 +85,10 @@ pub use pool::{Counts, Login, Pools};
 use pulse::Silent;
 pub use roles::Roles;
 pub use secure::{Other, Secure};
+pub use sessions::Figures;
 use sessions::Sessions;
 pub use sql::touched;
+pub use tally::{Counted, Tally};
 pub use target::Target;
 use turns::Turns;
 
@@ -212,6 +215,12 @@ impl Gateway {
     /// Returns the servers that its clients share, to look at.
     pub fn pools(&self) -> Pools {
         self.shared.pools.clone()
+    }
+
+    /// Returns what its clients do, to be watched.
+    pub fn tally(&self) -> Tally {
+        let Shared { sessions, pools, clock, .. } = &self.shared;
+        Tally::new(sessions.clone(), pools.clone(), *clock)
     }
 
     /// Serves until `shutdown`; then ends idle sessions at once, the others as they become idle

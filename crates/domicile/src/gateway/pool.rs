@@ -159,6 +159,17 @@ impl Pools {
         pools.iter().map(|(login, pool)| (login.clone(), pool.counts())).collect()
     }
 
+    /// Returns how all of them together are used; `None` where nobody shares.
+    pub(super) fn total(&self) -> Option<Counts> {
+        self.0.as_ref()?;
+        let add = |sum: Counts, counts: &Counts| Counts {
+            idle: sum.idle + counts.idle,
+            in_use: sum.in_use + counts.in_use,
+            waiting: sum.waiting + counts.waiting,
+        };
+        Some(self.counts().values().fold(Counts::default(), add))
+    }
+
     /// Closes servers that nobody uses any more, until `shutdown`; then all that are idle.
     pub(super) async fn sweep(&self, shutdown: &CancellationToken) {
         let Some(shared) = &self.0 else { return };

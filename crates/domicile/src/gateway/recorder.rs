@@ -10,6 +10,7 @@ use domicile_core::time::{Millis, Time};
 use domicile_pg::backend::TransactionStatus;
 
 use super::backend::Backend;
+use super::decided::Why;
 use super::session::Session;
 use super::sessions::{Doing, Record, Server, Sessions};
 use crate::clock::Clock;
@@ -89,6 +90,17 @@ impl Recorder {
         self.stops_waiting(now);
         (self.asked_at, self.began_at) = (None, None);
         self.record.does(Doing::Idle, now);
+    }
+
+    /// A transaction goes on in another region.
+    pub fn is_led(&self, why: &Why) {
+        let counters = &self.record.counters;
+        match why {
+            Why::Key(_) => add(&counters.led_by_key, 1),
+            Why::Statement(_) => add(&counters.led_by_statement, 1),
+            Why::Refused { .. } => add(&counters.led_by_guard, 1),
+            Why::Local | Why::OwnsEverything | Why::FreshEnough => {}
+        }
     }
 
     /// So many bytes came from the client, and went to it, since the session began.

@@ -101,7 +101,9 @@ impl Session {
                 }
                 Next::Ask(region) => match self.reach(&region, &attempt).await {
                     Ok(()) => {
-                        self.decided.leads(&region, Why::Refused { by });
+                        let why = Why::Refused { by };
+                        self.recorder.is_led(&why);
+                        self.decided.leads(&region, why);
                         attempt.way = Some((redirect, wait));
                         self.await_first_turn().await;
                         self.say_again(attempt);

@@ -28,8 +28,18 @@ pub struct Sessions(Arc<Mutex<State>>);
 struct State {
     last_id: u64,
     present: BTreeMap<u64, Arc<Record>>,
+    counts: BTreeMap<Kind, Counts>,
     /// What sessions did that have left, by database.
     past: BTreeMap<String, Figures>,
+    refused: BTreeMap<&'static str, usize>,
+}
+
+/// How many of one kind are in. To count ten thousand anew for each that comes would take longer than its login.
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    of_user: BTreeMap<String, usize>,
+    of_database: BTreeMap<String, usize>,
 }
 
 /// One session.
@@ -61,7 +71,7 @@ pub struct Who {
     pub other: Other,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Client,
     /// Another region's gateway.
@@ -87,7 +97,7 @@ pub enum Doing {
 
 impl Doing {
     /// Each at the place that its number says.
-    const ALL: [Self; 6] = [
+    pub const ALL: [Self; 6] = [
         Self::Login,
         Self::Idle,
         Self::IdleInTransaction,
@@ -95,6 +105,23 @@ impl Doing {
         Self::Waiting,
         Self::Paused,
     ];
+
+    /// In the words of `pg_stat_activity`, where it has one.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Idle => "idle",
+            Self::IdleInTransaction => "idle in transaction",
+            Self::Active => "active",
+            Self::Waiting => "waiting",
+            Self::Paused => "paused",
+        }
+    }
+
+    /// Is it held up in the gateway?
+    pub fn is_waiting(self) -> bool {
+        matches!(self, Self::Waiting | Self::Paused)
+    }
 }
 
 /// Does a session have a connection where all will go on?
@@ -146,6 +173,9 @@ pub struct Counters {
     pub transaction_ms: AtomicU64,
     pub query_ms: AtomicU64,
     pub wait_ms: AtomicU64,
+    pub led_by_key: AtomicU64,
+    pub led_by_statement: AtomicU64,
+    pub led_by_guard: AtomicU64,
 }
 
 /// What sessions have done. Durations are sums of differences of a clock that counts milliseconds: each may be off
@@ -159,6 +189,16 @@ pub struct Figures {
     pub transaction_time: Millis,
     pub query_time: Millis,
     pub wait_time: Millis,
+    pub led: Led,
+}
+
+/// How many transactions went on in another region, by what has led there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Led {
+    pub by_key: u64,
+    pub by_statement: u64,
+    /// Another region had refused them first.
+    pub by_guard: u64,
 }
 
 impl Sessions {
@@ -171,11 +211,15 @@ impl Sessions {
     ) -> Result<Recorder, Refusal> {
         let mut state = self.lock();
         let served = state.served(&who);
-        match who.kind {
-            Kind::Client => admission.admit(&who.applicant(), served)?,
-            Kind::Console if served.all >= CONSOLES_MAX => return Err(Refusal::Full(Full::All)),
-            Kind::Console => admission.allow(&who.applicant())?,
-            Kind::Peer => {}
+        let admitted = match who.kind {
+            Kind::Client => admission.admit(&who.applicant(), served),
+            Kind::Console if served.all >= CONSOLES_MAX => Err(Refusal::Full(Full::All)),
+            Kind::Console => admission.allow(&who.applicant()),
+            Kind::Peer => Ok(()),
+        };
+        if let Err(why) = admitted {
+            *state.refused.entry(word(why)).or_default() += 1;
+            return Err(why);
         }
         state.last_id += 1;
         let record = Arc::new(Record {
@@ -189,6 +233,7 @@ impl Sessions {
             readiness: AtomicU8::new(Readiness::Needless as u8),
             ended: CancellationToken::new(),
         });
+        state.counts.entry(record.who.kind).or_default().add(&record.who);
         state.present.insert(record.id, record.clone());
         drop(state);
         Ok(Recorder::new(self.clone(), record, clock))
@@ -198,6 +243,7 @@ impl Sessions {
     pub fn leave(&self, record: &Record) {
         let mut state = self.lock();
         state.present.remove(&record.id);
+        state.counts.entry(record.who.kind).or_default().take(&record.who);
         let figures = record.counters.figures();
         // Names of those who never got in are anybody's, and without end.
         if figures.queries > 0 && record.who.kind != Kind::Console {
@@ -225,23 +271,59 @@ impl Sessions {
         figures
     }
 
+    /// How many were not let in so far, by why.
+    pub fn refused(&self) -> BTreeMap<&'static str, usize> {
+        self.lock().refused.clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0)
+    }
+}
+
+fn word(why: Refusal) -> &'static str {
+    match why {
+        Refusal::NoRule => "no_rule",
+        Refusal::NotEncrypted => "not_encrypted",
+        Refusal::Full(Full::All) => "connections",
+        Refusal::Full(Full::User) => "connections_per_user",
+        Refusal::Full(Full::Database) => "connections_per_database",
     }
 }
 
 impl State {
     /// Those that count against the limits that `who` meets.
     fn served(&self, who: &Who) -> Served {
-        let mut served = Served::default();
-        for other in self.present.values().map(|record| &record.who) {
-            if other.kind == who.kind {
-                served.all += 1;
-                served.of_user += usize::from(other.user == who.user);
-                served.of_database += usize::from(other.database == who.database);
+        let Some(counts) = self.counts.get(&who.kind) else { return Served::default() };
+        let of = |counts: &BTreeMap<String, usize>, name| counts.get(name).copied();
+        Served {
+            all: counts.all,
+            of_user: of(&counts.of_user, &who.user).unwrap_or_default(),
+            of_database: of(&counts.of_database, &who.database).unwrap_or_default(),
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, who: &Who) {
+        self.all += 1;
+        *self.of_user.entry(who.user.clone()).or_default() += 1;
+        *self.of_database.entry(who.database.clone()).or_default() += 1;
+    }
+
+    /// Names are anybody's, and without end: of those that nobody has none is kept.
+    fn take(&mut self, who: &Who) {
+        self.all -= 1;
+        for (counts, name) in
+            [(&mut self.of_user, &who.user), (&mut self.of_database, &who.database)]
+        {
+            if let Some(count) = counts.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(name);
+                }
             }
         }
-        served
     }
 }
 
@@ -272,6 +354,11 @@ impl Record {
         now.since(Time(self.doing_since.load(Ordering::Relaxed)))
     }
 
+    /// How long it has waited in the gateway; zero where it does not.
+    pub fn waits(&self, now: Time) -> Millis {
+        if self.doing().is_waiting() { self.doing_for(now) } else { Millis(0) }
+    }
+
     pub fn readiness(&self) -> Readiness {
         Readiness::ALL[usize::from(self.readiness.load(Ordering::SeqCst))]
     }
@@ -300,6 +387,11 @@ impl Counters {
             transaction_time: Millis(count(&self.transaction_ms)),
             query_time: Millis(count(&self.query_ms)),
             wait_time: Millis(count(&self.wait_ms)),
+            led: Led {
+                by_key: count(&self.led_by_key),
+                by_statement: count(&self.led_by_statement),
+                by_guard: count(&self.led_by_guard),
+            },
         }
     }
 }
@@ -313,6 +405,9 @@ impl Figures {
         self.transaction_time = self.transaction_time + other.transaction_time;
         self.query_time = self.query_time + other.query_time;
         self.wait_time = self.wait_time + other.wait_time;
+        self.led.by_key += other.led.by_key;
+        self.led.by_statement += other.led.by_statement;
+        self.led.by_guard += other.led.by_guard;
     }
 }
 

@@ -282,7 +282,9 @@ impl Parts {
         });
         if let Some(readers) = readers {
             let place = (self.config.cluster.clone(), self.origin.region.to_string());
-            let router = metrics::router(status.subscribe(), place);
+            let status = status.subscribe();
+            let router =
+                metrics::router(metrics::Sources { status, gateway: None, front: None }, place);
             let serve = async { axum::serve(readers, router).await.map_err(Into::into) };
             tasks.spawn(until(shutdown.clone(), "the metrics", serve));
         }

@@ -30,6 +30,7 @@ async fn a_request_is_answered_where_it_belongs() {
     bodies_pass_as_they_come(&world).await;
     a_connection_may_go_over_to_another_protocol(&world).await;
     http2_is_spoken_in_the_clear_as_well(&world).await;
+    what_came_is_counted(&world).await;
     nothing_is_executed_twice(&mut world).await;
     crate::hostile::a_door_stays_open(&world.regions).await;
 }
@@ -171,6 +172,31 @@ async fn http2_is_spoken_in_the_clear_as_well(world: &World) {
     let told = answer.json();
     assert_eq!((&told["path"], &told["bytes"]), (&"/any?a=b".into(), &5.into()));
     assert_eq!(told["headers"]["host"], world.regions.door("us").to_string());
+}
+
+async fn what_came_is_counted(world: &World) {
+    let us = world.regions.door("us");
+    let count = async |metric: &str| {
+        let page = send(world.regions.metrics("us"), "GET", "/metrics", &[], b"").await;
+        let page = String::from_utf8(page.body.to_vec()).unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix(metric));
+        line.map_or(0.0, |value| value.trim().parse().unwrap())
+    };
+    let place = "cluster=\"lab\",region=\"us\"";
+    let by = |region| {
+        format!("domicile_http_requests_total{{{place},answered_by=\"{region}\",status=\"2xx\"}}")
+    };
+    let times = format!("domicile_http_request_duration_seconds_count{{{place}}}");
+    let circles = format!("domicile_http_refused_requests_total{{{place},why=\"circle\"}}");
+    assert_eq!(count(&circles).await, 1.0, "as was tried before");
+    let before = [count(&by("us")).await, count(&by("eu")).await, count(&times).await];
+    for method in ["GET", "POST", "POST"] {
+        send(us, method, "/any", &[], b"").await;
+    }
+    let after = [count(&by("us")).await, count(&by("eu")).await, count(&times).await];
+    assert_eq!(after, [before[0] + 1.0, before[1] + 2.0, before[2] + 3.0]);
+    let under_way = format!("domicile_http_requests_under_way{{{place}}}");
+    assert_eq!(count(&under_way).await, 0.0);
 }
 
 async fn nothing_is_executed_twice(world: &mut World) {

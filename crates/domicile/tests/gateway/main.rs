@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile::gateway::{
-    Columns, Config, Console, Gateway, Mode, Pools, Roles, Routes, Secure, Target, WarmUps,
+    Columns, Config, Console, Gateway, Mode, Pools, Roles, Routes, Secure, Tally, Target, WarmUps,
 };
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
 use domicile::notices::Notices;
@@ -40,6 +40,7 @@ mod sharing;
 mod silence;
 mod stand_in;
 mod statement;
+mod tally;
 mod unconfirmed;
 mod warm_up;
 
@@ -58,6 +59,7 @@ struct Region {
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
     pools: Pools,
+    tally: Tally,
     _folder: Arc<TemporaryFolder>,
 }
 
@@ -190,9 +192,20 @@ impl Wanted {
         };
         let gateway = Gateway::bind(config, seen).await.unwrap();
         let (address, stop) = (gateway.address(), CancellationToken::new());
-        let pools = gateway.pools();
+        let (pools, tally) = (gateway.pools(), gateway.tally());
         let served = tokio::spawn(gateway.run(stop.clone()));
-        Region { name, cluster, address, routes, warm_ups, stop, served, pools, _folder: folder }
+        Region {
+            name,
+            cluster,
+            address,
+            routes,
+            warm_ups,
+            stop,
+            served,
+            pools,
+            tally,
+            _folder: folder,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::*;
 
 /// Two regions that own one half of [`PARTITIONS`] each. Nothing guards `item`: a row stays where its
 /// statement was served, and says where that was.
-async fn two() -> (Region, Region) {
+pub async fn two() -> (Region, Region) {
     let (eu, us) = Wanted::new(Mode::Local).two_regions().await;
     let owners = Ownership::initial(PARTITIONS, &["eu", "us"].map(region));
     for region in [&eu, &us] {
@@ -31,7 +31,7 @@ fn is_of_us(key: &str) -> bool {
 }
 
 /// One key of each owner: of eu, of us.
-fn keys() -> (i64, i64) {
+pub fn keys() -> (i64, i64) {
     let key = |us| (1..).find(|k: &i64| is_of_us(&k.to_string()) == us).unwrap();
     (key(false), key(true))
 }

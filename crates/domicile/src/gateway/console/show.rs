@@ -223,25 +223,13 @@ fn clients(shared: &Shared) -> Vec<Row> {
     shared.sessions.present().iter().map(|record| row(record)).collect()
 }
 
-/// In the words of `pg_stat_activity`, where it has one.
 fn state(record: &Record) -> &'static str {
-    match (record.who.kind, record.doing()) {
-        (Kind::Console, _) => "active",
-        (_, Doing::Login) => "login",
-        (_, Doing::Idle) => "idle",
-        (_, Doing::IdleInTransaction) => "idle in transaction",
-        (_, Doing::Active) => "active",
-        (_, Doing::Waiting) => "waiting",
-        (_, Doing::Paused) => "paused",
-    }
+    if record.who.kind == Kind::Console { "active" } else { record.doing().word() }
 }
 
 /// How long a session has waited in the gateway; zero where it does not.
 fn waits(shared: &Shared, record: &Record) -> Millis {
-    match record.doing() {
-        Doing::Waiting | Doing::Paused => record.doing_for(shared.clock.now()),
-        Doing::Login | Doing::Idle | Doing::IdleInTransaction | Doing::Active => Millis(0),
-    }
+    record.waits(shared.clock.now())
 }
 
 /// Whole seconds, and the microseconds beyond them.
@@ -296,11 +284,9 @@ fn pools(shared: &Shared) -> Vec<Row> {
     for record in present.iter().filter(|record| record.who.kind != Kind::Console) {
         let which = (record.who.database.clone(), record.who.user.clone());
         let pool = pools.entry(which).or_default();
-        match record.doing() {
-            Doing::Waiting | Doing::Paused => pool.clients_waiting += 1,
-            Doing::Login | Doing::Idle | Doing::IdleInTransaction | Doing::Active => {
-                pool.clients_active += 1;
-            }
+        match record.doing().is_waiting() {
+            true => pool.clients_waiting += 1,
+            false => pool.clients_active += 1,
         }
         let servers = record.servers();
         let active = servers.iter().filter(|server| server.in_use && works(record)).count();
