@@ -148,8 +148,7 @@ impl Pools {
     /// Returns how PostgreSQL has let in somebody who has logged in like this.
     pub(super) fn known(&self, startup: &Startup) -> Option<Arc<Known>> {
         let pool = lock(&self.0.as_ref()?.by_login).get(&startup.parameters).cloned()?;
-        let known = lock(&pool.known).clone();
-        known
+        pool.known()
     }
 
     /// Returns how each pool is used.
@@ -205,6 +204,10 @@ impl Pool {
             idle: Mutex::default(),
             known: Mutex::default(),
         }
+    }
+
+    fn known(&self) -> Option<Arc<Known>> {
+        lock(&self.known).clone()
     }
 
     /// Others who log in alike are let in like this.
