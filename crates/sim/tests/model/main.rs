@@ -1,7 +1,7 @@
 //! Does the protocol of fences, seals, cuts and grants hold whatever happens, in whatever order?
 //!
-//! A model of three regions, one partition and core's real decisions: every order of events is tried, as
-//! far as the bounds reach. `world.rs` is what there is and what each part does, `step.rs` who may do
+//! A model of three regions, or two and a witness, one partition and core's real decisions: every order of
+//! events is tried, as far as the bounds reach. `world.rs` is what there is and what each part does, `step.rs` who may do
 //! what next, `rules.rs` what must hold. Where a part has a choice, it has every choice:
 //!
 //! - A link that is cut is an action that is not taken, and nothing is ever due: any agent may be behind
@@ -46,6 +46,8 @@ pub enum Fault {
     ForgetSilently,
     /// The copies of a region count that is not a member.
     CountStrangers,
+    /// A cut does not wait for the seal of a witness, whose copies count.
+    OverlookWitness,
     /// A peer's position counts before our log was held against the cuts that it knows.
     CountEarly,
     /// A copy goes on from another one whose keeper knows a newer ownership.
@@ -80,6 +82,8 @@ pub struct Bounds {
 pub struct Protocol {
     pub rpo: Rpo,
     pub members: Vec<usize>,
+    /// They hold logs and own nothing.
+    pub witnesses: Vec<usize>,
     pub joins: bool,
     pub runs: Vec<Plan>,
     pub executors: Vec<usize>,
@@ -133,7 +137,8 @@ fn switchover(run: &str, to: usize) -> Plan {
 fn protocol(rpo: Rpo, runs: Vec<Plan>) -> Protocol {
     let bounds = Bounds { writes: 1, restarts: 0, folders: 0, epochs: 2, ticks: 3, revisions: 6 };
     let (members, executors) = (vec![AP, EU, US], vec![AP, US]);
-    Protocol { rpo, members, joins: false, runs, executors, bounds, fault: None }
+    let witnesses = Vec::new();
+    Protocol { rpo, members, witnesses, joins: false, runs, executors, bounds, fault: None }
 }
 
 fn with_crashes() -> Protocol {
@@ -144,6 +149,12 @@ fn with_a_lost_folder() -> Protocol {
     let mut protocol = with_crashes();
     protocol.bounds.folders = 1;
     protocol
+}
+
+/// Two regions, and ap without tables.
+fn with_witness() -> Protocol {
+    let protocol = protocol(ZERO, vec![failover("1", true)]);
+    Protocol { members: vec![EU, US], witnesses: vec![AP], executors: vec![US], ..protocol }
 }
 
 fn with_newcomer() -> Protocol {
@@ -241,6 +252,19 @@ fn a_failover_with_two_copies() {
 }
 
 #[test]
+fn a_failover_with_a_witness() {
+    holds("failover with a witness", bounded(with_witness(), 2, 1, 2), &[rules::SUCCEEDS]);
+    let mut protocol = with_witness();
+    protocol.bounds.folders = 1;
+    holds("failover and a witness with a lost folder", protocol, &[rules::SUCCEEDS]);
+    let rpo = Rpo::Within { copies: 1, age: Millis(1) };
+    let mut protocol = Protocol { witnesses: vec![AP], ..with_leases(rpo) };
+    // A third who reads everything at any time is many states.
+    protocol.bounds.revisions = 4;
+    holds("failover with a witness at a bounded rpo", protocol, &[rules::SUCCEEDS]);
+}
+
+#[test]
 fn a_failover_while_a_region_joins() {
     holds("failover and a newcomer", with_newcomer(), &[rules::SUCCEEDS]);
 }
@@ -290,6 +314,7 @@ fn peers_that_forget_their_seals_are_noticed() {
 #[test]
 fn counting_what_is_no_copy_is_noticed() {
     is_noticed(Fault::CountStrangers, with_newcomer());
+    is_noticed(Fault::OverlookWitness, with_witness());
     for fault in [Fault::CountEarly, Fault::RelayBlindly, Fault::ConfirmDiverted] {
         is_noticed(fault, protocol(ZERO, vec![failover("1", true)]));
     }

@@ -104,8 +104,7 @@ fn one_writer(protocol: &Protocol, world: &World) -> bool {
         let stamps = [Stamp { partition: PARTITION, epoch }];
         let takes = |peer: &usize| {
             let there = &world.regions[*peer];
-            let member = read.ownership.members().contains(&id(*peer));
-            member
+            read.ownership.holders().any(|holder| *holder == id(*peer))
                 && !there.copies.silent_to.contains(&id(index))
                 && there.read.as_ref().is_some_and(|read| {
                     let seals = &there.seals;

@@ -8,7 +8,8 @@ use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::Outage;
 use domicile_core::ownership::OwnershipChange;
 use domicile_core::runbook::{
-    Answer, Effect, Facts, Intent, Next, Outcome, Recorded, RegionFacts, Successor, ended, next,
+    Answer, Effect, Facts, Intent, Next, Outcome, Recorded, RegionFacts, Successor, WitnessFacts,
+    ended, next,
 };
 use domicile_core::time::Millis;
 
@@ -74,8 +75,10 @@ pub struct Belief {
 
 impl Protocol {
     pub fn actions_in(&self, world: &World, actions: &mut Vec<Action>) {
-        for region in (0..3).filter(|region| self.joins || self.members.contains(region)) {
-            self.actions_of(world, region, actions);
+        let is_there =
+            |index: &usize| self.joins || self.is_region(*index) || self.is_witness(*index);
+        for index in (0..3).filter(is_there) {
+            self.actions_of(world, index, actions);
         }
         let joins = self.joins && !world.truth().members().contains(&id(AP));
         if joins {
@@ -282,6 +285,14 @@ impl Protocol {
         }
     }
 
+    fn is_region(&self, index: usize) -> bool {
+        self.members.contains(&index)
+    }
+
+    fn is_witness(&self, index: usize) -> bool {
+        self.witnesses.contains(&index)
+    }
+
     fn facts(&self, world: &World, by: usize, run: usize, belief: &Belief) -> Option<Facts> {
         let (region, plan) = (&world.regions[by], &self.runs[run]);
         let known = region.read.as_ref()?;
@@ -320,16 +331,25 @@ impl Protocol {
                 ..RegionFacts::default()
             }
         };
-        let seals = region.sealed[run].iter();
+        let witness = |other: usize| WitnessFacts {
+            reachable: belief.answers == Some(other),
+            flushed: (0..3).map(|of| (origin(of), world.regions[other].logs[of].end)).collect(),
+        };
+        let overlooked = self.witnesses.iter().filter(|_| self.breaks(Fault::OverlookWitness));
+        let overlooked = overlooked.map(|witness| (id(*witness), Vec::new()));
+        let seals = region.sealed[run].iter().map(|(peer, held)| (id(*peer), held.clone()));
         let owner = world.regions[index(plan.intent.to())].guard.open;
         Some(Facts {
             now: world.now,
             rpo: self.rpo,
             ownership: known.ownership.clone(),
             ownership_revision: known.ownership_revision,
-            regions: (0..3).map(|other| (id(other), seen(other))).collect::<BTreeMap<_, _>>(),
-            witnesses: BTreeMap::new(),
-            seals: seals.map(|(peer, held)| (id(*peer), held.clone())).collect(),
+            regions: (0..3)
+                .filter(|other| !self.is_witness(*other))
+                .map(|other| (id(other), seen(other)))
+                .collect(),
+            witnesses: self.witnesses.iter().map(|other| (id(*other), witness(*other))).collect(),
+            seals: overlooked.chain(seals).collect(),
             promises_over_at: None,
             canary_written: owner.is_some(),
             late_write_kept_out: false,

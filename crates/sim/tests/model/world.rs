@@ -197,7 +197,9 @@ pub fn id(region: usize) -> RegionId {
 impl Protocol {
     pub fn beginning(&self) -> World {
         let members: Vec<_> = self.members.iter().map(|region| id(*region)).collect();
-        let ownership = Ownership::initial(1, &[id(EU)]).with_members(members);
+        let witnesses = self.witnesses.iter().map(|witness| id(*witness));
+        let ownership =
+            Ownership::initial(1, &[id(EU)]).with_members(members).with_witnesses(witnesses);
         let mut leases = [0; 3];
         leases[EU] = 1;
         let snapshot =
@@ -381,8 +383,11 @@ impl Protocol {
         }
     }
 
-    /// Shows all that may be shown: nobody gains by waiting.
+    /// Shows all that may be shown: nobody gains by waiting. A witness has no tables.
     fn apply(&self, world: &mut World, index: usize) {
+        if self.witnesses.contains(&index) {
+            return;
+        }
         let Some(snapshot) = world.regions[index].read.clone() else { return };
         for of in (0..3).filter(|of| *of != index) {
             loop {
@@ -475,12 +480,11 @@ impl Protocol {
                 world.region(index).progress.withdrawn(found);
             }
         }
-        let everybody = (0..3).map(id).collect();
-        let members = match self.breaks(Fault::CountStrangers) {
-            true => &everybody,
-            false => ownership.members(),
+        let holders = match self.breaks(Fault::CountStrangers) {
+            true => (0..3).map(id).collect(),
+            false => ownership.holders().cloned().collect(),
         };
-        world.region(index).progress.examined(snapshot.ownership_revision, members);
+        world.region(index).progress.examined(snapshot.ownership_revision, &holders);
     }
 
     /// Makes the guard go by a newer ownership; what that takes away is drained first, and a hand-over
