@@ -176,14 +176,14 @@ pub struct BackendKeyData {
     pub key: Bytes,
 }
 
-/// Reads BackendKeyData.
-pub fn backend_key_data(body: &Bytes) -> Result<BackendKeyData, BackendError> {
+/// Reads BackendKeyData. A session keeps it, and would keep all that it was read with otherwise.
+pub fn backend_key_data(body: &[u8]) -> Result<BackendKeyData, BackendError> {
     let short = BackendError::Short(tag::BACKEND_KEY_DATA);
     let (pid, key) = body.split_first_chunk::<4>().ok_or(short)?;
     if key.len() < 4 {
         return Err(short);
     }
-    Ok(BackendKeyData { pid: u32::from_be_bytes(*pid), key: body.slice(4..) })
+    Ok(BackendKeyData { pid: u32::from_be_bytes(*pid), key: Bytes::copy_from_slice(key) })
 }
 
 /// Appends BackendKeyData.
