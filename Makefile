@@ -5,7 +5,7 @@ SEEDS ?= 1000
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench-failover bench-gateway bench-memory bench-replication test-clients sim scale model build check fix clean setup
+.PHONY: help demo test chaos soak bench-failover bench-gateway bench-memory bench-replication test-clients sim scale model build check fix clean setup
 
 help: ## list these targets
 	@echo "Domicile: multi-region for ordinary PostgreSQL."
@@ -23,6 +23,9 @@ test: setup ## install what is missing, then format, lints, docs and all tests, 
 
 chaos: setup ## kill, cut, pause, move and fill regions under writers for MINUTES (default 30), then compare everything
 	CHAOS_MINUTES=$(or $(MINUTES),30) cargo test --release --locked --package domicile --test chaos -- --nocapture
+
+soak: setup ## come and go, and say anything to every port, for MINUTES (default 60): nobody dies, and memory stays what it was
+	SOAK_MINUTES=$(or $(MINUTES),60) cargo test --release --locked --package domicile --test soak -- --nocapture
 
 bench-failover: setup ## how long writes pause, ours against Patroni (ARGS="--runs 3")
 	@scripts/bench-failover $(ARGS)

@@ -9,13 +9,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A socket of which something has been read already, and is to be read once more.
 pub struct Rewound<S> {
-    head: Bytes,
+    /// None once it was read: an empty one would keep the buffer that it lay in, for as long as the socket is open.
+    head: Option<Bytes>,
     socket: S,
 }
 
 impl<S> Rewound<S> {
     pub fn new(head: Bytes, socket: S) -> Self {
-        Self { head, socket }
+        Self { head: Some(head).filter(|head| !head.is_empty()), socket }
     }
 }
 
@@ -25,12 +26,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.head.is_empty() {
+        let Some(head) = &mut self.head else {
             return Pin::new(&mut self.socket).poll_read(cx, into);
+        };
+        let length = head.len().min(into.remaining());
+        into.put_slice(&head[..length]);
+        head.advance(length);
+        if head.is_empty() {
+            self.head = None;
         }
-        let length = self.head.len().min(into.remaining());
-        into.put_slice(&self.head[..length]);
-        self.head.advance(length);
         Poll::Ready(Ok(()))
     }
 }
@@ -55,6 +59,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
@@ -68,5 +73,17 @@ mod tests {
         let mut rest = Vec::new();
         rewound.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"cdef");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_is_not_kept() {
+        for head in [&b""[..], b"abc"] {
+            let mut buffer = BytesMut::with_capacity(8192);
+            buffer.extend_from_slice(head);
+            let mut rewound = Rewound::new(buffer.split().freeze(), &b"def"[..]);
+            rewound.read_exact(&mut vec![0; head.len() + 1]).await.unwrap();
+            // Somebody else who holds the buffer keeps this from it.
+            assert!(buffer.try_reclaim(8192), "{head:?}");
+        }
     }
 }
