@@ -10,8 +10,9 @@ use super::link::Link;
 use super::refusals::{self, End};
 use super::rewound::Rewound;
 use super::secure::{Accepted, Other, Secure};
+use super::session::{self, Session};
 use super::sessions::{Kind, Who};
-use super::{Config, STARTUP_WAIT_MAX, Shared, session};
+use super::{Config, STARTUP_WAIT_MAX, Shared};
 
 /// Another region's gateway says so with this startup parameter.
 pub const HOP_PARAMETER: &str = "domicile.hop";
@@ -37,23 +38,34 @@ struct Visitor {
 
 /// Serves one connection to its end.
 pub async fn serve(stream: TcpStream, address: SocketAddr, shared: Shared) {
-    let mut visitor = Visitor { link: Link::new(stream), address, is: Other::Clear };
-    let wish = tokio::time::timeout(STARTUP_WAIT_MAX, visitor.wish(&shared.secure));
-    let wish = tokio::select! {
-        wish = wish => wish.unwrap_or_else(|_| Err(refusals::startup_too_slow())),
-        () = shared.shutdown.cancelled() => Err(refusals::shutting_down()),
-    };
-    match wish {
-        Ok(Wish::Cancel(request)) => shared.cancels.forward(&request, &shared.secure).await,
-        Ok(Wish::Session(startup)) => visitor.begin(startup, shared).await,
-        Err(end) => say(&mut visitor.link, end).await,
+    let visitor = Visitor { link: Link::new(stream), address, is: Other::Clear };
+    // What it takes to come in is gone while a session lasts, which is mostly long.
+    let session = Box::pin(visitor.come_in(shared)).await;
+    if let Some(session) = session {
+        session.serve().await;
     }
 }
 
 impl Visitor {
-    async fn begin(mut self, mut startup: Startup, shared: Shared) {
+    /// Returns its session, if it wants one and may have it.
+    async fn come_in(mut self, shared: Shared) -> Option<Box<Session>> {
+        let wish = tokio::time::timeout(STARTUP_WAIT_MAX, self.wish(&shared.secure));
+        let wish = tokio::select! {
+            wish = wish => wish.unwrap_or_else(|_| Err(refusals::startup_too_slow())),
+            () = shared.shutdown.cancelled() => Err(refusals::shutting_down()),
+        };
+        match wish {
+            Ok(Wish::Cancel(request)) => shared.cancels.forward(&request, &shared.secure).await,
+            Ok(Wish::Session(startup)) => return self.begin(startup, shared).await,
+            Err(end) => say(&mut self.link, end).await,
+        }
+        None
+    }
+
+    async fn begin(mut self, mut startup: Startup, shared: Shared) -> Option<Box<Session>> {
         if !shared.secure.admits(self.is) {
-            return say(&mut self.link, refusals::encryption_required()).await;
+            say(&mut self.link, refusals::encryption_required()).await;
+            return None;
         }
         let hop = startup.remove(HOP_PARAMETER);
         let is_hop = hop.as_deref() == Some(HOP) && shared.secure.believes(self.is);
@@ -64,11 +76,12 @@ impl Visitor {
         let who = self.who(caller, &startup, &shared.config);
         match shared.sessions.enter(who.clone(), &shared.config.admission, shared.clock) {
             Ok(recorder) => {
-                session::serve((self.link, self.is), caller, startup, recorder, shared).await
+                session::begin((self.link, self.is), caller, startup, recorder, shared).await
             }
             Err(why) => {
                 tracing::debug!(applicant = %who.applicant(), ?why, "a client is not let in");
                 say(&mut self.link, refusals::not_admitted(&who.applicant(), why)).await;
+                None
             }
         }
     }

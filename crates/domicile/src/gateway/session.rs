@@ -107,14 +107,14 @@ pub struct Session {
     pub farewell_said: bool,
 }
 
-/// Serves one session to its end.
-pub async fn serve(
+/// Finds the first server of a session. Who has none has heard why.
+pub async fn begin(
     (mut client, other): (Link, Other),
     caller: Caller,
     mut startup: Startup,
     mut recorder: Recorder,
     shared: Shared,
-) {
+) -> Option<Box<Session>> {
     let mut routes = shared.routes.clone();
     let in_console = recorder.record.who.kind == Kind::Console;
     if in_console {
@@ -127,7 +127,10 @@ pub async fn serve(
     };
     let reading = match reading {
         Ok(reading) => reading,
-        Err(end) => return door::say(&mut client, end).await,
+        Err(end) => {
+            door::say(&mut client, end).await;
+            return None;
+        }
     };
     let reads_here = reading.is_here();
     let mut let_in_by = LetInBy::Server(None);
@@ -145,9 +148,12 @@ pub async fn serve(
     };
     let home = match Box::pin(found).await {
         Ok(home) => home,
-        Err(end) => return door::say(&mut client, end).await,
+        Err(end) => {
+            door::say(&mut client, end).await;
+            return None;
+        }
     };
-    let mut session = Session {
+    let session = Box::new(Session {
         cancellable: shared.cancels.session(),
         recorder,
         ahead: None,
@@ -183,24 +189,29 @@ pub async fn serve(
         begun: false,
         leaving: false,
         farewell_said: false,
-    };
+    });
     session.record_servers();
-    let ended = session.recorder.record.ended.clone();
-    let serving = async {
-        match in_console {
-            true => session.serve_console().await,
-            false => session.run().await,
-        }
-    };
-    let end = tokio::select! {
-        biased;
-        Err(end) = serving => end,
-        () = ended.cancelled() => refusals::killed(),
-    };
-    session.say_goodbye(end).await;
+    Some(session)
 }
 
 impl Session {
+    /// Serves it to its end.
+    pub async fn serve(mut self: Box<Self>) {
+        let record = self.recorder.record.clone();
+        let serving = async {
+            match record.who.kind {
+                Kind::Console => Box::pin(self.serve_console()).await,
+                Kind::Client | Kind::Peer => self.run().await,
+            }
+        };
+        let end = tokio::select! {
+            biased;
+            Err(end) = serving => end,
+            () = record.ended.cancelled() => refusals::killed(),
+        };
+        Box::pin(self.say_goodbye(end)).await;
+    }
+
     /// Relays until the session ends, and returns how.
     async fn run(&mut self) -> Result<std::convert::Infallible, End> {
         loop {
