@@ -16,7 +16,7 @@ pub struct Tally {
     clock: Clock,
 }
 
-/// The console and what is asked there are left out.
+/// What somebody asks in the console is left out.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     /// By what they are at, other gateways left out.
@@ -58,7 +58,9 @@ impl Tally {
             BTreeMap::from([("idle", idle), ("in_use", in_use)])
         });
         let shared_servers = shared_servers.unwrap_or_default();
-        let (refused, databases) = (self.sessions.refused(), self.sessions.figures());
+        let (refused, mut databases) = (self.sessions.refused(), self.sessions.figures());
+        // Who has not got in yet may name anything.
+        databases.retain(|_, figures| figures.queries > 0);
         Counted { clients, wait_max, shared_servers, refused, databases }
     }
 }
