@@ -257,7 +257,8 @@ impl Backend {
     pub fn is_at_rest(&self) -> bool {
         let Link { incoming, outgoing, .. } = &self.link;
         let is_quiet = incoming.is_empty() && outgoing.is_empty() && !self.cutter.is_inside();
-        is_quiet && !self.link.has_ended() && !self.in_transaction && !self.astray
+        let is_open = !self.link.has_ended() && !self.link.is_mute();
+        is_quiet && is_open && !self.in_transaction && !self.astray
     }
 
     /// All at once: the server may be far away, and the memory has a bound.

@@ -44,6 +44,8 @@ pub struct Link {
     unflushed: bool,
     /// Nothing can be sent any more; what is put in `outgoing` is forgotten.
     mute: bool,
+    /// Nothing more will be put in `outgoing`: the other side is to hear that behind what is there.
+    finished: bool,
 }
 
 impl Link {
@@ -58,6 +60,7 @@ impl Link {
             ended: false,
             unflushed: false,
             mute: false,
+            finished: false,
         }
     }
 
@@ -90,12 +93,17 @@ impl Link {
 
     /// Returns whether nothing that is put in `outgoing` can arrive.
     pub fn is_mute(&self) -> bool {
-        self.mute
+        self.mute || self.finished
     }
 
     /// Returns whether more may be put in `outgoing`.
     pub fn has_room(&self) -> bool {
         self.outgoing.len() < BUFFER_BYTES_MAX
+    }
+
+    /// Nothing more will be sent. What comes in is heard on.
+    pub fn finish(&mut self) {
+        self.finished = true;
     }
 
     /// Waits until bytes moved in either direction, or the other side ended.
@@ -115,6 +123,12 @@ impl Link {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.mute {
             self.outgoing.clear();
+        }
+        if self.outgoing.is_empty() && self.finished && !self.mute {
+            if Pin::new(&mut self.socket).poll_shutdown(cx).is_ready() {
+                self.mute = true;
+            }
+            return Poll::Pending;
         }
         if self.outgoing.is_empty() {
             // To be heard sooner is no news to anybody here.

@@ -18,8 +18,8 @@ use super::stand_in::LetInBy;
 use super::unconfirmed::{self, Told};
 
 impl Session {
-    /// Passes on what the client sent, as far as there is room for it.
-    pub async fn relay_to_server(&mut self) -> Result<(), End> {
+    /// Passes on what the client sent, as far as there is room for it. Returns whether that is all that is here.
+    pub async fn relay_to_server(&mut self) -> Result<bool, End> {
         // What comes behind a statement that may have to go elsewhere must not be done before.
         while !self.is_owed() && !self.track.is_full() && self.active().link.has_room() {
             // Whether the next message begins a transaction, only the server can say.
@@ -30,7 +30,7 @@ impl Session {
                 break;
             }
             let piece = self.client_cutter.next(&mut self.client.incoming);
-            let Some(piece) = piece.map_err(|e| refusals::protocol(&e))? else { break };
+            let Some(piece) = piece.map_err(|e| refusals::protocol(&e))? else { return Ok(true) };
             match piece {
                 Piece::Whole { tag: from_client::TERMINATE, .. } if self.track.is_quiet() => {
                     return Err(End::Quietly);
@@ -50,7 +50,7 @@ impl Session {
                 Piece::Rest { raw } => self.active().link.outgoing.extend_from_slice(&raw),
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Is the next message one that a session asks, and the login is not over? Where servers are shared it is not known

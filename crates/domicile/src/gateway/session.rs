@@ -216,10 +216,14 @@ impl Session {
     async fn run(&mut self) -> Result<std::convert::Infallible, End> {
         loop {
             self.relay_to_client().await?;
-            self.relay_to_server().await?;
+            let is_all_said = self.relay_to_server().await?;
             self.check_stranded()?;
             if self.is_abandoned() {
                 return Err(End::Quietly);
+            }
+            // Its server hears that the client says no more, and ends when it has answered. What it owes, it knows best.
+            if is_all_said && self.client.has_ended() {
+                self.active().link.finish();
             }
             if self.shared.shutdown.is_cancelled() && (self.track.is_idle() || !self.begun) {
                 return Err(refusals::shutting_down());

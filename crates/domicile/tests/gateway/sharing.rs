@@ -330,6 +330,43 @@ async fn a_server_in_the_middle_of_a_message_is_nobody_elses() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_frees_its_server_whatever_the_server_still_owes_it() {
+    let eu = Wanted::new(Mode::Local).shared(1).region().await;
+    eu.run("CREATE TABLE t (a int)").await;
+    const COPY: (u8, &[u8]) = (b'Q', b"COPY t FROM STDIN\0");
+    for messages in [
+        // In the middle of COPY the server answers none of these.
+        &[COPY, (b'S', b""), (b'c', b"")][..],
+        &[COPY, (b'Q', b"SELECT 1\0")],
+        &[COPY, (b'P', b"\0SELECT 1\0\0\0"), (b'S', b"")],
+        &[COPY, (b'S', b""), (b'f', b"no\0")],
+    ] {
+        let mut stream = TcpStream::connect(eu.address).await.unwrap();
+        talk(&mut stream, &hostile::startup(3 << 16)).await;
+        stream.write_all(&said(messages)).await.unwrap();
+        within(stream.read_u8()).await.unwrap();
+        drop(stream);
+        until_counted(&eu, |counts| counts.in_use == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_only_says_no_more_gets_all_answers() {
+    for wanted in [Wanted::new(Mode::Local), Wanted::new(Mode::Local).shared(1)] {
+        let eu = wanted.region().await;
+        let mut stream = TcpStream::connect(eu.address).await.unwrap();
+        talk(&mut stream, &hostile::startup(3 << 16)).await;
+        let ask = said(&[(b'Q', b"SELECT pg_sleep(0.2), 'late'\0"), (b'Q', b"SELECT 'later'\0")]);
+        stream.write_all(&ask).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        within(stream.read_to_end(&mut answer)).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains("late") && answer.contains("later"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn servers_that_died_in_the_pool_are_not_noticed() {
     let mut eu = Wanted::new(Mode::Local).shared(2).region().await;
     let (one, two) = (eu.connect().await, eu.connect().await);
