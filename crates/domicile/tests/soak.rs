@@ -28,6 +28,7 @@ const SHORT: Duration = Duration::from_secs(12);
 const WARM_UP: f64 = 0.25;
 /// So much more than then is no sign of anything.
 const MORE_MIB: f64 = 48.0;
+const NOT_CONNECTED: &str = "there is no connection";
 const COMERS: usize = 2;
 const FUZZERS: usize = 2;
 /// A fuzzer hears no longer than this what it gets for an answer.
@@ -110,6 +111,8 @@ impl Soak {
                 Ok(Ok(())) => &self.counts.came,
                 // Servers may be in the hands of those who say anything.
                 Ok(Err(why)) if why.contains("53300") => &self.counts.refused,
+                // There may be no port left for a moment.
+                Ok(Err(why)) if why == NOT_CONNECTED => continue,
                 failed => panic!("{gateway}: {failed:?}"),
             };
             count.fetch_add(1, Ordering::Relaxed);
@@ -176,7 +179,8 @@ fn anything(dice: &mut Dice) -> Vec<u8> {
 /// Logs in, asks one thing and says goodbye.
 async fn ask(gateway: SocketAddr) -> Result<(), String> {
     let broken = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect(gateway).await.map_err(broken)?;
+    let connected = TcpStream::connect(gateway).await;
+    let mut stream = connected.map_err(|_| NOT_CONNECTED.to_owned())?;
     for said in [startup("postgres"), message(b'Q', b"SELECT 1\0")] {
         stream.write_all(&said).await.map_err(broken)?;
         loop {

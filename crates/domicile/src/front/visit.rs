@@ -46,11 +46,10 @@ struct Visit<'a> {
 pub async fn answer(door: &Door, guest: Guest, request: Request<Incoming>) -> Response<Body> {
     let (begun, method, path) =
         (door.clock.now(), request.method().clone(), request.uri().path().to_owned());
-    let visit = Visit::begin(door, &guest, request);
-    let caller = visit.as_ref().map_or(Caller::Client, |(visit, _)| visit.caller);
     // The door to which it came first counts it.
-    let under_way = (caller == Caller::Client).then(|| door.tally.begin());
-    let answer = match visit {
+    let is_hop = request.headers().contains_key(HOP) && door.secure.believes(guest.other);
+    let under_way = (!is_hop).then(|| door.tally.begin());
+    let answer = match Visit::begin(door, &guest, request) {
         Ok((visit, body)) => visit.run(body).await,
         Err(why) => refusal(&why),
     };

@@ -185,9 +185,9 @@ impl Session {
         }
     }
 
-    /// Does its next transaction begin in this region?
-    pub fn goes_here(&mut self) -> bool {
-        matches!(self.wanted_home(), Home::At(region) if region == self.shared.config.region)
+    /// Does its next transaction begin in another region, as far as is known?
+    pub fn goes_elsewhere(&mut self) -> bool {
+        matches!(self.wanted_home(), Home::At(region) if region != self.shared.config.region)
     }
 
     fn wanted_home(&mut self) -> Home {
@@ -265,7 +265,7 @@ impl Session {
             self.reading.was_at(left.region.clone());
         }
         self.close_later(left);
-        self.join_pool();
+        self.share_home();
         self.tell_statuses(&statuses);
         self.tell_cancels();
     }

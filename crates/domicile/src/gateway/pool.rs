@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backend::Backend;
+use super::roles::Ids;
 use super::stand_in::Known;
 use super::statements::Statements;
 use super::statuses::Statuses;
@@ -37,12 +38,15 @@ pub struct Pools(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     terms: Sharing,
-    by_login: Mutex<BTreeMap<Login, Arc<Pool>>>,
+    by_login: Mutex<BTreeMap<Alike, Arc<Pool>>>,
     users: AtomicU64,
 }
 
 /// The startup parameters of clients that share, in the order in which they are sent.
 pub type Login = Vec<(String, String)>;
+
+/// What those who share have in common: how they log in, and whom their names mean, where PostgreSQL tells that.
+type Alike = (Login, Option<Ids>);
 
 /// How a pool is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +96,14 @@ pub struct Prepared {
     pub has_unnamed: bool,
 }
 
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.idle += other.idle;
+        self.in_use += other.in_use;
+        self.waiting += other.waiting;
+    }
+}
+
 impl Shareable {
     pub fn new(mode: PoolMode) -> Self {
         let prepared = match mode {
@@ -122,12 +134,12 @@ impl Pools {
     }
 
     /// Returns the pool of who has logged in like this; `None` where nobody shares.
-    pub(super) fn join(&self, startup: &Startup) -> Option<Membership> {
+    pub(super) fn join(&self, startup: &Startup, ids: Option<Ids>) -> Option<Membership> {
         let shared = self.0.as_ref().filter(|_| self.are_joined_by(startup))?;
         // In the order in which they came: of two with one name the last counts.
         let login = startup.parameters.clone();
         let mut pools = lock(&shared.by_login);
-        let pool = pools.entry(login).or_insert_with(|| Arc::new(Pool::new(&shared.terms)));
+        let pool = pools.entry((login, ids)).or_insert_with(|| Arc::new(Pool::new(&shared.terms)));
         let user = User(shared.users.fetch_add(1, Ordering::Relaxed));
         Some(Membership { pool: pool.clone(), user, is_let_in: false })
     }
@@ -138,35 +150,28 @@ impl Pools {
         self.0.is_some() && startup.get("replication").is_none()
     }
 
-    /// Who logs in like this from now on has another pool: it is not who it was.
-    pub(super) fn part_from(&self, startup: &Startup) {
-        if let Some(shared) = &self.0 {
-            lock(&shared.by_login).remove(&startup.parameters);
-        }
-    }
-
     /// Returns how PostgreSQL has let in somebody who has logged in like this.
-    pub(super) fn known(&self, startup: &Startup) -> Option<Arc<Known>> {
-        let pool = lock(&self.0.as_ref()?.by_login).get(&startup.parameters).cloned()?;
+    pub(super) fn known(&self, startup: &Startup, ids: Ids) -> Option<Arc<Known>> {
+        let which = (startup.parameters.clone(), Some(ids));
+        let pool = lock(&self.0.as_ref()?.by_login).get(&which).cloned()?;
         pool.known()
     }
 
     /// Returns how each pool is used.
     pub fn counts(&self) -> BTreeMap<Login, Counts> {
         let Some(shared) = &self.0 else { return BTreeMap::new() };
-        let pools = lock(&shared.by_login);
-        pools.iter().map(|(login, pool)| (login.clone(), pool.counts())).collect()
+        let mut counts: BTreeMap<Login, Counts> = BTreeMap::new();
+        for ((login, _), pool) in lock(&shared.by_login).iter() {
+            counts.entry(login.clone()).or_default().add(pool.counts());
+        }
+        counts
     }
 
     /// Returns how all of them together are used; `None` where nobody shares.
     pub(super) fn total(&self) -> Option<Counts> {
-        self.0.as_ref()?;
-        let add = |sum: Counts, counts: &Counts| Counts {
-            idle: sum.idle + counts.idle,
-            in_use: sum.in_use + counts.in_use,
-            waiting: sum.waiting + counts.waiting,
-        };
-        Some(self.counts().values().fold(Counts::default(), add))
+        let mut total = Counts::default();
+        lock(&self.0.as_ref()?.by_login).values().for_each(|pool| total.add(pool.counts()));
+        Some(total)
     }
 
     /// Closes servers that nobody uses any more, until `shutdown`; then all that are idle.

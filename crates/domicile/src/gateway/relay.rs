@@ -241,7 +241,7 @@ impl Session {
     /// The server is ready for the first statement.
     async fn begin(&mut self) {
         self.begun = true;
-        self.join_pool();
+        self.join_pool().await;
         self.is_let_in();
         if self.caller == Caller::Client {
             let role = self.startup.get("user").unwrap_or_default();

@@ -22,6 +22,8 @@ const READ_WAIT_MAX: Duration = Duration::from_secs(1);
 /// So long nothing is asked of a PostgreSQL that may not tell verifiers, or does not answer.
 const FORBIDDEN_FOR: Duration = Duration::from_secs(60);
 const SILENT_FOR: Duration = Duration::from_secs(5);
+/// Meanwhile PostgreSQL lets everybody in itself.
+const ACCOUNT_SILENT_FOR: Duration = Duration::from_secs(1);
 /// So long after `ALTER ROLE ... SET` new sessions may begin as before.
 const DEFAULTS_KNOWN_FOR: Duration = Duration::from_secs(5);
 
@@ -64,19 +66,22 @@ pub type Defaults = Arc<Vec<(String, String)>>;
 pub struct Account {
     /// `None` where no password of the role is kept as `scram-sha-256`.
     pub verifier: Option<Verifier>,
-    /// Of the role and the database: a name may come to mean another.
-    ids: (u32, u32),
+    pub ids: Ids,
     /// Changes with everything else that counts: PostgreSQL's configuration, what the role begins with, and of which
     /// roles it is a member, by which `pg_hba.conf` may know it.
     circumstances: String,
 }
 
-impl Account {
-    /// Returns whether it is of the same role and database.
-    pub fn is_of_same(&self, other: &Self) -> bool {
-        self.ids == other.ids
-    }
+/// Which role and which database a name means: it may come to mean another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ids {
+    role: u32,
+    database: u32,
 }
+
+/// PostgreSQL does not say now, or not to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown;
 
 const ACCOUNT: &str = "
     SELECT a.rolpassword, r.oid, d.oid, concat_ws(
@@ -89,8 +94,8 @@ const ACCOUNT: &str = "
              SELECT m.roleid FROM pg_auth_members m WHERE m.member = r.oid
              UNION SELECT m.roleid FROM pg_auth_members m JOIN of ON m.member = of.roleid)
          SELECT string_agg(of.roleid::text, ',' ORDER BY of.roleid) FROM of))
-    FROM pg_roles r JOIN pg_authid a ON a.rolname = r.rolname JOIN pg_database d ON d.datname = $2
-    WHERE r.rolname = $1 AND r.rolcanlogin AND d.datallowconn
+    FROM pg_roles r JOIN pg_authid a ON a.rolname = r.rolname JOIN pg_database d ON d.datname = $2::text
+    WHERE r.rolname = $1::text AND r.rolcanlogin AND d.datallowconn
         AND coalesce(r.rolvaliduntil > now(), true) AND has_database_privilege(r.oid, d.oid, 'CONNECT')";
 
 impl Roles {
@@ -128,30 +133,35 @@ impl Roles {
         }
     }
 
-    /// Returns what decides now whether and how `role` gets into `database`; `None` where it does not, or nobody can
-    /// say.
-    pub async fn account(&self, role: &str, database: &str) -> Option<Account> {
-        let shared = self.shared.as_ref()?;
+    /// Returns what decides now whether and how `role` gets into `database`; `None` where it does not.
+    pub async fn account(&self, role: &str, database: &str) -> Result<Option<Account>, Unknown> {
+        let shared = self.shared.as_ref().ok_or(Unknown)?;
         if shared.state().account_again_at.is_some_and(|at| Instant::now() < at) {
-            return None;
+            return Err(Unknown);
         }
         match in_time(shared.read_account(role, database)).await {
             Ok(account) => {
-                let account = account?;
-                if let Some(verifier) = &account.verifier {
+                if let Some(verifier) = account.as_ref().and_then(|it| it.verifier.as_ref()) {
                     shared.state().verifiers.insert(role.to_owned(), verifier.clone());
                 }
-                Some(account)
+                Ok(account)
             }
             Err(error) => {
-                let pause = if is_forbidden(&error) { FORBIDDEN_FOR } else { SILENT_FOR };
+                // What is wrong with one name is nothing to the others.
+                let pause = match (is_forbidden(&error), is_answer(&error)) {
+                    (true, _) => FORBIDDEN_FOR,
+                    (false, true) => Duration::ZERO,
+                    (false, false) => ACCOUNT_SILENT_FOR,
+                };
                 shared.state().account_again_at = Some(Instant::now() + pause);
                 // It may be one whose other end is gone without a word.
-                if let Ok(mut kept) = shared.asker.try_lock() {
+                if pause == ACCOUNT_SILENT_FOR
+                    && let Ok(mut kept) = shared.asker.try_lock()
+                {
                     *kept = None;
                 }
                 tracing::warn!("PostgreSQL has to let in role \"{role}\" itself: {error:#}");
-                None
+                Err(Unknown)
             }
         }
     }
@@ -199,7 +209,7 @@ impl Shared {
         }
         Ok(row.context("read what lets it in")?.map(|row| Account {
             verifier: row.get::<_, Option<&str>>(0).and_then(|verifier| verifier.parse().ok()),
-            ids: (row.get(1), row.get(2)),
+            ids: Ids { role: row.get(1), database: row.get(2) },
             circumstances: row.get(3),
         }))
     }
@@ -261,7 +271,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn is_forbidden(error: &anyhow::Error) -> bool {
-    let mut causes =
-        error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
-    causes.any(|cause| cause.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE))
+    codes(error).any(|code| *code == SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
+/// Has PostgreSQL said what is wrong?
+fn is_answer(error: &anyhow::Error) -> bool {
+    codes(error).next().is_some()
+}
+
+fn codes(error: &anyhow::Error) -> impl Iterator<Item = &SqlState> {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    causes.filter_map(tokio_postgres::Error::code)
 }

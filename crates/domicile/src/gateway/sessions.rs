@@ -266,7 +266,11 @@ impl Sessions {
         let mut figures = state.past.clone();
         for record in state.present.values().filter(|record| record.who.kind != Kind::Console) {
             let database = figures.entry(record.who.database.clone()).or_default();
-            database.add(&record.counters.figures());
+            let done = record.counters.figures();
+            // What is not kept when it leaves does not count before either: sums never fall.
+            if done.queries > 0 {
+                database.add(&done);
+            }
         }
         figures
     }

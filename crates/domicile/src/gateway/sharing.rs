@@ -20,6 +20,7 @@ use super::pool::{Idle, Membership, Shareable, Turn};
 use super::refusals::{self, End};
 use super::session::Session;
 use super::setting::ours::TOKEN;
+use super::stand_in;
 use super::statuses::Statuses;
 
 /// What is left of a session that is over goes.
@@ -37,14 +38,26 @@ enum NoTurn {
 }
 
 impl Session {
-    /// The session is let in by the server at its home: from now on it may share those of this region.
-    pub fn join_pool(&mut self) {
-        if self.membership.is_none()
-            && self.caller == Caller::Client
-            && self.login.can_be_repeated()
-        {
-            self.membership = self.shared.pools.join(&self.startup);
+    /// The session is let in: from now on it may share servers of this region.
+    pub async fn join_pool(&mut self) {
+        let may_share = self.caller == Caller::Client && self.login.can_be_repeated();
+        if !may_share || !self.shared.pools.are_joined_by(&self.startup) {
+            return;
         }
+        let ids = match self.let_in_by.ids() {
+            Some(ids) => Some(ids),
+            // It was let in elsewhere, or nobody could say before.
+            None => {
+                let account = stand_in::account(&self.shared, &self.startup).await;
+                account.ok().flatten().map(|account| account.ids)
+            }
+        };
+        self.membership = self.shared.pools.join(&self.startup, ids);
+        self.share_home();
+    }
+
+    /// The server at home has let the session in. If it is one of this region others may have it, too.
+    pub fn share_home(&mut self) {
         if self.home.region != self.shared.config.region {
             return;
         }
@@ -116,7 +129,7 @@ impl Session {
     /// Waits for a turn, where the session needs one and has none. Returns whether it may go on; if not, the client has
     /// heard why.
     pub async fn await_turn(&mut self, tag: u8, whole: bool) -> Result<bool, End> {
-        if self.membership.is_none() || self.home.has_turn() || !self.goes_here() {
+        if self.membership.is_none() || self.home.has_turn() || self.goes_elsewhere() {
             return Ok(true);
         }
         let report = match Box::pin(self.turn()).await {
@@ -150,14 +163,23 @@ impl Session {
             Some(turn) => Some(turn),
             None => self.turn().await.map_err(|_| OpenError::Busy)?,
         };
-        let (mut server, statuses) = match self.take_idle().await {
-            Some(revived) => revived,
-            None => self.open_shared().await?,
+        let taken = match self.take_idle().await {
+            Some(revived) => Ok(revived),
+            None => self.open_shared().await,
         };
-        if let Some(shareable) = &mut server.shareable {
-            shareable.turn = turn;
+        match taken {
+            Ok((mut server, statuses)) => {
+                if let Some(shareable) = &mut server.shareable {
+                    shareable.turn = turn;
+                }
+                Ok((server, statuses))
+            }
+            // Whoever tries again need not wait for it again.
+            Err(error) => {
+                self.turn = turn;
+                Err(error)
+            }
         }
-        Ok((server, statuses))
     }
 
     /// Gets an idle server that is as good as a new one. Those that are not are closed.
@@ -183,13 +205,12 @@ impl Session {
     /// Logs in at this region's server, for itself and those who have it later.
     async fn open_shared(&self) -> Result<Opened, OpenError> {
         let pool = self.membership.as_ref().map(|membership| &membership.pool);
-        let shareable = pool.map(|pool| Shareable::new(pool.mode));
-        let opened = self.open(&self.shared.config.region, shareable).await?;
         // There may be idle ones that it was not given.
         if let Some(pool) = pool {
             pool.keep_to_limit();
         }
-        Ok(opened)
+        let shareable = pool.map(|pool| Shareable::new(pool.mode));
+        self.open(&self.shared.config.region, shareable).await
     }
 
     /// Waits for a turn; `None` where the session does not share.

@@ -26,7 +26,7 @@ use super::cut::{self, Cutter, Piece};
 use super::link::Link;
 use super::login::Login;
 use super::refusals::{self, End};
-use super::roles::{Account, Roles};
+use super::roles::{Account, Ids, Unknown};
 use super::session::Session;
 use super::statuses::Statuses;
 
@@ -65,6 +65,14 @@ pub enum LetInBy {
 }
 
 impl LetInBy {
+    /// Whom the names of the login mean, as far as that was asked.
+    pub fn ids(&self) -> Option<Ids> {
+        match self {
+            Self::StandIn(known) => Some(known.account.ids),
+            Self::Server(account) => account.as_ref().map(|account| account.ids),
+        }
+    }
+
     pub fn is_stand_in(&self) -> bool {
         matches!(self, Self::StandIn(_))
     }
@@ -85,6 +93,13 @@ impl From<NotLetIn> for Why {
     }
 }
 
+/// Returns what decides at this region's PostgreSQL whether and how such a login succeeds.
+pub async fn account(shared: &Shared, startup: &Startup) -> Result<Option<Account>, Unknown> {
+    let role = startup.get("user").unwrap_or_default();
+    let database = startup.get("database").unwrap_or(role);
+    shared.config.roles.account(role, database).await
+}
+
 /// Who lets in the client of `startup`, and the stand-in if that does.
 pub async fn find(
     shared: &Shared,
@@ -101,13 +116,9 @@ pub async fn find(
     if caller == Caller::Peer || !is_here || !shared.pools.are_joined_by(startup) {
         return itself(None);
     }
-    let role = startup.get("user").unwrap_or_default();
-    let database = startup.get("database").unwrap_or(role);
-    let Some(account) = config.roles.account(role, database).await else { return itself(None) };
-    let Some(known) = shared.pools.known(startup) else { return itself(Some(account)) };
-    if !known.account.is_of_same(&account) {
-        shared.pools.part_from(startup);
-    }
+    let Ok(Some(account)) = account(shared, startup).await else { return itself(None) };
+    let known = shared.pools.known(startup, account.ids);
+    let Some(known) = known else { return itself(Some(account)) };
     let may_bind = known.certificate.is_some() && known.certificate == client.certificate;
     if known.account != account || may_bind {
         return itself(Some(account));
@@ -116,18 +127,18 @@ pub async fn find(
     let mut login = StandIn {
         client: Link::new(stand_in),
         known: known.clone(),
-        roles: config.roles.clone(),
-        role: role.to_owned(),
-        database: database.to_owned(),
+        shared: shared.clone(),
+        startup: startup.clone(),
     };
     tokio::spawn(async move {
+        let role = login.startup.get("user").unwrap_or_default().to_owned();
         let refused = match timeout(LOGIN_WAIT_MAX, login.let_in()).await {
             Ok(Ok(())) | Ok(Err(Why::Gone)) | Err(_) => None,
             Ok(Err(Why::NotLetIn(why))) => {
-                tracing::info!(role = login.role, "a client is not let in: {why}");
-                Some(refusals::not_let_in(why, &login.role))
+                tracing::info!(role, "a client is not let in: {why}");
+                Some(refusals::not_let_in(why, &role))
             }
-            Ok(Err(Why::Changed)) => Some(refusals::role_changed(&login.role)),
+            Ok(Err(Why::Changed)) => Some(refusals::role_changed(&role)),
         };
         if let Some(End::Saying(report)) = refused {
             report.put_error(&mut login.client.outgoing);
@@ -144,9 +155,8 @@ pub async fn find(
 struct StandIn {
     client: Link,
     known: Arc<Known>,
-    roles: Roles,
-    role: String,
-    database: String,
+    shared: Shared,
+    startup: Startup,
 }
 
 impl StandIn {
@@ -168,8 +178,9 @@ impl StandIn {
             backend::put_sasl_final(&mut self.client.outgoing, &last);
         }
         if begun.elapsed() > ASKED_AGAIN_AFTER {
-            let now = self.roles.account(&self.role, &self.database).await;
-            if now.as_ref() != Some(&known.account) {
+            let now = account(&self.shared, &self.startup).await;
+            // Where nobody can say, what was said before counts.
+            if now.is_ok_and(|now| now.as_ref() != Some(&known.account)) {
                 return Err(Why::Changed);
             }
         }

@@ -21,7 +21,7 @@ pub struct Tally {
 pub struct Counted {
     /// By what they are at, other gateways left out.
     pub clients: BTreeMap<&'static str, usize>,
-    /// Of the client that waits longest.
+    /// Of the client that waits longest, but for what is paused.
     pub wait_max: Millis,
     /// `in_use` and `idle`; nothing where nobody shares.
     pub shared_servers: BTreeMap<&'static str, usize>,
@@ -52,7 +52,10 @@ impl Tally {
         let present = self.sessions.present();
         for record in present.iter().filter(|record| record.who.kind == Kind::Client) {
             *clients.entry(record.doing().word()).or_default() += 1;
-            wait_max = wait_max.max(record.waits(now));
+            // Who has paused it knows.
+            if record.doing() == Doing::Waiting {
+                wait_max = wait_max.max(record.waits(now));
+            }
         }
         let shared_servers = self.pools.total().map(|Counts { idle, in_use, .. }| {
             BTreeMap::from([("idle", idle), ("in_use", in_use)])

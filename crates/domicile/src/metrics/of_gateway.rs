@@ -26,7 +26,7 @@ pub fn metrics(counted: &Counted) -> Vec<Metric> {
     vec![
         gauge("gateway_clients", "Clients at the gateway, by what they are at (`SHOW CLIENTS`).")
             .by(&["state"], count(&counted.clients)),
-        gauge("gateway_wait_max", "How long the client has waited in the gateway that waits longest.")
+        gauge("gateway_wait_max", "How long the client has waited that waits longest: for an owner, for a server, for fresh rows. What is paused does not count.")
             .in_unit(Unit::Seconds)
             .of(seconds(counted.wait_max)),
         gauge(

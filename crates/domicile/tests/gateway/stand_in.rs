@@ -38,7 +38,7 @@ async fn many_log_in_where_postgresql_has_let_in_one() {
     let eu = region_of_one().await;
     let first = introduce(&eu, "first").await;
     let port = eu.address.port();
-    let others = future::join_all((0..50).map(|_| log_in(port, "first"))).await;
+    let others = future::join_all((0..20).map(|_| log_in(port, "first"))).await;
     let used = server(&first).await;
     for other in &others {
         let other = other.as_ref().unwrap();
@@ -251,5 +251,9 @@ async fn who_says_nonsense_to_a_stand_in_is_sent_away() {
             "{said:?}: {answer}"
         );
     }
+    // A name that is none stands in nobody's way.
+    let address = format!("host=127.0.0.1 port={} user={}", eu.address.port(), "x".repeat(80));
+    let error = within(tokio_postgres::connect(&format!("{address} password=x"), NoTls)).await;
+    assert_eq!(code(&error.err().unwrap()), "28P01");
     log_in(eu.address.port(), "first").await.unwrap();
 }

@@ -1,6 +1,7 @@
 //! Does who watches a gateway see what its clients do?
 
 use domicile::gateway::{Counted, Figures};
+use futures_util::future;
 
 use super::statement::{keys, two};
 use crate::*;
@@ -47,6 +48,18 @@ async fn clients_are_counted_by_what_they_are_at() {
     let Figures { transactions, queries, wait_time, .. } = counted.databases["postgres"];
     assert_eq!((transactions, queries), (2, 3));
     assert!(wait_time > Millis(10), "{wait_time:?}");
+    // Sums do not fall when somebody goes who has asked nothing.
+    let visitors = future::join_all((0..2).map(|_| async { drop(eu.try_connect().await) }));
+    let looking = async {
+        let mut before = 0;
+        for _ in 0..1000 {
+            let sent = eu.tally.count().databases["postgres"].sent_bytes;
+            assert!(sent >= before, "{sent} after {before}");
+            before = sent;
+            tokio::task::yield_now().await;
+        }
+    };
+    within(future::join(visitors, looking)).await;
 }
 
 #[tokio::test]
