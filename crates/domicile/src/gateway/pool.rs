@@ -144,8 +144,7 @@ impl Pools {
         Some(Membership { pool: pool.clone(), user, is_let_in: false })
     }
 
-    /// Returns whether who logs in like this would have a pool, if it is a client that comes with a password that can
-    /// be repeated, or with none.
+    /// Returns whether a client that logs in like this may have a pool. Only its login shows whether it has one.
     pub(super) fn are_joined_by(&self, startup: &Startup) -> bool {
         self.0.is_some() && startup.get("replication").is_none()
     }

@@ -1,10 +1,9 @@
 //! When does a session have a server of those that it shares with others, and how does it leave it behind?
 //!
 //! It has one while its transaction lasts, or from its first statement to its end. What is left of a session between
-//! transactions is its settings and its prepared
-//! statements, which [`memory`](super::memory) brings along; who holds anything else keeps his server. No
-//! server passes from one client to another unwashed: nothing of the second reaches it before it has said that everything
-//! of the first is gone, and one that cannot say so is closed.
+//! transactions is its settings and its prepared statements, which [`memory`](super::memory) brings along; who holds
+//! anything else keeps his server. No server passes from one client to another unwashed: nothing of the second reaches
+//! it before it has said that everything of the first is gone, and one that cannot say so is closed.
 
 use domicile_core::config::PoolMode;
 use domicile_core::id::RegionId;

@@ -3,7 +3,7 @@
 use domicile::gateway::Counts;
 use futures_util::future;
 
-use super::sharing::{counts, server, until_counted};
+use super::sharing::{counts, pgbench, server, until_counted};
 use crate::*;
 
 /// A region whose clients share `servers_max` servers, each for a whole session.
@@ -142,17 +142,10 @@ async fn a_session_that_comes_from_another_region_keeps_its_server_here_too() {
 #[tokio::test]
 async fn pgbench_runs_with_more_sessions_than_servers_in_all_three_protocols() {
     let eu = Wanted::new(Mode::Local).pooled(PoolMode::Session, 2).region().await;
-    let pgbench = async |arguments: &[&str]| {
-        let mut pgbench = tokio::process::Command::new(eu.cluster.bin().program("pgbench"));
-        pgbench.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &eu.address.port().to_string()]);
-        let output = within(pgbench.args(arguments).arg("postgres").output()).await.unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}");
-    };
-    pgbench(&["-i", "-q", "-s", "1"]).await;
+    pgbench(&eu, &["-i", "-q", "-s", "1"]).await;
     for protocol in ["simple", "extended", "prepared"] {
         // Each transaction is a session.
-        pgbench(&["-n", "-C", "-c", "6", "-j", "6", "-t", "10", "-M", protocol]).await;
+        pgbench(&eu, &["-n", "-C", "-c", "6", "-j", "6", "-t", "10", "-M", protocol]).await;
     }
     assert_eq!(eu.count("SELECT count(*) FROM pgbench_history").await, 180);
     until_counted(&eu, |counts| counts.in_use == 0 && (1..=2).contains(&counts.idle)).await;

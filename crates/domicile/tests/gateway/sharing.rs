@@ -140,20 +140,22 @@ async fn who_waits_in_vain_is_told_and_goes_on() {
     assert_eq!(place(&two).await, "eu");
 }
 
+/// Runs pgbench through the gateway; it must succeed.
+pub async fn pgbench(region: &Region, arguments: &[&str]) {
+    let mut pgbench = tokio::process::Command::new(region.cluster.bin().program("pgbench"));
+    pgbench.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &region.address.port().to_string()]);
+    let output = within(pgbench.args(arguments).arg("postgres").output()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+}
+
 #[tokio::test]
 async fn pgbench_runs_with_more_clients_than_servers_in_all_three_protocols() {
     let eu = Wanted::new(Mode::Local).shared(4).region().await;
-    let pgbench = async |arguments: &[&str]| {
-        let mut pgbench = tokio::process::Command::new(eu.cluster.bin().program("pgbench"));
-        pgbench.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &eu.address.port().to_string()]);
-        let output = within(pgbench.args(arguments).arg("postgres").output()).await.unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}");
-    };
-    pgbench(&["-i", "-q", "-s", "1"]).await;
+    pgbench(&eu, &["-i", "-q", "-s", "1"]).await;
     for protocol in ["simple", "extended", "prepared"] {
         // It waits for what it prepares with all clients of a thread.
-        pgbench(&["-n", "-c", "20", "-j", "20", "-t", "50", "-M", protocol]).await;
+        pgbench(&eu, &["-n", "-c", "20", "-j", "20", "-t", "50", "-M", protocol]).await;
     }
     assert_eq!(eu.count("SELECT count(*) FROM pgbench_history").await, 3000);
     until_counted(&eu, |counts| counts.in_use == 0 && counts.idle > 0).await;
