@@ -124,6 +124,7 @@ async fn a_write_that_is_not_ours_is_refused_on_every_way_and_none_enters_the_hi
     assert_alike(&regions, &["account", "entry", "event", "currency"]).await;
 
     a_lease_may_end_before_the_commit(&mut regions, &eu).await;
+    a_renewal_ends_no_lease(&regions, &eu).await;
     a_lease_ends_with_its_postmaster(&mut regions, &eu).await;
     regions.start_agent("eu").unwrap();
     regions.wait_until_ready().await.unwrap();
@@ -344,6 +345,26 @@ async fn a_lease_may_end_before_the_commit(regions: &mut Regions, eu: &Here) {
     names_owner("COMMIT", error.as_db_error().unwrap(), "eu");
     let sql = "SELECT count(*)::text FROM account WHERE note = 'late'";
     assert_eq!(eu.one(sql).await, "0");
+}
+
+/// The agent is down, so that nobody but this test renews the lease: as soon as somebody has read the clock.
+async fn a_renewal_ends_no_lease(regions: &Regions, eu: &Here) {
+    let agent = session::connect(&regions.postgres("eu"), "test").await.unwrap();
+    let now = guard::read_clock(&agent).await.unwrap();
+    guard::set_lease(&agent, now, now + 3_600_000_000).await.unwrap();
+    let clock = "SELECT pg_get_functiondef('domicile.now_us()'::regprocedure)";
+    let clock: String = agent.query_one(clock, &[]).await.unwrap().get(0);
+    let renewing = "CREATE OR REPLACE FUNCTION domicile.now_us() RETURNS bigint LANGUAGE plpgsql AS $$
+        DECLARE
+            read bigint := date_part('epoch', clock_timestamp()) * 1000000;
+        BEGIN
+            PERFORM setval('domicile.granted_at', read + 1),
+                    setval('domicile.deadline', read + 3600000000);
+            RETURN read;
+        END $$";
+    agent.batch_execute(renewing).await.unwrap();
+    eu.passes("BEGIN; UPDATE account SET note = 'x' WHERE branch = {ours}; ROLLBACK").await;
+    agent.batch_execute(&clock).await.unwrap();
 }
 
 /// The agent is down: only what stands in PostgreSQL itself decides.

@@ -152,13 +152,14 @@ CREATE OR REPLACE FUNCTION domicile.postmaster_us() RETURNS bigint
 LANGUAGE sql STABLE AS
 $$ SELECT (date_part('epoch', pg_postmaster_start_time()) * 1000000)::bigint $$;
 
--- A clock that has stepped back before the grant would lengthen the lease: then it is over.
+-- A clock that has stepped back before the grant would lengthen the lease: then it is over. The grant is read before
+-- the clock and the deadline behind it, in this order: else a renewal in between would look like such a step.
 CREATE OR REPLACE FUNCTION domicile.lease_live() RETURNS boolean
 LANGUAGE sql VOLATILE AS
 $$
     SELECT coalesce(
         pg_sequence_last_value('domicile.postmaster') = domicile.postmaster_us()
-        AND domicile.now_us() BETWEEN pg_sequence_last_value('domicile.granted_at')
-                                  AND pg_sequence_last_value('domicile.deadline'),
+        AND pg_sequence_last_value('domicile.granted_at') <= domicile.now_us()
+        AND domicile.now_us() <= pg_sequence_last_value('domicile.deadline'),
         false)
 $$;
