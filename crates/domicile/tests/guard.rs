@@ -354,7 +354,8 @@ async fn a_renewal_ends_no_lease(regions: &Regions, eu: &Here) {
     guard::set_lease(&agent, now, now + 3_600_000_000).await.unwrap();
     let clock = "SELECT pg_get_functiondef('domicile.now_us()'::regprocedure)";
     let clock: String = agent.query_one(clock, &[]).await.unwrap().get(0);
-    let renewing = "CREATE OR REPLACE FUNCTION domicile.now_us() RETURNS bigint LANGUAGE plpgsql AS $$
+    let renewing =
+        "CREATE OR REPLACE FUNCTION domicile.now_us() RETURNS bigint LANGUAGE plpgsql AS $$
         DECLARE
             read bigint := date_part('epoch', clock_timestamp()) * 1000000;
         BEGIN

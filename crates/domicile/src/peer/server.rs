@@ -9,6 +9,7 @@ use domicile_core::config::Config;
 use domicile_core::id::{Origin, PartitionId, RegionId, RunId, TableName};
 use domicile_core::lsn::Lsn;
 use domicile_core::progress::Progress;
+use futures_util::future::Either;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -87,13 +88,16 @@ pub async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(1)))
         .http2_keepalive_timeout(Some(Duration::from_secs(2)))
         .add_service(service);
-    let ended = shutdown.cancelled_owned();
-    match credentials {
-        None => server.serve_with_incoming_shutdown(incoming(listener), ended).await?,
+    let serving = match credentials {
+        None => Either::Left(server.serve_with_incoming(incoming(listener))),
         Some(credentials) => {
-            let incoming = tls::incoming(listener, credentials);
-            server.serve_with_incoming_shutdown(incoming, ended).await?;
+            Either::Right(server.serve_with_incoming(tls::incoming(listener, credentials)))
         }
+    };
+    // Those who follow a log would never have done: they go on as soon as the agent is back.
+    tokio::select! {
+        served = serving => served?,
+        () = shutdown.cancelled() => {}
     }
     Ok(())
 }
