@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use domicile_core::id::{Epoch, PartitionId};
 use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_postgres::Client;
 
 use super::{guard, journal, session};
@@ -31,7 +31,30 @@ impl Canary {
 
     /// Writes the canary row of `partition` as an application would.
     pub async fn write(&self, partition: PartitionId, run: &str) -> anyhow::Result<()> {
-        timeout(WRITE_TIMEOUT, self.attempt(partition, run)).await.context("write the canary")?
+        let deadline = Instant::now() + WRITE_TIMEOUT;
+        let mut kept = self.client.lock().await;
+        let client = match kept.take() {
+            Some(client) if !client.is_closed() => client,
+            _ => {
+                let opening = session::connect(&self.postgres, "domicile canary");
+                timeout_at(deadline, opening).await.context("open a session for the canary")??
+            }
+        };
+        // A session that failed or was given up in the middle is not used again.
+        match timeout_at(deadline, guard::write_canary(&client, partition.0, run)).await {
+            Ok(written) => {
+                written?;
+                *kept = Some(client);
+                Ok(())
+            }
+            Err(late) => {
+                // A commit that waits for a copy goes on waiting after its session is gone, and the next
+                // attempt would wait beside it.
+                let postgres = self.postgres.clone();
+                tokio::spawn(async move { session::cancel(&postgres, &client).await });
+                Err(late).context("write the canary")
+            }
+        }
     }
 
     /// Commits the canary row under `epoch`, which is over, as who has not heard of that would; returns once it
@@ -50,17 +73,5 @@ impl Canary {
         timeout(JOURNAL_TIMEOUT, journaled)
             .await
             .context("wait until the late write is journaled")?
-    }
-
-    async fn attempt(&self, partition: PartitionId, run: &str) -> anyhow::Result<()> {
-        let mut kept = self.client.lock().await;
-        let client = match kept.take() {
-            Some(client) if !client.is_closed() => client,
-            _ => session::connect(&self.postgres, "domicile canary").await?,
-        };
-        // A session that failed or was given up in the middle is not used again.
-        guard::write_canary(&client, partition.0, run).await?;
-        *kept = Some(client);
-        Ok(())
     }
 }

@@ -88,6 +88,18 @@ pub async fn connect(connection: &str, application: &str) -> anyhow::Result<Clie
     Ok(client)
 }
 
+/// Has PostgreSQL give up what `client` asked last. It may have been done by then.
+pub async fn cancel(connection: &str, client: &Client) {
+    let canceled = async {
+        let database: Database = connection.parse().context("read the connection string")?;
+        client.cancel_token().cancel_query(database.encryption()?.connector()).await?;
+        anyhow::Ok(())
+    };
+    if let Err(error) = canceled.await {
+        tracing::debug!("what was given up goes on in PostgreSQL: {error:#}");
+    }
+}
+
 /// Quotes a name for SQL.
 pub fn quote_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
