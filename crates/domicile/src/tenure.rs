@@ -27,7 +27,7 @@ use domicile_core::opening::{self, Open, Rows};
 use domicile_core::ownership::{Ownership, OwnershipChange};
 use domicile_core::promise::{Ask, Needed};
 use domicile_core::sequence::Place;
-use domicile_core::time::Time;
+use domicile_core::time::{Millis, Time};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_postgres::Client;
@@ -55,6 +55,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// How long moving sequences may hold this loop up: no value is drawn twice without that, only a
 /// smaller one later.
 const ADVANCE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Whoever draws from a sequence waits meanwhile: so not at once.
+const ADVANCE_AGAIN_AFTER: Millis = Millis(10_000);
 /// Attempts at a compare-and-set before the facts are gathered anew.
 const CAS_ATTEMPTS: usize = 8;
 
@@ -130,6 +132,8 @@ struct Guard {
     held: Option<Held>,
     /// It was promised by peers, for what the map said then.
     promised: bool,
+    /// When sequences are to be moved behind what others have written, after they could not be.
+    advance_at: Option<Time>,
 }
 
 /// When a renewal was begun, by our clock and by the database's.
@@ -201,6 +205,9 @@ impl Tenure {
                         self.renew(&mut guard, &mut complaint).await?;
                         self.announce_barriers(&guard).await?;
                     }
+                    if guard.advance_at.is_some_and(|at| at <= self.clock.now()) {
+                        self.advance_sequences(&mut guard).await;
+                    }
                 }
                 settles = settles(
                     &mut self.examined,
@@ -253,6 +260,7 @@ impl Tenure {
             judged: false,
             held: None,
             promised: false,
+            advance_at: None,
         })
     }
 
@@ -303,9 +311,11 @@ impl Tenure {
         let Some(place) = self.state.borrow().place else { return };
         let advance = sequences::keep(&mut guard.client, &self.config, place, Look::Columns);
         let advanced = timeout(ADVANCE_WAIT_MAX, advance).await;
-        if let Err(error) = advanced.map_err(anyhow::Error::from).and_then(|result| result) {
+        let advanced = advanced.map_err(anyhow::Error::from).and_then(|result| result);
+        guard.advance_at = advanced.err().map(|error| {
             tracing::warn!("sequences are not moved behind what others have written: {error:#}");
-        }
+            self.clock.now() + ADVANCE_AGAIN_AFTER
+        });
     }
 
     async fn renew(&self, guard: &mut Guard, complaint: &mut Complaint) -> anyhow::Result<()> {

@@ -68,6 +68,7 @@ async fn no_two_regions_ever_draw_the_same_value() {
     a_restart_begins_at_the_regions_own_place(&regions).await;
     a_sequence_that_cycles_is_refused(&regions).await;
     a_new_owner_goes_on_behind_the_old_one(&mut regions).await;
+    a_sequence_that_is_held_is_moved_later(&regions).await;
 }
 
 async fn draw(regions: &Regions, region: &str, sequence: &str, count: i64) -> Vec<i64> {
@@ -198,4 +199,40 @@ async fn a_new_owner_goes_on_behind_the_old_one(regions: &mut Regions) {
         let entries: i64 = client.query_one(journaled, &[]).await.unwrap().get(0);
         assert_eq!(entries, 0, "{region} has conflicts");
     }
+}
+
+/// Whoever has drawn keeps a sequence from being moved until its transaction is over.
+async fn a_sequence_that_is_held_is_moved_later(regions: &Regions) {
+    let (us, eu) = (regions.connect("us").await.unwrap(), regions.connect("eu").await.unwrap());
+    let sql = "SELECT b, domicile.partition_of(b::text)::text FROM generate_series(0, 59) b
+               WHERE (domicile.entry(domicile.partition_of(b::text))).owner = 'us' LIMIT 1";
+    let row = us.query_one(sql, &[]).await.unwrap();
+    let (branch, partition): (i32, String) = (row.get(0), row.get(1));
+    let sql = "INSERT INTO orders (branch) SELECT $1 FROM generate_series(1, 1000)";
+    us.execute(sql, &[&branch]).await.unwrap();
+    let newest = "SELECT max(id) FROM orders";
+    let highest: i64 = us.query_one(newest, &[]).await.unwrap().get(0);
+    eventually("eu shows what us has written", async || {
+        let newest: i64 = eu.query_one(newest, &[]).await.map_err(|e| e.to_string())?.get(0);
+        if newest == highest { Ok(()) } else { Err(format!("only up to {newest}")) }
+    })
+    .await;
+
+    let holder = regions.connect("eu").await.unwrap();
+    holder.batch_execute("BEGIN; SELECT nextval('orders_id_seq')").await.unwrap();
+    let output = Command::new(regions.binary())
+        .args(["switchover", "--partitions", &partition, "--to", "eu", "--config"])
+        .arg(regions.config_file("eu"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let last = "SELECT last_value FROM orders_id_seq";
+    let held: i64 = eu.query_one(last, &[]).await.unwrap().get(0);
+    assert!(held < highest, "{held} lies behind {highest} already");
+    holder.batch_execute("COMMIT").await.unwrap();
+    eventually("the sequence is moved behind what others have written", async || {
+        let last: i64 = eu.query_one(last, &[]).await.map_err(|e| e.to_string())?.get(0);
+        if last >= highest { Ok(()) } else { Err(format!("{last} lies before {highest}")) }
+    })
+    .await;
 }
