@@ -108,7 +108,9 @@ fn concerned<'a>(config: &'a Config, touched: &BTreeSet<TableName>) -> Vec<&'a T
 }
 
 fn statement(todo: PutBack, carried: &Carried) -> String {
-    let list = carried.values().map(qualified).collect::<Vec<_>>().join(", ");
+    // A child by inheritance is a table of its own, which may stay where it is.
+    let list = carried.values().map(|table| format!("ONLY {}", qualified(table)));
+    let list = list.collect::<Vec<_>>().join(", ");
     // Rows under the name of the partitioned table: regions may cut it differently.
     let create = format!(
         "CREATE PUBLICATION {PUBLICATION} FOR TABLE {list} WITH (publish_via_partition_root = true)"

@@ -258,3 +258,19 @@ INSERT INTO mixed_identity SELECT i, NULL FROM generate_series(1, 20) i;
 UPDATE mixed_identity SET n = 1 WHERE id % 2 = 0;
 UPDATE mixed_identity SET id = id + 100 WHERE id IN (8, 9, 10);
 DELETE FROM mixed_identity WHERE id IN (1, 2, 11, 12);
+
+--- G78: a child by plain inheritance that is local keeps its rows to itself
+-- tables: heads, their_own (local)
+-- first both:
+CREATE TABLE heads (id int PRIMARY KEY, v text);
+CREATE TABLE their_own (PRIMARY KEY (id), x text) INHERITS (heads);
+-- eu:
+INSERT INTO their_own VALUES (7, 'v', 'x');
+-- eu:
+INSERT INTO heads VALUES (1, 'v');
+-- us shows:
+SELECT string_agg(id::text, ' ') = '1' FROM heads;
+-- eu shows:
+SELECT string_agg(id::text, ' ' ORDER BY id) = '1 7' FROM heads;
+-- eu:
+DELETE FROM their_own;
