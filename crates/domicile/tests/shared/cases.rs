@@ -29,6 +29,12 @@ pub const SEED: &str = "
         PARTITION BY LIST (place);
     CREATE TABLE part_a PARTITION OF part FOR VALUES IN ('a');
     CREATE TABLE part_rest PARTITION OF part DEFAULT;
+    CREATE TABLE incl (id int, v text, w text, PRIMARY KEY (id) INCLUDE (v));
+    CREATE TABLE tidy (id int PRIMARY KEY, done boolean, v text);
+    CREATE FUNCTION tidy() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN DELETE FROM tidy WHERE id = NEW.id; RETURN NULL; END $$;
+    CREATE TRIGGER clean AFTER INSERT OR UPDATE ON tidy FOR EACH ROW WHEN (NEW.done)
+        EXECUTE FUNCTION tidy();
     INSERT INTO lww VALUES (1, 'seed', 'seed', NULL);";
 
 pub const TABLES: &str = "
@@ -58,6 +64,14 @@ update_delete = \"update_wins\"
 
 [[table]]
 name = \"part\"
+kind = \"shared\"
+
+[[table]]
+name = \"incl\"
+kind = \"shared\"
+
+[[table]]
+name = \"tidy\"
 kind = \"shared\"
 ";
 
@@ -97,6 +111,27 @@ pub const CASES: &[Case] = &[
         ask: "SELECT v FROM lww WHERE id = {1}",
         answer: "eu",
         journal: &["update_origin_differs"],
+    },
+    Case {
+        name: "A5 beside the key, its index holds what is updated",
+        table: "incl",
+        before: &["INSERT INTO incl VALUES ({1}, 'old', ''), ({2}, NULL, '')"],
+        writes: &[
+            ("us", "UPDATE incl SET v = 'us' WHERE id IN ({1}, {2})"),
+            ("eu", "UPDATE incl SET v = 'eu' WHERE id = {1}"),
+        ],
+        ask: "SELECT string_agg(v, ' ' ORDER BY v) FROM incl WHERE id IN ({1}, {2})",
+        answer: "eu us",
+        journal: &["update_origin_differs"],
+    },
+    Case {
+        name: "A25 a trigger of the application deletes the row that is just written",
+        table: "tidy",
+        before: &["INSERT INTO tidy VALUES ({1}, false, 'a')"],
+        writes: &[("eu", "UPDATE tidy SET done = true WHERE id = {1}")],
+        ask: "SELECT count(*)::text FROM tidy WHERE id = {1}",
+        answer: "0",
+        journal: &[],
     },
     Case {
         name: "A5 three regions",

@@ -5,7 +5,7 @@ SELECT
         FROM pg_index i
         CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, position)
         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-        WHERE i.indrelid = c.oid AND i.indisprimary
+        WHERE i.indrelid = c.oid AND i.indisprimary AND k.position <= i.indnkeyatts
     ) AS key,
     (
         SELECT coalesce(

@@ -27,7 +27,7 @@ pub async fn install(client: &Client, table: &Table, policy: &Policy) -> anyhow:
     create(client, &stamp, &stamp_body(table, policy, &applying), &pins(table)).await?;
     let mut wanted = vec![
         Trigger {
-            name: "domicile_share",
+            name: STAMP,
             function: stamp,
             when: "AFTER INSERT OR UPDATE OR DELETE",
             each: "ROW",
@@ -52,6 +52,9 @@ pub async fn install(client: &Client, table: &Table, policy: &Policy) -> anyhow:
     }
     Ok(())
 }
+
+/// The first after the row is written: others may write it again, and versions follow the order of writes.
+const STAMP: &str = "00_domicile_share";
 
 struct Trigger {
     name: &'static str,
@@ -78,7 +81,7 @@ impl Trigger {
             .await
             .context("look for triggers")?;
         for row in missing {
-            let (leaf, name) = (row.get::<_, &str>(0), self.name);
+            let (leaf, name) = (row.get::<_, &str>(0), quote_name(self.name));
             let sql = format!(
                 "CREATE OR REPLACE TRIGGER {name} {} ON {leaf} FOR EACH {} \
                  EXECUTE FUNCTION {}(); \
