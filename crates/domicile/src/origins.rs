@@ -141,6 +141,7 @@ impl Origins {
             one_by_one_to: Lsn::ZERO,
             notices: self.notices.clone(),
             waits: false,
+            failures: 0,
         };
         let (mut tenure, positions) = (self.tenure.clone(), self.positions.clone());
         let (continuity, shutdown) = (self.continuity.clone(), shutdown.clone());

@@ -61,6 +61,10 @@ use writer::Writer;
 /// Bytes of log read at a time: also the most that one PostgreSQL transaction applies.
 const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// A failure that repeats so often is told in the region's status.
+const FAILURES_TOLD: u32 = 5;
+/// The condition that tells it.
+const STOPPED: &str = "apply_stopped";
 /// How often it is looked whether somebody has run the DDL that is missing here.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -89,8 +93,10 @@ pub struct Applier {
     /// Up to here no batches overlap: it was tried.
     pub one_by_one_to: Lsn,
     pub notices: Notices,
-    /// Waits for DDL, and says so.
+    /// Does not go on, and says so.
     pub waits: bool,
+    /// How often it has failed since something was applied.
+    pub failures: u32,
 }
 
 impl Applier {
@@ -108,6 +114,7 @@ impl Applier {
                 Err(error) => {
                     let what = format!("apply of {} stopped, it starts again", self.config.origin);
                     complaint.warn(&what, &error);
+                    self.fails(&error);
                     RETRY_AFTER
                 }
             };
@@ -138,8 +145,24 @@ impl Applier {
         true
     }
 
+    /// Tells of what does not pass by itself.
+    fn fails(&mut self, error: &anyhow::Error) {
+        self.failures = if is_transient(error) { 0 } else { self.failures + 1 };
+        if self.failures == FAILURES_TOLD {
+            let origin = &self.config.origin;
+            let shown = self.positions.frontier().get(origin);
+            let detail = format!(
+                "the next transaction of {origin} behind {shown} cannot be applied: {error:#}. Those behind it \
+                 wait, and nothing of them is lost: they go on by themselves once that is mended"
+            );
+            self.notices.post(&format!("apply {origin}"), STOPPED, detail);
+            self.waits = true;
+        }
+    }
+
     /// Something was applied.
     fn goes_on(&mut self) {
+        self.failures = 0;
         if std::mem::take(&mut self.waits) {
             self.notices.clear(&format!("apply {}", self.config.origin));
         }

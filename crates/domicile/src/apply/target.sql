@@ -18,8 +18,13 @@ SELECT
     -- -1 rather than null: a type whose name alone would mean a length of 1 is written otherwise.
     format_type(a.atttypid, -1) AS type_name,
     a.atttypid AS type_oid,
-    own.typarray <> 0 AND own.typtype IN ('b', 'e') AND own.typcategory <> 'A' AND own.typdelim = ','
-        AS has_array,
+    own.typarray <> 0 AND own.typdelim = ','
+        -- Where an application says how a text is cast to the type, only an array of it is read as the type is.
+        AND (own.typtype IN ('b', 'e') AND own.typcategory <> 'A' OR EXISTS (
+            SELECT FROM pg_cast ca
+            WHERE ca.casttarget IN (own.oid, t.oid) AND ca.castsource = 'text'::regtype
+                AND ca.castmethod = 'f'
+        )) AS has_array,
     a.attidentity = 'a' AS identity_always,
     key.position AS key_position,
     equality.operator AS equality,

@@ -21,7 +21,7 @@ use super::overlap::InFlight;
 use super::plan::{Plan, plan};
 use super::shared::Shared;
 use super::target::Targets;
-use super::{ApplierConfig, conflict, migration};
+use super::{ApplierConfig, conflict, is_transient, migration};
 use crate::capture::ORIGIN_PREFIX;
 use crate::pieces::Piece;
 use crate::postgres::session;
@@ -59,6 +59,20 @@ enum Second {
     /// It is not to be had.
     No,
 }
+
+/// When the triggers fire that the application has deferred and that fire for appliers, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Deferred {
+    AtTheEnd,
+    AtOnce,
+}
+
+const CHECK_DEFERRED: &str = "SET CONSTRAINTS ALL IMMEDIATE";
+
+/// A deferred trigger has refused the transaction as a whole.
+#[derive(Debug, thiserror::Error)]
+#[error("a deferred trigger refused it")]
+struct RefusedAtTheEnd;
 
 impl Writer {
     pub async fn open(config: &ApplierConfig) -> anyhow::Result<Self> {
@@ -202,14 +216,40 @@ impl Writer {
         if !transaction.changes.is_empty() {
             self.compare_schema(transaction).await?;
         }
+        let mut made = self.make_one(origin, transaction, Deferred::AtTheEnd).await;
+        if made.as_ref().is_err_and(|error| error.is::<RefusedAtTheEnd>()) {
+            // Which change it was about is seen when each is checked as it is made.
+            made = self.make_one(origin, transaction, Deferred::AtOnce).await;
+        }
+        made?;
+        self.applied = transaction.lsn;
+        Ok(())
+    }
+
+    async fn make_one(
+        &mut self,
+        origin: &Origin,
+        transaction: &Transaction,
+        deferred: Deferred,
+    ) -> anyhow::Result<()> {
         self.executor.begin().await?;
-        let made = self.apply_whole(origin, transaction).await;
+        let made = async {
+            let client = self.executor.client.clone();
+            if deferred == Deferred::AtOnce {
+                client.batch_execute(CHECK_DEFERRED).await?;
+            }
+            self.apply_whole(origin, transaction).await?;
+            // Here and not at the COMMIT, of which nothing could be kept.
+            match client.batch_execute(CHECK_DEFERRED).await.map_err(anyhow::Error::from) {
+                Err(error) if !is_transient(&error) => Err(error.context(RefusedAtTheEnd)),
+                checked => checked,
+            }
+        };
+        let made = made.await;
         if made.is_err() {
             self.shared.forget();
         }
-        self.executor.end(made).await?;
-        self.applied = transaction.lsn;
-        Ok(())
+        self.executor.end(made).await
     }
 
     /// Applies the first of these transactions together with those that follow and change shared

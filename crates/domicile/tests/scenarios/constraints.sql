@@ -268,3 +268,33 @@ UPDATE uniques SET c = 0 WHERE id = 1;
 UPDATE uniques SET c = 1 WHERE id = 2;
 DELETE FROM uniques WHERE id = 1;
 INSERT INTO uniques VALUES (4, 'a', 'y', 1, '[1,2)');
+
+--- E56: a deferred trigger that fires for appliers, too, refuses one of two rows at COMMIT
+-- tables: vouched, behind_vouched
+-- first both:
+CREATE TABLE vouched (id int PRIMARY KEY, n int);
+CREATE TABLE behind_vouched (id int PRIMARY KEY);
+CREATE FUNCTION vouch() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.n > 9 AND coalesce(current_setting('vouched.by', true), '') = '' THEN
+        RAISE EXCEPTION 'nobody vouches for %', NEW.id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER vouch AFTER INSERT OR UPDATE ON vouched
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION vouch();
+ALTER TABLE vouched ENABLE ALWAYS TRIGGER vouch;
+-- eu:
+SELECT set_config('vouched.by', 'me', false);
+INSERT INTO vouched VALUES (1, 1), (2, 20), (3, 3);
+-- eu:
+INSERT INTO behind_vouched VALUES (1);
+-- us journals 1 apply_error:
+-- us shows:
+SELECT string_agg(id::text, ' ' ORDER BY id) = '1 3' FROM vouched;
+-- us shows:
+SELECT EXISTS (SELECT FROM behind_vouched);
+-- eu:
+SELECT set_config('vouched.by', '', false);
+DELETE FROM vouched WHERE id = 2;
+-- us journals 1 delete_missing:

@@ -401,3 +401,19 @@ UPDATE public.pg_class SET relname = 'changed';
 DELETE FROM "Mixed Case"."Sel""ect" WHERE "Select" = 2;
 DELETE FROM odd."über-tisch $1 'x'" WHERE id = 2;
 DELETE FROM odd.same WHERE id = 1;
+
+--- C38: types to which the application casts texts by a function of its own
+-- tables: residents
+-- first both:
+CREATE TYPE address AS (street text, city text);
+CREATE DOMAIN home AS address;
+CREATE FUNCTION parse_address(text) RETURNS address LANGUAGE sql IMMUTABLE AS
+    $$ SELECT ROW('parsed ' || $1, NULL)::public.address $$;
+CREATE CAST (text AS address) WITH FUNCTION parse_address(text);
+CREATE TABLE residents (id int PRIMARY KEY, lives address, home home, past address[]);
+-- eu:
+INSERT INTO residents VALUES (1, ROW('a, "b"', 'c'), ROW('d', NULL), ARRAY[ROW('e', '{f}')::address]);
+INSERT INTO residents SELECT i, ROW('g', i::text)::address, NULL, '{}' FROM generate_series(2, 9) i;
+-- alike:
+-- eu:
+UPDATE residents SET lives = ROW(NULL, '\'), home = ROW('h', 'i') WHERE id < 5;
