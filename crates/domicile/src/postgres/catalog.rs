@@ -41,6 +41,8 @@ pub struct Table {
     pub descendants: Vec<TableName>,
     /// A child of plain inheritance, which is no table partition.
     pub inherits: bool,
+    /// Every child by plain inheritance, of all levels: a write that names this table reaches them.
+    pub heirs: Vec<TableName>,
     /// In the order of their creation; dropped ones left out.
     pub columns: Vec<Column>,
     /// Primary key first.
@@ -102,6 +104,8 @@ pub struct Column {
     pub not_null: bool,
     /// Computed from other columns, never written.
     pub generated: bool,
+    /// By its collation two texts may be equal and yet be written differently.
+    pub nondeterministic: bool,
     /// The expression behind `DEFAULT`.
     pub default: Option<String>,
     /// The sequence that the column draws from: its own (`serial`, `GENERATED AS IDENTITY`), or the
@@ -242,6 +246,17 @@ impl Table {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// The index by which a changed row is named to others; none with identity `FULL` or `NOTHING`.
+    pub fn identity_index(&self) -> Option<&UniqueIndex> {
+        match self.replica_identity {
+            ReplicaIdentity::Full | ReplicaIdentity::Nothing => None,
+            ReplicaIdentity::Index => self.unique_indexes.iter().find(|i| i.replica_identity),
+            ReplicaIdentity::Default => {
+                self.unique_indexes.iter().find(|index| index.primary && index.immediate)
+            }
+        }
+    }
+
     /// The primary key's columns, in index order; empty without one.
     pub fn primary_key(&self) -> &[String] {
         self.unique_indexes.iter().find(|index| index.primary).map_or(&[], |index| &index.columns)
@@ -250,14 +265,7 @@ impl Table {
     /// Returns whether PostgreSQL can name a changed row to others: without that it refuses every
     /// UPDATE and DELETE once the table is published.
     pub fn rows_have_identity(&self) -> bool {
-        match self.replica_identity {
-            ReplicaIdentity::Full => true,
-            ReplicaIdentity::Nothing => false,
-            ReplicaIdentity::Index => self.unique_indexes.iter().any(|i| i.replica_identity),
-            ReplicaIdentity::Default => {
-                self.unique_indexes.iter().any(|index| index.primary && index.immediate)
-            }
-        }
+        self.replica_identity == ReplicaIdentity::Full || self.identity_index().is_some()
     }
 
     /// Returns whether no two rows can agree in all of these columns, by an index on exactly
@@ -273,6 +281,7 @@ fn lift(row: &Row) -> Result<Table, CatalogError> {
     let name =
         TableName::new(row.get::<_, String>("schema_name"), row.get::<_, String>("table_name"));
     let foreign_keys: Vec<WireForeignKey> = list(row, "foreign_keys", &name)?;
+    let heirs: Vec<WireTableName> = list(row, "heirs", &name)?;
     Ok(Table {
         oid: row.get("oid"),
         shape: letter(
@@ -319,6 +328,7 @@ fn lift(row: &Row) -> Result<Table, CatalogError> {
         partition_of: None,
         descendants: Vec::new(),
         inherits: row.get("inherits"),
+        heirs: heirs.into_iter().map(|heir| TableName::new(heir.schema, heir.name)).collect(),
         columns: list(row, "columns", &name)?,
         unique_indexes: list(row, "indexes", &name)?,
         exclusions: list(row, "exclusions", &name)?,
@@ -340,6 +350,13 @@ fn letter<T: Copy>(
         Some((_, meaning)) => Ok(*meaning),
         None => Err(CatalogError::Letter { table: table.clone(), what, value }),
     }
+}
+
+/// A table's name as the statement prints it.
+#[derive(Deserialize)]
+struct WireTableName {
+    schema: String,
+    name: String,
 }
 
 /// A foreign key as the statement prints it.

@@ -353,6 +353,10 @@ const FOUND: &[(&str, &str, &str)] = &[
         "shared_function",
     ),
     ("D46", "rows that are updated and have no identity", "no_replica_identity"),
+    ("D46", "a row's identity that is generated, and so not shipped", "generated_in_key"),
+    ("C36", "a partition key by whose collation different texts are equal", "key_collation"),
+    ("E60", "a value that two owners may take until the end of a transaction", "deferrable_unique"),
+    ("G78", "children by plain inheritance that nobody has listed", "heirs_not_listed"),
     ("D49", "a table without a primary key", "no_primary_key"),
     (
         "E52",

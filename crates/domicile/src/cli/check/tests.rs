@@ -207,6 +207,44 @@ async fn a_unique_index_of_a_shared_tables_partition_alone_is_found() {
 }
 
 #[tokio::test]
+async fn keys_that_mean_another_row_elsewhere_and_children_left_out_are_found() {
+    let (cluster, _folder) = start(&[]).await;
+    let client = cluster.connect().await.unwrap();
+    let schema = "
+        CREATE COLLATION folded (
+            provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE TABLE spelt (bid text COLLATE folded PRIMARY KEY);
+        CREATE TABLE doubled (
+            bid int NOT NULL, key int GENERATED ALWAYS AS (bid * 2) STORED PRIMARY KEY);
+        CREATE TABLE numbered (bid int NOT NULL, id uuid PRIMARY KEY, code int UNIQUE DEFERRABLE);
+        CREATE TABLE animals (bid int PRIMARY KEY);
+        CREATE TABLE cats (PRIMARY KEY (bid)) INHERITS (animals);
+        CREATE TABLE lions (PRIMARY KEY (bid)) INHERITS (cats);
+        CREATE TABLE days (bid int PRIMARY KEY) PARTITION BY RANGE (bid);
+        CREATE TABLE days_1 PARTITION OF days DEFAULT";
+    client.batch_execute(schema).await.unwrap();
+    let tables: String = ["spelt", "doubled", "numbered", "animals", "days"]
+        .iter()
+        .map(|name| format!("[[table]]\nname = \"{name}\"\n"))
+        .collect();
+    let config =
+        config(&[("eu", &cluster.connection_string()), ("us", "host=10.255.255.1")], &tables);
+    let findings = look(Output::new(true), &config, &[&config.regions[0]]).await;
+    use Level::{Blocker, Ok, Warn};
+    for (level, name, object) in [
+        (Blocker, "key_collation", "spelt"),
+        (Blocker, "generated_in_key", "doubled"),
+        (Blocker, "deferrable_unique", "numbered"),
+        (Warn, "heirs_not_listed", "animals"),
+        (Ok, "table_ready", "days"),
+    ] {
+        assert!(has(&findings, level, name, object), "{name} {object}: {findings:#?}");
+    }
+    let heirs = findings.iter().find(|finding| finding.name == "heirs_not_listed").unwrap();
+    assert!(heirs.what.contains("public.cats, public.lions;"), "{heirs:#?}");
+}
+
+#[tokio::test]
 async fn a_role_without_rights_and_a_server_without_logical_wal_are_refused() {
     let (cluster, _folder) =
         start(&[("wal_level", "replica"), ("max_replication_slots", "0")]).await;

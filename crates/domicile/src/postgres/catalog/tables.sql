@@ -14,6 +14,7 @@ SELECT
     owner.rolsuper AS owner_is_superuser,
     CASE WHEN c.relispartition THEN parent.inhparent END AS partition_of,
     NOT c.relispartition AND parent.inhparent IS NOT NULL AS inherits,
+    coalesce(heirs.list, '[]') AS heirs,
     coalesce(columns.list, '[]') AS columns,
     coalesce(indexes.list, '[]') AS indexes,
     coalesce(exclusions.list, '[]') AS exclusions,
@@ -30,6 +31,21 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) parent ON true
 LEFT JOIN LATERAL (
+    WITH RECURSIVE below AS (
+        SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'
+        -- One may be reached by several ways.
+        UNION
+        SELECT i.inhrelid FROM below b JOIN pg_inherits i ON i.inhparent = b.inhrelid
+    )
+    SELECT jsonb_agg(
+        jsonb_build_object('schema', hn.nspname, 'name', h.relname)
+        ORDER BY hn.nspname, h.relname
+    ) AS list
+    FROM below b
+    JOIN pg_class h ON h.oid = b.inhrelid
+    JOIN pg_namespace hn ON hn.oid = h.relnamespace
+) heirs ON true
+LEFT JOIN LATERAL (
     SELECT jsonb_agg(
         jsonb_build_object(
             'name', a.attname,
@@ -45,6 +61,7 @@ LEFT JOIN LATERAL (
             ),
             'not_null', a.attnotnull,
             'generated', a.attgenerated <> '',
+            'nondeterministic', NOT coalesce(co.collisdeterministic, true),
             'default', pg_get_expr(d.adbin, d.adrelid),
             'sequence', (
                 SELECT jsonb_build_object(
@@ -87,6 +104,7 @@ LEFT JOIN LATERAL (
     JOIN pg_type t ON t.oid = a.atttypid
     JOIN pg_namespace tn ON tn.oid = t.typnamespace
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    LEFT JOIN pg_collation co ON co.oid = a.attcollation
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 ) columns ON true
 LEFT JOIN LATERAL (

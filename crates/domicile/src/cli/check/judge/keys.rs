@@ -5,7 +5,7 @@ use domicile_core::id::TableName;
 use domicile_core::partition::Scheme;
 
 use super::{Finding, blocker, object, quoted, quoted_name, warn};
-use crate::postgres::catalog::{Catalog, Column, ForeignKey, Table};
+use crate::postgres::catalog::{Catalog, Column, ForeignKey, Table, UniqueIndex};
 
 /// Types whose text form is the same everywhere, so that a hash of it is too.
 const KEY_TYPES: &[&str] = &["smallint", "integer", "bigint", "text", "uuid"];
@@ -23,7 +23,7 @@ pub fn judge(config: &Config, table: &Table, catalog: &Catalog, add: &mut impl F
             for name in columns {
                 key_column(config, table, name, add);
             }
-            uniqueness(table, columns, add);
+            uniqueness(config, table, columns, add);
             foreign_keys(config, table, add);
         }
         Some(TableKind::Owned(KeySource::Parent { table: parent, columns, references })) => {
@@ -53,6 +53,19 @@ fn key_column(config: &Config, table: &Table, name: &str, add: &mut impl FnMut(F
         let what = format!("column \"{name}\" is of type {}", column.type_name);
         let way_out = "A partition key is smallint, integer, bigint, text, varchar or uuid.";
         add(blocker("key_type", object(&table.name), what, way_out));
+    }
+    if column.nondeterministic {
+        let what = format!(
+            "column \"{name}\" has a nondeterministic collation: keys that are equal for \
+             PostgreSQL lead to different partitions, and one row to two owners"
+        );
+        let way_out = format!(
+            "ALTER TABLE {} ALTER COLUMN {} TYPE {} COLLATE ..., with a deterministic collation.",
+            quoted(&table.name),
+            quoted_name(name),
+            column.type_name
+        );
+        add(blocker("key_collation", object(&table.name), what, way_out));
     }
     if matches!(config.layout.scheme, Scheme::Home { .. })
         && !["text", KEY_TYPE_VARCHAR].iter().any(|text| column.type_name.starts_with(text))
@@ -152,12 +165,12 @@ fn leads(key: &ForeignKey, parent: &TableName, columns: &[String], references: &
 }
 
 /// A unique index that does not hold the partition key is kept by each region on its own.
-fn uniqueness(table: &Table, key: &[String], add: &mut impl FnMut(Finding)) {
+/// Deferrable ones are not even that, and told elsewhere.
+fn uniqueness(config: &Config, table: &Table, key: &[String], add: &mut impl FnMut(Finding)) {
     let local: Vec<&str> = table
         .unique_indexes
         .iter()
-        .filter(|index| !key.iter().all(|column| index.columns.contains(column)))
-        .filter(|index| !index.columns.iter().any(|name| table.column(name).is_some_and(random)))
+        .filter(|index| index.immediate && across_owners(config, table, index))
         .map(|index| index.name.as_str())
         .collect();
     if !local.is_empty() {
@@ -170,6 +183,18 @@ fn uniqueness(table: &Table, key: &[String], add: &mut impl FnMut(Finding)) {
                        make values distinct (uuid, ranges per region), or add the key to the index.";
         add(warn("unique_per_owner", object(&table.name), what, way_out));
     }
+}
+
+/// May two owners use the same value in this index of the table, or of a table partition of it?
+pub fn across_owners(config: &Config, table: &Table, index: &UniqueIndex) -> bool {
+    // Rows that agree in these have one owner.
+    let together: &[String] = match config.kind(&table.name) {
+        Some(TableKind::Owned(KeySource::Columns(columns))) => columns,
+        Some(TableKind::Owned(KeySource::Parent { columns, .. })) => columns,
+        _ => return false,
+    };
+    !together.iter().all(|column| index.columns.contains(column))
+        && !index.columns.iter().any(|name| table.column(name).is_some_and(random))
 }
 
 /// Values that are distinct wherever they are made.

@@ -174,6 +174,7 @@ mod tests {
             element_type: String::new(),
             not_null: true,
             generated: false,
+            nondeterministic: false,
             default: None,
             sequence: None,
         };

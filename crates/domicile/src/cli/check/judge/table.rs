@@ -2,9 +2,12 @@
 
 use domicile_core::config::Config;
 
+use super::keys::across_owners;
 use super::{Finding, blocker, object, quoted, warn};
 use crate::cli::check::survey::Reached;
-use crate::postgres::catalog::{Catalog, Persistence, ReplicaIdentity, RowSecurity, Shape, Table};
+use crate::postgres::catalog::{
+    Catalog, Persistence, ReplicaIdentity, RowSecurity, Shape, Table, UniqueIndex,
+};
 
 /// From here on PostgreSQL refuses to change rows whose old image would lack a generated column.
 const GENERATED_IN_IDENTITY_SINCE: i32 = 180_000;
@@ -22,10 +25,11 @@ pub fn judge(config: &Config, table: &Table, facts: &Reached, add: &mut impl FnM
     }
     persistence(table, &facts.catalog, add);
     identity(table, &facts.catalog, add);
+    generated_in_key(config, table, &facts.catalog, add);
     if facts.server.version_num >= GENERATED_IN_IDENTITY_SINCE {
         generated_in_identity(config, table, &facts.catalog, add);
     }
-    constraints(table, add);
+    constraints(config, table, &facts.catalog, add);
     if table.row_security == RowSecurity::Forced && !facts.server.bypasses_row_security {
         let what = format!(
             "has forced row security, which would hide rows from role \"{}\"",
@@ -116,6 +120,50 @@ fn identity(table: &Table, catalog: &Catalog, add: &mut impl FnMut(Finding)) {
     }
 }
 
+/// Generated columns are not shipped: by a key with one of them no row is found elsewhere.
+fn generated_in_key(
+    config: &Config,
+    table: &Table,
+    catalog: &Catalog,
+    add: &mut impl FnMut(Finding),
+) {
+    let generated = |part: &Table, columns: &[String]| -> Option<String> {
+        let is_generated = |name: &&String| part.column(name).is_some_and(|c| c.generated);
+        columns.iter().find(is_generated).cloned()
+    };
+    if config.shared(&table.name).is_some() {
+        if let Some(column) = generated(table, table.primary_key()) {
+            let what = format!(
+                "its primary key has a generated column, \"{column}\", which is not shipped: \
+                 nothing tells which row a change is about"
+            );
+            let way_out = "Choose another primary key, of columns that are written.";
+            add(blocker("generated_in_key", object(&table.name), what, way_out));
+        }
+        return;
+    }
+    let mut of_whole = None;
+    for part in parts(table, catalog) {
+        let Some(index) = part.identity_index() else { continue };
+        let Some(column) = generated(part, &index.columns) else { continue };
+        // What the whole table has, its table partitions have from it.
+        if of_whole.as_ref() == Some(&column) {
+            continue;
+        }
+        let what = format!(
+            "has a generated column, \"{column}\", in \"{}\", which identifies its rows: it is not \
+             shipped, and no UPDATE or DELETE finds its row in other regions",
+            index.name
+        );
+        let way_out = "Choose another primary key, or REPLICA IDENTITY USING INDEX with one of \
+                       columns that are written.";
+        add(blocker("generated_in_key", object(&part.name), what, way_out));
+        if part.name == table.name {
+            of_whole = Some(column);
+        }
+    }
+}
+
 /// Generated columns are not shipped, and with identity FULL every column is part of it.
 fn generated_in_identity(
     config: &Config,
@@ -145,18 +193,45 @@ fn generated_in_identity(
     }
 }
 
-fn constraints(table: &Table, add: &mut impl FnMut(Finding)) {
-    let deferrable = table.unique_indexes.iter().filter(|i| !i.immediate && !i.primary);
-    for index in deferrable {
-        let what = format!("has a deferrable unique constraint, \"{}\"", index.name);
-        let way_out = "Applied rows are checked one by one, and values that swap places within a \
-                       transaction collide: make it NOT DEFERRABLE.";
-        add(warn("deferrable_unique", object(&table.name), what, way_out));
+fn constraints(config: &Config, table: &Table, catalog: &Catalog, add: &mut impl FnMut(Finding)) {
+    for part in parts(table, catalog) {
+        let own = part.unique_indexes.iter().filter(|index| index.own && !index.immediate);
+        for index in own {
+            deferrable(config, table, part, index, add);
+        }
     }
     for name in &table.exclusions {
         let what = format!("has an exclusion constraint, \"{name}\"");
         let way_out = "It is checked in each region alone: rows of two owners may still overlap.";
         add(warn("exclusion", object(&table.name), what, way_out));
+    }
+}
+
+/// An applier's session runs as a replica, where PostgreSQL leaves out the check that was put off.
+fn deferrable(
+    config: &Config,
+    table: &Table,
+    part: &Table,
+    index: &UniqueIndex,
+    add: &mut impl FnMut(Finding),
+) {
+    let named = object(&part.name);
+    if across_owners(config, table, index) {
+        let what = format!(
+            "has a deferrable unique constraint without the partition key, \"{}\": PostgreSQL does \
+             not check it while rows are applied, so two owners' rows with one value both stay, in \
+             every region, and nothing is journaled",
+            index.name
+        );
+        let way_out = "Make it NOT DEFERRABLE, or add what decides a row's owner (its partition \
+                       key, or the columns that name its parent) to it.";
+        add(blocker("deferrable_unique", named, what, way_out));
+    } else if !index.primary {
+        let what = format!("has a deferrable unique constraint, \"{}\"", index.name);
+        let way_out = "PostgreSQL does not check it while rows are applied: nothing has to be done \
+                       while regions hold what the owner holds, and NOT DEFERRABLE is checked \
+                       everywhere.";
+        add(warn("deferrable_unique", named, what, way_out));
     }
 }
 

@@ -54,6 +54,7 @@ fn table(name: &str, columns: &[(&str, &str)]) -> Table {
         element_type: type_name.to_string(),
         not_null: true,
         generated: false,
+        nondeterministic: false,
         default: None,
         sequence: None,
     };
@@ -70,6 +71,7 @@ fn table(name: &str, columns: &[(&str, &str)]) -> Table {
         partition_of: None,
         descendants: Vec::new(),
         inherits: false,
+        heirs: Vec::new(),
         columns: columns.iter().map(column).collect(),
         unique_indexes: vec![UniqueIndex {
             name: format!("{name}_pkey"),
@@ -308,6 +310,7 @@ fn a_home_is_named_in_text() {
 fn postgresql_18_changes_no_row_whose_identity_has_a_generated_column() {
     let mut stock = table("stock", &[("bid", "integer"), ("doubled", "integer")]);
     stock.columns[1].generated = true;
+    stock.unique_indexes[0].columns = vec!["bid".into()];
     let with = |version_num, kind: &str, stock: &Table| {
         let listed = format!("[[table]]\nname = \"stock\"\n{kind}");
         let server = Server { version_num, ..server() };
@@ -320,6 +323,132 @@ fn postgresql_18_changes_no_row_whose_identity_has_a_generated_column() {
     stock.replica_identity = ReplicaIdentity::Full;
     assert_eq!(wrong(&with(170_009, "", &stock)), [""; 0]);
     assert_eq!(wrong(&with(180_000, "", &stock)), ["generated_in_identity"]);
+}
+
+#[test]
+fn no_changed_row_is_found_by_a_key_with_a_generated_column() {
+    let mut stock = table("stock", &[("bid", "integer"), ("doubled", "integer")]);
+    stock.columns[1].generated = true;
+    let with = |kind: &str, stock: &Table| {
+        let listed = format!("[[table]]\nname = \"stock\"\n{kind}");
+        judged("hash(bid, 8)", &listed, server(), vec![stock.clone()])
+    };
+    let (reference, shared) = ("kind = \"reference\"\n", "kind = \"shared\"\n");
+    for kind in ["", reference, shared] {
+        let findings = with(kind, &stock);
+        assert_eq!(wrong(&findings), ["generated_in_key"], "{kind}");
+        assert_eq!(findings[0].level, Level::Blocker);
+    }
+    let mut index = stock.unique_indexes[0].clone();
+    (index.primary, index.replica_identity) = (false, true);
+    index.name = "by_bid".into();
+    index.columns = vec!["bid".into()];
+    stock.unique_indexes.push(index);
+    assert_eq!(wrong(&with("", &stock)), ["generated_in_key"], "the index is not in use");
+    stock.replica_identity = ReplicaIdentity::Index;
+    assert_eq!(wrong(&with("", &stock)), [""; 0]);
+    assert_eq!(wrong(&with(shared, &stock)), ["generated_in_key"], "its key is the primary one");
+    stock.replica_identity = ReplicaIdentity::Full;
+    assert_eq!(wrong(&with("", &stock)), [""; 0], "found by what is shipped");
+}
+
+#[test]
+fn a_partitioned_table_tells_of_its_generated_key_once() {
+    let mut days = table("days", &[("bid", "integer"), ("doubled", "integer")]);
+    days.columns[1].generated = true;
+    days.shape = Shape::Partitioned;
+    let mut leaf = Table { name: "days_1".parse().unwrap(), ..days.clone() };
+    leaf.shape = Shape::Plain;
+    leaf.partition_of = Some(days.name.clone());
+    let listed = "[[table]]\nname = \"days\"\n";
+    let findings = judged("hash(bid, 8)", listed, server(), vec![days.clone(), leaf.clone()]);
+    assert_eq!(wrong(&findings), ["generated_in_key"]);
+    days.unique_indexes[0].columns = vec!["bid".into()];
+    let findings = judged("hash(bid, 8)", listed, server(), vec![days, leaf]);
+    assert_eq!(wrong(&findings), ["generated_in_key"]);
+    assert_eq!(findings[0].object, "table \"public.days_1\"");
+}
+
+#[test]
+fn keys_that_are_equal_have_one_spelling() {
+    let mut accounts = table("accounts", &[("bid", "text")]);
+    let listed = "[[table]]\nname = \"accounts\"\n";
+    let with = |partition: &str, accounts: &Table| {
+        judged(partition, listed, server(), vec![accounts.clone()])
+    };
+    assert_eq!(wrong(&with("hash(bid, 8)", &accounts)), [""; 0]);
+    accounts.columns[0].nondeterministic = true;
+    for partition in ["hash(bid, 8)", "home(bid)"] {
+        let findings = with(partition, &accounts);
+        assert_eq!(wrong(&findings), ["key_collation"]);
+        assert_eq!(findings[0].level, Level::Blocker);
+    }
+    assert_eq!(wrong(&with("whole", &accounts)), [""; 0], "one owner has all rows");
+}
+
+#[test]
+fn a_parent_tells_of_children_that_its_writes_reach_here_alone() {
+    let mut animals = table("animals", &[("bid", "integer")]);
+    let (cats, dogs) = (table("cats", &[("bid", "integer")]), table("dogs", &[("bid", "integer")]));
+    animals.heirs = vec![cats.name.clone(), dogs.name.clone()];
+    let with = |more: &str| {
+        let listed = format!("[[table]]\nname = \"animals\"\n{more}");
+        let tables = vec![animals.clone(), cats.clone(), dogs.clone()];
+        let mut findings = judged("hash(bid, 8)", &listed, server(), tables);
+        findings.retain(|finding| finding.name == "heirs_not_listed");
+        findings.into_iter().map(|f| (f.level, f.object, f.what)).collect::<Vec<_>>()
+    };
+    let local = "[[table]]\nname = \"cats\"\nkind = \"local\"\n";
+    for more in ["", local] {
+        let found = with(more);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].0, found[0].1.as_str()), (Level::Warn, "table \"public.animals\""));
+        assert!(found[0].2.contains("public.cats, public.dogs;"), "{}", found[0].2);
+    }
+    let found = with("[[table]]\nname = \"dogs\"\n");
+    assert!(found[0].2.contains("not replicated: public.cats;"), "{}", found[0].2);
+    let listed = "[[table]]\nname = \"dogs\"\n[[table]]\nname = \"cats\"\n";
+    assert_eq!(with(listed), []);
+}
+
+#[test]
+fn what_two_owners_may_both_take_is_not_deferrable() {
+    let unique = |table: &mut Table, columns: &[&str]| {
+        let mut index = table.unique_indexes[0].clone();
+        (index.primary, index.immediate) = (false, false);
+        index.name = "once".into();
+        index.columns = columns.iter().map(|name| name.to_string()).collect();
+        table.unique_indexes.push(index);
+    };
+    let found = |partition: &str, listed: &str, tables: Vec<Table>| {
+        let findings = judged(partition, listed, server(), tables);
+        let wrong = findings.into_iter().filter(|f| f.level != Level::Ok);
+        wrong.map(|f| (f.level, f.name)).collect::<Vec<_>>()
+    };
+    use Level::{Blocker, Warn};
+    let listed = "[[table]]\nname = \"orders\"\n";
+    let by = |columns: &[&str], partition: &str, kind: &str| {
+        let columns_all = [("bid", "integer"), ("code", "integer"), ("id", "uuid")];
+        let mut orders = table("orders", &columns_all);
+        unique(&mut orders, columns);
+        found(partition, &format!("{listed}{kind}"), vec![orders])
+    };
+    assert_eq!(by(&["code"], "hash(bid, 8)", ""), [(Blocker, "deferrable_unique")]);
+    assert_eq!(by(&["bid", "code"], "hash(bid, 8)", ""), [(Warn, "deferrable_unique")]);
+    assert_eq!(by(&["id"], "hash(bid, 8)", ""), [(Warn, "deferrable_unique")]);
+    assert_eq!(by(&["code"], "whole", ""), [(Warn, "deferrable_unique")]);
+    let reference = "kind = \"reference\"\n";
+    assert_eq!(by(&["code"], "hash(bid, 8)", reference), [(Warn, "deferrable_unique")]);
+
+    let orders = table("orders", &[("bid", "integer")]);
+    let mut lines = table("lines", &[("order_bid", "integer"), ("n", "integer")]);
+    lines.foreign_keys.push(foreign_key(&["order_bid"], "orders", &["bid"]));
+    unique(&mut lines, &["n"]);
+    let child = "[[table]]\nname = \"lines\"\n\
+                 parent = { table = \"orders\", columns = \"order_bid\", references = \"bid\" }\n";
+    let listed = format!("{listed}{child}");
+    let both = vec![orders, lines];
+    assert_eq!(found("hash(bid, 8)", &listed, both), [(Blocker, "deferrable_unique")]);
 }
 
 #[test]
