@@ -216,7 +216,7 @@ async fn what_would_be_lost_is_told_first_and_only_a_planned_run_is_escalated() 
     // As a drill's way there, which would not start now: us could not get it back.
     let canary = ["switchover", "partitions=canary", "to=ap"];
     let drill = in_the_middle(&regions, &canary, "canary").await;
-    refuses(&regions, "it is a drill");
+    refuses(&regions, "it moves the canary partition alone");
     regions.resume_agent("us");
     assert_eq!(code(drill).await, Some(0));
 

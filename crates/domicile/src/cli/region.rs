@@ -13,6 +13,7 @@ use domicile_core::membership::{Obstacle, addable, against_newcomer, counted_on,
 use domicile_core::ownership::OwnershipChange;
 use domicile_core::retention::LeftBehind;
 use domicile_core::time::Millis;
+use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
@@ -27,6 +28,10 @@ use crate::seed::{self, ask::Wanted};
 const COPY_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Until the agent of a new member has started anew and made its slot.
 const LEASE_WAIT_MAX: Duration = Duration::from_secs(120);
+/// PostgreSQL does not wait for the region's agent, and the RPO asks for that.
+const ACK_FENCE_OFF: &str = "ack_fence_off";
+/// An agent looks again at each renewal of its lease: what was set just now shows after that.
+const FENCE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Until an agent goes on by the folder that it has.
 const ACCEPT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A region that is behind by no more shows what the others show.
@@ -219,7 +224,9 @@ impl Add {
         seed: &str,
     ) -> anyhow::Result<Option<String>> {
         let region = config.region(&self.region).context("it is configured")?;
-        let bar = context.output.bar("asks the agent");
+        let bar = context.output.bar("");
+        let mut waiting = Waiting::new(context, &bar);
+        waiting.say("asks the agent");
         loop {
             if read_ownership(config).await?.members().contains(&self.region) {
                 bar.finish_and_clear();
@@ -236,10 +243,10 @@ impl Add {
                     let held_up = status.conditions.first().map(|condition| &condition.detail);
                     bar.set_length(seeding.rows_estimate.max(seeding.rows));
                     bar.set_position(seeding.rows);
-                    bar.set_message(held_up.filter(|_| ours).unwrap_or(&seeding.step).clone());
+                    waiting.say(held_up.filter(|_| ours).unwrap_or(&seeding.step));
                 }
                 // It starts anew once it has joined.
-                Err(error) => bar.set_message(format!("{error:#}")),
+                Err(error) => waiting.say(&format!("{error:#}")),
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -252,13 +259,34 @@ impl Add {
         context: &Context,
         config: &Config,
     ) -> anyhow::Result<()> {
-        let spinner = context.output.spinner("waiting until it has a lease");
+        let spinner = context.output.spinner("");
+        let mut waiting = Waiting::new(context, &spinner);
+        waiting.say("waits until it has a lease");
         let deadline = Instant::now() + LEASE_WAIT_MAX;
         let mut writes = false;
+        let mut unfenced_since: Option<Instant> = None;
         loop {
             let facts = Outside::look(config).await?.facts(config);
             let region = config.region(&self.region).context("it is configured")?;
             let status = ask(config, &region.peer).await;
+            let off = status
+                .iter()
+                .flat_map(|status| &status.conditions)
+                .find(|condition| condition.name == ACK_FENCE_OFF);
+            if let Some(off) = off {
+                let text = format!("{ACK_FENCE_OFF}: {}", off.detail);
+                waiting.say(&text);
+                if unfenced_since.get_or_insert_with(Instant::now).elapsed() >= FENCE_WAIT_MAX {
+                    bail!(
+                        "region {} is a member and cannot write: {text}. Do that in its PostgreSQL; \
+                         the region then goes on by itself",
+                        self.region
+                    );
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
+            unfenced_since = None;
             writes |= status.as_ref().is_ok_and(|s| s.seeding.is_none() && s.lease_live);
             let behind = facts.regions.values().filter_map(|seen| seen.staleness.get(&self.region));
             let behind = behind.max().copied().unwrap_or_default();
@@ -266,6 +294,7 @@ impl Add {
                 break;
             }
             if writes {
+                waiting.say("applies what came meanwhile");
                 spinner.set_message(format!("applies what came meanwhile, {behind} behind"));
             } else if Instant::now() >= deadline {
                 let missing = match status {
@@ -281,6 +310,31 @@ impl Add {
         }
         spinner.finish_and_clear();
         Ok(())
+    }
+}
+
+/// Says what is waited for: beside what is drawn, or, where nothing is, in a line for each change.
+struct Waiting<'a> {
+    bar: &'a ProgressBar,
+    in_lines: bool,
+    said: String,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(context: &Context, bar: &'a ProgressBar) -> Self {
+        let in_lines = bar.is_hidden() && !context.output.is_json();
+        Self { bar, in_lines, said: String::new() }
+    }
+
+    fn say(&mut self, what: &str) {
+        if self.said == what {
+            return;
+        }
+        what.clone_into(&mut self.said);
+        self.bar.set_message(what.to_owned());
+        if self.in_lines && !what.is_empty() {
+            eprintln!("{what}");
+        }
     }
 }
 

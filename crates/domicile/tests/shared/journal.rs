@@ -121,7 +121,7 @@ async fn what_lost_is_written_again_when_a_person_says_so() {
 
     let again = domicile(&regions, &["journal", "replay", &id, "--region", "eu"]);
     let said = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(!again.status.success() && said.contains("has changed since"), "{said}");
+    assert!(!again.status.success() && said.contains("the entry is resolved"), "{said}");
 
     let other = entries.iter().find(|e| e["region"] == "us").unwrap()["id"].to_string();
     let resolved = domicile(&regions, &["journal", "resolve", &other, "--region", "us"]);

@@ -49,8 +49,8 @@ enum Which {
     Resolve(Resolve),
     /// Write again what lost, as an ordinary write at the owner, and close the entry
     #[command(
-        after_help = "What lost is written only if the row still is what the entry says; --force overwrites it as it is.
---dry-run shows what would be written.
+        after_help = "What lost is written only if the row still is what the entry says, and the entry is not resolved;
+--force overwrites it as it is. --dry-run shows what would be written.
 
 Examples:
   domicile journal replay 7 --region eu --dry-run

@@ -85,7 +85,12 @@ impl Replay {
             let client = connect::connect(&known(config, &entry.region.parse()?)?.postgres).await?;
             entry::close(&client, &[entry.id]).await?;
         }
-        let done = if self.dry_run { "could be written" } else { "written" };
+        let done = match (&wish.row, self.dry_run) {
+            (Some(_), false) => "written",
+            (Some(_), true) => "could be written",
+            (None, false) => "deleted",
+            (None, true) => "could be deleted",
+        };
         let key = images::short(&entry.key);
         if context.output.is_json() {
             let done = serde_json::json!({
@@ -139,6 +144,11 @@ impl Refused {
 
 impl Wish {
     fn of(entry: &Entry, force: bool) -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            force || entry.status != "resolved",
+            "the entry is resolved: it was replayed, or somebody found the row right as it is; \
+             see it with \"domicile journal show\", or write it all the same with --force"
+        );
         let object = |image: &Option<Value>| image.as_ref().and_then(Value::as_object).cloned();
         let key = object(&entry.key).filter(|key| !key.is_empty());
         let Some(key) = key else {
@@ -155,9 +165,12 @@ impl Wish {
             _ if force => Expected::Anything,
             _ if merged => Expected::Unknown,
             (Some(stayed), _) => Expected::Row(stayed),
-            (None, Some(old)) => Expected::Row(old),
+            // The key alone says which row it was, not what it was.
+            (None, Some(old)) if old.keys().any(|column| !key.contains_key(column)) => {
+                Expected::Row(old)
+            }
             (None, None) if entry.operation == "insert" => Expected::Absent,
-            (None, None) => Expected::Unknown,
+            (None, _) => Expected::Unknown,
         };
         Ok(Self {
             table: entry.relation.parse()?,
@@ -224,4 +237,81 @@ fn texts<'v>(
     image: impl Iterator<Item = (&'v String, &'v Value)>,
 ) -> impl Iterator<Item = (&'v str, Text<'v>)> {
     image.map(|(column, value)| (column.as_str(), Text(text(value).map(str::as_bytes))))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Of a tail that was cut off, about the row 1.
+    fn entry(operation: &str, old: Option<Value>, new: Option<Value>) -> Entry {
+        Entry {
+            region: "eu".to_owned(),
+            id: 7,
+            at: "2026-03-01T12:00:00.000Z".to_owned(),
+            origin: "eu-1".to_owned(),
+            lsn: None,
+            xid: None,
+            relation: "public.accounts".to_owned(),
+            operation: operation.to_owned(),
+            key: Some(json!({"id": "1"})),
+            old,
+            new,
+            local: None,
+            conflict: "beyond_cut".to_owned(),
+            reason: None,
+            policy: None,
+            winner: None,
+            status: "open".to_owned(),
+        }
+    }
+
+    fn image(value: &Value) -> Image {
+        value.as_object().unwrap().clone()
+    }
+
+    /// What is said to a person who does not insist, with the row as it is now.
+    fn refusal(entry: &Entry, now: Option<&Value>) -> Option<String> {
+        let now = now.map(image);
+        let checked = Wish::of(entry, false).and_then(|wish| wish.expected.check(now.as_ref()));
+        checked.err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_deletion_of_which_only_the_key_is_known_is_not_replayed_by_itself() {
+        let now = json!({"id": "1", "balance": "9"});
+        let deletion = entry("delete", Some(json!({"id": "1"})), None);
+        let said = refusal(&deletion, Some(&now)).unwrap();
+        assert!(said.contains("does not say what the row was"), "{said}");
+        let forced = Wish::of(&deletion, true).unwrap();
+        assert!(forced.row.is_none() && forced.expected.check(Some(&image(&now))).is_ok());
+
+        let full = entry("delete", Some(json!({"id": "1", "balance": "7"})), None);
+        let said = refusal(&full, Some(&now)).unwrap();
+        assert!(said.contains("has changed since, in column \"balance\""), "{said}");
+        assert_eq!(refusal(&full, Some(&json!({"id": "1", "balance": "7"}))), None);
+    }
+
+    #[test]
+    fn an_update_of_which_only_the_key_is_known_is_not_replayed_by_itself() {
+        let new = Some(json!({"id": "1", "balance": "9"}));
+        for old in [None, Some(json!({"id": "1"}))] {
+            let update = entry("update", old, new.clone());
+            let said = refusal(&update, Some(&json!({"id": "1", "balance": "7"}))).unwrap();
+            assert!(said.contains("does not say what the row was"), "{said}");
+        }
+        let insert = entry("insert", None, new);
+        assert_eq!(refusal(&insert, None), None);
+    }
+
+    #[test]
+    fn a_resolved_entry_is_replayed_only_by_force() {
+        let mut insert = entry("insert", None, Some(json!({"id": "1", "balance": "9"})));
+        insert.status = "resolved".to_owned();
+        let said = refusal(&insert, None).unwrap();
+        assert!(said.contains("the entry is resolved") && said.contains("--force"), "{said}");
+        assert!(Wish::of(&insert, true).is_ok());
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use domicile_core::id::RunId;
 use domicile_core::runbook::file::Call;
-use domicile_core::runbook::{Intent, escalation, forced_of};
+use domicile_core::runbook::{Intent, NotEscalated, Plan, Step, escalation, forced_of};
 
 use super::asking::{Asked, ask};
 use super::history;
@@ -39,9 +39,10 @@ pub async fn escalate(
         return refuse(&run, "it has ended");
     }
     let facts = outside.facts(&config);
-    let intent = match escalation(&lift_plan(&document)?, document.started, attest, &facts) {
+    let plan = lift_plan(&document)?;
+    let intent = match escalation(&plan, document.started, attest, &facts) {
         Ok(intent) => intent,
-        Err(why) => return refuse(&run, &why.to_string()),
+        Err(why) => return refuse(&run, &explained(&why, &plan)),
     };
     let vouches = if attest { " --attest" } else { "" };
     let command = format!("domicile runbook escalate {run}{vouches} --yes");
@@ -74,6 +75,19 @@ pub async fn escalate(
     match asked.await? {
         Asked::Heeded(_) => see_through(context, &outside.directory, &run).await,
         refused => refused.tell(context, ""),
+    }
+}
+
+/// The canary may be moved for good, too: such a run is no drill to whoever started it.
+fn explained(why: &NotEscalated, plan: &Plan) -> String {
+    let gives_back = plan.steps.iter().any(|step| matches!(step, Step::GiveBack(_)));
+    match why {
+        NotEscalated::Drill if !gives_back => {
+            "it moves the canary partition alone, in which nobody has rows: abort it, or name the \
+             run that moves rows (domicile runbook history)"
+                .to_owned()
+        }
+        why => why.to_string(),
     }
 }
 
@@ -132,4 +146,22 @@ async fn read(directory: &Directory, run: &RunId) -> anyhow::Result<Option<RunDo
     let Some(found) = directory.get(&run_key(run)).await? else { return Ok(None) };
     let document = serde_json::from_slice(&found.value);
     document.with_context(|| format!("read run {run}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use domicile_core::id::PartitionRange;
+
+    use super::*;
+
+    #[test]
+    fn only_a_run_that_gives_the_canary_back_is_called_a_drill() {
+        let (run, from, to) = (RunId("1".to_owned()), "eu".parse().unwrap(), "us".parse().unwrap());
+        let moved = Intent::Switchover { range: PartitionRange::CANARY, to };
+        let said = explained(&NotEscalated::Drill, &Plan::ready(&run, &moved));
+        assert!(said.contains("the canary partition alone") && !said.contains("drill"), "{said}");
+        let drill = Intent::ForcedDrill { from, to: "us".parse().unwrap() };
+        let said = explained(&NotEscalated::Drill, &Plan::ready(&run, &drill));
+        assert!(said.contains("it is a drill"), "{said}");
+    }
 }

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use comfy_table::Color;
 use domicile_core::config::Config;
+use domicile_core::id::PartitionRange;
 use serde_json::{Value as Json, json};
 
 use super::Format;
@@ -10,10 +11,12 @@ use super::report::{Story, html, markdown};
 use crate::cli::output::{print_text, trimmed};
 use crate::cli::{Context, Exit, UsageError};
 use crate::directory;
-use crate::directory::documents::{RUN_PREFIX, RunDocument, RunState};
+use crate::directory::documents::{IntentDocument, RUN_PREFIX, RunDocument, RunState};
 
 /// How much of a run's id is printed: enough to tell it from others by.
 const ID_PRINTED: usize = 13;
+/// One command starts its runs within that.
+const ONE_CALL_MS: u64 = 10_000;
 
 pub async fn list(context: &Context) -> anyhow::Result<Exit> {
     let config = context.config()?;
@@ -79,10 +82,8 @@ pub async fn report(context: &Context, run: &str, format: Format) -> anyhow::Res
 pub async fn find(config: &Config, name: &str) -> anyhow::Result<RunDocument> {
     let mut runs = newest_first(config).await?;
     if name == "last" {
-        // One that another run has begun was not started by anybody.
-        runs.retain(|document| !document.run.contains('/'));
         let text = || UsageError("there has been no run yet".to_owned());
-        return Ok(runs.into_iter().next().ok_or_else(text)?);
+        return Ok(last(runs).ok_or_else(text)?);
     }
     let exact = runs.iter().any(|document| document.run == name);
     let whole = |run: &str| name.contains('/') || !run.contains('/');
@@ -97,6 +98,43 @@ pub async fn find(config: &Config, name: &str) -> anyhow::Result<RunDocument> {
     }
 }
 
+/// `domicile switchover --from` starts a run for each range, and nobody who says "last" means the
+/// canary's.
+fn last(mut newest_first: Vec<RunDocument>) -> Option<RunDocument> {
+    // One that another run has begun was not started by anybody.
+    newest_first.retain(|document| !document.run.contains('/'));
+    let newest = newest_first.first()?;
+    let meant = canary_goes_to(newest).and_then(|to| {
+        newest_first.iter().position(|run| moves_rows_to(run, to) && of_one_call(run, newest))
+    });
+    Some(newest_first.swap_remove(meant.unwrap_or(0)))
+}
+
+/// Where a run hands the canary to, if it hands over nothing else.
+fn canary_goes_to(run: &RunDocument) -> Option<&str> {
+    match &run.intent {
+        IntentDocument::Switchover { range, to } if is_canary(range) => Some(to),
+        _ => None,
+    }
+}
+
+fn moves_rows_to(run: &RunDocument, region: &str) -> bool {
+    match &run.intent {
+        IntentDocument::Switchover { range, to } => !is_canary(range) && to == region,
+        _ => false,
+    }
+}
+
+fn is_canary(range: &str) -> bool {
+    range == PartitionRange::CANARY.to_string()
+}
+
+fn of_one_call(run: &RunDocument, other: &RunDocument) -> bool {
+    run.runbook_name() == other.runbook_name()
+        && (&run.started_by, &run.from) == (&other.started_by, &other.from)
+        && run.started_at_ms.abs_diff(other.started_at_ms) <= ONE_CALL_MS
+}
+
 /// Ids sort by the time at which runs were started.
 pub async fn newest_first(config: &Config) -> anyhow::Result<Vec<RunDocument>> {
     let directory = directory::Client::open(config)?;
@@ -108,4 +146,57 @@ pub async fn newest_first(config: &Config) -> anyhow::Result<Vec<RunDocument>> {
     let mut runs = runs.collect::<anyhow::Result<Vec<RunDocument>>>()?;
     runs.sort_by(|a, b| b.run.cmp(&a.run));
     Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::documents::RunbookDocument;
+
+    /// A run by ada that takes `range` from eu to us.
+    fn run(id: &str, runbook: &str, range: &str, started_at_ms: u64) -> RunDocument {
+        RunDocument {
+            run: id.to_owned(),
+            intent: IntentDocument::Switchover { range: range.to_owned(), to: "us".to_owned() },
+            runbook: Some(RunbookDocument {
+                name: runbook.to_owned(),
+                text: String::new(),
+                arguments: Default::default(),
+                plan: String::new(),
+            }),
+            started_at_ms,
+            started_by: "ada".to_owned(),
+            from: vec!["eu".to_owned()],
+            state: RunState::Running,
+            executor: None,
+            started: false,
+            started_revision: 0,
+            wish: None,
+            approvals: Vec::new(),
+            answers: Default::default(),
+            estimated_loss_ms: 0,
+            steps: Vec::new(),
+            journal: Vec::new(),
+        }
+    }
+
+    fn last_of(newest_first: Vec<RunDocument>) -> String {
+        last(newest_first).unwrap().run
+    }
+
+    #[test]
+    fn the_last_run_is_the_one_that_moves_rows_of_those_that_one_command_has_started() {
+        let (canary, rows) =
+            (run("3", "switchover", "canary", 50_020), run("2", "switchover", "0-2", 50_000));
+        let older = run("1", "switchover", "4-7", 10_000);
+        assert_eq!(last_of(vec![canary.clone(), rows.clone(), older.clone()]), "2");
+        // What its runs have begun is not meant either.
+        let part = run("2/forced", "failover", "0-2", 50_010);
+        assert_eq!(last_of(vec![canary.clone(), part, rows]), "2");
+        // Asked for by itself it is.
+        assert_eq!(last_of(vec![canary, older.clone()]), "3");
+        let drill = run("3", "drill", "canary", 10_500);
+        assert_eq!(last_of(vec![drill, older]), "3");
+        assert!(last(Vec::new()).is_none());
+    }
 }

@@ -121,7 +121,8 @@ struct Run {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "RUN is a run's id, as far as no other begins like it, or last: the one that was started last.
+    after_help = "RUN is a run's id, as far as no other begins like it, or last: the one that was started last. Of the runs
+that one domicile switchover has started, that is one that moves rows, not the canary's.
 
 Pausing leaves no partition without an owner: what a run has in its hands it brings to its end first.
 Aborting hands partitions back to their owners at a new epoch. It is refused (3) once the fence of a
@@ -144,7 +145,8 @@ is called RUN/forced, takes everything that the lost region owns, and stands in 
 Should the source be back before that, it hands over as it was planned.
 
 Refused (3) unless several other regions confirm that the source is gone (--attest takes your word for it), where
-the run has taken nothing yet or its new owner is named, for a drill, and for a run that is forced already.
+the run has taken nothing yet or its new owner is named, where it moves the canary alone, as a drill does, and
+for a run that is forced already.
 
 Examples:
   domicile runbook escalate last
