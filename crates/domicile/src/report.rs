@@ -8,7 +8,7 @@ use domicile_core::id::{Origin, PartitionId, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::opening::{NOT_OPENED, Rows, UNSETTLED};
 use domicile_core::ownership::Ownership;
-use domicile_core::progress::Pace;
+use domicile_core::progress::{Pace, Rpo};
 use domicile_core::rate::Rate;
 use domicile_core::runbook::caution::little_headroom;
 use domicile_core::runbook::drill::{self, DRILL_OVERDUE, PastDrill};
@@ -36,6 +36,8 @@ use crate::status::{
 };
 use crate::tenure::TenureState;
 
+/// Commits that have waited for their copies so long are told of.
+const COMMITS_WAIT_TOLD: Millis = Millis(1000);
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// Counting journal rows is a scan: not at every report.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -252,6 +254,8 @@ impl Reporter {
                 .map(|detail| Condition { name: "little_headroom".into(), detail }),
         );
         conditions.extend(readiness.lasting(now).map(not_ready));
+        let peers = self.peers(database_now, now);
+        conditions.extend(commits_wait(self.config.rpo, &peers));
         let waits = |alike: &&JournalCount| matches!(alike.status.as_str(), "open" | "parked");
         let waiting = counted.journal.iter().filter(waits);
         RegionStatus {
@@ -275,7 +279,7 @@ impl Reporter {
             durable: durable.iter().map(text).collect(),
             trimmed: trimmed.collect(),
             log_bytes: self.logs.room().used(),
-            peers: self.peers(database_now, now),
+            peers,
             captured_transactions_total: counts.captured_transactions,
             commits_per_s: counted.pace.commits_per_s,
             wal_bytes_per_s: counted.pace.bytes_per_s,
@@ -436,6 +440,26 @@ fn lower_found((lost, found): (&RegionId, &Found)) -> ReadinessStatus {
         ready: found.against.is_empty(),
         against: found.against.iter().map(ToString::to_string).collect(),
     }
+}
+
+/// Tells where commits wait because too few are left to hold what is committed here.
+fn commits_wait(rpo: Rpo, peers: &[PeerStatus]) -> Option<Condition> {
+    let (copies, may_lack) = match rpo {
+        Rpo::None => return None,
+        Rpo::Zero { copies } => (copies, Millis::default()),
+        Rpo::Within { copies, age } => (copies, age),
+    };
+    let mut ages: Vec<u64> = peers.iter().map(|peer| peer.exposure_ms).collect();
+    ages.sort_unstable();
+    let age = Millis(*ages.get(copies.saturating_sub(1))?);
+    (age >= may_lack + COMMITS_WAIT_TOLD).then(|| {
+        let detail = format!(
+            "what was committed here {age} ago is not held by as many other regions and witnesses as the \
+             RPO asks for ({copies}): commits wait until it is. Start those that are down; with a \
+             witness one may be lost (docs/operating/witness.md)"
+        );
+        Condition { name: "commits_wait".into(), detail }
+    })
 }
 
 fn not_ready((lost, against): (&RegionId, &[Unready])) -> Condition {

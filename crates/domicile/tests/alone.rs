@@ -10,7 +10,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 mod regions;
-use regions::{LOOK_AGAIN, PATIENCE, assert_alike, config, start};
+use regions::{LOOK_AGAIN, PATIENCE, assert_alike, config, eventually, start};
 
 /// So often the canary is tried.
 const TRIES: usize = 5;
@@ -42,6 +42,16 @@ async fn a_region_whose_commits_wait_fills_no_server_with_its_own_sessions() {
         seen.extend(now);
         tokio::time::sleep(LOOK_AGAIN).await;
     }
+
+    let says = async |name: &str| {
+        let status = regions.status("us").await.map_err(|e| e.to_string())?;
+        Ok::<_, String>(status.conditions.iter().any(|condition| condition.name == name))
+    };
+    eventually("it says that commits wait", async || match says("commits_wait").await? {
+        true => Ok(()),
+        false => Err("it does not".to_owned()),
+    })
+    .await;
 
     regions.start_region("eu").await.unwrap();
     let ended = timeout(PATIENCE, failover.wait()).await.expect("there is a copy again");
