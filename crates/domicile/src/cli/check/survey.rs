@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use domicile_core::config::{Config, Region};
 use domicile_core::conflict::policy::Policy;
 use domicile_core::id::RegionId;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 
 use crate::cli::connect::{cause, connect};
@@ -234,14 +235,13 @@ async fn probe(client: &Client) -> Probes {
     let name = format!("domicile_check_{}", uuid::Uuid::now_v7().simple());
     // A slot waits for the transactions that are open now; a probe should not.
     let _ = client.batch_execute("SET statement_timeout = '5s'").await;
-    let slot = run(
-        client,
-        &[
-            &format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput', true)"),
-            &format!("SELECT pg_drop_replication_slot('{name}')"),
-        ],
-    )
-    .await;
+    let make = format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput', true)");
+    let slot = match client.batch_execute(&make).await {
+        Ok(()) => run(client, &[&format!("SELECT pg_drop_replication_slot('{name}')")]).await,
+        // Only who may make one comes to wait.
+        Err(error) if error.code() == Some(&SqlState::QUERY_CANCELED) => Ok(()),
+        Err(error) => Err(cause(&error)),
+    };
     let origin = run(
         client,
         &[

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use domicile_core::id::TableName;
 
 use crate::cli::check::judge::may_be_key;
-use crate::postgres::catalog::{Catalog, Persistence, Shape, Table};
+use crate::postgres::catalog::{Catalog, Column, Persistence, Shape, Table};
 use crate::settings::Partition;
 
 /// With less than this part of the weight, one owner for everything serves better.
@@ -144,6 +144,11 @@ fn weight(table: &Table) -> f64 {
     1.0 + (1.0 + table.rows).log2()
 }
 
+/// Is it the same key in every region, whoever reads it?
+fn is_steady(column: &Column) -> bool {
+    !column.generated && !column.nondeterministic
+}
+
 /// Columns that name an entity: they stand in a key or a foreign key, or are called so.
 fn candidates(tables: &[&Table]) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
@@ -152,7 +157,7 @@ fn candidates(tables: &[&Table]) -> BTreeSet<String> {
             let named = column.name.ends_with("_id");
             let in_key = table.unique_indexes.iter().any(|i| i.columns.contains(&column.name));
             let in_foreign = table.foreign_keys.iter().any(|k| k.columns.contains(&column.name));
-            if !column.generated && (named || in_key || in_foreign) {
+            if is_steady(column) && (named || in_key || in_foreign) {
                 names.insert(column.name.clone());
             }
         }
@@ -166,7 +171,7 @@ fn reach(tables: &[&Table], key: &[String]) -> BTreeMap<TableName, Place> {
     let mut places = BTreeMap::new();
     let carries = |table: &Table| {
         key.iter().all(|name| {
-            table.column(name).is_some_and(|c| !c.generated && may_be_key(&c.type_name))
+            table.column(name).is_some_and(|c| is_steady(c) && may_be_key(&c.type_name))
         })
     };
     // `id` identifies a row in each of its tables and says nothing about which belong together:
