@@ -10,6 +10,7 @@
 //!                                 mistakes
 //! ```
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use domicile_core::config::Config;
@@ -45,6 +46,11 @@ pub const FILE_DEFAULT: &str = "domicile.toml";
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
+    #[error(
+        "there is no {FILE_DEFAULT} here: name another file with --config, or have one proposed from your tables: \
+         domicile init --from postgres://..."
+    )]
+    NoneHere,
     #[error("read {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("{}\n{}", heading(path, mistakes), mistake::lines(mistakes))]
@@ -58,8 +64,10 @@ fn heading(path: &Path, mistakes: &[Mistake]) -> String {
 
 /// Reads and checks the file.
 pub fn load(path: &Path) -> Result<Config, SettingsError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| SettingsError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound if path == Path::new(FILE_DEFAULT) => SettingsError::NoneHere,
+        _ => SettingsError::Read { path: path.to_owned(), source },
+    })?;
     parse(&text).map_err(|mistakes| SettingsError::Mistakes { path: path.to_owned(), mistakes })
 }
 

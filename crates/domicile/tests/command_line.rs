@@ -121,6 +121,16 @@ fn a_cause_is_told_once() {
 }
 
 #[test]
+fn who_has_no_file_yet_is_told_how_to_get_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_domicile"));
+    let output = command.arg("status").current_dir(folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("domicile init --from") && said.contains("--config"), "{said}");
+}
+
+#[test]
 fn what_is_printed_for_programs_is_json_and_without_colours() {
     let folder = tempfile::tempdir().unwrap();
     let sound = written(folder.path(), SOUND);

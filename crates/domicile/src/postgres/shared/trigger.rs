@@ -64,6 +64,14 @@ struct Trigger {
 }
 
 impl Trigger {
+    /// Removes what did the same under an earlier name.
+    fn instead(&self, leaf: &str) -> String {
+        match self.name == STAMP {
+            true => format!("DROP TRIGGER IF EXISTS domicile_share ON {leaf}"),
+            false => String::new(),
+        }
+    }
+
     async fn put(&self, client: &Client, table: &Table) -> anyhow::Result<()> {
         // A partitioned table's rows are its table partitions'.
         let missing = client
@@ -85,8 +93,11 @@ impl Trigger {
             let sql = format!(
                 "CREATE OR REPLACE TRIGGER {name} {} ON {leaf} FOR EACH {} \
                  EXECUTE FUNCTION {}(); \
-                 ALTER TABLE {leaf} ENABLE ALWAYS TRIGGER {name}",
-                self.when, self.each, self.function
+                 ALTER TABLE {leaf} ENABLE ALWAYS TRIGGER {name}; {}",
+                self.when,
+                self.each,
+                self.function,
+                self.instead(leaf)
             );
             client.batch_execute(&sql).await.with_context(|| format!("watch table {leaf}"))?;
         }
