@@ -142,6 +142,7 @@ impl Origins {
             notices: self.notices.clone(),
             waits: false,
             failures: 0,
+            opened: false,
         };
         let (mut tenure, positions) = (self.tenure.clone(), self.positions.clone());
         let (continuity, shutdown) = (self.continuity.clone(), shutdown.clone());

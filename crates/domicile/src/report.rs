@@ -255,7 +255,14 @@ impl Reporter {
         );
         conditions.extend(readiness.lasting(now).map(not_ready));
         let peers = self.peers(database_now, now);
-        conditions.extend(commits_wait(self.config.rpo, &peers));
+        let writes = known.is_some_and(|known| known.writable_by(&self.region).next().is_some());
+        if writes && counts.confirmed < counts.log_end {
+            let counted = |peer: &&PeerStatus| {
+                known.is_some_and(|known| known.holders().any(|h| h.as_str() == peer.region))
+            };
+            let ages = peers.iter().filter(counted).map(|peer| Millis(peer.exposure_ms));
+            conditions.extend(commits_wait(self.config.rpo, ages.collect()));
+        }
         let waits = |alike: &&JournalCount| matches!(alike.status.as_str(), "open" | "parked");
         let waiting = counted.journal.iter().filter(waits);
         RegionStatus {
@@ -442,24 +449,25 @@ fn lower_found((lost, found): (&RegionId, &Found)) -> ReadinessStatus {
     }
 }
 
-/// Tells where commits wait because too few are left to hold what is committed here.
-fn commits_wait(rpo: Rpo, peers: &[PeerStatus]) -> Option<Condition> {
+/// Tells where commits wait because too few are left to hold what is committed here. `ages`: of what each of the
+/// others lacks.
+fn commits_wait(rpo: Rpo, mut ages: Vec<Millis>) -> Option<Condition> {
     let (copies, may_lack) = match rpo {
         Rpo::None => return None,
         Rpo::Zero { copies } => (copies, Millis::default()),
         Rpo::Within { copies, age } => (copies, age),
     };
-    let mut ages: Vec<u64> = peers.iter().map(|peer| peer.exposure_ms).collect();
     ages.sort_unstable();
-    let age = Millis(*ages.get(copies.saturating_sub(1))?);
-    (age >= may_lack + COMMITS_WAIT_TOLD).then(|| {
-        let detail = format!(
-            "what was committed here {age} ago is not held by as many other regions and witnesses as the \
-             RPO asks for ({copies}): commits wait until it is. Start those that are down; with a \
-             witness one may be lost (docs/operating/witness.md)"
-        );
-        Condition { name: "commits_wait".into(), detail }
-    })
+    let told = match ages.get(copies.saturating_sub(1)) {
+        Some(age) if *age < may_lack + COMMITS_WAIT_TOLD => return None,
+        Some(age) => format!("what was committed here {age} ago is not held by"),
+        None => "there are not".to_owned(),
+    };
+    let detail = format!(
+        "{told} as many other regions and witnesses as the RPO asks for ({copies}): commits \
+         wait. Start those that are down; with a witness one may be lost (docs/operating/witness.md)"
+    );
+    Some(Condition { name: "commits_wait".into(), detail })
 }
 
 fn not_ready((lost, against): (&RegionId, &[Unready])) -> Condition {

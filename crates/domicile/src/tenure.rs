@@ -311,11 +311,16 @@ impl Tenure {
         let Some(place) = self.state.borrow().place else { return };
         let advance = sequences::keep(&mut guard.client, &self.config, place, Look::Columns);
         let advanced = timeout(ADVANCE_WAIT_MAX, advance).await;
-        let advanced = advanced.map_err(anyhow::Error::from).and_then(|result| result);
-        guard.advance_at = advanced.err().map(|error| {
-            tracing::warn!("sequences are not moved behind what others have written: {error:#}");
-            self.clock.now() + ADVANCE_AGAIN_AFTER
-        });
+        let left = match advanced.map_err(anyhow::Error::from).and_then(|result| result) {
+            Ok(left) => left > 0,
+            Err(error) => {
+                tracing::warn!(
+                    "sequences are not moved behind what others have written: {error:#}"
+                );
+                true
+            }
+        };
+        guard.advance_at = left.then(|| self.clock.now() + ADVANCE_AGAIN_AFTER);
     }
 
     async fn renew(&self, guard: &mut Guard, complaint: &mut Complaint) -> anyhow::Result<()> {

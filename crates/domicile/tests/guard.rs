@@ -393,6 +393,19 @@ async fn nothing_is_prepared_for_two_phases(eu: &Here) {
     eu.client.batch_execute(&sql).await.unwrap();
     let error = eu.client.batch_execute("PREPARE TRANSACTION 'later'").await.unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
+    for name in
+        ["'later' /* c */", "'it''s' -- c", "E'it\\'s';", "$a$later$a$", "U&'l' UESCAPE '!'"]
+    {
+        eu.client.batch_execute(&sql).await.unwrap();
+        let prepare = format!("PREPARE TRANSACTION {name}");
+        let error = eu.client.batch_execute(&prepare).await.expect_err(name);
+        assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error:?}");
+    }
+    eu.passes("UPDATE account SET note = '; prepare transaction x' WHERE branch = {ours}").await;
+    eu.passes("UPDATE account SET note = '; prepare transaction ''x''' WHERE branch = {ours}")
+        .await;
+    let last = "UPDATE account SET branch = branch WHERE branch = {ours} AND note <> '; prepare transaction ''x'''";
+    eu.passes(last).await;
     assert_eq!(eu.one("SELECT count(*)::text FROM pg_prepared_xacts").await, "0");
     assert_eq!(eu.one("SELECT count(*)::text FROM account WHERE note = 'two'").await, "0");
 }

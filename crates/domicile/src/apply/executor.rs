@@ -17,7 +17,9 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
+use super::is_transient;
 use super::plan::{Parameter, Plan, Planned};
+use super::writer::RefusedAtTheEnd;
 
 /// Prepared statements that one session keeps.
 const STATEMENTS_MAX: usize = 512;
@@ -122,6 +124,16 @@ impl Executor {
             self.client.batch_execute("ROLLBACK").await?;
         }
         committed
+    }
+
+    /// Has everything that was deferred checked now, and from now on at once. At the COMMIT it would be too late to
+    /// keep anything of the transaction.
+    pub async fn check_deferred(&self) -> anyhow::Result<()> {
+        let checked = self.client.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await;
+        match checked.map_err(anyhow::Error::from) {
+            Err(error) if !is_transient(&error) => Err(error.context(RefusedAtTheEnd)),
+            checked => checked,
+        }
     }
 
     /// Ends the open transaction: commits it when all of it was made, else nothing of it stays.

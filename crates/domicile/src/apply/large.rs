@@ -8,7 +8,7 @@ use domicile_core::id::Origin;
 
 use super::conflict;
 use super::executor::save_checkpoint;
-use super::writer::Writer;
+use super::writer::{Deferred, Writer};
 use crate::pieces::{Piece, Pieces};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(super) enum Way {
     /// Fails on the first surprise.
     Fast,
     /// Settles conflicts, change by change.
-    Slow,
+    Slow(Deferred),
     /// It is not history: only the checkpoint moves.
     PassOver,
 }
@@ -32,15 +32,24 @@ impl Writer {
         pieces: &mut Pieces,
         way: Way,
     ) -> anyhow::Result<()> {
-        if way == Way::Slow {
+        let slow = matches!(way, Way::Slow(_));
+        if slow {
             self.forget_schema();
         }
-        if way == Way::Slow || way == Way::Fast && self.shared.concerns(&first.transaction) {
+        if slow || way == Way::Fast && self.shared.concerns(&first.transaction) {
             self.compare_schema(&first.transaction).await?;
         }
         self.executor.begin().await?;
         let lsn = first.transaction.lsn;
-        let made = self.apply_pieces(origin, first, pieces, way).await;
+        let made = async {
+            let executor = self.executor.clone();
+            if way == Way::Slow(Deferred::AtOnce) {
+                executor.check_deferred().await?;
+            }
+            self.apply_pieces(origin, first, pieces, way).await?;
+            if slow { executor.check_deferred().await } else { Ok(()) }
+        };
+        let made = made.await;
         self.executor.end(made).await?;
         self.applied = lsn;
         Ok(())
@@ -71,7 +80,7 @@ impl Writer {
                     let plan = self.plan(std::slice::from_ref(&piece.transaction)).await?;
                     self.executor.execute(&plan.late).await?;
                 }
-                Way::Slow => {
+                Way::Slow(_) => {
                     let converging = lsn <= self.converge_to;
                     conflict::apply(
                         &*self.executor.client,

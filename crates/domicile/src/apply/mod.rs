@@ -56,7 +56,7 @@ use migration::MigrationFailed;
 use overlap::NotTogether;
 use plan::Plan;
 use shared::Shared;
-use writer::Writer;
+use writer::{Deferred, RefusedAtTheEnd, Writer};
 
 /// Bytes of log read at a time: also the most that one PostgreSQL transaction applies.
 const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -88,15 +88,17 @@ pub struct Applier {
     pub gate: Arc<RwLock<()>>,
     /// Counts repairs: after one, the checkpoint is read again.
     pub repairs: watch::Receiver<u64>,
-    /// A large transaction that could not be applied the fast way.
-    pub slowly: Option<Lsn>,
+    /// A large transaction that could not be applied the fast way, and how it is then.
+    pub slowly: Option<(Lsn, Deferred)>,
     /// Up to here no batches overlap: it was tried.
     pub one_by_one_to: Lsn,
     pub notices: Notices,
     /// Does not go on, and says so.
     pub waits: bool,
-    /// How often it has failed since something was applied.
+    /// How often a session has failed at what is to be applied, since something was.
     pub failures: u32,
+    /// The session that runs, or that ran last, has come so far as to apply something.
+    pub opened: bool,
 }
 
 impl Applier {
@@ -147,8 +149,9 @@ impl Applier {
 
     /// Tells of what does not pass by itself.
     fn fails(&mut self, error: &anyhow::Error) {
-        self.failures = if is_transient(error) { 0 } else { self.failures + 1 };
-        if self.failures == FAILURES_TOLD {
+        let passes = !self.opened || is_transient(error);
+        self.failures = if passes { 0 } else { self.failures + 1 };
+        if self.failures >= FAILURES_TOLD {
             let origin = &self.config.origin;
             let shown = self.positions.frontier().get(origin);
             let detail = format!(
@@ -160,7 +163,7 @@ impl Applier {
         }
     }
 
-    /// Something was applied.
+    /// Something was applied, or there is nothing to apply.
     fn goes_on(&mut self) {
         self.failures = 0;
         if std::mem::take(&mut self.waits) {
@@ -171,7 +174,9 @@ impl Applier {
     /// Applies until something breaks or a repair has moved the ground.
     async fn session(&mut self) -> anyhow::Result<()> {
         self.repairs.mark_unchanged();
+        self.opened = false;
         let mut writer = Writer::open(&self.config).await?;
+        self.opened = true;
         self.positions.applied(&self.config.origin, writer.applied, 0);
         let mut ahead = Ahead::new(&self.log, writer.applied, BATCH_BYTES_MAX);
         let mut moved = self.positions.subscribe();
@@ -179,10 +184,13 @@ impl Applier {
         loop {
             match ahead.next(&writer.targets).await? {
                 None if writer.in_flight.is_some() => self.finish_all(&mut writer).await?,
-                None => tokio::select! {
-                    grown = ahead.grown() => grown?,
-                    _ = self.repairs.changed() => return Ok(()),
-                },
+                None => {
+                    self.goes_on();
+                    tokio::select! {
+                        grown = ahead.grown() => grown?,
+                        _ = self.repairs.changed() => return Ok(()),
+                    }
+                }
                 Some(Next::Large(first)) => {
                     self.finish_all(&mut writer).await?;
                     let head = &first.transaction;
@@ -346,16 +354,25 @@ impl Applier {
         let (origin, lsn) = (self.config.origin.clone(), first.transaction.lsn);
         let way = match self.is_tail(&first.transaction) {
             true => Way::PassOver,
-            false if self.slowly == Some(lsn) => Way::Slow,
-            false => Way::Fast,
+            false => match self.slowly {
+                Some((slowly, deferred)) if slowly == lsn => Way::Slow(deferred),
+                _ => Way::Fast,
+            },
         };
         self.positions.claim(&origin, lsn);
         match writer.apply_large(&origin, first, pieces, way).await {
             Ok(()) => self.positions.applied(&origin, lsn, 1),
-            Err(error) if is_transient(&error) || way != Way::Fast => return Err(error),
             Err(error) => {
+                let deferred = match way {
+                    _ if is_transient(&error) => return Err(error),
+                    Way::Fast => Deferred::AtTheEnd,
+                    Way::Slow(Deferred::AtTheEnd) if error.is::<RefusedAtTheEnd>() => {
+                        Deferred::AtOnce
+                    }
+                    Way::Slow(_) | Way::PassOver => return Err(error),
+                };
                 tracing::debug!(%origin, %lsn, "applying change by change: {error:#}");
-                self.slowly = Some(lsn);
+                self.slowly = Some((lsn, deferred));
                 *pieces = Pieces::new(self.log.read(writer.applied));
             }
         }

@@ -21,7 +21,7 @@ use super::overlap::InFlight;
 use super::plan::{Plan, plan};
 use super::shared::Shared;
 use super::target::Targets;
-use super::{ApplierConfig, conflict, is_transient, migration};
+use super::{ApplierConfig, conflict, migration};
 use crate::capture::ORIGIN_PREFIX;
 use crate::pieces::Piece;
 use crate::postgres::session;
@@ -61,18 +61,16 @@ enum Second {
 }
 
 /// When the triggers fire that the application has deferred and that fire for appliers, too.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Deferred {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deferred {
     AtTheEnd,
     AtOnce,
 }
 
-const CHECK_DEFERRED: &str = "SET CONSTRAINTS ALL IMMEDIATE";
-
 /// A deferred trigger has refused the transaction as a whole.
 #[derive(Debug, thiserror::Error)]
 #[error("a deferred trigger refused it")]
-struct RefusedAtTheEnd;
+pub(super) struct RefusedAtTheEnd;
 
 impl Writer {
     pub async fn open(config: &ApplierConfig) -> anyhow::Result<Self> {
@@ -234,16 +232,12 @@ impl Writer {
     ) -> anyhow::Result<()> {
         self.executor.begin().await?;
         let made = async {
-            let client = self.executor.client.clone();
+            let executor = self.executor.clone();
             if deferred == Deferred::AtOnce {
-                client.batch_execute(CHECK_DEFERRED).await?;
+                executor.check_deferred().await?;
             }
             self.apply_whole(origin, transaction).await?;
-            // Here and not at the COMMIT, of which nothing could be kept.
-            match client.batch_execute(CHECK_DEFERRED).await.map_err(anyhow::Error::from) {
-                Err(error) if !is_transient(&error) => Err(error.context(RefusedAtTheEnd)),
-                checked => checked,
-            }
+            executor.check_deferred().await
         };
         let made = made.await;
         if made.is_err() {

@@ -94,7 +94,8 @@ pub async fn serve(
             Either::Right(server.serve_with_incoming(tls::incoming(listener, credentials)))
         }
     };
-    // Those who follow a log would never have done: they go on as soon as the agent is back.
+    // Those who follow a log would never have done. They are answered for as long as the agent still runs, and go on
+    // once it is back.
     tokio::select! {
         served = serving => served?,
         () = shutdown.cancelled() => {}

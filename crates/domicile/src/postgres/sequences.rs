@@ -15,7 +15,7 @@ use super::rows::qualified;
 const SEQUENCES_SQL: &str = include_str!("sql/sequences.sql");
 /// Setting a sequence waits for transactions that have drawn from it; those who want to draw queue
 /// behind it meanwhile.
-const LOCK_WAIT_MAX_MS: u32 = 1000;
+const LOCK_WAIT_MAX_MS: u32 = 200;
 
 /// How hard to look for values that are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +39,7 @@ struct Column {
     indexed: bool,
 }
 
-/// Makes every sequence keep to `place`. Returns how many had to be set; those that cannot are
-/// complained about.
+/// Makes every sequence keep to `place`. Returns how many could not be set: those are complained about.
 pub async fn keep(
     client: &mut Client,
     config: &Config,
@@ -61,17 +60,17 @@ pub async fn keep(
         }
     }
     if wrong.is_empty() || set(client, &wrong, place).await.is_ok() {
-        return Ok(wrong.len());
+        return Ok(0);
     }
     // One that somebody holds, or that has no value left, is not to hold up the others.
-    let mut count = 0;
+    let mut left = 0;
     for found in &wrong {
-        match set(client, std::slice::from_ref(found), place).await {
-            Ok(()) => count += 1,
-            Err(error) => complain(found, &error),
+        if let Err(error) = set(client, std::slice::from_ref(found), place).await {
+            complain(found, &error);
+            left += 1;
         }
     }
-    Ok(count)
+    Ok(left)
 }
 
 fn complain(found: &Found, error: &anyhow::Error) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::id::TableName;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::database::Database;
@@ -95,8 +96,9 @@ pub async fn cancel(connection: &str, client: &Client) {
         client.cancel_token().cancel_query(database.encryption()?.connector()).await?;
         anyhow::Ok(())
     };
-    if let Err(error) = canceled.await {
-        tracing::debug!("what was given up goes on in PostgreSQL: {error:#}");
+    match timeout(CONNECT_TIMEOUT, canceled).await {
+        Ok(Ok(())) => {}
+        other => tracing::debug!("what was given up goes on in PostgreSQL: {other:?}"),
     }
 }
 

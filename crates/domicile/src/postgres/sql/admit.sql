@@ -126,7 +126,7 @@ BEGIN
     END IF;
     -- COMMIT PREPARED passes no check and may come long after the lease; meanwhile nothing could be
     -- drained. Only an early word: a server should not allow prepared transactions at all.
-    IF current_setting('max_prepared_transactions') <> '0' AND current_query() ~* '(^|;)[[:space:]]*prepare[[:space:]]+transaction[[:space:]]+(e|u&)?''([^'']|'''')*''[[:space:]]*;?[[:space:]]*$' THEN
+    IF current_setting('max_prepared_transactions') <> '0' AND current_query() ~* '(^|;)[[:space:]]*prepare[[:space:]]+transaction[[:space:]]+((e|u&)?''([^''\\]|''''|\\.)*''|\$[^$]*\$[^$]*\$[^$]*\$)([[:space:];]|--[^\n]*|/\*.*\*/|uescape[[:space:]]+''.'')*$' THEN
         RAISE EXCEPTION USING ERRCODE = '0A000',
             MESSAGE = 'a transaction that writes guarded tables cannot be prepared',
             HINT = 'Commit it; and set max_prepared_transactions = 0, so that nobody tries.';
