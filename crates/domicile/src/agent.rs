@@ -94,15 +94,27 @@ pub async fn run(
     let here =
         config.region(&region).with_context(|| format!("there is no region \"{region}\""))?;
     let listeners = Listeners::bind(here).await?;
-    let parts = Parts::build(config.clone(), here.clone(), &shutdown).await?;
+    // For whatever clients need until the last of them is served: the lease, the copies that commits wait for.
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    let parts = Parts::build(config.clone(), here.clone(), &stop).await?;
     let (origin, logs) = (parts.origin.clone(), parts.logs.clone());
     let mut incarnations = parts.incarnations.clone();
     let (mut tasks, joined) = (JoinSet::new(), CancellationToken::new());
-    if parts.is_newcomer().await {
-        parts.start_newcomer(listeners, &joined, &shutdown, &mut tasks)?;
+    let is_newcomer = tokio::select! {
+        is_newcomer = parts.is_newcomer() => is_newcomer,
+        () = shutdown.cancelled() => return Ok(Ended::Stopped),
+    };
+    if is_newcomer {
+        parts.start_newcomer(listeners, &joined, &stop, &mut tasks)?;
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            shutdown.cancelled().await;
+            stop.cancel();
+        });
         tracing::info!(%region, %origin, "agent started; the region is not a member of the cluster yet");
     } else {
-        parts.start(listeners, &shutdown, &mut tasks).await?;
+        parts.start(listeners, &shutdown, &stop, &mut tasks).await?;
         tracing::info!(%region, %origin, "agent started");
     }
     loop {
@@ -249,7 +261,7 @@ impl Parts {
     async fn build(
         config: Arc<Config>,
         here: Region,
-        shutdown: &CancellationToken,
+        stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let data = PathBuf::from(&here.data);
         let room = Room::of(config.log.size_max);
@@ -271,11 +283,11 @@ impl Parts {
         database.tls.files()?;
         let directory = directory::Client::open(&config)?;
         let remembered = Examined::open(&data, &config.cluster).subscribe().borrow().clone();
-        let ownership = view::follow(&directory, &config.cluster, remembered, shutdown.clone());
-        let leases = directory.follow(LEASE_PREFIX, shutdown.clone());
-        let runs = directory.follow(RUN_PREFIX, shutdown.clone());
-        let reseeds = directory.follow(RESEED_PREFIX, shutdown.clone());
-        let incarnations = directory.follow(INCARNATION_PREFIX, shutdown.clone());
+        let ownership = view::follow(&directory, &config.cluster, remembered, stop.clone());
+        let leases = directory.follow(LEASE_PREFIX, stop.clone());
+        let runs = directory.follow(RUN_PREFIX, stop.clone());
+        let reseeds = directory.follow(RESEED_PREFIX, stop.clone());
+        let incarnations = directory.follow(INCARNATION_PREFIX, stop.clone());
         let clock = Clock::new();
         let promises = Given::new(clock, config.lease);
         let (known, given) = (ownership.clone(), promises.clone());
@@ -337,7 +349,7 @@ impl Parts {
         self,
         listeners: Listeners,
         joined: &CancellationToken,
-        shutdown: &CancellationToken,
+        stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
         let tenure = watch::Sender::new(TenureState::default());
@@ -345,15 +357,15 @@ impl Parts {
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
         let observer = self.observer(status.subscribe());
         let marker = self.marker(watch::Sender::new(TenureState::default()).subscribe());
-        self.start_peer_server(listeners.peer, status.subscribe(), marker, true, shutdown, tasks);
+        self.start_peer_server(listeners.peer, status.subscribe(), marker, true, stop, tasks);
         let nobody = (None, None);
-        self.start_outlets(listeners.outlets, &status, &observer, nobody, shutdown, tasks)?;
-        tasks.spawn(observer.clone().run(shutdown.clone()));
+        self.start_outlets(listeners.outlets, &status, &observer, nobody, stop, tasks)?;
+        tasks.spawn(observer.clone().run(stop.clone()));
         let seen = Some(seeding.subscribe());
         let nothing = watch::Sender::new(None).subscribe();
         let reporter = self.reporter(&observer, tenure.subscribe(), nothing, seen, status);
-        tasks.spawn(reporter.run(shutdown.clone()));
-        tasks.spawn(self.keeper_of_copies().run(shutdown.clone()));
+        tasks.spawn(reporter.run(stop.clone()));
+        tasks.spawn(self.keeper_of_copies().run(stop.clone()));
         let (follower, regions) = (Box::new(self.follower(true)), self.other_regions());
         let newcomer = Newcomer {
             config: self.config,
@@ -371,7 +383,7 @@ impl Parts {
             tenure,
             status: seeding,
         };
-        tasks.spawn(newcomer.run(joined.clone(), shutdown.clone()));
+        tasks.spawn(newcomer.run(joined.clone(), stop.clone()));
         Ok(())
     }
 
@@ -445,13 +457,14 @@ impl Parts {
         self,
         listeners: Listeners,
         shutdown: &CancellationToken,
+        stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
         let tenure_state = watch::Sender::new(TenureState::default());
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
         let silence = watch::Sender::new(Silence::default());
         let capture = self.capture(tenure_state.subscribe());
-        let stopping = shutdown.clone();
+        let stopping = stop.clone();
         let examined = Examined::open(Path::new(&self.here.data), &self.config.cluster);
         let newest = examined.subscribe_newest();
         let settled =
@@ -486,11 +499,11 @@ impl Parts {
             recovery.run(&stop).await;
             capture.run(stop).await;
         };
-        tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), captured));
-        tasks.spawn(self.keeper_of_copies().run(shutdown.clone()));
-        tasks.spawn(self.continuity.clone().run(shutdown.clone()));
-        tasks.spawn(tenure.run(shutdown.clone()));
-        self.start_guards(&tenure_state.subscribe(), shutdown, tasks);
+        tasks.spawn(after_setup(tenure_state.subscribe(), stop.clone(), captured));
+        tasks.spawn(self.keeper_of_copies().run(stop.clone()));
+        tasks.spawn(self.continuity.clone().run(stop.clone()));
+        tasks.spawn(tenure.run(stop.clone()));
+        self.start_guards(&tenure_state.subscribe(), stop, tasks);
         let keeper = Keeper {
             config: self.config.clone(),
             postgres: self.here.postgres.clone(),
@@ -498,18 +511,19 @@ impl Parts {
             origin: self.origin.clone(),
             continuity: self.continuity.clone(),
         };
-        let kept = keeper.run(shutdown.clone());
-        tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), kept));
-        self.start_replication(&observer, shutdown, tasks, tenure_state.subscribe(), settled)?;
+        let kept = keeper.run(stop.clone());
+        tasks.spawn(after_setup(tenure_state.subscribe(), stop.clone(), kept));
+        self.start_replication(&observer, stop, tasks, tenure_state.subscribe(), settled)?;
         let marker = self.marker(tenure_state.subscribe());
         let (seen, answers) = (status.subscribe(), marker.clone());
-        self.start_peer_server(listeners.peer, seen, answers, false, shutdown, tasks);
+        self.start_peer_server(listeners.peer, seen, answers, false, stop, tasks);
         let staleness = Staleness::new(self.config.cluster.clone(), marker, self.other_regions());
-        tasks.spawn(staleness.clone().run(shutdown.clone()));
+        tasks.spawn(staleness.clone().run(stop.clone()));
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
         let known = (staleness, status.subscribe());
-        let (routes, clients) =
-            self.start_gateway(listeners.gateway, tenure, heard, known, shutdown, tasks).await?;
+        let (routes, clients) = self
+            .start_gateway(listeners.gateway, tenure, heard, known, (shutdown, stop), tasks)
+            .await?;
         let requests = self.start_front(listeners.front, routes, shutdown, tasks)?;
         let doors = (Some(clients), requests);
         self.start_outlets(listeners.outlets, &status, &observer, doors, shutdown, tasks)?;
@@ -520,12 +534,12 @@ impl Parts {
             suspect_after: self.config.failover.suspect_after,
             silence,
         };
-        let listening = listener.run(shutdown.clone());
-        tasks.spawn(after_setup(tenure_state.subscribe(), shutdown.clone(), listening));
-        tasks.spawn(observer.clone().run(shutdown.clone()));
+        let listening = listener.run(stop.clone());
+        tasks.spawn(after_setup(tenure_state.subscribe(), stop.clone(), listening));
+        tasks.spawn(observer.clone().run(stop.clone()));
         let reporter = self.reporter(&observer, tenure_state.subscribe(), newest, None, status);
-        tasks.spawn(reporter.run(shutdown.clone()));
-        tasks.spawn(self.operator(observer).run(shutdown.clone()));
+        tasks.spawn(reporter.run(stop.clone()));
+        tasks.spawn(self.operator(observer).run(stop.clone()));
         sockets::complain_of_rest();
         Ok(())
     }
@@ -534,7 +548,7 @@ impl Parts {
     fn start_guards(
         &self,
         tenure: &watch::Receiver<TenureState>,
-        shutdown: &CancellationToken,
+        stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) {
         let noted = watch::Sender::new(Vec::new());
@@ -551,10 +565,10 @@ impl Parts {
             tenure.clone(),
             self.notices.clone(),
             noted,
-            shutdown.clone(),
+            stop.clone(),
         );
-        tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), guards));
-        tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), comparer.run(shutdown.clone())));
+        tasks.spawn(after_setup(tenure.clone(), stop.clone(), guards));
+        tasks.spawn(after_setup(tenure.clone(), stop.clone(), comparer.run(stop.clone())));
     }
 
     fn capture(&self, lease: watch::Receiver<TenureState>) -> Capture {
@@ -577,7 +591,7 @@ impl Parts {
     fn start_replication(
         &self,
         observer: &Observer,
-        shutdown: &CancellationToken,
+        stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
         tenure: watch::Receiver<TenureState>,
         settled: Settled,
@@ -600,7 +614,7 @@ impl Parts {
             incarnations: self.incarnations.clone(),
             follower: Box::new(self.follower(false)),
         };
-        tasks.spawn(origins.run(shutdown.clone()));
+        tasks.spawn(origins.run(stop.clone()));
         let retainer = Retainer {
             config: self.config.clone(),
             region: self.here.id.clone(),
@@ -613,11 +627,11 @@ impl Parts {
             examined: examined.subscribe(),
             notices: self.notices.clone(),
         };
-        tasks.spawn(retainer.run(shutdown.clone()));
+        tasks.spawn(retainer.run(stop.clone()));
         let durability =
             Durability { postgres: self.here.postgres.clone(), positions: self.positions.clone() };
-        let durable = durability.run(shutdown.clone());
-        tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), durable));
+        let durable = durability.run(stop.clone());
+        tasks.spawn(after_setup(tenure.clone(), stop.clone(), durable));
         let tails = Tails {
             config: self.config.clone(),
             postgres: self.here.postgres.clone(),
@@ -630,7 +644,7 @@ impl Parts {
             intake: self.intake.clone(),
             examined,
         };
-        tasks.spawn(after_setup(tenure.clone(), shutdown.clone(), tails.run(shutdown.clone())));
+        tasks.spawn(after_setup(tenure.clone(), stop.clone(), tails.run(stop.clone())));
         let repairer = Repairer {
             config: self.config.clone(),
             postgres: self.here.postgres.clone(),
@@ -645,7 +659,7 @@ impl Parts {
             continuity: self.continuity.clone(),
             notices: self.notices.clone(),
         };
-        tasks.spawn(after_setup(tenure, shutdown.clone(), repairer.run(shutdown.clone())));
+        tasks.spawn(after_setup(tenure, stop.clone(), repairer.run(stop.clone())));
         Ok(())
     }
 
@@ -668,7 +682,7 @@ impl Parts {
         status: watch::Receiver<Arc<RegionStatus>>,
         marker: Marker,
         newcomer: bool,
-        shutdown: &CancellationToken,
+        stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) {
         let (postgres, config) = (self.here.postgres.clone(), self.config.clone());
@@ -690,17 +704,17 @@ impl Parts {
                 newcomer,
             }),
         };
-        let (credentials, shutdown) = (self.credentials.clone(), shutdown.clone());
+        let (credentials, stop) = (self.credentials.clone(), stop.clone());
         if let Some(credentials) = credentials.clone() {
-            let (notices, shutdown) = (self.notices.clone(), shutdown.clone());
-            tasks.spawn(tls::watch(credentials, "agents", notices, shutdown));
+            let (notices, stop) = (self.notices.clone(), stop.clone());
+            tasks.spawn(tls::watch(credentials, "agents", notices, stop));
         }
         if let Ok(Some(files)) = self.database.tls.files() {
-            let (notices, shutdown) = (self.notices.clone(), shutdown.clone());
-            tasks.spawn(tls::watch(files, "PostgreSQL", notices, shutdown));
+            let (notices, stop) = (self.notices.clone(), stop.clone());
+            tasks.spawn(tls::watch(files, "PostgreSQL", notices, stop));
         }
         tasks.spawn(async move {
-            if let Err(error) = peer::server::serve(desk, listener, credentials, shutdown).await {
+            if let Err(error) = peer::server::serve(desk, listener, credentials, stop).await {
                 tracing::error!("the peer server ended: {error:#}");
             }
         });
@@ -748,14 +762,14 @@ impl Parts {
         Ok(())
     }
 
-    /// Returns what it knows of ownership, and of its clients.
+    /// Returns what it knows of ownership, and of its clients. Stops everything once they are served after `shutdown`.
     async fn start_gateway(
         &self,
         listen: SocketAddr,
         tenure: watch::Receiver<TenureState>,
         silence: watch::Receiver<Silence>,
         (staleness, status): (Staleness, watch::Receiver<Arc<RegionStatus>>),
-        shutdown: &CancellationToken,
+        (shutdown, stop): (&CancellationToken, &CancellationToken),
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<(watch::Receiver<Arc<Routes>>, gateway::Tally)> {
         let routes = watch::Sender::new(Arc::new(Routes::default()));
@@ -775,7 +789,7 @@ impl Parts {
             sharing: self.config.gateway.sharing,
             warm_ups: self.warm_ups.clone(),
             rpo: self.config.rpo,
-            secure: self.secure(shutdown, tasks)?,
+            secure: self.secure(stop, tasks)?,
             admission: self.config.gateway.admission.clone(),
             console: self.console(status),
             roles: gateway::Roles::of_postgres(&self.here.postgres),
@@ -790,7 +804,12 @@ impl Parts {
             .await
             .with_context(|| format!("listen for clients on {listen}"))?;
         let tally = gateway.tally();
-        tasks.spawn(gateway.run(shutdown.clone()));
+        let served = gateway.run(shutdown.clone());
+        let rest = stop.clone();
+        tasks.spawn(async move {
+            served.await;
+            rest.cancel();
+        });
         let known = routes.subscribe();
         let publisher = RoutePublisher {
             router: Router::new(self.here.id.clone(), self.config.layout.scheme == Scheme::Whole),
@@ -800,7 +819,7 @@ impl Parts {
             silence,
             routes,
         };
-        tasks.spawn(publisher.run(shutdown.clone()));
+        tasks.spawn(publisher.run(stop.clone()));
         Ok((known, tally))
     }
 

@@ -1,9 +1,12 @@
-//! Does an agent that is told to stop end, though everybody is still connected to it, and take its place again?
+//! Does an agent that is told to stop serve who is in a transaction, end, though everybody is still connected to it, and
+//! take its place again?
 
 use domicile::lab::regions::Regions;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_postgres::NoTls;
 
 mod regions;
 use regions::{LOOK_AGAIN, PATIENCE, assert_alike, config, eventually, settle, start};
@@ -12,20 +15,15 @@ use regions::{LOOK_AGAIN, PATIENCE, assert_alike, config, eventually, settle, st
 async fn an_agent_that_is_told_to_stop_ends_and_is_missed_by_nobody_once_it_is_back() {
     let mut config = config(&["eu", "us", "ap"], "hash(id, 6)", 6);
     config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY, note text)".to_owned();
+    config.rpo = "0".to_owned();
     config.tables = "[[table]]\nname = \"item\"\n".to_owned();
     let mut regions = Regions::create(config).await.unwrap();
     start(&mut regions).await;
+    a_transaction_that_is_open_is_served_to_its_end(&mut regions).await;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         for region in regions.names().to_vec() {
-            let pid = regions.agent_pid(&region).unwrap();
-            kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
-            let deadline = Instant::now() + PATIENCE;
-            while !regions.agent_has_ended(&region) {
-                assert!(Instant::now() < deadline, "{region} goes on after {signal}");
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            regions.start_agent(&region).unwrap();
-            regions.wait_until_ready().await.unwrap();
+            tell(&regions, &region, signal);
+            comes_back(&mut regions, &region).await;
         }
     }
     for region in regions.names().to_vec() {
@@ -40,4 +38,39 @@ async fn an_agent_that_is_told_to_stop_ends_and_is_missed_by_nobody_once_it_is_b
     }
     settle(&regions, "at the end").await;
     assert_alike(&regions, &["item"]).await;
+}
+
+fn tell(regions: &Regions, region: &str, signal: Signal) {
+    let pid = regions.agent_pid(region).unwrap();
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+async fn comes_back(regions: &mut Regions, region: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !regions.agent_has_ended(region) {
+        assert!(Instant::now() < deadline, "{region} goes on");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    regions.start_agent(region).unwrap();
+    regions.wait_until_ready().await.unwrap();
+}
+
+/// Its commit waits for a copy, which the agent that stops has to send.
+async fn a_transaction_that_is_open_is_served_to_its_end(regions: &mut Regions) {
+    let address = regions.gateway("eu");
+    let gateway =
+        format!("host={} port={} user=postgres dbname=postgres", address.ip(), address.port());
+    let (client, driver) = tokio_postgres::connect(&gateway, NoTls).await.unwrap();
+    tokio::spawn(driver);
+    let write = "BEGIN; INSERT INTO item SELECT id, 'served' FROM generate_series(1000, 1060) id
+                 WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu'";
+    client.batch_execute(write).await.unwrap();
+    tell(regions, "eu", Signal::SIGTERM);
+    eventually("nobody else is let in", async || match TcpStream::connect(address).await {
+        Ok(_) => Err("somebody was".to_owned()),
+        Err(_) => Ok(()),
+    })
+    .await;
+    client.batch_execute("COMMIT").await.unwrap();
+    comes_back(regions, "eu").await;
 }
