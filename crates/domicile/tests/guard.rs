@@ -120,6 +120,7 @@ async fn a_write_that_is_not_ours_is_refused_on_every_way_and_none_enters_the_hi
     the_client_cannot_commit_without_a_peer(&regions, &eu).await;
     an_unstamped_write_is_journaled_and_repaired(&regions, &eu).await;
     an_old_snapshot_sees_the_new_owner(&regions, &eu).await;
+    a_procedure_that_has_committed_is_not_called_again(&regions, &eu).await;
     settle(&regions, "before the agent stops").await;
     assert_alike(&regions, &["account", "entry", "event", "currency"]).await;
 
@@ -334,6 +335,34 @@ fn switchover(regions: &Regions, partition: &str, to: &str) {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A gateway sends on what was refused; of this, the first part would be done twice.
+async fn a_procedure_that_has_committed_is_not_called_again(regions: &Regions, eu: &Here) {
+    for region in regions.names() {
+        let client = regions.connect(region).await.unwrap();
+        let procedure =
+            "CREATE PROCEDURE in_two_parts(first int, second int) LANGUAGE plpgsql AS $$
+            BEGIN
+                UPDATE account SET note = note || '+' WHERE branch = first AND id = 1;
+                COMMIT;
+                UPDATE account SET note = note || '+' WHERE branch = second AND id = 1;
+            END $$";
+        client.batch_execute(procedure).await.unwrap();
+    }
+    eu.passes("UPDATE account SET note = '' WHERE branch = {ours}").await;
+    let address = regions.gateway("eu");
+    let gateway =
+        format!("host={} port={} user=postgres dbname=postgres", address.ip(), address.port());
+    let (client, driver) = tokio_postgres::connect(&gateway, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(driver);
+    let error = client.batch_execute(&eu.sql("CALL in_two_parts({ours}, {theirs})")).await;
+    let error = error.unwrap_err();
+    let told = error.as_db_error().unwrap();
+    assert_eq!(*told.code(), SqlState::READ_ONLY_SQL_TRANSACTION, "{error:?}");
+    assert!(told.detail().unwrap().starts_with("An earlier part of this statement is committed."));
+    let note = "SELECT note FROM account WHERE branch = {ours} AND id = 1";
+    assert_eq!(eu.one(note).await, "+", "once");
 }
 
 async fn a_lease_may_end_before_the_commit(regions: &mut Regions, eu: &Here) {

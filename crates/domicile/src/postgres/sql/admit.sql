@@ -81,6 +81,17 @@ BEGIN
 END
 $$;
 
+-- What a gateway goes by when it sends a refused statement elsewhere. Of a procedure, or of DO, that has committed
+-- before, nothing may be done again: only there is a transaction younger than its statement.
+CREATE OR REPLACE FUNCTION domicile.refused_by(owner text, epoch bigint) RETURNS text
+LANGUAGE sql STABLE AS
+$$
+    SELECT CASE
+        WHEN now() > statement_timestamp() THEN 'An earlier part of this statement is committed. '
+        ELSE ''
+    END || format('Owner region: %s, epoch: %s.', coalesce(nullif(owner, ''), 'none'), epoch)
+$$;
+
 -- A function's definition is read by the catalogue's own snapshot, not by the transaction's: so
 -- even a transaction that began long ago is told today's owner.
 CREATE OR REPLACE FUNCTION domicile.refuse(number integer, owner text, epoch bigint, address text)
@@ -94,7 +105,7 @@ BEGIN
             WHEN owner = {region} THEN format('partition %s is owned by this region "%s", but its lease is over', number, owner)
             ELSE format('partition %s is owned by region "%s", not by this region "%s"', number, owner, {region})
         END,
-        DETAIL = format('Owner region: %s, epoch: %s.', coalesce(nullif(owner, ''), 'none'), epoch),
+        DETAIL = domicile.refused_by(owner, epoch),
         HINT = CASE
             WHEN owner IS NULL THEN 'It is being given to another region; try again shortly.'
             WHEN owner = '' THEN 'Rows here that are not history are journaled and repaired first; try again shortly. What holds that up: see "domicile status".'
@@ -113,7 +124,7 @@ BEGIN
     IF NEW.generation IS NOT NULL AND NOT domicile.lease_live() THEN
         RAISE EXCEPTION USING ERRCODE = '25006',
             MESSAGE = 'the lease of this region "' || {region} || '" ended before the commit',
-            DETAIL = 'Owner region: ' || {region} || ', epoch: 0.',
+            DETAIL = domicile.refused_by({region}, 0),
             HINT = 'The transaction was rolled back; try again.';
     END IF;
     IF NEW.generation IS NOT NULL
@@ -121,7 +132,7 @@ BEGIN
     THEN
         RAISE EXCEPTION USING ERRCODE = '25006',
             MESSAGE = 'a partition was taken away from region "' || {region} || '" before the commit',
-            DETAIL = 'Owner region: none, epoch: 0.',
+            DETAIL = domicile.refused_by('', 0),
             HINT = 'The transaction was rolled back; try again.';
     END IF;
     -- COMMIT PREPARED passes no check and may come long after the lease; meanwhile nothing could be
