@@ -29,7 +29,7 @@ use domicile_core::promise::{Ask, Needed};
 use domicile_core::sequence::Place;
 use domicile_core::time::{Millis, Time};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -309,9 +309,22 @@ impl Tenure {
     /// What others have written to partitions that are now ours: sequences go on behind it.
     async fn advance_sequences(&self, guard: &mut Guard) {
         let Some(place) = self.state.borrow().place else { return };
-        let advance = sequences::keep(&mut guard.client, &self.config, place, Look::Columns);
-        let advanced = timeout(ADVANCE_WAIT_MAX, advance).await;
-        let left = match advanced.map_err(anyhow::Error::from).and_then(|result| result) {
+        // In a session of its own: one that waits for somebody's lock could not renew the lease meanwhile.
+        let deadline = Instant::now() + ADVANCE_WAIT_MAX;
+        let advanced = async {
+            let opening = session::connect(&self.postgres, "domicile sequences");
+            let mut client = timeout_at(deadline, opening).await??;
+            let advance = sequences::keep(&mut client, &self.config, place, Look::Columns);
+            match timeout_at(deadline, advance).await {
+                Ok(left) => left,
+                Err(late) => {
+                    let postgres = self.postgres.clone();
+                    tokio::spawn(async move { session::cancel(&postgres, &client).await });
+                    Err(late.into())
+                }
+            }
+        };
+        let left = match advanced.await {
             Ok(left) => left > 0,
             Err(error) => {
                 tracing::warn!(

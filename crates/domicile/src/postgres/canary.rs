@@ -42,20 +42,31 @@ impl Canary {
     /// Commits the canary row under `epoch`, which is over, as who has not heard of that would; returns once it
     /// is journaled as what it is.
     pub async fn write_late(&self, epoch: Epoch, run: &str) -> anyhow::Result<()> {
-        // A session of its own: what is given up in the middle leaves nothing behind.
-        let mut client = session::connect(&self.postgres, "domicile late write").await?;
-        let writing = guard::write_late(&mut client, PartitionId::CANARY, epoch, run);
-        let xid = timeout(WRITE_TIMEOUT, writing).await.context("write late")??;
-        let journaled = async {
-            while !journal::has(&client, &guard::canary_table(), xid).await? {
-                sleep(LOOK_EVERY).await;
-            }
-            Ok(())
-        };
-        timeout(JOURNAL_TIMEOUT, journaled)
-            .await
-            .context("wait until the late write is journaled")?
+        let (postgres, run) = (self.postgres.clone(), run.to_owned());
+        let writing = tokio::spawn(async move { write_late(&postgres, epoch, &run).await });
+        writing.await.context("write late")?
     }
+}
+
+/// In a session of its own.
+async fn write_late(postgres: &str, epoch: Epoch, run: &str) -> anyhow::Result<()> {
+    let mut client = session::connect(postgres, "domicile late write").await?;
+    let writing = guard::write_late(&mut client, PartitionId::CANARY, epoch, run);
+    let xid = match timeout(WRITE_TIMEOUT, writing).await {
+        Ok(written) => written?,
+        Err(late) => {
+            // Others that write the canary would wait behind it.
+            session::cancel(postgres, &client).await;
+            return Err(late).context("write late");
+        }
+    };
+    let journaled = async {
+        while !journal::has(&client, &guard::canary_table(), xid).await? {
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    };
+    timeout(JOURNAL_TIMEOUT, journaled).await.context("wait until the late write is journaled")?
 }
 
 async fn write(
