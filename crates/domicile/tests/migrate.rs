@@ -69,8 +69,9 @@ async fn what_would_diverge_is_refused_and_nothing_changes(regions: &Regions) {
     // Only PostgreSQL's catalogue tells what these do.
     let (report, code) = migrate(
         regions,
-        "ALTER TABLE item
-             ADD by_now timestamptz DEFAULT now(), ADD by_clock timestamptz DEFAULT current_timestamp,
+        "CREATE DOMAIN token AS uuid DEFAULT gen_random_uuid();
+         ALTER TABLE item
+             ADD by_domain token, ADD by_now timestamptz DEFAULT now(), ADD by_clock timestamptz DEFAULT current_timestamp,
              ADD by_chance float DEFAULT random(), ADD by_uuid uuid DEFAULT gen_random_uuid(),
              ADD by_serial serial, ADD by_identity int GENERATED ALWAYS AS IDENTITY,
              ADD by_text timestamptz DEFAULT 'now', ADD fine int DEFAULT 1 + 1,
@@ -89,6 +90,7 @@ async fn what_would_diverge_is_refused_and_nothing_changes(regions: &Regions) {
         "item column by_clock",
         "item column by_chance",
         "item column by_uuid",
+        "item column by_domain",
         "item column by_serial",
         "item column by_identity",
         "item column by_text",
