@@ -31,7 +31,7 @@ use crate::log::Logs;
 use crate::notices::Notices;
 use crate::origins::{MakeFollower, due};
 use crate::peer;
-use crate::postgres::rows::qualified;
+use crate::postgres::rows::{qualified, written};
 use crate::postgres::snapshot::{Shown, tables};
 use crate::postgres::{guard, session, setup, slot};
 use crate::proto::{CloseSnapshotRequest, OpenSnapshotRequest};
@@ -327,7 +327,10 @@ impl Newcomer {
         let progress = guard::progress_table();
         let repair = TableName::new(guard::SCHEMA, "repair");
         let all = tables(&self.config).into_iter().chain([progress, repair]);
-        let list: Vec<String> = all.map(|table| qualified(&table)).collect();
+        let mut list = Vec::new();
+        for table in all {
+            list.push(written(client, &table).await?);
+        }
         client.batch_execute("BEGIN").await?;
         let sql = format!("TRUNCATE {}", list.join(", "));
         client.batch_execute(&sql).await.context("empty the tables")?;
