@@ -16,7 +16,7 @@ pub const SEED: &str = "
         CREATE UNIQUE INDEX ON indexed (upper(name));
     END
     $$;
-    CREATE TABLE judged (id int PRIMARY KEY, v text);
+    CREATE TABLE judged (id int PRIMARY KEY, v text, doc jsonb DEFAULT jsonb_build_object('seen', true));
     CREATE TABLE dice (id int PRIMARY KEY, v text);
     CREATE FUNCTION judge(mine jsonb, theirs jsonb, before jsonb) RETURNS jsonb
     LANGUAGE plpgsql IMMUTABLE AS $$
@@ -302,8 +302,8 @@ pub const COLLISIONS: &[Case] = &[
             ("ap", "UPDATE judged SET v = 'ap' WHERE id = {1}"),
             ("eu", "UPDATE judged SET v = 'eu' WHERE id = {1}"),
         ],
-        ask: "SELECT v FROM judged WHERE id = {1}",
-        answer: "us+ap+eu",
+        ask: "SELECT concat_ws(' ', v, doc ->> 'seen') FROM judged WHERE id = {1}",
+        answer: "us+ap+eu true",
         journal: &["update_origin_differs", "update_origin_differs"],
     },
     Case {

@@ -12,7 +12,6 @@ use super::Row;
 use super::row::{lift_image, lower_image, some};
 use super::sql::{Call, Sql, array};
 use super::unique::refused;
-use crate::postgres::rows::qualified;
 use crate::postgres::session::{quote_name, quote_text};
 use crate::postgres::shared::function;
 use crate::postgres::shared::table::{Column, Table, text_of};
@@ -234,10 +233,7 @@ async fn fold(
 
 /// Gives the row, if the function made one.
 fn call(table: &Table, name: &str, made: &Image, next: &Image, before: Option<&Image>) -> Call {
-    let typed = |place: usize| {
-        let row_type = qualified(&table.name);
-        format!("to_jsonb(jsonb_populate_record(NULL::{row_type}, ${place}::text::jsonb))")
-    };
+    let typed = |place: usize| format!("to_jsonb({})", table.record(&format!("${place}")));
     let columns: Vec<String> = table
         .columns
         .iter()
@@ -252,14 +248,13 @@ fn call(table: &Table, name: &str, made: &Image, next: &Image, before: Option<&I
     let statement = format!(
         "SELECT {image}
          FROM {function}({}, {}, CASE WHEN $3::text IS NOT NULL THEN {} END) AS made (row_),
-              jsonb_populate_record(jsonb_populate_record(NULL::{table}, $1::text::jsonb), row_)
-                  AS merged
+              jsonb_populate_record({made}, row_) AS merged
          WHERE jsonb_typeof(row_) = 'object'",
         typed(1),
         typed(2),
         typed(3),
         function = function::quoted(name),
-        table = qualified(&table.name),
+        made = table.record("$1"),
     );
     let text = |image: &Image| lower_image(image).to_string();
     let (made, next, before) = (text(made), text(next), before.map(text));

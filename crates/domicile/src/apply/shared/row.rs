@@ -43,7 +43,7 @@ pub fn lock(table: &Table, keys: &[&[String]]) -> Call {
         image = table.image_expression("row_"),
         arrays = arrays.join(", "),
         names = names.join(", "),
-        table = qualified(&table.name),
+        table = table.rows(),
         same = same.join(" AND "),
     );
     Call::new(statement, &some(&values))
@@ -158,7 +158,7 @@ pub fn update(table: &Table, key: &[String], old: &Image, new: &Image) -> Option
     }
     let statement = format!(
         "UPDATE {} row_ SET {} WHERE {}",
-        qualified(&table.name),
+        table.rows(),
         sets.join(", "),
         matching(table, 1)
     );
@@ -166,8 +166,7 @@ pub fn update(table: &Table, key: &[String], old: &Image, new: &Image) -> Option
 }
 
 pub fn delete(table: &Table, key: &[String]) -> Call {
-    let statement =
-        format!("DELETE FROM {} row_ WHERE {}", qualified(&table.name), matching(table, 1));
+    let statement = format!("DELETE FROM {} row_ WHERE {}", table.rows(), matching(table, 1));
     Call::new(statement, &some(key))
 }
 

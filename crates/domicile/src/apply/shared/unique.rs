@@ -11,7 +11,6 @@ use domicile_core::id::TableName;
 use super::row;
 use super::sql::{Call, Sql};
 use crate::apply::is_transient;
-use crate::postgres::rows::qualified;
 use crate::postgres::session::quote_name;
 use crate::postgres::shared::state;
 use crate::postgres::shared::table::{Table, UniqueIndex};
@@ -181,7 +180,7 @@ async fn in_the_way(
 /// Compares the row in `$1` with those of the table by one unique index, by its own operators;
 /// `$2` is the row's key.
 fn colliding(table: &Table, index: &UniqueIndex) -> String {
-    let name = qualified(&table.name);
+    let (name, record) = (table.rows(), table.record("$1"));
     let parts = || index.parts.iter().enumerate();
     let expressions: Vec<String> =
         parts().map(|(i, part)| format!("({}) AS value_{i}", part.expression)).collect();
@@ -207,7 +206,7 @@ fn colliding(table: &Table, index: &UniqueIndex) -> String {
               LATERAL (SELECT {expressions} FROM (SELECT row_.*) it WHERE {predicate}) theirs,
               (SELECT {expressions}
                FROM (SELECT {columns}
-                     FROM (SELECT (jsonb_populate_record(NULL::{name}, $1::text::jsonb)).*) made) it
+                     FROM (SELECT ({record}).*) made) it
                WHERE {predicate}) ours
          WHERE {equal} AND {key} <> $2::text
          FOR UPDATE OF row_",

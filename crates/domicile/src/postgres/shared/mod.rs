@@ -138,7 +138,7 @@ async fn touch(client: &impl GenericClient, name: &TableName, key: &str) -> anyh
     let (condition, parameters) = matching(&identity);
     let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|p| p as _).collect();
     let column = quote_name(&table.key[0]);
-    let sql = format!("UPDATE {} SET {column} = {column} WHERE {condition}", qualified(name));
+    let sql = format!("UPDATE {} SET {column} = {column} WHERE {condition}", table.rows());
     if client.execute(&sql, &parameters).await? == 0 {
         // It cannot be seen: its version alone tells of it.
         client

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio_postgres::GenericClient;
 
 use crate::postgres::rows::qualified;
-use crate::postgres::session::quote_name;
+use crate::postgres::session::{quote_name, quote_text};
 
 const TABLE: &str = include_str!("table.sql");
 
@@ -15,6 +15,7 @@ const TABLE: &str = include_str!("table.sql");
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     pub name: TableName,
+    pub partitioned: bool,
     /// The primary key's columns, in its order: at least one.
     pub key: Vec<String>,
     /// Without generated ones.
@@ -29,6 +30,8 @@ pub struct Column {
     pub name: String,
     /// As PostgreSQL prints it.
     pub type_name: String,
+    /// Its values are JSON.
+    pub json: bool,
     /// Its values have the same text under all settings.
     pub steady: bool,
 }
@@ -72,6 +75,7 @@ pub async fn find(client: &impl GenericClient, name: &TableName) -> anyhow::Resu
     let list = |column: &str| row.get::<_, Value>(column);
     let table = Table {
         name: name.clone(),
+        partitioned: row.get("partitioned"),
         key: serde_json::from_value(list("key"))?,
         columns: serde_json::from_value(list("columns"))?,
         generated: serde_json::from_value(list("generated"))?,
@@ -90,6 +94,25 @@ impl Table {
         self.columns.iter().find(|column| column.name == name)
     }
 
+    /// The table as FROM, UPDATE and DELETE name it: with its table partitions, without the tables that
+    /// inherit from it.
+    pub fn rows(&self) -> String {
+        let name = qualified(&self.name);
+        if self.partitioned { name } else { format!("ONLY {name}") }
+    }
+
+    /// A row as SQL, made of an image whose text is `image`.
+    pub fn record(&self, image: &str) -> String {
+        let image = format!("{image}::text::jsonb");
+        // An image holds texts alone; what is JSON would stand in the row as a text in quotes.
+        let json = self.columns.iter().filter(|column| column.json).map(|column| {
+            let name = quote_text(&column.name);
+            format!(" || jsonb_build_object({name}, ({image} ->> {name})::jsonb)")
+        });
+        let json: String = json.collect();
+        format!("jsonb_populate_record(NULL::{}, {image}{json})", qualified(&self.name))
+    }
+
     /// The key of a row called `row`, as `domicile.version` has it.
     pub fn key_expression(&self, row: &str) -> String {
         let parts: Vec<String> =
@@ -101,7 +124,7 @@ impl Table {
     /// which it is replicated, which a cast to text is not.
     pub fn image_expression(&self, row: &str) -> String {
         let text = |values: Vec<String>| format!("ARRAY[{}]::text[]", values.join(", "));
-        let names = self.columns.iter().map(|c| super::super::session::quote_text(&c.name));
+        let names = self.columns.iter().map(|c| quote_text(&c.name));
         let values =
             self.columns.iter().map(|c| text_of(&format!("{row}.{}", quote_name(&c.name))));
         format!("jsonb_object({}, {})", text(names.collect()), text(values.collect()))

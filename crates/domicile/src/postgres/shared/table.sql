@@ -1,5 +1,6 @@
 -- What conflicts in one table ($1) are decided by. Names are quoted where they stand for SQL.
 SELECT
+    c.relkind = 'p' AS partitioned,
     (
         SELECT coalesce(jsonb_agg(a.attname ORDER BY k.position), '[]')
         FROM pg_index i
@@ -13,6 +14,7 @@ SELECT
                 jsonb_build_object(
                     'name', a.attname,
                     'type_name', format_type(a.atttypid, a.atttypmod),
+                    'json', coalesce(nullif(t.typbasetype, 0), t.oid) IN ('json'::regtype, 'jsonb'::regtype),
                     -- Does the text of a value depend on settings?
                     'steady', t.typtype = 'e' OR (t.typnamespace = 'pg_catalog'::regnamespace
                         AND t.typname = ANY (ARRAY['bool', 'int2', 'int4', 'int8', 'numeric', 'text',
