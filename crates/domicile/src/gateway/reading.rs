@@ -247,6 +247,9 @@ impl Session {
                 Err(_) => Stale::TooOld,
             },
             () = cancellable.called() => {
+                if !whole {
+                    return Err(refusals::ended_by(refusals::cancelled()));
+                }
                 self.refuse(tag, &refusals::cancelled());
                 return Ok(false);
             }
