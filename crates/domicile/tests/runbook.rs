@@ -491,6 +491,10 @@ async fn programs_run_for_a_run_and_whoever_goes_on_calls_them_by_the_same_token
     assert!(run.wait().unwrap().success());
     let (story, _) = asked(&regions, &["runbook", "report", "last"]);
     let run = story["run"].as_str().unwrap();
-    assert_eq!(noted(), format!("{before}{run} 1 {run}/1\n{run} 5 {run}/5\n"));
+    // One that has not heard yet who goes on may have called it, too: by the token both are one call.
+    let noted = noted();
+    let mut more: Vec<&str> = noted.strip_prefix(&before).unwrap().lines().collect();
+    more.dedup();
+    assert_eq!(more, [format!("{run} 1 {run}/1"), format!("{run} 5 {run}/5")]);
     assert_eq!(owned(&regions, "2"), ("us".to_owned(), 2));
 }
