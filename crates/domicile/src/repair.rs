@@ -16,7 +16,8 @@ use domicile_core::lsn::Frontier;
 use serde_json::{Map, Value as Json};
 use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{ApplierConfig, Text, open_session};
@@ -62,11 +63,14 @@ pub struct Repairer {
     pub notices: Notices,
 }
 
-/// Rows that are read from the same place.
-type Tables = BTreeMap<TableName, Vec<Pending>>;
+/// Rows of one table that are read from the same place at once.
+struct Part {
+    table: TableName,
+    rows: Vec<Pending>,
+}
 
 struct Pending {
-    table: TableName,
+    id: i64,
     key: Json,
     /// The region that owns the row's partition, when only its word counts.
     owner: Option<(RegionId, i32)>,
@@ -80,9 +84,11 @@ fn pause_after(held: Duration) -> Duration {
 impl Repairer {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let (mut complaint, mut failing) = (Complaint::default(), None);
+        // Behind this one next time: rows that cannot be repaired hold up none behind them.
+        let mut last = 0;
         loop {
             let began = Instant::now();
-            let repaired = self.repair_some().await;
+            let repaired = self.repair_some(&mut last).await;
             let held = began.elapsed();
             if repaired.is_ok() {
                 failing = None;
@@ -112,8 +118,9 @@ impl Repairer {
         }
     }
 
-    /// Repairs up to [`ROWS_PER_REPAIR_MAX`] rows; returns how many.
-    async fn repair_some(&self) -> anyhow::Result<usize> {
+    /// Repairs up to [`ROWS_PER_REPAIR_MAX`] rows that were marked after the row `last`, from the first on
+    /// when there are none, and moves it to the last of them. Returns how many were repaired.
+    async fn repair_some(&self, last: &mut i64) -> anyhow::Result<usize> {
         let config = ApplierConfig {
             postgres: self.postgres.clone(),
             region: self.region.clone(),
@@ -123,19 +130,19 @@ impl Repairer {
         };
         let mut client =
             crate::postgres::session::connect(&self.postgres, "domicile repair").await?;
-        if pending(&client).await?.is_empty() {
+        if marked(&client, 0).await?.is_empty() {
             return Ok(0);
         }
         let _held = self.gate.write().await;
         open_session(&client, &config).await?;
-        let mut sources: BTreeMap<Option<RegionId>, Tables> = BTreeMap::new();
-        for row in pending(&client).await? {
-            let source = row.owner.as_ref().map(|(region, _)| region.clone());
-            sources.entry(source).or_default().entry(row.table.clone()).or_default().push(row);
+        let mut rows = marked(&client, *last).await?;
+        if rows.is_empty() {
+            rows = marked(&client, 0).await?;
         }
+        *last = rows.last().map_or(0, |row| row.get(0));
         let (mut repaired, mut failed) = (0, None);
-        for (source, tables) in sources {
-            match self.repair_apart(&mut client, source.as_ref(), tables).await {
+        for (source, parts) in by_source(&rows)? {
+            match self.repair_apart(&mut client, source.as_ref(), parts).await {
                 Ok(rows) => repaired += rows,
                 Err(error) => failed = Some(error),
             }
@@ -146,27 +153,30 @@ impl Repairer {
         }
     }
 
-    /// Repairs from `source`. Rows that PostgreSQL refuses here hold up no others: what waits for those
-    /// is not opened.
+    /// Repairs from `source`. Rows that PostgreSQL refuses here, or that the peer cannot read, hold up
+    /// no others: what waits for those is not opened.
     async fn repair_apart(
         &self,
         client: &mut Client,
         source: Option<&RegionId>,
-        tables: Tables,
+        mut parts: Vec<Part>,
     ) -> anyhow::Result<usize> {
-        let (mut parts, mut repaired, mut refused) = (vec![tables], 0, Vec::new());
+        let (mut repaired, mut refused) = (0, Vec::new());
         while let Some(part) = parts.pop()
             && refused.len() < REFUSED_MAX
         {
             match self.repair_from(client, source, &part).await {
-                Ok(rows) => repaired += rows,
+                Ok(()) => repaired += part.rows.len(),
                 Err(error) if is_refusal(&error) => match halves(part) {
                     Some(halves) => parts.extend(halves),
                     None => refused.push(error),
                 },
                 Err(error) => {
+                    let answered = has_answered(&error);
                     refused.push(error);
-                    break;
+                    if !answered {
+                        break;
+                    }
                 }
             }
         }
@@ -181,18 +191,23 @@ impl Repairer {
         &self,
         client: &mut Client,
         source: Option<&RegionId>,
-        tables: &Tables,
-    ) -> anyhow::Result<usize> {
+        part: &Part,
+    ) -> anyhow::Result<()> {
         let mut refused = match source {
             Some(source) => anyhow::anyhow!("there is no region {source} to ask"),
             None => anyhow::anyhow!("no peer answers"),
         };
         for (region, peer) in self.peers.iter().filter(|(r, _)| source.is_none_or(|s| s == r)) {
-            match self.fetch(client, peer.clone(), region, tables).await {
+            match self.fetch(client, peer.clone(), region, part).await {
                 Ok(fetched) => {
-                    self.write(client, &fetched, tables).await?;
+                    match self.write(client, &fetched, part, Order::InPlace).await {
+                        Err(error) if is_taken(&error) => {
+                            self.write(client, &fetched, part, Order::AllAnew).await?;
+                        }
+                        written => written?,
+                    }
                     self.repairs.send_modify(|n| *n += 1);
-                    return Ok(tables.values().map(Vec::len).sum());
+                    return Ok(());
                 }
                 Err(error) => refused = error.context(format!("ask region {region}")),
             }
@@ -200,44 +215,37 @@ impl Repairer {
         Err(refused)
     }
 
-    /// Reads the rows of every table from one peer, which must show at least what we show.
+    /// Reads the rows from one peer, which must show at least what we show.
     async fn fetch(
         &self,
         client: &Client,
         mut peer: peer::Client,
         region: &RegionId,
-        tables: &Tables,
+        part: &Part,
     ) -> anyhow::Result<Fetched> {
         let ours = self.needed(client, region).await?;
-        let mut fetched = Fetched { tables: Vec::new(), frontier: Frontier::default() };
-        for (table, rows) in tables {
-            let whole = rows.iter().any(|row| row.key.as_object().is_some_and(|o| o.is_empty()));
-            let keys: Vec<Key> = if whole {
-                Vec::new()
-            } else {
-                rows.iter().map(|row| lift_key(&row.key)).collect()
-            };
-            let request = FetchRowsRequest {
-                schema: table.schema.clone(),
-                table: table.name.clone(),
-                keys: keys.iter().map(lower_key).collect(),
-            };
-            let answer = tokio::time::timeout(FETCH_TIMEOUT, peer.fetch_rows(request));
-            let answer = answer.await.context("the peer is silent")??.into_inner();
-            let mut theirs = Frontier::default();
-            for position in &answer.frontier {
-                theirs.advance(&position.origin.parse()?, domicile_core::lsn::Lsn(position.lsn));
-            }
-            if let Some((origin, lsn)) = theirs.missing(&ours, region) {
-                anyhow::bail!("it does not show {origin} up to {lsn} yet");
-            }
-            for (origin, lsn) in theirs.iter() {
-                fetched.frontier.advance(origin, lsn);
-            }
-            fetched.tables.push((table.clone(), keys, answer));
+        let whole = part.rows.iter().any(|row| row.key.as_object().is_some_and(|o| o.is_empty()));
+        let keys: Vec<Key> = if whole {
+            Vec::new()
+        } else {
+            part.rows.iter().map(|row| lift_key(&row.key)).collect()
+        };
+        let request = FetchRowsRequest {
+            schema: part.table.schema.clone(),
+            table: part.table.name.clone(),
+            keys: keys.iter().map(lower_key).collect(),
+        };
+        let answer = tokio::time::timeout(FETCH_TIMEOUT, peer.fetch_rows(request));
+        let answer = answer.await.context("the peer is silent")??.into_inner();
+        let mut frontier = Frontier::default();
+        for position in &answer.frontier {
+            frontier.advance(&position.origin.parse()?, domicile_core::lsn::Lsn(position.lsn));
         }
-        self.wait_for_logs(&fetched.frontier).await?;
-        Ok(fetched)
+        if let Some((origin, lsn)) = frontier.missing(&ours, region) {
+            anyhow::bail!("it does not show {origin} up to {lsn} yet");
+        }
+        self.wait_for_logs(&frontier).await?;
+        Ok(Fetched { keys, answer, frontier })
     }
 
     /// Waits until our logs hold everything that the peer's rows show: else a commit that was
@@ -279,31 +287,24 @@ impl Repairer {
         &self,
         client: &mut Client,
         fetched: &Fetched,
-        pending: &Tables,
+        part: &Part,
+        order: Order,
     ) -> anyhow::Result<()> {
+        let Fetched { keys, answer, frontier } = fetched;
         let postgres = client.transaction().await?;
         postgres.batch_execute("SET LOCAL synchronous_commit = local").await?;
-        for (table, keys, answer) in &fetched.tables {
-            let rows = pending.get(table).map_or(&[][..], Vec::as_slice);
-            let written = Written::new(&postgres, table).await?;
-            if keys.is_empty() {
-                written.delete_all().await?;
-                for row in &answer.rows {
-                    written.insert(named(&answer.columns, &row.values)).await?;
-                }
+        let written = Written::new(&postgres, &part.table).await?;
+        if keys.is_empty() {
+            written.delete_all().await?;
+            for row in &answer.rows {
+                written.insert(named(&answer.columns, &row.values)).await?;
             }
-            let displaced = self.displace(&written, rows, keys, answer, &fetched.frontier).await?;
-            replace(&written, keys, answer, &displaced).await?;
-            // Only these: more may have been marked meanwhile.
-            let done: Vec<&Json> = rows.iter().map(|row| &row.key).collect();
-            postgres
-                .execute(
-                    "DELETE FROM domicile.repair
-                     WHERE schema_name = $1 AND table_name = $2 AND key = ANY ($3)",
-                    &[&table.schema, &table.name, &done],
-                )
-                .await?;
         }
+        let kept = self.displace(&written, &part.rows, keys, answer, frontier).await?;
+        replace(&written, keys, answer, &kept, order).await?;
+        // Only these: more may have been marked meanwhile.
+        let done: Vec<i64> = part.rows.iter().map(|row| row.id).collect();
+        postgres.execute("DELETE FROM domicile.repair WHERE id = ANY ($1)", &[&done]).await?;
         for (origin, lsn) in fetched.frontier.iter() {
             if origin.region == self.region {
                 continue;
@@ -372,9 +373,20 @@ impl Repairer {
 }
 
 struct Fetched {
-    tables: Vec<(TableName, Vec<Key>, FetchRowsResponse)>,
+    /// None where every row of the table was asked for.
+    keys: Vec<Key>,
+    answer: FetchRowsResponse,
     /// Up to here the rows may already show what we are still to apply.
     frontier: Frontier,
+}
+
+/// How rows become what they are at the peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// A row that stays is updated, so that a statement that waits for it still finds it.
+    InPlace,
+    /// All go before the first comes: rows may have exchanged what no two of them may have.
+    AllAnew,
 }
 
 /// Has our PostgreSQL refused what a peer has?
@@ -384,40 +396,52 @@ fn is_refusal(error: &anyhow::Error) -> bool {
     causes.any(|cause| cause.as_db_error().is_some())
 }
 
+/// Is a unique value taken by another row?
+fn is_taken(error: &anyhow::Error) -> bool {
+    let mut codes = error.chain().filter_map(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+    codes.any(|cause| {
+        let taken = [SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION];
+        cause.code().is_some_and(|code| taken.contains(code))
+    })
+}
+
+/// Did the peer answer, if only that it cannot tell?
+fn has_answered(error: &anyhow::Error) -> bool {
+    let mut answers = error.chain().filter_map(|cause| cause.downcast_ref::<tonic::Status>());
+    answers.any(|status| status.code() == tonic::Code::Internal)
+}
+
 /// Two parts of what is to be repaired; none of a single row.
-fn halves(tables: Tables) -> Option<[Tables; 2]> {
-    let mut rows: Vec<Pending> = tables.into_values().flatten().collect();
+fn halves(Part { table, mut rows }: Part) -> Option<[Part; 2]> {
     if rows.len() < 2 {
         return None;
     }
     let other = rows.split_off(rows.len() / 2);
-    Some([rows, other].map(|rows| {
-        let mut tables = Tables::new();
-        for row in rows {
-            tables.entry(row.table.clone()).or_default().push(row);
-        }
-        tables
-    }))
+    Some([Part { table: table.clone(), rows }, Part { table, rows: other }])
 }
 
-async fn pending(client: &Client) -> anyhow::Result<Vec<Pending>> {
-    let rows = client
-        .query(
-            "SELECT schema_name, table_name, key, source, partition FROM domicile.repair
-             ORDER BY source NULLS FIRST LIMIT $1",
-            &[&ROWS_PER_REPAIR_MAX],
-        )
-        .await
-        .context("read what is to be repaired")?;
-    let lift = |row: &tokio_postgres::Row| {
-        let owner = match (row.get::<_, Option<&str>>(3), row.get(4)) {
-            (Some(source), Some(partition)) => Some((source.parse()?, partition)),
-            _ => None,
-        };
-        let table = TableName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
-        Ok(Pending { table, key: row.get(2), owner })
-    };
-    rows.iter().map(lift).collect()
+/// Up to [`ROWS_PER_REPAIR_MAX`] rows that were marked after the row `last`.
+async fn marked(client: &Client, last: i64) -> anyhow::Result<Vec<Row>> {
+    let sql = "SELECT id, schema_name, table_name, key, source, partition FROM domicile.repair
+               WHERE id > $1 ORDER BY id LIMIT $2";
+    let rows = client.query(sql, &[&last, &ROWS_PER_REPAIR_MAX]).await;
+    rows.context("read what is to be repaired")
+}
+
+/// What is to be repaired, by where it is read from.
+fn by_source(rows: &[Row]) -> anyhow::Result<BTreeMap<Option<RegionId>, Vec<Part>>> {
+    let mut sources: BTreeMap<Option<RegionId>, BTreeMap<TableName, Vec<Pending>>> =
+        BTreeMap::new();
+    for row in rows {
+        let source: Option<RegionId> = row.get::<_, Option<&str>>(4).map(str::parse).transpose()?;
+        let table = TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2));
+        let owner = source.clone().zip(row.get(5));
+        let pending = Pending { id: row.get(0), key: row.get(3), owner };
+        sources.entry(source).or_default().entry(table).or_default().push(pending);
+    }
+    let part = |(table, rows)| Part { table, rows };
+    let parts = |of: BTreeMap<_, _>| of.into_iter().map(part).collect();
+    Ok(sources.into_iter().map(|(source, of)| (source, parts(of))).collect())
 }
 
 fn lift_key(key: &Json) -> Key {
@@ -432,26 +456,26 @@ fn lower_key(key: &Key) -> fetch_rows_request::Key {
     }
 }
 
-/// Makes each row what the peer has, unless it is `kept`. A row that stays is updated in place, so
-/// that a statement that waits for it still finds it. Rows that must go go first: others may need
+/// Makes each row what the peer has, unless it is `kept`. Rows that must go go first: others may need
 /// their values.
 async fn replace(
     written: &Written<'_, Transaction<'_>>,
     keys: &[Key],
     answer: &FetchRowsResponse,
     kept: &BTreeSet<usize>,
+    order: Order,
 ) -> anyhow::Result<()> {
     let pairs = || {
         let pairs = keys.iter().zip(&answer.rows).enumerate();
         pairs.filter(|(i, _)| !kept.contains(i)).map(|(_, pair)| pair)
     };
-    for (key, _) in pairs().filter(|(_, row)| row.values.is_empty()) {
+    for (key, _) in pairs().filter(|(_, r)| order == Order::AllAnew || r.values.is_empty()) {
         written.delete(key).await?;
     }
     for (key, row) in pairs().filter(|(_, row)| !row.values.is_empty()) {
         let values = || named(&answer.columns, &row.values);
-        let set = values().filter(|(column, _)| key.iter().all(|(name, _)| name != column));
-        if written.update(key, set).await? == 0 {
+        if order == Order::AllAnew || written.update(key, values()).await? == 0 {
+            written.delete(key).await?;
             written.insert(values()).await?;
         }
     }

@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::plan::{Plan, plan};
-use super::target::Targets;
 use crate::log::{AtHand, Log};
 use crate::pieces::{Piece, Pieces};
+use crate::postgres::target::Targets;
 
 /// A log, and the batch of it that comes next.
 pub struct Ahead {

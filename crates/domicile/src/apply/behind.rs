@@ -10,7 +10,7 @@ use domicile_core::id::TableName;
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::shared::Shared;
-use super::target::Targets;
+use crate::postgres::target::Targets;
 
 /// The state that `domicile status` shows.
 pub const CONDITION: &str = "schema_behind";

@@ -15,9 +15,9 @@ use tokio_postgres::types::ToSql;
 use super::behind::explains;
 use super::is_transient;
 use super::statement::{Statement, insert, replace, select, statement, target, update};
-use super::target::{Target, Targets};
 use crate::pieces::Piece;
 use crate::postgres::journal;
+use crate::postgres::target::{Target, Targets};
 
 /// Applies every change of `piece` in the transaction that is open, settling conflicts as it goes.
 pub async fn apply(

@@ -20,9 +20,9 @@ mod plan;
 mod set;
 pub mod shared;
 mod statement;
-mod target;
 mod writer;
 
+pub(crate) use array::Element;
 pub use blocked::Blocked;
 pub use migration::CONDITION as MIGRATION_FAILED;
 pub use statement::Text;

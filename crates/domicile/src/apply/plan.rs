@@ -11,7 +11,7 @@ use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
 use super::set::set;
 use super::statement::{self, Text, statement};
-use super::target::Targets;
+use crate::postgres::target::Targets;
 
 /// One request.
 #[derive(Debug)]

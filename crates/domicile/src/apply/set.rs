@@ -13,8 +13,8 @@ use domicile_core::fold::Deed;
 
 use super::array::Element;
 use super::plan::{Parameter, Planned};
-use super::target::{Column, Target};
 use crate::postgres::session::quote_name;
+use crate::postgres::target::{Column, Target};
 
 /// From this many rows on, copying them in costs less than a statement.
 const COPY_ROWS_MIN: usize = 50;

@@ -10,8 +10,8 @@ use domicile_core::change::{Change, Column, Identity, Relation, Row, Transaction
 use domicile_core::id::TableName;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
-use super::target::{Target, Targets};
 use crate::postgres::session::quote_name;
+use crate::postgres::target::{Target, Targets};
 
 /// One statement with its parameters in order.
 #[derive(Debug)]
@@ -301,8 +301,8 @@ fn sent(value: &Value) -> Option<Text<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::target;
     use super::*;
+    use crate::postgres::target;
 
     fn accounts(identity: Identity) -> Relation {
         let column = |name: &str, key| Column { name: name.into(), key };

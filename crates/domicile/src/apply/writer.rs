@@ -20,11 +20,11 @@ use super::executor::{Executor, save_checkpoint};
 use super::overlap::InFlight;
 use super::plan::{Plan, plan};
 use super::shared::Shared;
-use super::target::Targets;
 use super::{ApplierConfig, conflict, migration};
 use crate::capture::ORIGIN_PREFIX;
 use crate::pieces::Piece;
 use crate::postgres::session;
+use crate::postgres::target::Targets;
 
 /// Rows are found by their key, one by one, whatever the planner thinks of how many there are; and
 /// a statement that comes again and again is planned once.

@@ -244,23 +244,26 @@ async fn mark_key(
     key: &Json,
     touched: Option<&[i32]>,
 ) -> anyhow::Result<()> {
-    client
-        .execute(
-            "INSERT INTO domicile.repair AS known (schema_name, table_name, key, touched)
-             VALUES ($1, $2, $3, $4)
-             ON CONFLICT (schema_name, table_name, key) DO UPDATE
+    let mark = format!(
+        "WITH known AS (
+             UPDATE domicile.repair
              SET touched = CASE
-                     WHEN excluded.touched IS NULL
-                         OR known.touched IS NULL AND known.partition IS NULL THEN NULL
-                     WHEN known.touched @> excluded.touched THEN known.touched
-                     ELSE known.touched || excluded.touched
-                 END",
-            &[&table.schema, &table.name, key, &touched],
-        )
-        .await
-        .context("mark a row for repair")?;
+                     WHEN $4::integer[] IS NULL OR touched IS NULL AND partition IS NULL THEN NULL
+                     WHEN touched @> $4 THEN touched
+                     ELSE touched || $4
+                 END
+             WHERE {MARKED} RETURNING 1)
+         INSERT INTO domicile.repair (schema_name, table_name, key, touched)
+         SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT FROM known)"
+    );
+    let marked = client.execute(&mark, &[&table.schema, &table.name, key, &touched]).await;
+    marked.context("mark a row for repair")?;
     Ok(())
 }
+
+/// Of a mark of the row `$3` of table `$1.$2`.
+const MARKED: &str = "schema_name = $1::text AND table_name = $2::text AND key = $3::jsonb
+                      AND jsonb_hash_extended(key, 0) = jsonb_hash_extended($3, 0)";
 
 /// A row that was found to differ from its owner's, and what it became.
 pub struct Replaced<'a> {
@@ -313,22 +316,16 @@ pub async fn mark_from(
     source: &RegionId,
     partition: PartitionId,
 ) -> anyhow::Result<()> {
-    client
-        .execute(
-            "INSERT INTO domicile.repair (schema_name, table_name, key, source, partition)
-             VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (schema_name, table_name, key) DO UPDATE
-             SET source = excluded.source, partition = excluded.partition",
-            &[
-                &table.schema,
-                &table.name,
-                key,
-                &source.as_str(),
-                &i32::try_from(partition.0).context("partition number")?,
-            ],
-        )
-        .await
-        .context("mark a row for repair")?;
+    let partition = i32::try_from(partition.0).context("partition number")?;
+    let mark = format!(
+        "WITH known AS (
+             UPDATE domicile.repair SET source = $4, partition = $5 WHERE {MARKED} RETURNING 1)
+         INSERT INTO domicile.repair (schema_name, table_name, key, source, partition)
+         SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM known)"
+    );
+    let (schema, name, source) = (&table.schema, &table.name, source.as_str());
+    let marked = client.execute(&mark, &[schema, name, key, &source, &partition]).await;
+    marked.context("mark a row for repair")?;
     Ok(())
 }
 

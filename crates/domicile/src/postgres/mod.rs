@@ -19,4 +19,5 @@ pub mod shared;
 pub mod slot;
 pub mod snapshot;
 pub mod stream;
+pub mod target;
 pub mod written;

@@ -9,6 +9,7 @@ use domicile_core::lsn::Frontier;
 use tokio_postgres::{Client, GenericClient, IsolationLevel};
 
 use super::session::quote_name;
+use super::target::{self, Target};
 use crate::apply::Text;
 
 /// A row's identity: column and value, as text.
@@ -37,10 +38,10 @@ pub async fn fetch(
         .start()
         .await?;
     let columns = columns(&snapshot, table).await?;
+    let target = target::read(&snapshot, table).await?;
     let list: Vec<String> =
-        columns.iter().map(|c| format!("row_.{}::text", quote_name(c))).collect();
-    let select =
-        format!("SELECT {} FROM {} row_", list.join(", "), written(&snapshot, table).await?);
+        columns.iter().map(|c| text_of(&format!("row_.{}", quote_name(c)))).collect();
+    let select = format!("SELECT {} FROM {} row_", list.join(", "), target.rows());
     let values = |row: &tokio_postgres::Row| {
         (0..row.len()).map(|i| row.get::<_, Option<String>>(i)).collect::<Vec<_>>()
     };
@@ -50,7 +51,7 @@ pub async fn fetch(
         rows.extend(all.iter().map(|row| Some(values(row))));
     }
     for key in keys {
-        let (condition, parameters) = matching(key);
+        let (condition, parameters) = matching(&target, key);
         let sql = format!("{select} WHERE {condition} LIMIT 1");
         let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
             parameters.iter().map(|p| p as _).collect();
@@ -92,17 +93,30 @@ pub async fn columns(
 }
 
 /// A condition that identifies one row, and its parameters.
-pub fn matching(key: &Key) -> (String, Vec<Text<'_>>) {
-    let mut parameters = Vec::new();
-    let mut conditions = Vec::new();
-    for (column, value) in key {
-        match value {
-            None => conditions.push(format!("{} IS NULL", quote_name(column))),
-            Some(value) => {
-                parameters.push(Text(Some(value.as_bytes())));
-                conditions.push(format!("{} = ${}", quote_name(column), parameters.len()));
-            }
+pub fn matching<'k>(target: &Target, key: &'k Key) -> (String, Vec<Text<'k>>) {
+    let value_of = |name: &str| key.iter().find(|(column, _)| column == name)?.1.as_deref();
+    let primary = &target.primary_key;
+    let by_primary_key = !primary.is_empty() && primary.iter().all(|c| value_of(c).is_some());
+    let equality = |name: &str| target.column(name).and_then(|column| column.equality.as_deref());
+    // A row without a key is known by all of its columns, and then sameness is that of the text: not
+    // every type has an equality, and not every equality is sameness.
+    let by_equality = by_primary_key || key.iter().all(|(name, _)| equality(name).is_some());
+    let (mut conditions, mut parameters) = (Vec::new(), Vec::new());
+    for (name, value) in key.iter().filter(|(c, _)| !by_primary_key || primary.contains(c)) {
+        let column = quote_name(name);
+        let Some(value) = value else {
+            conditions.push(format!("num_nulls({column}) = 1"));
+            continue;
+        };
+        parameters.push(Text(Some(value.as_bytes())));
+        let mut value = format!("${}", parameters.len());
+        if let Some(column) = target.column(name) {
+            value = format!("{value}::{}", column.base_type);
         }
+        conditions.push(match equality(name).filter(|_| by_equality) {
+            Some(equals) => format!("{column} {equals} {value}"),
+            None => format!("{} COLLATE \"C\" = {}", text_of(&column), text_of(&value)),
+        });
     }
     if conditions.is_empty() {
         return ("false".into(), parameters);
@@ -110,17 +124,18 @@ pub fn matching(key: &Key) -> (String, Vec<Text<'_>>) {
     (conditions.join(" AND "), parameters)
 }
 
-/// The table as FROM, UPDATE and DELETE name it: with its table partitions, without the tables that
-/// inherit from it.
-pub async fn written(client: &impl GenericClient, table: &TableName) -> anyhow::Result<String> {
-    let name = qualified(table);
-    let parted = client
-        .query_opt("SELECT FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'p'", &[&name])
-        .await
-        .context("look up a table")?;
-    Ok(if parted.is_some() { name } else { format!("ONLY {name}") })
+/// The table of this name as FROM, UPDATE and DELETE name it: with its table partitions, without the
+/// tables that inherit from it.
+pub fn without_heirs(name: &str, partitioned: bool) -> String {
+    if partitioned { name.to_owned() } else { format!("ONLY {name}") }
 }
 
 pub fn qualified(table: &TableName) -> String {
     format!("{}.{}", quote_name(&table.schema), quote_name(&table.name))
+}
+
+/// A value's text as its type writes it, as SQL, which a cast to text need not be; null for null, and
+/// not for a row of nulls.
+pub fn text_of(expression: &str) -> String {
+    format!("CASE num_nulls({expression}) WHEN 0 THEN format('%s', {expression}) END")
 }

@@ -6,21 +6,21 @@ use serde_json::Value as Json;
 use tokio_postgres::GenericClient;
 use tokio_postgres::types::ToSql;
 
-use super::rows::{Key, matching, qualified, written};
+use super::rows::{Key, matching, qualified, text_of};
 use super::session::quote_name;
+use super::target::{self, Target};
 use crate::apply::Text;
 
 /// One table that is written.
 pub struct Written<'a, C> {
     pub postgres: &'a C,
     pub table: &'a TableName,
-    /// As UPDATE and DELETE name it.
-    name: String,
+    target: Target,
 }
 
 impl<'a, C: GenericClient> Written<'a, C> {
     pub async fn new(postgres: &'a C, table: &'a TableName) -> anyhow::Result<Self> {
-        Ok(Self { postgres, table, name: written(postgres, table).await? })
+        Ok(Self { postgres, table, target: target::read(postgres, table).await? })
     }
 
     /// Locks the row with this key and returns its values, as text and as JSON.
@@ -29,13 +29,13 @@ impl<'a, C: GenericClient> Written<'a, C> {
         key: &Key,
         columns: &[String],
     ) -> anyhow::Result<Option<(Vec<Option<String>>, Json)>> {
-        let (condition, parameters) = matching(key);
+        let (condition, parameters) = matching(&self.target, key);
         let texts: Vec<String> =
-            columns.iter().map(|c| format!("row_.{}::text", quote_name(c))).collect();
+            columns.iter().map(|c| text_of(&format!("row_.{}", quote_name(c)))).collect();
         let sql = format!(
             "SELECT to_jsonb(row_), {} FROM {} row_ WHERE {condition} LIMIT 1 FOR UPDATE",
             texts.join(", "),
-            self.name
+            self.target.rows()
         );
         let parameters = as_sql(&parameters);
         let row = self.postgres.query_opt(&sql, &parameters).await.context("lock a row")?;
@@ -43,22 +43,31 @@ impl<'a, C: GenericClient> Written<'a, C> {
     }
 
     /// Sets these columns of the row with this key; none of them means that it only has to be there.
-    /// Returns how many rows have the key.
+    /// Returns how many rows were written: none also where the row has another value of an identity
+    /// column that is always generated, which no UPDATE may set.
     pub async fn update<'t>(
         &self,
         key: &'t Key,
         values: impl IntoIterator<Item = (&'t str, Text<'t>)>,
     ) -> anyhow::Result<u64> {
-        let (condition, mut parameters) = matching(key);
+        let (mut condition, mut parameters) = matching(&self.target, key);
         let mut sets = Vec::new();
-        for (column, value) in values {
+        for (name, value) in values {
             parameters.push(value);
-            sets.push(format!("{} = ${}", quote_name(column), parameters.len()));
+            let (column, place) = (quote_name(name), format!("${}", parameters.len()));
+            match self.target.column(name) {
+                Some(known) if known.identity_always => {
+                    condition += &format!(" AND {column} = {place}::{}", known.base_type);
+                }
+                _ => sets.push(format!("{column} = {place}")),
+            }
         }
+        let rows = self.target.rows();
         if sets.is_empty() {
-            sets.extend(key.iter().take(1).map(|(name, _)| format!("{0} = {0}", quote_name(name))));
+            let found = format!("SELECT FROM {rows} WHERE {condition} FOR UPDATE");
+            return self.execute(&found, &parameters).await;
         }
-        let sql = format!("UPDATE {} SET {} WHERE {condition}", self.name, sets.join(", "));
+        let sql = format!("UPDATE {rows} SET {} WHERE {condition}", sets.join(", "));
         self.execute(&sql, &parameters).await
     }
 
@@ -82,12 +91,13 @@ impl<'a, C: GenericClient> Written<'a, C> {
     }
 
     pub async fn delete(&self, key: &Key) -> anyhow::Result<u64> {
-        let (condition, parameters) = matching(key);
-        self.execute(&format!("DELETE FROM {} WHERE {condition}", self.name), &parameters).await
+        let (condition, parameters) = matching(&self.target, key);
+        self.execute(&format!("DELETE FROM {} WHERE {condition}", self.target.rows()), &parameters)
+            .await
     }
 
     pub async fn delete_all(&self) -> anyhow::Result<u64> {
-        self.execute(&format!("DELETE FROM {}", self.name), &[]).await
+        self.execute(&format!("DELETE FROM {}", self.target.rows()), &[]).await
     }
 
     async fn execute(&self, sql: &str, values: &[Text<'_>]) -> anyhow::Result<u64> {

@@ -17,8 +17,9 @@ use super::wire::lower_name;
 use crate::apply::become_applier;
 use crate::capture::ORIGIN_PREFIX;
 use crate::peer;
-use crate::postgres::rows::{qualified, written};
+use crate::postgres::rows::qualified;
 use crate::postgres::session::{self, quote_name};
+use crate::postgres::target;
 use crate::proto::CopyOutRequest;
 use crate::status::SeedingStatus;
 
@@ -133,6 +134,6 @@ pub async fn remember(
 
 /// Is there a row in this table?
 pub async fn has_rows(client: &Client, table: &TableName) -> anyhow::Result<bool> {
-    let sql = format!("SELECT EXISTS (SELECT FROM {})", written(client, table).await?);
+    let sql = format!("SELECT EXISTS (SELECT FROM {})", target::read(client, table).await?.rows());
     Ok(client.query_one(&sql, &[]).await.with_context(|| format!("look into {table}"))?.get(0))
 }

@@ -31,9 +31,9 @@ use crate::log::Logs;
 use crate::notices::Notices;
 use crate::origins::{MakeFollower, due};
 use crate::peer;
-use crate::postgres::rows::{qualified, written};
+use crate::postgres::rows::qualified;
 use crate::postgres::snapshot::{Shown, tables};
-use crate::postgres::{guard, session, setup, slot};
+use crate::postgres::{guard, session, setup, slot, target};
 use crate::proto::{CloseSnapshotRequest, OpenSnapshotRequest};
 use crate::status::SeedingStatus;
 use crate::tenure::TenureState;
@@ -329,7 +329,7 @@ impl Newcomer {
         let all = tables(&self.config).into_iter().chain([progress, repair]);
         let mut list = Vec::new();
         for table in all {
-            list.push(written(client, &table).await?);
+            list.push(target::read(client, &table).await?.rows());
         }
         client.batch_execute("BEGIN").await?;
         let sql = format!("TRUNCATE {}", list.join(", "));

@@ -12,9 +12,10 @@ use super::Row;
 use super::row::{lift_image, lower_image, some};
 use super::sql::{Call, Sql, array};
 use super::unique::refused;
+use crate::postgres::rows::text_of;
 use crate::postgres::session::{quote_name, quote_text};
 use crate::postgres::shared::function;
-use crate::postgres::shared::table::{Column, Table, text_of};
+use crate::postgres::shared::table::{Column, Table};
 
 /// The row, and what a person should know of how it was made; or why it cannot be made.
 pub type Made = Result<(Option<Image>, Option<String>), String>;

@@ -37,9 +37,9 @@ use domicile_core::lsn::Lsn;
 use tokio_postgres::Client;
 
 use super::executor::Executor;
-use super::target::Targets;
 use crate::pieces::Piece;
 use crate::postgres::shared::{self, table, table::Table};
+use crate::postgres::target::Targets;
 use compute::Made;
 use net::{Key, Net, NetRow};
 pub use sql::{Prepared, Sql};

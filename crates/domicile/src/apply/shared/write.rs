@@ -18,11 +18,11 @@ use super::{Outcome, Row};
 use crate::apply::executor::Executor;
 use crate::apply::is_transient;
 use crate::apply::plan::plan;
-use crate::apply::target::Targets;
 use crate::postgres::journal::{self, Decided};
 use crate::postgres::session::quote_text;
 use crate::postgres::shared::state;
 use crate::postgres::shared::table::Table;
+use crate::postgres::target::Targets;
 
 /// Writes all rows, and notes what was lost.
 pub(super) async fn write<'a>(
@@ -197,7 +197,9 @@ async fn supersede(sql: &mut Sql<'_>, rows: &[Row<'_>]) -> anyhow::Result<()> {
             .client()
             .query(
                 "SELECT id, incoming FROM domicile.journal
-                 WHERE relation = $1 AND key = $2 AND status = 'parked' AND incoming IS NOT NULL",
+                 WHERE relation = $1 AND key = $2
+                     AND jsonb_hash_extended(key, 0) = jsonb_hash_extended($2, 0)
+                     AND status = 'parked' AND incoming IS NOT NULL",
                 &[&row.table.name.to_string(), &key],
             )
             .await?;

@@ -196,7 +196,13 @@ impl Wish {
             (Some(row), None) => _ = written.insert(texts(row.iter())).await?,
             (Some(row), Some(now)) => {
                 let differs = row.iter().filter(|(column, value)| now.get(*column) != Some(*value));
-                _ = written.update(&self.key, texts(differs)).await?;
+                if written.update(&self.key, texts(differs)).await? == 0 {
+                    // An identity column that is always generated can only be given by an INSERT.
+                    let mut whole = now.clone();
+                    whole.extend(row.clone());
+                    written.delete(&self.key).await?;
+                    written.insert(texts(whole.iter())).await?;
+                }
             }
         }
         Ok(())

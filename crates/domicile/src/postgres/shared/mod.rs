@@ -20,6 +20,7 @@ use tokio_postgres::{Client, GenericClient};
 use super::migration::migration_table;
 use super::rows::{Key, matching, qualified};
 use super::session::{quote_name, quote_text};
+use super::target;
 
 const SHARED_SQL: &str = include_str!("../sql/shared.sql");
 
@@ -135,12 +136,22 @@ async fn touch(client: &impl GenericClient, name: &TableName, key: &str) -> anyh
     let table = table::read(client, name).await?;
     let values: Vec<Option<String>> = serde_json::from_str(key)?;
     let identity: Key = table.key.iter().cloned().zip(values).collect();
-    let (condition, parameters) = matching(&identity);
+    let target = target::read(client, name).await?;
+    let (condition, parameters) = matching(&target, &identity);
     let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|p| p as _).collect();
-    let column = quote_name(&table.key[0]);
-    let sql = format!("UPDATE {} SET {column} = {column} WHERE {condition}", table.rows());
-    if client.execute(&sql, &parameters).await? == 0 {
-        // It cannot be seen: its version alone tells of it.
+    // Of the others PostgreSQL says that only an INSERT may give them.
+    let may_be_set = |name: &&String| target.column(name).is_some_and(|c| !c.identity_always);
+    let column = table.columns.iter().map(|column| &column.name).find(may_be_set);
+    let written = match column.map(String::as_str).map(quote_name) {
+        Some(column) => {
+            let rows = target.rows();
+            let sql = format!("UPDATE {rows} SET {column} = {column} WHERE {condition}");
+            client.execute(&sql, &parameters).await?
+        }
+        None => 0,
+    };
+    if written == 0 {
+        // It cannot be seen, or not be written: its version alone tells of it.
         client
             .execute(
                 "SELECT domicile.stamp($1, $2, 'TOUCH', NULL, NULL, NULL, NULL)",

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio_postgres::GenericClient;
 
-use crate::postgres::rows::qualified;
+use crate::postgres::rows::{qualified, text_of, without_heirs};
 use crate::postgres::session::{quote_name, quote_text};
 
 const TABLE: &str = include_str!("table.sql");
@@ -94,11 +94,9 @@ impl Table {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// The table as FROM, UPDATE and DELETE name it: with its table partitions, without the tables that
-    /// inherit from it.
+    /// As FROM, UPDATE and DELETE name it.
     pub fn rows(&self) -> String {
-        let name = qualified(&self.name);
-        if self.partitioned { name } else { format!("ONLY {name}") }
+        without_heirs(&qualified(&self.name), self.partitioned)
     }
 
     /// A row as SQL, made of an image whose text is `image`.
@@ -129,9 +127,4 @@ impl Table {
             self.columns.iter().map(|c| text_of(&format!("{row}.{}", quote_name(&c.name))));
         format!("jsonb_object({}, {})", text(names.collect()), text(values.collect()))
     }
-}
-
-/// The text form of a value, as SQL; null for null, and not for a row of nulls.
-pub fn text_of(expression: &str) -> String {
-    format!("CASE num_nulls({expression}) WHEN 0 THEN format('%s', {expression}) END")
 }

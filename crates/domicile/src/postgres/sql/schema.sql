@@ -90,31 +90,43 @@ CREATE TABLE IF NOT EXISTS domicile.journal (
 -- waits for this very agent.
 DO $$
 BEGIN
-    IF to_regclass('domicile.journal_unsettled') IS NULL THEN
-        CREATE INDEX journal_unsettled ON domicile.journal (relation, key)
+    -- Not by the key itself: of a row without a key it is the whole row, which no index has room for.
+    IF to_regclass('domicile.journal_unsettled_rows') IS NULL THEN
+        CREATE INDEX journal_unsettled_rows ON domicile.journal (relation, jsonb_hash_extended(key, 0))
         WHERE status IN ('hidden', 'open', 'parked');
+        DROP INDEX IF EXISTS domicile.journal_unsettled;
     END IF;
 END
 $$;
 
 -- Rows whose local image is not the history's: they are read again from a peer.
 CREATE TABLE IF NOT EXISTS domicile.repair (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     schema_name text NOT NULL,
     table_name text NOT NULL,
+    -- Of a row without a key the whole row, which no index has room for.
     key jsonb NOT NULL,
     -- The region whose row is the right one as long as it owns the partition; any peer when absent.
     source text,
     partition integer,
     -- The partitions that the transaction which left the row here was admitted to: it is of one of them.
     -- Of any when both are absent.
-    touched integer[],
-    PRIMARY KEY (schema_name, table_name, key)
+    touched integer[]
 );
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute
                    WHERE attrelid = 'domicile.repair'::regclass AND attname = 'touched') THEN
         ALTER TABLE domicile.repair ADD COLUMN touched integer[];
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_attribute
+                   WHERE attrelid = 'domicile.repair'::regclass AND attname = 'id') THEN
+        ALTER TABLE domicile.repair
+            DROP CONSTRAINT repair_pkey,
+            ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY;
+    END IF;
+    IF to_regclass('domicile.repair_rows') IS NULL THEN
+        CREATE INDEX repair_rows ON domicile.repair (jsonb_hash_extended(key, 0));
     END IF;
 END
 $$;

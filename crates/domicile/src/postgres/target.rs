@@ -1,6 +1,6 @@
-//! What must an applier know of the table here that a change is made in?
+//! What must one know of a table here to write its rows?
 //!
-//! The change names a table and its columns; how a row is found, and what may be written, depends
+//! A change names a table and its columns; how a row is found, and what may be written, depends
 //! on how the table stands here: regions may partition it differently, have its columns in another
 //! order, and their types under other numbers.
 
@@ -12,10 +12,10 @@ use domicile_core::change::Relation;
 use domicile_core::id::TableName;
 use tokio_postgres::GenericClient;
 
-use super::array::Element;
-use crate::postgres::session::quote_name;
+use super::rows::{qualified, without_heirs};
+use crate::apply::Element;
 
-const COLUMNS: &str = include_str!("target.sql");
+const COLUMNS: &str = include_str!("sql/target.sql");
 
 /// A table of this region.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -46,10 +46,9 @@ pub struct Column {
 }
 
 impl Target {
-    /// As FROM, UPDATE, DELETE and TRUNCATE name it: with its table partitions, without the tables
-    /// that inherit from it.
+    /// As FROM, UPDATE, DELETE and TRUNCATE name it.
     pub fn rows(&self) -> String {
-        if self.partitioned { self.name.clone() } else { format!("ONLY {}", self.name) }
+        without_heirs(&self.name, self.partitioned)
     }
 
     /// What an INSERT says so that a row in the way is noticed by the count of rows.
@@ -94,7 +93,7 @@ impl Targets {
         tables: Vec<TableName>,
     ) -> anyhow::Result<()> {
         for table in tables {
-            if let Some(target) = look_up(client, &table).await? {
+            if let Some(target) = find(client, &table).await? {
                 Arc::make_mut(&mut self.0).insert(table, target);
             }
         }
@@ -111,8 +110,12 @@ impl Targets {
     }
 }
 
-async fn look_up(client: &impl GenericClient, table: &TableName) -> anyhow::Result<Option<Target>> {
-    let name = format!("{}.{}", quote_name(&table.schema), quote_name(&table.name));
+/// Looks the table up; `None` where there is none of this name.
+pub async fn find(
+    client: &impl GenericClient,
+    table: &TableName,
+) -> anyhow::Result<Option<Target>> {
+    let name = qualified(table);
     let exists = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&name]).await?;
     if !exists.get::<_, bool>(0) {
         return Ok(None);
@@ -139,6 +142,11 @@ async fn look_up(client: &impl GenericClient, table: &TableName) -> anyhow::Resu
     }
     target.primary_key = key.into_values().collect();
     Ok(Some(target))
+}
+
+/// As [`find`], of a table that has to be there.
+pub async fn read(client: &impl GenericClient, table: &TableName) -> anyhow::Result<Target> {
+    find(client, table).await?.with_context(|| format!("table {table} does not exist here"))
 }
 
 #[cfg(test)]

@@ -1,0 +1,145 @@
+//! Does every kind of row become what history has, after a tail that touched it was cut off?
+//!
+//! With `rpo = "none"`: an owner that nobody hears commits, another takes over, and the old one comes
+//! back. One world for all kinds.
+
+use std::process::{Command, Output};
+
+use domicile::lab::regions::Regions;
+use tokio_postgres::Client;
+
+mod regions;
+use regions::{assert_alike, config, converge, eventually, start};
+
+const SEED: &str = "
+    CREATE EXTENSION ltree;
+    CREATE EXTENSION citext;
+    CREATE TYPE shade AS (light int, name text);
+    CREATE FUNCTION shade_text(shade) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'a shade' $$;
+    CREATE CAST (shade AS text) WITH FUNCTION shade_text(shade);
+    CREATE TABLE invoice (id int PRIMARY KEY, number bigint GENERATED ALWAYS AS IDENTITY, note text);
+    CREATE TABLE branch (path ltree PRIMARY KEY, note text);
+    CREATE TABLE person (name citext PRIMARY KEY, colour shade, note text);
+    CREATE TABLE seat (id int PRIMARY KEY, place text UNIQUE);
+    CREATE TABLE page (id int PRIMARY KEY, body text);
+    ALTER TABLE page REPLICA IDENTITY FULL;
+    CREATE TABLE heap (id int NOT NULL, document json, at point, body text);
+    ALTER TABLE heap REPLICA IDENTITY FULL;
+    CREATE TABLE tally (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int);
+    INSERT INTO invoice (id, note) SELECT i, 'seed' FROM generate_series(1, 6) i;
+    INSERT INTO branch SELECT ('top.b' || i)::ltree, 'seed' FROM generate_series(1, 6) i;
+    INSERT INTO person SELECT 'Name ' || i, (i, 'c')::shade, 'seed' FROM generate_series(1, 6) i;
+    INSERT INTO seat SELECT i, 'place ' || i FROM generate_series(1, 6) i;
+    INSERT INTO page SELECT i, repeat(md5(i::text), 200) FROM generate_series(1, 6) i;
+    INSERT INTO heap SELECT i, '{\"b\": 1, \"a\": 2}', point(i, 1), repeat(md5(i::text), 200)
+    FROM generate_series(1, 6) i;
+    INSERT INTO tally (n) SELECT 0 FROM generate_series(1, 6) i;";
+
+const TABLES: &str = "
+[[table]]
+name = \"invoice\"
+
+[[table]]
+name = \"branch\"
+
+[[table]]
+name = \"person\"
+
+[[table]]
+name = \"seat\"
+
+[[table]]
+name = \"page\"
+
+[[table]]
+name = \"heap\"
+
+[[table]]
+name = \"tally\"
+kind = \"shared\"
+";
+
+/// What eu alone commits, each statement for itself.
+const TAIL: [&str; 18] = [
+    "UPDATE invoice SET note = 'lost' WHERE id = 1",
+    "DELETE FROM invoice WHERE id = 2",
+    "INSERT INTO invoice (id, note) VALUES (7, 'lost')",
+    // It gets another number than history's.
+    "DELETE FROM invoice WHERE id = 3",
+    "INSERT INTO invoice (id, note) VALUES (3, 'lost')",
+    "UPDATE branch SET note = 'lost' WHERE path = 'top.b1'",
+    "DELETE FROM branch WHERE path = 'top.b2'",
+    "UPDATE person SET note = 'lost', colour = (9, 'x') WHERE name = 'name 1'",
+    "DELETE FROM person WHERE name = 'name 2'",
+    // Two rows exchange what no two may have.
+    "BEGIN; UPDATE seat SET place = 'kept' WHERE id = 1; UPDATE seat SET place = 'place 1' WHERE id = 2;
+     UPDATE seat SET place = 'place 2' WHERE id = 1; COMMIT",
+    "UPDATE page SET body = body || 'lost' WHERE id = 1",
+    "DELETE FROM page WHERE id = 2",
+    "INSERT INTO page VALUES (7, repeat(md5('lost'), 200))",
+    "UPDATE heap SET document = '{\"lost\": 1}' WHERE id = 1",
+    "DELETE FROM heap WHERE id = 2",
+    "INSERT INTO heap VALUES (7, '{}', point(0, 0), repeat(md5('lost'), 200))",
+    "UPDATE tally SET n = 1 WHERE id = 1",
+    "INSERT INTO tally (n) VALUES (7)",
+];
+
+const OWNED: [&str; 6] = ["invoice", "branch", "person", "seat", "page", "heap"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_row_is_what_history_has_after_a_tail_was_cut_off() {
+    let mut config = config(&["eu", "us"], "whole", 1);
+    config.rpo = "none".to_owned();
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let (eu, us) = (regions.connect("eu").await.unwrap(), regions.connect("us").await.unwrap());
+    let history = rows(&us).await;
+
+    regions.links().isolate("eu");
+    for statement in TAIL {
+        eu.batch_execute(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+    }
+    let done = run(&regions, &["failover", "--from", "eu", "--to", "us", "--attest"]);
+    assert!(done.status.success(), "{done:?}");
+    regions.links().rejoin("eu");
+    eventually("what was lost is in the journal", async || {
+        let sql = "SELECT count(*) FROM domicile.journal WHERE conflict = 'beyond_cut'";
+        let row = eu.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        match row.get::<_, i64>(0) {
+            18 => Ok(()),
+            entries => Err(format!("{entries} entries")),
+        }
+    })
+    .await;
+    converge(&regions).await;
+
+    assert_eq!(rows(&eu).await, history, "eu has what history has");
+    assert_eq!(rows(&us).await, history, "us has nothing else");
+    let sql = "SELECT count(*) || ' ' || sum(n) FROM tally";
+    for client in [&eu, &us] {
+        let shared: String = client.query_one(sql, &[]).await.unwrap().get(0);
+        assert_eq!(shared, "7 8", "no owner, so nothing of it is past a cut");
+    }
+    assert_alike(&regions, &["tally"]).await;
+    let verified = run(&regions, &["verify"]);
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+/// Everything that the owned tables have, as text.
+async fn rows(client: &Client) -> Vec<String> {
+    let mut rows = Vec::new();
+    for table in OWNED {
+        let sql = format!("SELECT '{table} ' || row_::text FROM {table} row_ ORDER BY 1");
+        let found = client.query(&sql, &[]).await.unwrap();
+        rows.extend(found.iter().map(|row| row.get::<_, String>(0)));
+    }
+    rows
+}
+
+fn run(regions: &Regions, arguments: &[&str]) -> Output {
+    let mut command = Command::new(regions.binary());
+    command.args(arguments).arg("--config").arg(regions.config_file("us"));
+    command.output().unwrap()
+}
