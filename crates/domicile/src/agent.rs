@@ -220,6 +220,13 @@ async fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     found.next().with_context(|| format!("{address} has no address"))
 }
 
+/// What peers are answered by.
+struct Answers {
+    marker: Marker,
+    examined: watch::Receiver<Option<Arc<Ownership>>>,
+    newcomer: bool,
+}
+
 /// What tells when the rows here are history: tenure waits for it, replication brings it about.
 struct Settled {
     judging: Arc<Mutex<()>>,
@@ -357,12 +364,13 @@ impl Parts {
         let status = watch::Sender::new(Arc::new(RegionStatus::default()));
         let observer = self.observer(status.subscribe());
         let marker = self.marker(watch::Sender::new(TenureState::default()).subscribe());
-        self.start_peer_server(listeners.peer, status.subscribe(), marker, true, stop, tasks);
+        let nothing = watch::Sender::new(None).subscribe();
+        let answers = Answers { marker, examined: nothing.clone(), newcomer: true };
+        self.start_peer_server(listeners.peer, status.subscribe(), answers, stop, tasks);
         let nobody = (None, None);
         self.start_outlets(listeners.outlets, &status, &observer, nobody, stop, tasks)?;
         tasks.spawn(observer.clone().run(stop.clone()));
         let seen = Some(seeding.subscribe());
-        let nothing = watch::Sender::new(None).subscribe();
         let reporter = self.reporter(&observer, tenure.subscribe(), nothing, seen, status);
         tasks.spawn(reporter.run(stop.clone()));
         tasks.spawn(self.keeper_of_copies().run(stop.clone()));
@@ -513,10 +521,11 @@ impl Parts {
         };
         let kept = keeper.run(stop.clone());
         tasks.spawn(after_setup(tenure_state.subscribe(), stop.clone(), kept));
-        self.start_replication(&observer, stop, tasks, tenure_state.subscribe(), settled)?;
         let marker = self.marker(tenure_state.subscribe());
-        let (seen, answers) = (status.subscribe(), marker.clone());
-        self.start_peer_server(listeners.peer, seen, answers, false, stop, tasks);
+        let ours = (tenure_state.subscribe(), marker.clone());
+        self.start_replication(&observer, stop, tasks, ours, settled)?;
+        let answers = Answers { marker: marker.clone(), examined: newest.clone(), newcomer: false };
+        self.start_peer_server(listeners.peer, status.subscribe(), answers, stop, tasks);
         let staleness = Staleness::new(self.config.cluster.clone(), marker, self.other_regions());
         tasks.spawn(staleness.clone().run(stop.clone()));
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
@@ -593,7 +602,7 @@ impl Parts {
         observer: &Observer,
         stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
-        tenure: watch::Receiver<TenureState>,
+        (tenure, marker): (watch::Receiver<TenureState>, Marker),
         settled: Settled,
     ) -> anyhow::Result<()> {
         let Settled { judging, examined, repairs } = settled;
@@ -651,6 +660,7 @@ impl Parts {
             region: self.here.id.clone(),
             origin: self.origin.clone(),
             peers: self.other_regions().into_iter().collect(),
+            marker,
             logs: self.logs.clone(),
             ownership: self.ownership.clone(),
             gate,
@@ -680,11 +690,11 @@ impl Parts {
         &self,
         listener: TcpListener,
         status: watch::Receiver<Arc<RegionStatus>>,
-        marker: Marker,
-        newcomer: bool,
+        answers: Answers,
         stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) {
+        let Answers { marker, examined, newcomer } = answers;
         let (postgres, config) = (self.here.postgres.clone(), self.config.clone());
         let desk = Desk {
             config: self.config.clone(),
@@ -701,6 +711,7 @@ impl Parts {
                 marker,
                 snapshots: Snapshots::new(postgres.clone(), config, self.origin.clone()),
                 postgres,
+                examined,
                 newcomer,
             }),
         };

@@ -11,13 +11,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::config::Config;
-use domicile_core::id::{Origin, RegionId, TableName};
-use domicile_core::lsn::Frontier;
+use domicile_core::history::covered;
+use domicile_core::id::{Origin, PartitionId, RegionId, TableName};
+use domicile_core::lsn::{Frontier, Lsn};
+use domicile_core::opening::Open;
+use domicile_core::ownership::Ownership;
 use serde_json::{Map, Value as Json};
 use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Row, Transaction};
+use tokio_postgres::{Client, GenericClient, Row, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{ApplierConfig, Text, open_session};
@@ -27,7 +30,8 @@ use crate::directory::view::OwnershipView;
 use crate::log::Logs;
 use crate::notices::Notices;
 use crate::peer;
-use crate::postgres::guard::NOBODY_YET;
+use crate::peer::mark::Marker;
+use crate::postgres::guard::{self, NOBODY_YET};
 use crate::postgres::journal;
 use crate::postgres::rows::Key;
 use crate::postgres::written::Written;
@@ -39,6 +43,7 @@ const ROWS_PER_REPAIR_MAX: i64 = 5000;
 const REFUSED_MAX: usize = 16;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const LOGS_TIMEOUT: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// After so long without a repair it is told: a peer may be away for a moment.
 const TELL_AFTER: Duration = Duration::from_secs(5);
 /// Under which the notice stands.
@@ -52,6 +57,7 @@ pub struct Repairer {
     pub region: RegionId,
     pub origin: Origin,
     pub peers: Vec<(RegionId, peer::Client)>,
+    pub marker: Marker,
     pub logs: Logs,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     /// Taken for writing: no row is applied meanwhile.
@@ -66,7 +72,17 @@ pub struct Repairer {
 /// Rows of one table that are read from the same place at once.
 struct Part {
     table: TableName,
+    /// Clients may be writing them here: what they commit is to stay.
+    written_here: bool,
     rows: Vec<Pending>,
+}
+
+impl Part {
+    /// None where every row of the table is in question.
+    fn keys(&self) -> Vec<Key> {
+        let keys: Vec<Key> = self.rows.iter().map(|row| lift_key(&row.key)).collect();
+        if keys.iter().any(Vec::is_empty) { Vec::new() } else { keys }
+    }
 }
 
 struct Pending {
@@ -140,8 +156,9 @@ impl Repairer {
             rows = marked(&client, 0).await?;
         }
         *last = rows.last().map_or(0, |row| row.get(0));
+        let open = guard::read_open(&client, &self.region).await?;
         let (mut repaired, mut failed) = (0, None);
-        for (source, parts) in by_source(&rows)? {
+        for (source, parts) in by_source(&rows, &open)? {
             match self.repair_apart(&mut client, source.as_ref(), parts).await {
                 Ok(rows) => repaired += rows,
                 Err(error) => failed = Some(error),
@@ -154,7 +171,7 @@ impl Repairer {
     }
 
     /// Repairs from `source`. Rows that PostgreSQL refuses here, or that the peer cannot read, hold up
-    /// no others: what waits for those is not opened.
+    /// no others: what waits for those is not opened. Returns how many rows were repaired.
     async fn repair_apart(
         &self,
         client: &mut Client,
@@ -166,7 +183,7 @@ impl Repairer {
             && refused.len() < REFUSED_MAX
         {
             match self.repair_from(client, source, &part).await {
-                Ok(()) => repaired += part.rows.len(),
+                Ok(rows) => repaired += rows,
                 Err(error) if is_refusal(&error) => match halves(part) {
                     Some(halves) => parts.extend(halves),
                     None => refused.push(error),
@@ -186,75 +203,156 @@ impl Repairer {
         }
     }
 
-    /// Repairs from `source`, or from the first peer that can tell.
+    /// Repairs from `source`, or from the first peer that can tell of any of the rows; returns of how many.
     async fn repair_from(
         &self,
         client: &mut Client,
         source: Option<&RegionId>,
         part: &Part,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<usize> {
         let mut refused = match source {
             Some(source) => anyhow::anyhow!("there is no region {source} to ask"),
             None => anyhow::anyhow!("no peer answers"),
         };
         for (region, peer) in self.peers.iter().filter(|(r, _)| source.is_none_or(|s| s == r)) {
-            match self.fetch(client, peer.clone(), region, part).await {
-                Ok(fetched) => {
-                    match self.write(client, &fetched, part, Order::InPlace).await {
-                        Err(error) if is_taken(&error) => {
-                            self.write(client, &fetched, part, Order::AllAnew).await?;
-                        }
-                        written => written?,
-                    }
-                    self.repairs.send_modify(|n| *n += 1);
-                    return Ok(());
+            let repaired = match self.take_over(client, (region, peer), part, Order::InPlace).await
+            {
+                Err(error) if is_taken(&error) => {
+                    self.take_over(client, (region, peer), part, Order::AllAnew).await
                 }
+                other => other,
+            };
+            match repaired {
+                Ok(rows) => {
+                    self.repairs.send_modify(|n| *n += 1);
+                    return Ok(rows);
+                }
+                Err(error) if is_refusal(&error) => return Err(error),
                 Err(error) => refused = error.context(format!("ask region {region}")),
             }
         }
         Err(refused)
     }
 
-    /// Reads the rows from one peer, which must show at least what we show.
+    /// Makes the rows what they are at a peer; returns how many it could tell of.
+    async fn take_over(
+        &self,
+        client: &mut Client,
+        (region, peer): (&RegionId, &peer::Client),
+        part: &Part,
+        order: Order,
+    ) -> anyhow::Result<usize> {
+        let postgres = client.transaction().await?;
+        postgres.batch_execute("SET LOCAL synchronous_commit = local").await?;
+        let written = Written::new(&postgres, &part.table).await?;
+        let (keys, mut absent) = (part.keys(), BTreeSet::new());
+        let mut needed = self.needed(&postgres, region).await?;
+        if part.written_here {
+            // Whoever writes these rows from now on writes them after us, and who did so before has
+            // committed: the peer must show it.
+            if keys.is_empty() {
+                written.hold_all().await?;
+            }
+            for (i, key) in keys.iter().enumerate() {
+                if written.hold(key).await? == 0 {
+                    absent.insert(i);
+                }
+            }
+            needed.advance(&self.origin, self.marker.mark().await?.end);
+        }
+        let Fetched { answer, frontier } = self.fetch(peer, region, part, &keys, &needed).await?;
+        if keys.is_empty() {
+            written.delete_all().await?;
+            for row in &answer.rows {
+                written.insert(named(&answer.columns, &row.values)).await?;
+            }
+        }
+        let in_question = |i: usize| !keys.is_empty() && answer.rows[i].in_question;
+        let told: Vec<usize> = (0..part.rows.len()).filter(|i| !in_question(*i)).collect();
+        anyhow::ensure!(!told.is_empty(), "the rows wait to be repaired there, too");
+        let mut kept = self.displace(&written, &part.rows, &keys, &answer, &frontier).await?;
+        kept.extend((0..part.rows.len()).filter(|i| in_question(*i)));
+        replace(&written, &keys, &answer, Places { kept, absent }, order).await?;
+        // Only these: more may have been marked meanwhile.
+        let done: Vec<i64> = told.iter().map(|i| part.rows[*i].id).collect();
+        postgres.execute("DELETE FROM domicile.repair WHERE id = ANY ($1)", &[&done]).await?;
+        for (origin, lsn) in frontier.iter().filter(|(origin, _)| origin.region != self.region) {
+            postgres
+                .execute(
+                    "INSERT INTO domicile.progress AS progress (origin, applied, converge_to)
+                     VALUES ($1, '0/0', $2::text::pg_lsn)
+                     ON CONFLICT (origin) DO UPDATE
+                     SET converge_to = greatest(progress.converge_to, excluded.converge_to)",
+                    &[&origin.to_string(), &lsn.to_string()],
+                )
+                .await?;
+        }
+        postgres.commit().await.context("commit the repair")?;
+        Ok(told.len())
+    }
+
+    /// Reads the rows from one peer, which must show all that is `needed`: so its rows are no older than
+    /// ours.
     async fn fetch(
         &self,
-        client: &Client,
-        mut peer: peer::Client,
+        peer: &peer::Client,
         region: &RegionId,
         part: &Part,
+        keys: &[Key],
+        needed: &Frontier,
     ) -> anyhow::Result<Fetched> {
-        let ours = self.needed(client, region).await?;
-        let whole = part.rows.iter().any(|row| row.key.as_object().is_some_and(|o| o.is_empty()));
-        let keys: Vec<Key> = if whole {
-            Vec::new()
-        } else {
-            part.rows.iter().map(|row| lift_key(&row.key)).collect()
-        };
-        let request = FetchRowsRequest {
-            schema: part.table.schema.clone(),
-            table: part.table.name.clone(),
-            keys: keys.iter().map(lower_key).collect(),
-        };
-        let answer = tokio::time::timeout(FETCH_TIMEOUT, peer.fetch_rows(request));
-        let answer = answer.await.context("the peer is silent")??.into_inner();
-        let mut frontier = Frontier::default();
-        for position in &answer.frontier {
-            frontier.advance(&position.origin.parse()?, domicile_core::lsn::Lsn(position.lsn));
+        let deadline = Instant::now() + LOGS_TIMEOUT;
+        loop {
+            let view = self.ownership.borrow().clone();
+            let request = FetchRowsRequest {
+                schema: part.table.schema.clone(),
+                table: part.table.name.clone(),
+                keys: keys.iter().map(lower_key).collect(),
+                ownership: view.revision,
+            };
+            let mut peer = peer.clone();
+            let answer = tokio::time::timeout(FETCH_TIMEOUT, peer.fetch_rows(request));
+            let answer = answer.await.context("the peer is silent")??.into_inner();
+            anyhow::ensure!(
+                keys.is_empty() || answer.rows.len() == keys.len(),
+                "the peer does not answer what was asked"
+            );
+            let mut frontier = Frontier::default();
+            for position in &answer.frontier {
+                frontier.advance(&position.origin.parse()?, Lsn(position.lsn));
+            }
+            let ownership = view.ownership.as_ref();
+            if covered(needed, &frontier, region, None, ownership) {
+                self.wait_for_logs(&frontier, ownership).await?;
+                return Ok(Fetched { answer, frontier });
+            }
+            // What was committed here just now is on its way to it.
+            if !part.written_here || Instant::now() >= deadline {
+                match frontier.missing(needed, region) {
+                    Some((origin, lsn)) => {
+                        anyhow::bail!("it does not show {origin} up to {lsn} yet")
+                    }
+                    None => anyhow::bail!("it does not show what is needed yet"),
+                }
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
         }
-        if let Some((origin, lsn)) = frontier.missing(&ours, region) {
-            anyhow::bail!("it does not show {origin} up to {lsn} yet");
-        }
-        self.wait_for_logs(&frontier).await?;
-        Ok(Fetched { keys, answer, frontier })
     }
 
     /// Waits until our logs hold everything that the peer's rows show: else a commit that was
     /// never shipped, and may yet turn out to be no history, would come in with them.
-    async fn wait_for_logs(&self, shown: &Frontier) -> anyhow::Result<()> {
+    ///
+    /// Where a history has ended, no more of it will come, and the peer has taken out what it had.
+    async fn wait_for_logs(
+        &self,
+        shown: &Frontier,
+        ownership: Option<&Ownership>,
+    ) -> anyhow::Result<()> {
         for (origin, lsn) in shown.iter().filter(|(origin, _)| origin.region != self.region) {
             let log = self.logs.get_or_create(origin)?;
             let mut end = log.watch_end();
-            let reached = end.wait_for(|end| *end >= lsn);
+            let has_ended = |end| ownership.is_some_and(|known| known.ends_at(origin, end));
+            let reached = end.wait_for(|end| *end >= lsn || has_ended(*end));
             let reached = tokio::time::timeout(LOGS_TIMEOUT, reached).await;
             reached.with_context(|| format!("our log of {origin} does not reach {lsn} yet"))??;
         }
@@ -262,7 +360,11 @@ impl Repairer {
     }
 
     /// What a peer must show so that its rows are not older than ours.
-    async fn needed(&self, client: &Client, peer: &RegionId) -> anyhow::Result<Frontier> {
+    async fn needed(
+        &self,
+        client: &impl GenericClient,
+        peer: &RegionId,
+    ) -> anyhow::Result<Frontier> {
         let mut ours = Frontier::default();
         let rows = client.query("SELECT origin, applied::text FROM domicile.progress", &[]).await?;
         for row in rows {
@@ -283,47 +385,6 @@ impl Repairer {
         Ok(ours)
     }
 
-    async fn write(
-        &self,
-        client: &mut Client,
-        fetched: &Fetched,
-        part: &Part,
-        order: Order,
-    ) -> anyhow::Result<()> {
-        let Fetched { keys, answer, frontier } = fetched;
-        let postgres = client.transaction().await?;
-        postgres.batch_execute("SET LOCAL synchronous_commit = local").await?;
-        let written = Written::new(&postgres, &part.table).await?;
-        if keys.is_empty() {
-            written.delete_all().await?;
-            for row in &answer.rows {
-                written.insert(named(&answer.columns, &row.values)).await?;
-            }
-        }
-        let kept = self.displace(&written, &part.rows, keys, answer, frontier).await?;
-        replace(&written, keys, answer, &kept, order).await?;
-        // Only these: more may have been marked meanwhile.
-        let done: Vec<i64> = part.rows.iter().map(|row| row.id).collect();
-        postgres.execute("DELETE FROM domicile.repair WHERE id = ANY ($1)", &[&done]).await?;
-        for (origin, lsn) in fetched.frontier.iter() {
-            if origin.region == self.region {
-                continue;
-            }
-            postgres
-                .execute(
-                    "INSERT INTO domicile.progress AS progress (origin, applied, converge_to)
-                     VALUES ($1, '0/0', $2::text::pg_lsn)
-                     ON CONFLICT (origin) DO UPDATE
-                     SET converge_to = greatest(progress.converge_to, excluded.converge_to)",
-                    &[&origin.to_string(), &lsn.to_string()],
-                )
-                .await?;
-        }
-        postgres.commit().await.context("commit the repair")
-    }
-}
-
-impl Repairer {
     /// Journals rows that differ from their owner's, before they are replaced. Returns the places
     /// of those that stay as they are, because the owner is another region by now.
     async fn displace(
@@ -373,8 +434,6 @@ impl Repairer {
 }
 
 struct Fetched {
-    /// None where every row of the table was asked for.
-    keys: Vec<Key>,
     answer: FetchRowsResponse,
     /// Up to here the rows may already show what we are still to apply.
     frontier: Frontier,
@@ -405,41 +464,50 @@ fn is_taken(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Did the peer answer, if only that it cannot tell?
+/// Did the peer answer, if only that it cannot read the table?
 fn has_answered(error: &anyhow::Error) -> bool {
     let mut answers = error.chain().filter_map(|cause| cause.downcast_ref::<tonic::Status>());
     answers.any(|status| status.code() == tonic::Code::Internal)
 }
 
 /// Two parts of what is to be repaired; none of a single row.
-fn halves(Part { table, mut rows }: Part) -> Option<[Part; 2]> {
+fn halves(part: Part) -> Option<[Part; 2]> {
+    let Part { table, written_here, mut rows } = part;
     if rows.len() < 2 {
         return None;
     }
     let other = rows.split_off(rows.len() / 2);
-    Some([Part { table: table.clone(), rows }, Part { table, rows: other }])
+    let half = |rows| Part { table: table.clone(), written_here, rows };
+    Some([rows, other].map(half))
 }
 
 /// Up to [`ROWS_PER_REPAIR_MAX`] rows that were marked after the row `last`.
 async fn marked(client: &Client, last: i64) -> anyhow::Result<Vec<Row>> {
-    let sql = "SELECT id, schema_name, table_name, key, source, partition FROM domicile.repair
-               WHERE id > $1 ORDER BY id LIMIT $2";
+    let sql = "SELECT id, schema_name, table_name, key, source, partition, touched
+               FROM domicile.repair WHERE id > $1 ORDER BY id LIMIT $2";
     let rows = client.query(sql, &[&last, &ROWS_PER_REPAIR_MAX]).await;
     rows.context("read what is to be repaired")
 }
 
-/// What is to be repaired, by where it is read from.
-fn by_source(rows: &[Row]) -> anyhow::Result<BTreeMap<Option<RegionId>, Vec<Part>>> {
-    let mut sources: BTreeMap<Option<RegionId>, BTreeMap<TableName, Vec<Pending>>> =
+/// What is to be repaired, by where it is read from. Clients write here what is `open`.
+fn by_source(rows: &[Row], open: &[Open]) -> anyhow::Result<BTreeMap<Option<RegionId>, Vec<Part>>> {
+    let is_open = |number: &i32| {
+        let partition = u32::try_from(*number).map(PartitionId);
+        partition.is_ok_and(|partition| open.iter().any(|open| open.range.contains(partition)))
+    };
+    let mut sources: BTreeMap<Option<RegionId>, BTreeMap<(TableName, bool), Vec<Pending>>> =
         BTreeMap::new();
     for row in rows {
         let source: Option<RegionId> = row.get::<_, Option<&str>>(4).map(str::parse).transpose()?;
+        let touched: Option<Vec<i32>> = row.get(6);
+        let may_be_open = touched.map_or(!open.is_empty(), |touched| touched.iter().any(is_open));
+        let written_here = source.is_none() && may_be_open;
         let table = TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2));
         let owner = source.clone().zip(row.get(5));
         let pending = Pending { id: row.get(0), key: row.get(3), owner };
-        sources.entry(source).or_default().entry(table).or_default().push(pending);
+        sources.entry(source).or_default().entry((table, written_here)).or_default().push(pending);
     }
-    let part = |(table, rows)| Part { table, rows };
+    let part = |((table, written_here), rows)| Part { table, written_here, rows };
     let parts = |of: BTreeMap<_, _>| of.into_iter().map(part).collect();
     Ok(sources.into_iter().map(|(source, of)| (source, parts(of))).collect())
 }
@@ -456,28 +524,41 @@ fn lower_key(key: &Key) -> fetch_rows_request::Key {
     }
 }
 
-/// Makes each row what the peer has, unless it is `kept`. Rows that must go go first: others may need
-/// their values.
+/// Which of the rows are treated otherwise.
+struct Places {
+    /// They stay as they are.
+    kept: BTreeSet<usize>,
+    /// There was no row to lock: one that is there now is newer than the peer's.
+    absent: BTreeSet<usize>,
+}
+
+/// Makes each row what the peer has. Rows that must go go first: others may need their values.
 async fn replace(
     written: &Written<'_, Transaction<'_>>,
     keys: &[Key],
     answer: &FetchRowsResponse,
-    kept: &BTreeSet<usize>,
+    Places { kept, absent }: Places,
     order: Order,
 ) -> anyhow::Result<()> {
-    let pairs = || {
-        let pairs = keys.iter().zip(&answer.rows).enumerate();
-        pairs.filter(|(i, _)| !kept.contains(i)).map(|(_, pair)| pair)
+    let rows = || {
+        let rows = keys.iter().zip(&answer.rows).enumerate().filter(|(i, _)| !kept.contains(i));
+        rows.map(|(i, (key, row))| (key, row, absent.contains(&i)))
     };
-    for (key, _) in pairs().filter(|(_, r)| order == Order::AllAnew || r.values.is_empty()) {
-        written.delete(key).await?;
-    }
-    for (key, row) in pairs().filter(|(_, row)| !row.values.is_empty()) {
-        let values = || named(&answer.columns, &row.values);
-        if order == Order::AllAnew || written.update(key, values()).await? == 0 {
+    for (key, row, is_absent) in rows() {
+        if !is_absent && (order == Order::AllAnew || row.values.is_empty()) {
             written.delete(key).await?;
-            written.insert(values()).await?;
         }
+    }
+    for (key, row, is_absent) in rows().filter(|(_, row, _)| !row.values.is_empty()) {
+        let values = || named(&answer.columns, &row.values);
+        let in_place = order == Order::InPlace && !is_absent;
+        if in_place && written.update(key, values()).await? > 0 {
+            continue;
+        }
+        if !is_absent {
+            written.delete(key).await?;
+        }
+        written.insert(values()).await?;
     }
     Ok(())
 }

@@ -143,3 +143,122 @@ fn run(regions: &Regions, arguments: &[&str]) -> Output {
     command.args(arguments).arg("--config").arg(regions.config_file("us"));
     command.output().unwrap()
 }
+
+/// eu commits what ap alone takes, and us takes over with neither: what ap shows of it is no history
+/// either, and neither of the two may take it from the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_applied_a_tail_gives_it_to_nobody_and_gets_rid_of_it() {
+    let mut config = config(&["eu", "us", "ap"], "whole", 1);
+    config.rpo = "none".to_owned();
+    config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY, n int);
+                       INSERT INTO item SELECT i, 0 FROM generate_series(1, 9) i;"
+        .to_owned();
+    config.tables = "[[table]]\nname = \"item\"\n".to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let (eu, ap) = (regions.connect("eu").await.unwrap(), regions.connect("ap").await.unwrap());
+    eu.execute("UPDATE item SET n = 1 WHERE id = 1", &[]).await.unwrap();
+    converge(&regions).await;
+
+    let links = regions.links();
+    links.cut("eu", "us");
+    links.cut("us", "ap");
+    eu.execute("UPDATE item SET n = 2 WHERE id = 1", &[]).await.unwrap();
+    eu.execute("DELETE FROM item WHERE id = 2", &[]).await.unwrap();
+    shows(&ap, "1:2 3:0").await;
+    links.isolate("eu");
+    links.isolate("ap");
+    let done = run(&regions, &["failover", "--from", "eu", "--to", "us", "--attest"]);
+    assert!(done.status.success(), "{done:?}");
+    let us = regions.connect("us").await.unwrap();
+    us.execute("UPDATE item SET n = n + 10 WHERE id = 3", &[]).await.unwrap();
+
+    // us stays away from both: each can ask the other alone.
+    for region in ["eu", "ap"] {
+        links.heal_directory(region);
+    }
+    links.heal("eu", "ap");
+    for client in [&eu, &ap] {
+        eventually("what was lost is in the journal", async || {
+            let sql = "SELECT count(*) FROM domicile.journal WHERE conflict = 'beyond_cut'";
+            let row = client.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+            match row.get::<_, i64>(0) {
+                2 => Ok(()),
+                entries => Err(format!("{entries} entries")),
+            }
+        })
+        .await;
+    }
+    for region in ["eu", "ap"] {
+        eventually(&format!("{region} says that nobody can tell"), async || {
+            let status = regions.status(region).await.map_err(|e| e.to_string())?;
+            let said = status.says("repair_fails");
+            if said { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+        })
+        .await;
+    }
+    for region in ["eu", "ap"] {
+        links.rejoin(region);
+    }
+    for client in [&eu, &ap, &us] {
+        shows(client, "1:1 2:0 3:10").await;
+        eventually("nothing waits for repair", async || {
+            let sql = "SELECT count(*) FROM domicile.repair";
+            let row = client.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+            match row.get::<_, i64>(0) {
+                0 => Ok(()),
+                rows => Err(format!("{rows} rows do")),
+            }
+        })
+        .await;
+    }
+    assert_alike(&regions, &["item"]).await;
+}
+
+/// A row is written past the guard where it is owned, right behind a write that counts, of which the
+/// peer shows nothing yet: the peer's row would undo it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owner_has_committed_outlives_the_repair_of_what_was_written_behind_it() {
+    let mut config = config(&["eu", "us"], "whole", 1);
+    config.rpo = "none".to_owned();
+    config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY, n int);
+                       INSERT INTO item SELECT i, 0 FROM generate_series(1, 9) i;"
+        .to_owned();
+    config.tables = "[[table]]\nname = \"item\"\n".to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let (eu, us) = (regions.connect("eu").await.unwrap(), regions.connect("us").await.unwrap());
+    let holder = regions.connect("us").await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE item IN SHARE MODE").await.unwrap();
+    eu.batch_execute("UPDATE item SET n = 5 WHERE id < 3").await.unwrap();
+    let behind = "BEGIN; ALTER TABLE item DISABLE TRIGGER ALL;
+                  UPDATE item SET n = 99 WHERE id = 1; INSERT INTO item VALUES (10, 99);
+                  ALTER TABLE item ENABLE TRIGGER ALL; COMMIT";
+    // Its session may be ended before it is told anything.
+    let _ = regions.connect("eu").await.unwrap().batch_execute(behind).await;
+    eventually("eu says that the peer is behind", async || {
+        let status = regions.status("eu").await.map_err(|e| e.to_string())?;
+        let said = status.says("repair_fails");
+        if said { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+    })
+    .await;
+    shows(&eu, "1:99 2:5 3:0").await;
+    // It goes on meanwhile.
+    eu.batch_execute("UPDATE item SET n = n + 1 WHERE id = 2").await.unwrap();
+    holder.batch_execute("COMMIT").await.unwrap();
+    for client in [&eu, &us] {
+        shows(client, "1:5 2:6 3:0").await;
+    }
+    converge(&regions).await;
+    assert_alike(&regions, &["item"]).await;
+}
+
+async fn shows(client: &Client, wanted: &str) {
+    eventually(&format!("{wanted} is shown"), async || {
+        let sql = "SELECT string_agg(id || ':' || n, ' ' ORDER BY id) FROM item WHERE id < 4";
+        let row = client.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        let seen: String = row.get(0);
+        if seen == wanted { Ok(()) } else { Err(seen) }
+    })
+    .await;
+}

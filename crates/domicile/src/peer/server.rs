@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, PartitionId, RegionId, RunId, TableName};
 use domicile_core::lsn::Lsn;
+use domicile_core::ownership::Ownership;
 use domicile_core::progress::Progress;
 use futures_util::future::Either;
 use tokio::net::TcpListener;
@@ -26,7 +27,8 @@ use crate::gateway::{WarmUps, WarmedUp};
 use crate::log::{Frame, Log, LogError, Logs, PartReader};
 use crate::positions::Positions;
 use crate::postgres::canary::Canary;
-use crate::postgres::{rows, session};
+use crate::postgres::rows::{self, Found};
+use crate::postgres::session;
 use crate::promises;
 use crate::proto::peer_server::{Peer, PeerServer};
 use crate::proto::subscribe_request::{Kind, Open};
@@ -70,8 +72,24 @@ pub struct Tables {
     pub canary: Canary,
     pub marker: Marker,
     pub snapshots: Snapshots,
+    /// By whose cuts every record here was judged.
+    pub examined: watch::Receiver<Option<Arc<Ownership>>>,
     /// They do not show yet what others may ask for.
     pub newcomer: bool,
+}
+
+impl Desk {
+    /// Fails unless all that lies past the cuts of this revision of the ownership is known for it: in
+    /// our log, and what our tables show of it marked for repair.
+    fn judged(&self, tables: &Tables, revision: u64) -> Result<(), Status> {
+        let (view, examined) = (self.ownership.borrow(), tables.examined.borrow());
+        if view.revision < revision || view.ownership.as_ref() != examined.as_deref() {
+            return Err(Status::failed_precondition(
+                "what lies past the newest cuts is not known here yet",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Serves peers until `shutdown`. A connection that breaks the protocol is closed, no more.
@@ -188,6 +206,7 @@ impl Peer for Service {
     ) -> Result<Response<FetchRowsResponse>, Status> {
         let tables = self.joined()?;
         let request = request.into_inner();
+        self.desk.judged(tables, request.ownership)?;
         let table = TableName::new(request.schema, request.table);
         let keys: Vec<rows::Key> = request
             .keys
@@ -213,8 +232,14 @@ impl Peer for Service {
             .map(|(o, l)| (o.clone(), l))
             .collect();
         frontier.advance(&self.desk.origin, in_log);
-        let lower_row = |row: Option<Vec<Option<String>>>| fetch_rows_response::Row {
-            values: row.unwrap_or_default().into_iter().map(lower_value).collect(),
+        let lower_row = |row: Found| {
+            let in_question = matches!(row, Found::InQuestion);
+            let values = match row {
+                Found::Row(values) => values,
+                Found::Absent | Found::InQuestion => Vec::new(),
+            };
+            let values = values.into_iter().map(lower_value).collect();
+            fetch_rows_response::Row { values, in_question }
         };
         Ok(Response::new(FetchRowsResponse {
             columns: found.columns,

@@ -3,12 +3,15 @@
 //! Rows and frontier are read in one snapshot, so a region that repairs from them knows exactly
 //! which changes they already show.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 use domicile_core::id::{Origin, TableName};
 use domicile_core::lsn::Frontier;
+use serde_json::Value as Json;
 use tokio_postgres::{Client, GenericClient, IsolationLevel};
 
-use super::session::quote_name;
+use super::session::{quote_name, quote_text};
 use super::target::{self, Target};
 use crate::apply::Text;
 
@@ -18,13 +21,21 @@ pub type Key = Vec<(String, Option<String>)>;
 /// Rows of one table as text, in the order of the keys that were asked for.
 pub struct Rows {
     pub columns: Vec<String>,
-    /// `None` where no row has the key.
-    pub rows: Vec<Option<Vec<Option<String>>>>,
+    pub rows: Vec<Found>,
     /// What the tables show in this snapshot.
     pub frontier: Frontier,
 }
 
-/// Reads the rows with these keys; with no key at all, every row of the table.
+/// What there is of a row.
+pub enum Found {
+    Row(Vec<Option<String>>),
+    Absent,
+    /// It waits for repair here: what it holds may be no history.
+    InQuestion,
+}
+
+/// Reads the rows with these keys; with no key at all, every row of the table, which fails while one of
+/// them is in question.
 pub async fn fetch(
     client: &mut Client,
     own: &Origin,
@@ -45,18 +56,24 @@ pub async fn fetch(
     let values = |row: &tokio_postgres::Row| {
         (0..row.len()).map(|i| row.get::<_, Option<String>>(i)).collect::<Vec<_>>()
     };
+    let in_question = in_question(&snapshot, table, &target, keys).await?;
     let mut rows = Vec::with_capacity(keys.len());
     if keys.is_empty() {
+        anyhow::ensure!(in_question.is_empty(), "rows of {table} wait to be repaired here, too");
         let all = snapshot.query(&select, &[]).await.context("read the table")?;
-        rows.extend(all.iter().map(|row| Some(values(row))));
+        rows.extend(all.iter().map(|row| Found::Row(values(row))));
     }
-    for key in keys {
+    for (i, key) in keys.iter().enumerate() {
+        if in_question.contains(&i) {
+            rows.push(Found::InQuestion);
+            continue;
+        }
         let (condition, parameters) = matching(&target, key);
         let sql = format!("{select} WHERE {condition} LIMIT 1");
         let parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
             parameters.iter().map(|p| p as _).collect();
         let found = snapshot.query_opt(&sql, &parameters).await.context("read a row")?;
-        rows.push(found.as_ref().map(values));
+        rows.push(found.as_ref().map_or(Found::Absent, |row| Found::Row(values(row))));
     }
     let mut frontier = Frontier::default();
     let progress = snapshot
@@ -71,6 +88,51 @@ pub async fn fetch(
     frontier.advance(own, here.get::<_, &str>(0).parse()?);
     snapshot.commit().await?;
     Ok(Rows { columns, rows, frontier })
+}
+
+/// The places of the keys whose rows wait for repair here; 0 stands for the whole table where no key was
+/// given.
+async fn in_question(
+    client: &impl GenericClient,
+    table: &TableName,
+    target: &Target,
+    keys: &[Key],
+) -> anyhow::Result<BTreeSet<usize>> {
+    let asked: Vec<Json> = keys
+        .iter()
+        .map(|key| {
+            key.iter().map(|(column, value)| (column.clone(), value.clone().into())).collect()
+        })
+        .map(Json::Object)
+        .collect();
+    // A row may be marked by all that it holds, and be asked for as something else that it held.
+    let identity = |key: &str| {
+        let primary = target.primary_key.iter().map(|name| quote_text(name));
+        let primary = primary.collect::<Vec<_>>().join(", ");
+        if primary.is_empty() {
+            return key.to_owned();
+        }
+        let values =
+            target.primary_key.iter().map(|name| format!("{key} ->> {}", quote_text(name)));
+        let values = values.collect::<Vec<_>>().join(", ");
+        format!(
+            "CASE WHEN {key} ?& ARRAY[{primary}] THEN jsonb_build_array({values}) ELSE {key} END"
+        )
+    };
+    let marked = "FROM domicile.repair marked WHERE schema_name = $1 AND table_name = $2";
+    let sql = if keys.is_empty() {
+        format!("SELECT 1::bigint WHERE $3::jsonb[] IS NOT NULL AND EXISTS (SELECT {marked})")
+    } else {
+        format!(
+            "SELECT place FROM unnest($3::jsonb[]) WITH ORDINALITY asked (key, place)
+             WHERE {} IN (SELECT {} {marked}) OR EXISTS (SELECT {marked} AND key = '{{}}')",
+            identity("asked.key"),
+            identity("marked.key")
+        )
+    };
+    let places = client.query(&sql, &[&table.schema, &table.name, &asked]).await;
+    let places = places.context("read which rows are in question")?;
+    places.iter().map(|row| Ok(usize::try_from(row.get::<_, i64>(0) - 1)?)).collect()
 }
 
 /// The columns that hold values of their own, in the table's order; generated ones do not.

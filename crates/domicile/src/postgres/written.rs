@@ -42,6 +42,19 @@ impl<'a, C: GenericClient> Written<'a, C> {
         Ok(row.map(|row| ((1..row.len()).map(|i| row.get(i)).collect(), row.get(0))))
     }
 
+    /// Locks the row with this key; returns how many there are.
+    pub async fn hold(&self, key: &Key) -> anyhow::Result<u64> {
+        let (condition, parameters) = matching(&self.target, key);
+        let rows = self.target.rows();
+        self.execute(&format!("SELECT FROM {rows} WHERE {condition} FOR UPDATE"), &parameters).await
+    }
+
+    /// Lets nobody else write the table's rows.
+    pub async fn hold_all(&self) -> anyhow::Result<()> {
+        let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", self.target.rows());
+        self.postgres.batch_execute(&lock).await.with_context(|| format!("lock {}", self.table))
+    }
+
     /// Sets these columns of the row with this key; none of them means that it only has to be there.
     /// Returns how many rows were written: none also where the row has another value of an identity
     /// column that is always generated, which no UPDATE may set.
