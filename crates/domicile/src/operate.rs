@@ -629,7 +629,7 @@ impl Operator {
             Outcome::CalledOff { back_to } => {
                 (RunState::CalledOff, format!("called off: region {back_to} stays the owner"))
             }
-            Outcome::Overruled => (RunState::Overruled, "overruled by another run".to_owned()),
+            Outcome::Overruled => (RunState::Overruled, "overruled: another has taken over".to_owned()),
             Outcome::Aborted => (RunState::Aborted, "aborted".to_owned()),
             Outcome::Escalated => (
                 RunState::Escalated,

@@ -9,6 +9,7 @@ use domicile::directory::Client as Directory;
 use domicile::directory::change::change_ownership;
 use domicile::directory::documents::{OWNERSHIP_KEY, lift_ownership};
 use domicile::lab::regions::Regions;
+use domicile::status::RegionStatus;
 use domicile_core::id::{PartitionRange, RunId};
 use domicile_core::ownership::{Ownership, OwnershipChange};
 use tokio_postgres::Client;
@@ -47,6 +48,48 @@ async fn a_region_that_is_back_opens_nothing_before_its_tail_is_journaled_and_re
     a_row_that_cannot_be_repaired_keeps_its_partition_closed(&mut regions, &rows).await;
     an_owner_that_starts_anew_stays_open(&mut regions, &rows).await;
     who_is_taken_as_a_target_has_nothing_to_repair(&mut regions, &rows).await;
+}
+
+/// us has fenced eu, and cannot show all that eu wrote: it is lost itself before it owns anything of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_region_takes_over_from_one_that_is_lost_while_it_takes_over() {
+    let mut config = config(&["eu", "us", "ap"], "hash(id, 6)", 6);
+    config.rpo = "none".to_owned();
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    settle(&regions, "start").await;
+    let rows = rows(&regions).await;
+    let (eu, ap) = (regions.connect("eu").await.unwrap(), regions.connect("ap").await.unwrap());
+    let holder = regions.connect("us").await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE item IN SHARE MODE").await.unwrap();
+    write(&eu, rows.lost, "7").await.unwrap();
+    is_shown(&ap, rows.lost, 7).await;
+    let us_holds = eventually("us holds what eu wrote", async || {
+        let ends = |status: &RegionStatus| status.flushed.get("eu-1").cloned();
+        let (own, us) = (regions.status("eu").await, regions.status("us").await);
+        let (own, us) = (own.map_err(|e| e.to_string())?, us.map_err(|e| e.to_string())?);
+        if ends(&own) == ends(&us) { Ok(()) } else { Err(format!("{us:?}")) }
+    });
+    us_holds.await;
+    regions.kill_region("eu");
+    let mut failover = Command::new(regions.binary());
+    failover.args(["failover", "--from", "eu", "--to", "us", "--attest"]);
+    let mut failover = failover.arg("--config").arg(regions.config_file("ap")).spawn().unwrap();
+    eventually("eu is fenced", async || {
+        let told = run_in(&regions, "ap", &["partition", "show", "0"]);
+        let told = String::from_utf8(told.stdout).unwrap();
+        if told.contains("fenced") { Ok(()) } else { Err(told) }
+    })
+    .await;
+    regions.kill_region("us");
+    for id in [rows.lost, rows.other] {
+        opens(&ap, id).await;
+    }
+    is_shown(&ap, rows.lost, 8).await;
+    let ended = tokio::task::spawn_blocking(move || failover.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(1), "it did not become what was asked for");
 }
 
 async fn rows(regions: &Regions) -> Rows {
@@ -239,8 +282,12 @@ async fn is_whole(regions: &Regions, rows: &Rows, n: i32) {
 }
 
 fn run(regions: &Regions, arguments: &[&str]) -> Output {
+    run_in(regions, "us", arguments)
+}
+
+fn run_in(regions: &Regions, region: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(regions.binary());
-    command.args(arguments).arg("--config").arg(regions.config_file("us"));
+    command.args(arguments).arg("--config").arg(regions.config_file(region));
     command.output().unwrap()
 }
 

@@ -3,7 +3,8 @@
 use thiserror::Error;
 
 use super::escalation::escalated;
-use super::step::ForEach;
+use super::failover::successor;
+use super::step::{CatchUp, ForEach};
 use super::{Approval, Blocker, Effect, Facts, Intent, Plan, Recorded, Step, Wish};
 use crate::id::{PartitionId, RegionId, RunId};
 use crate::outage::Outage;
@@ -26,7 +27,7 @@ pub enum Outcome {
     CalledOff {
         back_to: RegionId,
     },
-    /// Another run took the partitions over.
+    /// Another run took the partitions over, or a region stood in for the target, which was lost.
     Overruled,
     /// A person wanted it to end: what it had in its hands has its old owners.
     Aborted,
@@ -69,6 +70,9 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
         return next;
     }
     if let Some(next) = call_off(plan, recorded, facts).or_else(|| give_up(plan, recorded, facts)) {
+        return next;
+    }
+    if let Some(next) = stand_in(plan, facts) {
         return next;
     }
     if let Some(outcome) = taken_away(plan, recorded, facts) {
@@ -171,6 +175,34 @@ fn return_canary(plan: &Plan, from: &RegionId, facts: &Facts) -> Option<Next> {
     Some(Next::Do { step, effect: Effect::Change(back) })
 }
 
+/// Whoever is lost takes over nothing. Once it is known where the old owner's history ends, what was
+/// meant for it goes to the survivor that has least to do, for nobody can write meanwhile.
+fn stand_in(plan: &Plan, facts: &Facts) -> Option<Next> {
+    let Intent::Failover { from, to, .. } = &plan.intent else { return None };
+    if is_member(to, facts) && !facts.lease_over(to) {
+        return None;
+    }
+    let mut in_hands = facts.ownership.ranges_of(&plan.run).peekable();
+    in_hands.peek()?;
+    if in_hands.any(|entry| entry.state.cut().is_none()) {
+        return None;
+    }
+    let place = |meant: fn(&Step) -> bool| plan.steps.iter().position(meant);
+    let to = successor(from, facts)?;
+    let catch_up = CatchUp { run: plan.run.clone(), to: to.clone() };
+    if let Some(blocker) = catch_up.blocked(facts) {
+        let step = place(|step| matches!(step, Step::CatchUp(_)))?;
+        return Some(Next::Wait { step, blocker });
+    }
+    let step = place(|step| matches!(step, Step::Grant(_)))?;
+    let grant = OwnershipChange::Grant { run: plan.run.clone(), to };
+    Some(Next::Do { step, effect: Effect::Change(grant) })
+}
+
+fn is_member(region: &RegionId, facts: &Facts) -> bool {
+    facts.ownership.members().contains(region)
+}
+
 fn hand_back(plan: &Plan, facts: &Facts) -> Option<Next> {
     let step = plan.steps.iter().position(|step| matches!(step, Step::HandOver(_)))?;
     let mut in_hands = facts.ownership.ranges_of(&plan.run).peekable();
@@ -255,9 +287,12 @@ fn lost_again(plan: &Plan, facts: &Facts) -> Option<Outcome> {
                 && canary.closed.last().is_some_and(|last| last.by == *from);
             returned.then(|| Outcome::CalledOff { back_to: from.clone() })
         }
-        // Granted, and lost again: there is nothing left that a canary could be written to.
-        Intent::Failover { to, .. } => {
-            (!facts.ownership.owns_anything(to)).then_some(Outcome::Overruled)
+        // Granted, to another or lost again: there is nothing that a canary could be written to.
+        Intent::Failover { from, to, .. } => {
+            let took = facts.ownership.entries().iter().any(|entry| {
+                entry.owner() == Some(to) && entry.closed.last().is_some_and(|c| c.by == *from)
+            });
+            (!took).then_some(Outcome::Overruled)
         }
         Intent::Evacuation { .. } | Intent::Addition { .. } => None,
     }
@@ -275,6 +310,11 @@ fn settled_otherwise(plan: &Plan, facts: &Facts) -> Option<Outcome> {
     if let Intent::ForcedDrill { from, .. } = &plan.intent {
         let canary = facts.ownership.entry(PartitionId::CANARY)?;
         return (canary.owner() != Some(from)).then_some(Outcome::Overruled);
+    }
+    if let Intent::Failover { to, .. } | Intent::Switchover { to, .. } = &plan.intent
+        && !is_member(to, facts)
+    {
+        return Some(Outcome::Overruled);
     }
     let Intent::Failover { from, attested, .. } = &plan.intent else { return None };
     let seen = facts.regions.get(from).and_then(|region| region.outage.as_ref());

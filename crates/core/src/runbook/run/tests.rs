@@ -449,6 +449,59 @@ fn a_failover_whose_target_has_lost_everything_again_ends() {
 }
 
 #[test]
+fn another_survivor_takes_over_where_the_target_is_lost_behind_the_fence() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    let cut = |facts: &Facts| {
+        let mut in_hands = facts.ownership.ranges_of(&plan.run).peekable();
+        in_hands.peek().is_some() && in_hands.all(|entry| entry.state.cut().is_some())
+    };
+    while !cut(&facts) {
+        take_a_step(&plan, &mut facts);
+    }
+    let us = facts.regions.get_mut(&region("us")).unwrap();
+    (us.reachable, us.lease_over_at) = (false, Some(facts.now));
+    let behind = next(&plan, &recorded(true), &facts);
+    let Next::Wait { blocker: Blocker::Behind { region: waits, .. }, .. } = &behind else {
+        panic!("{behind:?}")
+    };
+    assert_eq!(*waits, region("ap"), "it stands in once it shows all");
+    facts.regions.get_mut(&region("ap")).unwrap().applied.advance(&eu(), Lsn(100));
+    take_a_step(&plan, &mut facts);
+    assert!(owner_is_not(&facts, 0, "us") && !owner_is_not(&facts, 0, "ap"));
+    assert_eq!(next(&plan, &recorded(true), &facts), Next::Finished(Outcome::Overruled));
+}
+
+#[test]
+fn a_run_whose_target_has_left_takes_nothing_from_anybody() {
+    let mut facts = facts(Rpo::None);
+    lose_eu(&mut facts);
+    let plans = [failover(&facts), with_approval()];
+    for plan in &plans {
+        assert_ne!(next(plan, &recorded(false), &facts), Next::Finished(Outcome::Overruled));
+    }
+    let all = facts.ownership.entries().iter().find(|e| e.owner() == Some(&region("us")));
+    let range = all.unwrap().range;
+    let handed = RunId("first".into());
+    for moved in [
+        OwnershipChange::HandOver { range, to: region("ap"), run: handed.clone() },
+        OwnershipChange::Barrier {
+            run: handed.clone(),
+            barrier: Cut { origin: Origin::new(region("us"), 1), lsn: Lsn(1) },
+        },
+        OwnershipChange::Grant { run: handed, to: region("ap") },
+        OwnershipChange::Leave { region: region("us") },
+    ] {
+        change(&mut facts, moved);
+    }
+    for plan in plans {
+        let ended = next(&plan, &recorded(false), &facts);
+        assert_eq!(ended, Next::Finished(Outcome::Overruled), "{:?}", plan.intent);
+    }
+}
+
+#[test]
 fn of_two_failovers_of_one_region_the_slower_one_ends() {
     let mut facts = facts(Rpo::Zero { copies: 1 });
     lose_eu(&mut facts);
