@@ -47,13 +47,19 @@ use crate::postgres::canary::Canary;
 use crate::proto::{ProbeRequest, SealRequest, SealResponse, WriteLateRequest, seal_response};
 use crate::seed::{self, ask::Wanted};
 
+mod forget;
 mod outside;
+use forget::{Stored, forgotten};
 use outside::{Gateways, Outside};
 
 /// How often the facts are looked at when nothing tells of a change.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A wait that lasts this long is written into the run's journal.
 const WAIT_WORTH_TELLING: Duration = Duration::from_millis(250);
+/// How often it is looked for runs that ended long ago.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+/// After so long a wait is written down anew at the earliest, with the numbers of then.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// So many reasons for one step tell enough.
 const REASONS_MAX: usize = 20;
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -100,7 +106,31 @@ struct Performing {
     held_up: BTreeSet<String>,
     complaint: Complaint,
     /// What it waits for, and since when.
-    waiting: Option<(usize, String, tokio::time::Instant)>,
+    waiting: Option<(Wait, tokio::time::Instant)>,
+    /// The waits that were written down since the last effect.
+    waits: BTreeMap<Wait, Told>,
+}
+
+/// The step, and what it waits for without the numbers in it: those are others at every look.
+type Wait = (usize, String);
+
+/// When something was written down.
+struct Told {
+    first: tokio::time::Instant,
+    last: tokio::time::Instant,
+}
+
+impl Told {
+    /// The longer it lasts, the rarer it is told again: a journal has room for days of waiting.
+    fn is_due(&self, now: tokio::time::Instant) -> bool {
+        let lasted = self.last.duration_since(self.first);
+        now.duration_since(self.last) >= lasted.max(TELL_AGAIN)
+    }
+}
+
+fn without_numbers(text: &str) -> String {
+    let words = text.split(' ').filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 impl Performing {
@@ -140,6 +170,8 @@ impl Operator {
         let mut positions = self.positions.subscribe();
         let (mut complaint, mut of_canary) = (Complaint::default(), Complaint::default());
         let (mut drills, mut of_drills) = (Drills::new(self.runs.clone()), Complaint::default());
+        let mut over = BTreeMap::new();
+        let (mut forget_at, mut of_old) = (tokio::time::Instant::now(), Complaint::default());
         loop {
             if let Some(facts) = self.observer.facts() {
                 if let Err(error) = self.start_automatic(&facts).await {
@@ -151,7 +183,13 @@ impl Operator {
                 if let Err(error) = self.start_drill(drills.past(), &facts).await {
                     of_drills.warn("no drill was started", &error);
                 }
-                self.look(facts, &mut performing).await;
+                if forget_at <= tokio::time::Instant::now() {
+                    forget_at += FORGET_EVERY;
+                    if let Err(error) = self.forget_old(&facts).await {
+                        of_old.warn("runs that ended long ago stay in the directory", &error);
+                    }
+                }
+                self.look(facts, &mut performing, &mut over).await;
             }
             let busy = !performing.is_empty();
             tokio::select! {
@@ -164,12 +202,15 @@ impl Operator {
         }
     }
 
-    /// Starts the failover that nobody has to ask for, if this region is to take over.
+    /// Starts the failovers that nobody has to ask for, of what this region is to take over.
     async fn start_automatic(&self, facts: &Facts) -> anyhow::Result<()> {
-        let due = failover::started_by(&self.region, &self.config.failover, facts);
-        let Some(intent) = due.filter(|intent| !self.is_running(intent)) else { return Ok(()) };
-        if let Some(run) = self.start(&Call::ready(&intent), facts).await? {
-            tracing::warn!(%run, "{intent} starts: the outage is confirmed");
+        for intent in failover::started_by(&self.region, &self.config.failover, facts) {
+            if self.is_running(&intent) {
+                continue;
+            }
+            if let Some(run) = self.start(&Call::ready(&intent), facts).await? {
+                tracing::warn!(%run, "{intent} starts: the outage is confirmed");
+            }
         }
         Ok(())
     }
@@ -178,7 +219,12 @@ impl Operator {
     async fn start(&self, call: &Call, facts: &Facts) -> anyhow::Result<Option<RunId>> {
         let by = format!("the agent of {}", self.region);
         match Prepared::new(call, facts, &by) {
-            Ok(prepared) => prepared.start(&self.directory).await.map(Some),
+            Ok(prepared) => {
+                let run = prepared.start(&self.directory).await?;
+                // Or the next look would start it again.
+                self.sees(&run_key(&run)).await?;
+                Ok(Some(run))
+            }
             Err(Start::Refused(reasons)) => {
                 tracing::debug!("not started: {reasons:?}");
                 Ok(None)
@@ -229,14 +275,47 @@ impl Operator {
         })
     }
 
-    /// Takes every running run a step further, as far as it is ours.
-    async fn look(&self, mut facts: Facts, performing: &mut BTreeMap<String, Performing>) {
+    /// Takes out what has ended long ago and is more than is kept. One agent does.
+    async fn forget_old(&self, facts: &Facts) -> anyhow::Result<()> {
+        let alive = |region: &&RegionId| facts.is_reachable(region) && !facts.lease_over(region);
+        if facts.regions.keys().find(alive) != Some(&self.region) {
+            return Ok(());
+        }
         let view = self.runs.borrow().clone();
+        let stored = view.documents.iter().filter_map(|(key, (value, revision))| {
+            let document = lift_run(value)?;
+            Some(Stored { key, revision: *revision, bytes: value.len(), document })
+        });
+        let old = forgotten(stored.collect(), &in_hands(&facts.ownership), clock::unix_ms());
+        for (key, revision) in &old {
+            self.directory.write(key, *revision, None).await?;
+        }
+        if !old.is_empty() {
+            tracing::info!("{} runs that ended long ago are taken out of the directory", old.len());
+        }
+        Ok(())
+    }
+
+    /// Takes every running run a step further, as far as it is ours. Those that are `over`, as of a revision,
+    /// are not read again.
+    async fn look(
+        &self,
+        mut facts: Facts,
+        performing: &mut BTreeMap<String, Performing>,
+        over: &mut BTreeMap<String, u64>,
+    ) {
+        let view = self.runs.borrow().clone();
+        over.retain(|key, _| view.documents.contains_key(key));
+        let held: BTreeSet<String> = in_hands(&facts.ownership).into_iter().map(run_key).collect();
         for (key, (value, revision)) in &view.documents {
+            if over.get(key) == Some(revision) && !held.contains(key) {
+                continue;
+            }
             let Some(document) = lift_run(value) else { continue };
             let id = RunId(document.run.clone());
             if ended(&id, lift_outcome(&document).as_ref(), &facts.ownership) {
                 performing.remove(key);
+                over.insert(key.clone(), *revision);
                 continue;
             }
             let known = performing.get(key).is_some_and(|p| p.revision >= *revision);
@@ -265,6 +344,7 @@ impl Operator {
                     held_up: BTreeSet::new(),
                     complaint: Complaint::default(),
                     waiting: None,
+                    waits: BTreeMap::new(),
                 };
                 performing.insert(key.clone(), fresh.after(kept));
             }
@@ -319,6 +399,7 @@ impl Operator {
                 }
             };
             run.held_up.clear();
+            run.waits.clear();
             self.kill_at.reached(name, Moment::After);
             let unchanged = revision == facts.ownership_revision;
             match effect {
@@ -353,14 +434,21 @@ impl Operator {
     ) -> anyhow::Result<()> {
         self.kill_at.reached(name_of(&run.plan, step), Moment::Waits);
         let what = format!("waits: {blocker}");
+        let kind = (step, without_numbers(&what));
         let now = tokio::time::Instant::now();
         let since = match run.waiting.take() {
-            Some((at, said, since)) if at == step && said == what => since,
+            Some((of, since)) if of == kind => since,
             _ => now,
         };
+        run.waiting = Some((kind.clone(), since));
         let lasting = now.duration_since(since) >= WAIT_WORTH_TELLING;
-        run.waiting = Some((step, what.clone(), since));
-        if lasting { self.journal(run, step, what).await } else { Ok(()) }
+        let due = run.waits.get(&kind).is_none_or(|told| told.is_due(now));
+        if !lasting || !due {
+            return Ok(());
+        }
+        self.journal(run, step, what).await?;
+        run.waits.entry(kind).or_insert(Told { first: now, last: now }).last = now;
+        Ok(())
     }
 
     /// Writes down for whoever follows the run why what is next could not be done. It is tried again.
@@ -629,7 +717,9 @@ impl Operator {
             Outcome::CalledOff { back_to } => {
                 (RunState::CalledOff, format!("called off: region {back_to} stays the owner"))
             }
-            Outcome::Overruled => (RunState::Overruled, "overruled: another has taken over".to_owned()),
+            Outcome::Overruled => {
+                (RunState::Overruled, "overruled: another has taken over".to_owned())
+            }
             Outcome::Aborted => (RunState::Aborted, "aborted".to_owned()),
             Outcome::Escalated => (
                 RunState::Escalated,
@@ -739,6 +829,11 @@ fn fenced_epochs(ownership: &Ownership, run: &RunId) -> Vec<(PartitionRange, Epo
         .ranges_of(run)
         .map(|entry| (entry.range, Epoch(entry.epoch.0.saturating_sub(1))))
         .collect()
+}
+
+/// The runs that have partitions in their hands.
+fn in_hands(ownership: &Ownership) -> BTreeSet<&RunId> {
+    ownership.entries().iter().filter_map(|entry| entry.state.run()).collect()
 }
 
 /// As journals name a step; what comes after the last one is of the run itself.

@@ -1,4 +1,4 @@
-//! Which failover does nobody have to ask for, and who starts it?
+//! Which failovers does nobody have to ask for, and who starts them?
 
 use super::{Facts, Intent};
 use crate::config::FailoverPolicy;
@@ -6,39 +6,44 @@ use crate::id::RegionId;
 use crate::lsn::{Frontier, Lsn};
 use crate::outage::Outage;
 
-/// Returns the failover that nobody has to ask for: a confirmed outage of a region that owns
-/// something which no run has in its hands yet.
+/// Returns the failovers that nobody has to ask for: of each region whose outage is confirmed and which owns
+/// something that no run has in its hands yet. What holds up one of them holds up no other.
 ///
 /// The survivor that has least to do takes over; the first by name when they are equal.
-pub fn automatic(policy: &FailoverPolicy, facts: &Facts) -> Option<Intent> {
+pub fn automatic(policy: &FailoverPolicy, facts: &Facts) -> Vec<Intent> {
     if !policy.automatic {
-        return None;
+        return Vec::new();
     }
-    let (from, _) = facts.regions.iter().find(|(region, seen)| {
+    let lost = facts.regions.iter().filter(|(region, seen)| {
         matches!(seen.outage, Some(Outage::Confirmed { .. }))
             && facts.ownership.owns_anything(region)
-    })?;
-    let to = successor(from, facts)?;
-    Some(Intent::Failover { from: from.clone(), to, attested: false })
+    });
+    let taken_over = lost.filter_map(|(from, _)| {
+        let to = successor(from, facts)?;
+        Some(Intent::Failover { from: from.clone(), to, attested: false })
+    });
+    taken_over.collect()
 }
 
-/// Returns the failover that `here` starts without being asked: of what it would take over itself.
+/// Returns the failovers that `here` starts without being asked: of what it would take over itself.
 ///
 /// Regions know different things of each other, so each may leave it to another. Whoever could take over
 /// leaves it to a better one only until the lease has been over for as long as it takes to suspect anybody.
-pub fn started_by(here: &RegionId, policy: &FailoverPolicy, facts: &Facts) -> Option<Intent> {
-    let due = automatic(policy, facts)?;
-    let Intent::Failover { from, to, attested } = &due else { return None };
-    if to == here {
-        return Some(due);
-    }
-    let over_at = facts.regions.get(from)?.lease_over_at?;
-    let overdue = facts.now >= over_at + policy.suspect_after;
-    (overdue && may_take_over(here, from, facts)).then(|| Intent::Failover {
-        from: from.clone(),
-        to: here.clone(),
-        attested: *attested,
-    })
+pub fn started_by(here: &RegionId, policy: &FailoverPolicy, facts: &Facts) -> Vec<Intent> {
+    let ours = |due: Intent| {
+        let Intent::Failover { from, to, attested } = &due else { return None };
+        if to == here {
+            return Some(due);
+        }
+        let over_at = facts.regions.get(from)?.lease_over_at?;
+        let overdue = facts.now >= over_at + policy.suspect_after;
+        (overdue && may_take_over(here, from, facts)).then(|| Intent::Failover {
+            from: from.clone(),
+            to: here.clone(),
+            attested: *attested,
+        })
+    };
+    automatic(policy, facts).into_iter().filter_map(ours).collect()
 }
 
 /// Returns the reachable region that shows most of what `from` has written, and of those the one

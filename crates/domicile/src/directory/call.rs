@@ -61,13 +61,15 @@ pub(super) fn lift_error(address: &str, status: &Status) -> DirectoryError {
 }
 
 /// Returns whether this is an answer, and asking again gets the same one.
+///
+/// That a server has too much to do, or no room left, is none: it says nothing of what was asked, and whoever
+/// owns something may go on without it.
 pub(super) fn is_refusal(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::InvalidArgument
             | Code::FailedPrecondition
             | Code::OutOfRange
-            | Code::ResourceExhausted
             | Code::Unimplemented
             | Code::Unauthenticated
             | Code::PermissionDenied
@@ -108,5 +110,14 @@ mod tests {
         for address in ["127.0.0.1:7000", "directory.internal:7000", "[::1]:7000"] {
             assert!(endpoint("http", address).is_ok(), "{address:?}");
         }
+    }
+
+    #[test]
+    fn a_server_without_room_has_not_answered() {
+        let full = Status::resource_exhausted("etcdserver: mvcc: database space exceeded");
+        let lifted = lift_error("etcd-1", &full);
+        assert!(matches!(lifted, DirectoryError::Unreachable { .. }), "{lifted:?}");
+        let refused = lift_error("etcd-1", &Status::permission_denied("etcdserver: no"));
+        assert!(matches!(refused, DirectoryError::Refused { .. }), "{refused:?}");
     }
 }

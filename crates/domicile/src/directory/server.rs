@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 use tracing::{error, info, warn};
 
 use super::events::{Compacted, Event};
-use super::limits::{OutOfLimits, check_prefix};
+use super::limits::check_prefix;
 use super::store::{Store, StoreError};
 use super::{Document, MESSAGE_BYTES_MAX, Snapshot, Written};
 use crate::proto;
@@ -237,9 +237,6 @@ fn compacted(_: Compacted) -> Status {
 fn lower_error(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
-        StoreError::OutOfLimits(OutOfLimits::ReadTooLong { .. }) => {
-            Status::resource_exhausted(text)
-        }
         StoreError::OutOfLimits(_) => Status::invalid_argument(text),
         StoreError::Moved
         | StoreError::InUse { .. }

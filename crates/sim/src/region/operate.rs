@@ -310,12 +310,13 @@ impl Agent {
             true => failover::automatic(policy, &facts),
             false => failover::started_by(&host.id, policy, &facts),
         };
-        let Some(intent) = due else { return };
-        let known = self.state.as_ref().is_some_and(|state| {
-            state.open_runs().any(|run| same_outage(&run.plan.intent, &intent))
-        });
+        let known = |intent: &Intent| {
+            let runs = self.state.iter().flat_map(|state| state.open_runs());
+            runs.map(|run| &run.plan.intent).any(|known| same_outage(known, intent))
+        };
+        let Some(intent) = due.into_iter().find(|intent| !known(intent)) else { return };
         // Of those of whom anyone may begin not all do so at once.
-        if !known && (!cx.setup.anyone_begins || cx.rng.chance(500)) {
+        if !cx.setup.anyone_begins || cx.rng.chance(500) {
             self.begin(host, cx, &intent, &Call::ready(&intent));
         }
     }
