@@ -11,6 +11,7 @@
 //!   observer           |seen ------------- ttl * (1 + 2 drift) -------------|over
 //! ```
 
+use crate::progress::Rpo;
 use crate::time::{DriftPpm, Millis, Time};
 
 /// What holder and observers agree on beforehand.
@@ -23,6 +24,14 @@ pub struct LeaseTerms {
     pub margin: Millis,
     /// How far the rates of two clocks may be apart.
     pub drift: DriftPpm,
+}
+
+/// What a holder says of itself with its lease: agents may be configured differently for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HolderTerms {
+    pub ttl: Millis,
+    /// By which it acknowledges commits.
+    pub rpo: Rpo,
 }
 
 /// The holder's side of one renewal that the directory accepted.

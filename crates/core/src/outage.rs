@@ -6,6 +6,7 @@
 //! on: it was asked for a moment ago.
 
 use crate::id::RegionId;
+use crate::lease::LeaseTerms;
 use crate::time::Millis;
 
 /// What one observer has seen of one region.
@@ -25,6 +26,16 @@ pub enum Probe {
     Unreachable,
     /// Not tried: the observer has just promised the region its lease, in the directory's stead.
     Promised,
+}
+
+impl Probe {
+    /// What it says after `age`: by then a promise may be over.
+    pub fn after(self, age: Millis, terms: &LeaseTerms) -> Self {
+        match self {
+            Self::Promised if age > terms.drift.outlast(terms.ttl) => Self::Unreachable,
+            probe => probe,
+        }
+    }
 }
 
 /// The verdict of several observers.
@@ -74,6 +85,7 @@ pub fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::DriftPpm;
 
     fn saw(observer: &str, silent_ms: u64, probe: Probe) -> Sighting {
         Sighting { observer: observer.parse().unwrap(), silent_for: Millis(silent_ms), probe }
@@ -110,6 +122,20 @@ mod tests {
         let silent = ["us", "ap"].map(|observer| saw(observer, 3000, Probe::Unreachable));
         let sightings = [&silent[..], &[promised]].concat();
         assert_eq!(judge_eu(&sightings), Outage::Disputed { by: "sa".parse().unwrap() });
+    }
+
+    #[test]
+    fn nobody_lives_on_the_promise_of_somebody_who_is_gone() {
+        let terms = LeaseTerms {
+            ttl: Millis(3000),
+            renew_every: Millis(1000),
+            margin: Millis(200),
+            drift: DriftPpm(200),
+        };
+        let after = |ms: u64| Probe::Promised.after(Millis(ms), &terms);
+        assert_eq!(after(terms.ttl.0), Probe::Promised);
+        assert_eq!(after(2 * terms.ttl.0), Probe::Unreachable);
+        assert_eq!(Probe::Written.after(Millis(2 * terms.ttl.0), &terms), Probe::Written);
     }
 
     #[test]

@@ -48,6 +48,18 @@ impl Rpo {
         }
     }
 
+    /// What must be reckoned with where two agents go by different ones: no more copies than either asks for,
+    /// and as much that no copy holds.
+    pub fn or_weaker(self, other: Self) -> Self {
+        let copies = [self, other].map(Self::copies).into_iter().filter(|copies| *copies > 0).min();
+        let Some(copies) = copies else { return Self::None };
+        if !self.runs_ahead() && !other.runs_ahead() {
+            return Self::Zero { copies };
+        }
+        let ages = [self, other].map(|rpo| rpo.loss_max().unwrap_or(Millis(u64::MAX)));
+        Self::Within { copies, age: ages[0].max(ages[1]) }
+    }
+
     /// The most that a failover may lose, where that is bounded.
     pub fn loss_max(self) -> Option<Millis> {
         match self {
@@ -398,6 +410,17 @@ mod tests {
 
     const ZERO: Rpo = Rpo::Zero { copies: 1 };
     const NOW: Time = Time(0);
+
+    #[test]
+    fn of_two_promises_the_weaker_counts() {
+        let (one, two) = (Rpo::Zero { copies: 1 }, Rpo::Zero { copies: 2 });
+        let within = |copies, age| Rpo::Within { copies, age: Millis(age) };
+        assert_eq!(two.or_weaker(one), one);
+        assert_eq!(two.or_weaker(two), two);
+        assert_eq!(one.or_weaker(within(2, 250)), within(1, 250));
+        assert_eq!(two.or_weaker(Rpo::None), within(2, u64::MAX));
+        assert_eq!(Rpo::None.or_weaker(Rpo::None), Rpo::None);
+    }
 
     #[test]
     fn at_rpo_zero_a_commit_waits_for_one_remote_log() {

@@ -1,13 +1,20 @@
 //! What time is it? The only file that reads a clock.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use domicile_core::time::{PgTime, Time, Wall};
+use nix::time::{ClockId, clock_gettime};
+
+/// Goes on while a machine is suspended, as leases do.
+#[cfg(target_os = "linux")]
+const CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
+#[cfg(not(target_os = "linux"))]
+const CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
 
 /// This process's monotonic clock, counting from when it was made.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    zero: Instant,
+    zero: Duration,
 }
 
 impl Clock {
@@ -16,12 +23,18 @@ impl Clock {
         reason = "a clock is made once, where the process starts"
     )]
     pub fn new() -> Self {
-        Self { zero: Instant::now() }
+        Self { zero: since_boot() }
     }
 
     pub fn now(&self) -> Time {
-        Time(u64::try_from(self.zero.elapsed().as_millis()).unwrap_or(u64::MAX))
+        let elapsed = since_boot().saturating_sub(self.zero);
+        Time(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+fn since_boot() -> Duration {
+    // Every kernel that is supported has this clock.
+    clock_gettime(CLOCK).map(Duration::from).unwrap_or_default()
 }
 
 /// This machine's wall clock, as PostgreSQL writes a time.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use domicile_core::config::Config;
 use domicile_core::health::{Behind, DRAINED};
 use domicile_core::id::RegionId;
-use domicile_core::lease::Seen;
+use domicile_core::lease::{HolderTerms, Seen};
 use domicile_core::opening::{NOT_OPENED, UNSETTLED};
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::ownership::Ownership;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::directory::View;
-use crate::directory::documents::{lease_key, lift_left_behind};
+use crate::directory::documents::{LeaseDocument, lease_key, lift_left_behind, lift_terms};
 use crate::directory::view::OwnershipView;
 use crate::log::Logs;
 use crate::peer;
@@ -69,6 +69,8 @@ struct Shared {
 #[derive(Clone, Default)]
 struct Remembered {
     lease: Option<Seen>,
+    /// As the lease says.
+    terms: Option<HolderTerms>,
     losses: Losses,
     /// The last answer and when it came.
     status: Option<(Time, RegionStatus)>,
@@ -131,8 +133,13 @@ impl Observer {
         let suspect_after = self.shared.sources.config.failover.suspect_after;
         let mut seen = self.lock();
         for region in &self.shared.sources.config.regions {
-            if let Some((_, revision)) = view.documents.get(&lease_key(&region.id)) {
+            if let Some((value, revision)) = view.documents.get(&lease_key(&region.id)) {
                 let remembered = seen.entry(region.id.clone()).or_default();
+                if remembered.lease.is_none_or(|lease| lease.revision != *revision) {
+                    let document = serde_json::from_slice::<LeaseDocument>(value).ok();
+                    remembered.terms =
+                        document.and_then(|lease| lease.terms).as_ref().map(lift_terms);
+                }
                 let lease = Seen::note(remembered.lease, *revision, now);
                 remembered.losses.saw(remembered.lease, lease, now, suspect_after);
                 remembered.lease = Some(lease);
@@ -249,9 +256,12 @@ impl Observer {
         // A renewal from before a fence may not have been heard yet: leases are judged only as
         // of a moment no earlier than the ownership that they are judged with.
         let heard = sources.leases.borrow().revision >= ownership_revision;
-        let terms = &sources.config.lease;
+        let mut terms = sources.config.lease;
+        // Whoever holds it longer than is configured here is waited for.
+        terms.ttl = remembered.terms.map_or(terms.ttl, |told| told.ttl.max(terms.ttl));
+        let rpo = remembered.terms.map(|told| told.rpo);
         let lease_over_at = remembered.lease.map(|lease| {
-            if heard { lease.over_at(terms) } else { now + terms.drift.outlast(terms.ttl) }
+            if heard { lease.over_at(&terms) } else { now + terms.drift.outlast(terms.ttl) }
         });
         if *region == sources.region {
             let own = sources.own_status.borrow().clone();
@@ -259,6 +269,7 @@ impl Observer {
             return RegionFacts {
                 reachable: true,
                 lease_over_at,
+                rpo,
                 outage: None,
                 flushed: logs.map(|(origin, log)| (origin, log.end())).collect(),
                 applied: sources.positions.frontier(),
@@ -289,6 +300,7 @@ impl Observer {
         RegionFacts {
             reachable,
             lease_over_at,
+            rpo,
             outage: Some(self.outage(region, seen, now)),
             flushed: told.map(|s| lift_frontier(&s.flushed)).unwrap_or_default(),
             applied: told.map(|s| lift_frontier(&s.applied)).unwrap_or_default(),
@@ -360,7 +372,7 @@ impl Observer {
                 observer: observer.clone(),
                 // What they said is as old as it is.
                 silent_for: Millis(told.lease_silent_ms.saturating_sub(now.since(*at).0)),
-                probe: told.probed(),
+                probe: told.probed().after(now.since(*at), &sources.config.lease),
             });
         }
         let policy = &sources.config.failover;
@@ -385,6 +397,16 @@ impl Observer {
     /// How long a region is still on probation, by what we have seen ourselves.
     pub fn probation_of(&self, region: &RegionId, now: Time) -> Millis {
         self.lock().get(region).map_or(Millis(0), |seen| seen.losses.probation(now))
+    }
+
+    /// Which other regions go by another lease or another RPO than is configured here, as they say?
+    pub fn other_terms(&self) -> Vec<(RegionId, HolderTerms)> {
+        let sources = &self.shared.sources;
+        let here = HolderTerms { ttl: sources.config.lease.ttl, rpo: sources.config.rpo };
+        let seen = self.lock();
+        let others = seen.iter().filter(|(region, _)| **region != sources.region);
+        let told = others.filter_map(|(region, seen)| Some((region.clone(), seen.terms?)));
+        told.filter(|(_, terms)| *terms != here).collect()
     }
 
     /// What a region said of itself when it was heard last.

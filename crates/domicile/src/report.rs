@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use domicile_core::config::Config;
 use domicile_core::id::{Origin, PartitionId, RegionId};
+use domicile_core::lease::HolderTerms;
 use domicile_core::lsn::Lsn;
 use domicile_core::opening::{NOT_OPENED, Rows, UNSETTLED};
 use domicile_core::ownership::Ownership;
@@ -254,6 +255,8 @@ impl Reporter {
                 .map(|detail| Condition { name: "little_headroom".into(), detail }),
         );
         conditions.extend(readiness.lasting(now).map(not_ready));
+        let terms = self.observer.other_terms().into_iter();
+        conditions.extend(terms.map(|(region, told)| terms_differ(&region, &told)));
         let peers = self.peers(database_now, now);
         let writes = known.is_some_and(|known| known.writable_by(&self.region).next().is_some());
         if writes && counts.confirmed < counts.log_end {
@@ -447,6 +450,20 @@ fn lower_found((lost, found): (&RegionId, &Found)) -> ReadinessStatus {
         ready: found.against.is_empty(),
         against: found.against.iter().map(ToString::to_string).collect(),
     }
+}
+
+fn terms_differ(region: &RegionId, told: &HolderTerms) -> Condition {
+    let copies = match told.rpo.copies() {
+        0 => String::new(),
+        copies => format!(" with {copies} copies"),
+    };
+    let HolderTerms { ttl, rpo } = told;
+    let detail = format!(
+        "the agent of region {region} goes by rpo = \"{rpo}\"{copies} and a lease of {} ms, and not by what is \
+         configured here: failovers reckon with the weaker of both; give all agents the same domicile.toml",
+        ttl.0
+    );
+    Condition { name: "terms_differ".into(), detail }
 }
 
 /// Tells where commits wait because too few are left to hold what is committed here. `ages`: of what each of the

@@ -21,7 +21,7 @@ use anyhow::{Context, anyhow, bail};
 use domicile_core::config::{Config, Sequences};
 use domicile_core::continuity::Verdict;
 use domicile_core::id::{Origin, PartitionRange, RegionId, RunId};
-use domicile_core::lease::{self, Held};
+use domicile_core::lease::{self, Held, HolderTerms, LeaseTerms};
 use domicile_core::lsn::{Cut, Lsn};
 use domicile_core::opening::{self, Open, Rows};
 use domicile_core::ownership::{Ownership, OwnershipChange};
@@ -38,7 +38,7 @@ use crate::complain::Complaint;
 use crate::continuity::{Continuity, Halted};
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
-    LeaseDocument, OWNERSHIP_KEY, json, lease_key, lift_ownership, lower_ownership,
+    LeaseDocument, OWNERSHIP_KEY, json, lease_key, lift_ownership, lower_ownership, lower_terms,
 };
 use crate::directory::places;
 use crate::directory::view::OwnershipView;
@@ -208,6 +208,10 @@ impl Tenure {
                     if guard.advance_at.is_some_and(|at| at <= self.clock.now()) {
                         self.advance_sequences(&mut guard).await;
                     }
+                }
+                () = is_over(guard.held, self.clock, &self.config.lease) => {
+                    // By our own clock: the database's may have stepped back.
+                    self.let_go(&mut guard).await?;
                 }
                 settles = settles(
                     &mut self.examined,
@@ -515,7 +519,12 @@ impl Tenure {
                 .as_ref()
                 .and_then(|d| serde_json::from_slice::<LeaseDocument>(&d.value).ok())
                 .map_or(0, |lease| lease.renewals);
-            let lease = LeaseDocument { agent: self.agent.clone(), renewals: renewals + 1 };
+            let terms = HolderTerms { ttl: self.config.lease.ttl, rpo: self.config.rpo };
+            let lease = LeaseDocument {
+                agent: self.agent.clone(),
+                renewals: renewals + 1,
+                terms: Some(lower_terms(&terms)),
+            };
             let expected = seen.map_or(0, |d| d.revision);
             if let Written::At(_) = self.directory.write(&key, expected, Some(json(&lease))).await?
             {
@@ -671,6 +680,19 @@ impl Tenure {
 fn is_silence(error: &anyhow::Error) -> bool {
     let unreachable = |error: &DirectoryError| matches!(error, DirectoryError::Unreachable { .. });
     error.chain().any(|cause| cause.downcast_ref().is_some_and(unreachable))
+}
+
+/// Returns when what is held is over by our own clock.
+async fn is_over(held: Option<Held>, clock: Clock, terms: &LeaseTerms) {
+    let Some(held) = held else { return std::future::pending().await };
+    loop {
+        let now = clock.now();
+        if !held.live(now, terms) {
+            return;
+        }
+        let left = held.deadline(terms).since(now);
+        tokio::time::sleep(Duration::from_millis(left.0)).await;
+    }
 }
 
 /// Returns when something of that has changed for which a partition is kept closed.

@@ -212,6 +212,8 @@ pub struct RegionFacts {
     pub reachable: bool,
     /// When its lease has certainly ended, if it is never renewed again. `None`: it has none.
     pub lease_over_at: Option<Time>,
+    /// By what it acknowledges commits, where it says so.
+    pub rpo: Option<Rpo>,
     pub outage: Option<Outage>,
     /// What its logs hold.
     pub flushed: Frontier,
@@ -515,6 +517,12 @@ impl Facts {
     /// Does `run` have partitions in its hands?
     pub fn in_hands(&self, run: &RunId) -> bool {
         self.ownership.ranges_of(run).next().is_some()
+    }
+
+    /// By what `region` may have acknowledged commits.
+    pub fn rpo_of(&self, region: &RegionId) -> Rpo {
+        let told = self.regions.get(region).and_then(|seen| seen.rpo);
+        told.map_or(self.rpo, |told| told.or_weaker(self.rpo))
     }
 
     /// Has the lease of `region` certainly ended?

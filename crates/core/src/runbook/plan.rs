@@ -300,10 +300,10 @@ fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
         | Intent::Addition { .. }
         | Intent::ForcedDrill { .. } => Estimate::default(),
         Intent::Failover { from, .. } => {
-            let seen = facts.regions.get(from);
-            let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| facts.rpo.runs_ahead());
+            let (seen, rpo) = (facts.regions.get(from), facts.rpo_of(from));
+            let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| rpo.runs_ahead());
             Estimate {
-                loss: seen.map(|s| s.exposure).unwrap_or_default().within(facts.rpo),
+                loss: seen.map(|s| s.exposure).unwrap_or_default().within(rpo),
                 lease_wait: over_at.map_or(Millis(0), |t| t.since(facts.now)),
             }
         }

@@ -95,6 +95,8 @@ impl Outside {
         RegionFacts {
             reachable: told.is_some(),
             lease_over_at: Some(Time((now + lasts).0.saturating_sub(silent.0))),
+            // Whoever plans goes by the same file as the agents.
+            rpo: None,
             outage: Some(judge(region, &sightings, policy.suspect_after, policy.observers)),
             flushed: told.map(|s| lift_frontier(&s.flushed)).unwrap_or_default(),
             applied: told.map(|s| lift_frontier(&s.applied)).unwrap_or_default(),

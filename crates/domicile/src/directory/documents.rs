@@ -8,9 +8,12 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use domicile_core::id::{Epoch, Origin, PartitionRange, RegionId, RunId};
+use domicile_core::lease::HolderTerms;
 use domicile_core::lsn::Cut;
 use domicile_core::ownership::{CameTo, Closed, Entry, Ownership, State, Turn};
+use domicile_core::progress::Rpo;
 use domicile_core::retention::LeftBehind;
+use domicile_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
 mod run;
@@ -126,6 +129,35 @@ pub struct LeaseDocument {
     /// The agent process that holds it.
     pub agent: String,
     pub renewals: u64,
+    /// Absent where an older Domicile holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<TermsDocument>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TermsDocument {
+    ttl_ms: u64,
+    /// 0 where a commit waits for none.
+    copies: usize,
+    /// How old a commit may be that no copy holds; absent where it may be any age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_max_ms: Option<u64>,
+}
+
+pub fn lower_terms(terms: &HolderTerms) -> TermsDocument {
+    let HolderTerms { ttl, rpo } = terms;
+    let loss_max_ms = rpo.loss_max().map(|age| age.0);
+    TermsDocument { ttl_ms: ttl.0, copies: rpo.copies(), loss_max_ms }
+}
+
+pub fn lift_terms(terms: &TermsDocument) -> HolderTerms {
+    let TermsDocument { ttl_ms, copies, loss_max_ms } = *terms;
+    let rpo = match loss_max_ms {
+        Some(0) => Rpo::Zero { copies },
+        Some(age) => Rpo::Within { copies, age: Millis(age) },
+        None => Rpo::None,
+    };
+    HolderTerms { ttl: Millis(ttl_ms), rpo }
 }
 
 /// Region -> its place in every step of a sequence, from 1 on.
@@ -325,6 +357,15 @@ mod tests {
     use domicile_core::ownership::OwnershipChange;
 
     use super::*;
+
+    #[test]
+    fn terms_come_back_as_they_were() {
+        for rpo in [Rpo::Zero { copies: 2 }, Rpo::Within { copies: 1, age: Millis(250) }, Rpo::None]
+        {
+            let terms = HolderTerms { ttl: Millis(3000), rpo };
+            assert_eq!(lift_terms(&lower_terms(&terms)), terms);
+        }
+    }
 
     #[test]
     fn ownership_survives_the_directory_in_every_state() {

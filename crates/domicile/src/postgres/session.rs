@@ -49,12 +49,22 @@ pub const LIFT_TRANSACTION_TIMEOUT: &str =
 /// More of a name PostgreSQL does not keep.
 const NAME_BYTES_MAX: usize = 63;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A server whose machine does not acknowledge anything for so long is gone, with this connection: a new one
+/// may reach what took its place. What the connection string says goes before.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Reads a connection string and adds what every session of ours has.
 pub fn configure(connection: &str, application: &str) -> anyhow::Result<Database> {
     let mut database: Database = connection.parse().context("read the connection string")?;
     let config = &mut database.config;
     let options = options(config, PINNED.iter().chain(CONDUCT));
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(SILENCE_MAX);
+    }
+    if config.get_keepalives_idle() > SILENCE_MAX {
+        config.keepalives_idle(SILENCE_MAX / 2).keepalives_interval(SILENCE_MAX / 5);
+        config.keepalives_retries(3);
+    }
     config.options(options).application_name(application).connect_timeout(CONNECT_TIMEOUT);
     Ok(database)
 }

@@ -460,6 +460,26 @@ fn a_failover_whose_target_has_lost_everything_again_ends() {
 }
 
 #[test]
+fn an_owner_that_asked_for_fewer_copies_is_sealed_by_as_many_as_that_takes() {
+    let mut facts = facts(Rpo::Zero { copies: 2 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    while facts.ownership.ranges_of(&plan.run).next().is_none() {
+        take_a_step(&plan, &mut facts);
+    }
+    let seal = crate::runbook::step::Seal { run: run(), from: region("eu") };
+    facts.seals.insert(region("us"), vec![Cut { origin: eu(), lsn: Lsn(100) }]);
+    assert!(seal.done(&facts), "any two of two survivors have one that sealed");
+    let eu = |facts: &mut Facts, rpo| facts.regions.get_mut(&region("eu")).unwrap().rpo = rpo;
+    eu(&mut facts, Some(Rpo::Zero { copies: 1 }));
+    assert!(!seal.done(&facts), "what only ap holds may have been acknowledged");
+    facts.seals.insert(region("ap"), vec![Cut { origin: self::eu(), lsn: Lsn(90) }]);
+    assert!(seal.done(&facts));
+    eu(&mut facts, Some(Rpo::None));
+    assert!(matches!(seal.blocked(&facts), Some(Blocker::LeaseLive { .. })));
+}
+
+#[test]
 fn another_survivor_takes_over_where_the_target_is_lost_behind_the_fence() {
     let mut facts = facts(Rpo::Zero { copies: 1 });
     lose_eu(&mut facts);

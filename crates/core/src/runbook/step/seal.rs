@@ -59,7 +59,7 @@ impl Seal {
         let (sealed, missing): (Vec<RegionId>, Vec<RegionId>) =
             survivors.clone().cloned().partition(|r| facts.seals.contains_key(r));
         let sealed = sealed.len();
-        match facts.rpo {
+        match facts.rpo_of(&self.from) {
             Rpo::Zero { copies } | Rpo::Within { copies, .. } => {
                 if sealed + copies > survivors.count() { Vec::new() } else { missing }
             }
@@ -77,7 +77,7 @@ impl Seal {
         let from = facts.regions.get(&self.from)?;
         let over_at = from.lease_over_at.max(facts.promises_over_at)?;
         let knows = from.reachable && from.ownership_seen >= facts.ownership_revision;
-        (facts.rpo.runs_ahead() && facts.now < over_at && !knows)
+        (facts.rpo_of(&self.from).runs_ahead() && facts.now < over_at && !knows)
             .then(|| Blocker::LeaseLive { region: self.from.clone(), over_at })
     }
 }
