@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use bytes::BytesMut;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::retention::{Gap, LeftBehind, over_gap};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -148,6 +149,7 @@ impl Follower {
         loop {
             let records = stream.next().await?;
             self.take(&records, &mut stream).await?;
+            stream.heard = Instant::now();
             if caught_up(self.log.end(), &records) {
                 return Ok(self.log.end());
             }
@@ -169,6 +171,7 @@ impl Follower {
                 records = stream.next() => {
                     let records = records?;
                     self.take(&records, &mut stream).await?;
+                    stream.heard = Instant::now();
                     if self.is_waited_for {
                         self.report(&mut stream);
                     } else {
@@ -263,12 +266,14 @@ impl Follower {
             region: self.region.to_string(),
             origin: self.origin.to_string(),
             after_lsn: end.0,
+            pieces: true,
         };
         requests.send(SubscribeRequest { kind: Some(Kind::Open(open)) }).await?;
         let opened = client.subscribe(ReceiverStream::new(receiver));
         let records = timeout(SILENCE_MAX, opened).await.context("subscribe")??.into_inner();
         let arrival = Arrival::since(rewrites);
-        Ok(Subscription { requests, records, told: None, arrival })
+        let (begun, heard) = (BytesMut::new(), Instant::now());
+        Ok(Subscription { requests, records, told: None, arrival, begun, heard })
     }
 }
 
@@ -282,6 +287,10 @@ struct Subscription {
     records: tonic::Streaming<Records>,
     told: Option<Progress>,
     arrival: Arrival,
+    /// Frames of which the rest is on its way.
+    begun: BytesMut,
+    /// When the source sent something, or we were ready for more.
+    heard: Instant,
 }
 
 impl Subscription {
@@ -293,9 +302,23 @@ impl Subscription {
         }
     }
 
+    /// Nothing is lost when it is given up and called again.
     async fn next(&mut self) -> anyhow::Result<Records> {
-        let message = timeout(SILENCE_MAX, self.records.message()).await;
-        message.context("the peer is silent")??.context("the peer ended the stream")
+        loop {
+            let message = timeout_at(self.heard + SILENCE_MAX, self.records.message()).await;
+            let message = message.context("the peer is silent")??;
+            let mut records = message.context("the peer ended the stream")?;
+            self.heard = Instant::now();
+            if records.more {
+                self.begun.extend_from_slice(&records.frames);
+                continue;
+            }
+            if !self.begun.is_empty() {
+                self.begun.extend_from_slice(&records.frames);
+                records.frames = std::mem::take(&mut self.begun).freeze();
+            }
+            return Ok(records);
+        }
     }
 }
 

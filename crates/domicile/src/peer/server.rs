@@ -48,6 +48,14 @@ use crate::tls::{self, Credentials};
 /// Bytes of records sent in one message, unless one record alone is longer.
 const SEND_BYTES_MAX: usize = 1024 * 1024;
 
+/// For the sake of what a lost peer holds here alone: it may take a narrow link many seconds to let a question
+/// pass behind what was sent before.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// More than that in one message would look like silence on a narrow link, and wait in memory.
+const PIECE_BYTES_MAX: usize = 128 * 1024;
+
 /// No request to open sessions is worked at for longer.
 const WARM_UP_MAX: Duration = Duration::from_secs(600);
 
@@ -103,8 +111,8 @@ pub async fn serve(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let server = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(1)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(2)))
+        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(service);
     let serving = match credentials {
         None => Either::Left(server.serve_with_incoming(incoming(listener))),
@@ -152,7 +160,8 @@ impl Peer for Service {
         let ours = subscription.origin == self.desk.origin;
         let log = subscription.log.clone();
         let judged = (!ours).then(|| self.desk.intake.clone());
-        let outgoing = Outgoing { log, judged, sender: sender.clone() };
+        let piece_bytes_max = if open.pieces { PIECE_BYTES_MAX } else { usize::MAX };
+        let outgoing = Outgoing { log, judged, piece_bytes_max, sender: sender.clone() };
         tokio::spawn(async move {
             if let Err(status) = outgoing.send_after(subscription.after).await {
                 let _ = sender.send(Err(status)).await;
@@ -458,6 +467,7 @@ struct Outgoing {
     log: Log,
     /// Who has left out of it what does not belong to the history, if it is a copy.
     judged: Option<Arc<Intake>>,
+    piece_bytes_max: usize,
     sender: mpsc::Sender<Result<Records, Status>>,
 }
 
@@ -518,7 +528,7 @@ impl Outgoing {
     }
 
     async fn send(&self, frames: &[Frame]) -> bool {
-        let bytes = match frames {
+        let mut bytes = match frames {
             [one] => one.bytes.clone(),
             frames => {
                 let mut bytes = BytesMut::new();
@@ -528,6 +538,13 @@ impl Outgoing {
                 Bytes::from(bytes)
             }
         };
+        while bytes.len() > self.piece_bytes_max {
+            let frames = bytes.split_to(self.piece_bytes_max);
+            let piece = Records { frames, more: true, ..Records::default() };
+            if self.sender.send(Ok(piece)).await.is_err() {
+                return false;
+            }
+        }
         let end_lsn = self.log.end().0;
         // Read after the frames: what is missing in them was left out by this ownership or before.
         let revision = match &self.judged {

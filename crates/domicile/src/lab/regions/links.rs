@@ -108,6 +108,12 @@ impl Links {
             .for_each(|control| control.set_delay(one_way));
     }
 
+    /// Limits all links between regions, each way.
+    pub fn set_bandwidth(&self, bytes_per_second: Option<u64>) {
+        self.where_link(|link| link.purpose != Purpose::Directory)
+            .for_each(|control| control.set_bandwidth(bytes_per_second));
+    }
+
     /// Returns whether peers cannot read the log of `to` from `from`.
     pub fn is_cut(&self, from: &str, to: &str) -> bool {
         let link = Link { from: from.to_owned(), to: to.to_owned(), purpose: Purpose::Peer };
