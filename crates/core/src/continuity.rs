@@ -22,12 +22,15 @@ pub const PLUGIN: &str = "pgoutput";
 
 /// PostgreSQL ends the stream at a change that it cannot send, again and again.
 pub const CAPTURE_FAILS: &str = "capture_fails";
+/// A part of a region's own log is gone that no other region holds.
+pub const LOG_LOST: &str = "log_lost";
 
 /// Another cluster answers than the one whose history this is.
 const OTHER_SYSTEM: &str = "other_system";
 
 /// The states after which another incarnation of the log may begin in the same system.
-pub const RESEEDABLE: [&str; 4] = ["slot_lost", "slot_skipped", "timeline_behind", CAPTURE_FAILS];
+pub const RESEEDABLE: [&str; 5] =
+    ["slot_lost", "slot_skipped", "timeline_behind", CAPTURE_FAILS, LOG_LOST];
 
 /// Is nothing captured in a region that shows the state `name`, and nothing owned for long?
 pub fn halts(name: &str) -> bool {

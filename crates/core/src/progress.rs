@@ -160,6 +160,15 @@ impl OriginProgress {
         }
     }
 
+    /// The stream begins anew: what was read and is not in our log is sent again, and may turn out to be no
+    /// history then.
+    pub fn restarted(&mut self) {
+        self.captured = self.captured.min(self.flushed);
+        self.seen = self.seen.min(self.flushed);
+        let flushed = self.flushed;
+        self.ages.retain(|(lsn, _)| *lsn <= flushed);
+    }
+
     /// The stream has reached `position` and no transaction is open.
     pub fn seen(&mut self, position: Lsn) {
         self.seen = self.seen.max(position);
@@ -410,6 +419,21 @@ mod tests {
 
     const ZERO: Rpo = Rpo::Zero { copies: 1 };
     const NOW: Time = Time(0);
+
+    #[test]
+    fn what_was_read_and_did_not_get_into_the_log_holds_nothing_up_once_it_is_sent_again() {
+        let mut progress = OriginProgress::resume(Lsn(100));
+        progress.captured(Lsn(150), Time(1));
+        progress.seen(Lsn(160));
+        let told = |progress: &mut OriginProgress| progress.confirmable(Rpo::None, Time(2), None);
+        assert_eq!(told(&mut progress), Lsn(100));
+        progress.restarted();
+        assert_eq!(told(&mut progress), Lsn(100), "it is not safe yet");
+        // It lay past a cut, and is in the journal.
+        progress.seen(Lsn(150));
+        progress.seen(Lsn(170));
+        assert_eq!(told(&mut progress), Lsn(170));
+    }
 
     #[test]
     fn of_two_promises_the_weaker_counts() {

@@ -94,6 +94,11 @@ impl Positions {
         });
     }
 
+    /// Capture begins anew behind what our log holds.
+    pub fn restarted(&self) {
+        self.change(|state| state.own.restarted());
+    }
+
     pub fn seen(&self, position: Lsn) {
         self.change(|state| state.own.seen(position));
     }

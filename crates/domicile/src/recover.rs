@@ -5,15 +5,20 @@
 
 use std::time::Duration;
 
+use domicile_core::continuity::LOG_LOST;
 use domicile_core::lsn::Lsn;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::complain::Complaint;
 use crate::peer::client::{Follower, Trimmed};
 
 /// How long peers that do not answer are waited for, when nothing is known to be missing.
 const PATIENCE: Duration = Duration::from_secs(2);
 const RETRY_AFTER: Duration = Duration::from_millis(300);
+
+/// Under which the notice stands.
+const PART: &str = "recovery";
 
 pub struct Recovery {
     /// Of our own origin.
@@ -33,13 +38,14 @@ impl Recovery {
     }
 
     async fn fetch(&self, shutdown: &CancellationToken) {
-        let started = Instant::now();
+        let (started, mut complaint) = (Instant::now(), Complaint::default());
         loop {
             let (answered, gap) = self.ask_all().await;
             let log = &self.follower.log;
             let whole = log.end() >= self.must_reach;
             let enough = answered == self.follower.sources.len() || started.elapsed() > PATIENCE;
             if whole && enough {
+                self.follower.notices.clear(PART);
                 return;
             }
             if let Some(gap) = gap.filter(|_| !whole && enough) {
@@ -50,13 +56,32 @@ impl Recovery {
                 continue;
             }
             if !whole {
-                let (end, must_reach) = (log.end(), self.must_reach);
-                tracing::error!(%end, %must_reach, "log_corrupt: our log waits for a peer to fetch it from");
+                let (name, lacks) = self.lacks(answered);
+                complaint.warn(name, &anyhow::anyhow!("{lacks}"));
+                self.follower.notices.post(PART, name, lacks);
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(RETRY_AFTER) => {}
             }
+        }
+    }
+
+    /// What is missing, by its name.
+    fn lacks(&self, answered: usize) -> (&'static str, String) {
+        let (end, must_reach, of) =
+            (self.follower.log.end(), self.must_reach, self.follower.sources.len());
+        let lacks = format!(
+            "our own log ends at {end} and had reached {must_reach}: nothing is captured before it does again"
+        );
+        match of - answered {
+            0 => {
+                (LOG_LOST, format!("{lacks}; no other region holds the rest: \"domicile reseed\""))
+            }
+            silent => (
+                "log_corrupt",
+                format!("{lacks}; {silent} of {of} that may hold the rest do not answer"),
+            ),
         }
     }
 

@@ -62,14 +62,15 @@ impl Retainer {
                 _ = tick.tick() => {}
             }
             self.tell_standing();
-            let looked = async {
-                self.mend_copies().await?;
-                let Some(facts) = self.observer.facts() else { return Ok(()) };
-                self.look(&facts, &mut noted).await
+            // What is trimmed makes the room that mending may need.
+            let trimmed = match self.observer.facts() {
+                Some(facts) => self.look(&facts, &mut noted).await,
+                None => Ok(()),
             };
-            match looked.await {
+            let mended = self.mend_copies().await;
+            match trimmed.and(mended) {
                 Ok(()) => complaint.settled(),
-                Err(error) => complaint.warn("the logs are not trimmed", &error),
+                Err(error) => complaint.warn("the logs are not trimmed or mended", &error),
             }
         }
     }
@@ -92,17 +93,23 @@ impl Retainer {
             let document = lower_left_behind(behind, &self.region);
             self.directory.write(&key, 0, Some(document)).await?;
         }
+        let mut failed = anyhow::Ok(());
         for (origin, log) in &logs {
             if let Some(upto) = decided.trim.get(origin) {
-                let segments = log.trim_before(*upto).await?;
-                tracing::info!(%origin, %upto, segments, "trimmed");
+                // One that cannot be trimmed keeps no other from it.
+                match log.trim_before(*upto).await {
+                    Ok(segments) => tracing::info!(%origin, %upto, segments, "trimmed"),
+                    Err(error) => {
+                        failed = Err(anyhow::Error::from(error).context(format!("trim {origin}")))
+                    }
+                }
             }
         }
         match &decided.no_room {
             Some(no_room) => self.notices.post("room", "log_full", self.explain(no_room)),
             None => self.notices.clear("room"),
         }
-        Ok(())
+        failed
     }
 
     fn kept(
@@ -159,14 +166,22 @@ impl Retainer {
 
     /// A copy whose records went bad on the disk is cut off there; its follower fetches the rest.
     async fn mend_copies(&self) -> anyhow::Result<()> {
+        let mut failed = anyhow::Ok(());
         for (origin, log) in self.logs.all() {
             if origin.region != self.region && matches!(log.standing(), Standing::Corrupt(_)) {
-                self.copies.damaged(&origin)?;
-                let end = log.set_aside_corrupt().await?;
-                tracing::error!(%origin, %end, "log_corrupt: what follows is fetched again");
+                let mended = async {
+                    self.copies.damaged(&origin)?;
+                    anyhow::Ok(log.set_aside_corrupt().await?)
+                };
+                match mended.await {
+                    Ok(end) => {
+                        tracing::error!(%origin, %end, "log_corrupt: what follows is fetched again");
+                    }
+                    Err(error) => failed = Err(error.context(format!("mend {origin}"))),
+                }
             }
         }
-        Ok(())
+        failed
     }
 
     fn tell_standing(&self) {

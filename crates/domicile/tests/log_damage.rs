@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use domicile::lab::regions::Regions;
 use domicile::log::{LOG_SEGMENT_BYTES, LogState, Logs};
@@ -15,7 +16,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 mod regions;
-use regions::{assert_alike, config, eventually, settle, start};
+use regions::{assert_alike, config, converge, eventually, settle, start};
 
 const SEED_SQL: &str = "CREATE TABLE kept (id int PRIMARY KEY, note text)";
 const TABLES: &str = "[[table]]\nname = \"kept\"\n";
@@ -62,6 +63,55 @@ async fn a_damaged_log_is_made_whole_from_a_peer_and_hostile_bytes_end_nothing()
         let held = records(&regions, holder).await;
         assert!(held == expected, "{holder} holds {} of {}", held.len(), expected.len());
     }
+}
+
+/// Nobody else holds what is damaged: it is told, and the way out is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_else_holds_of_a_damaged_log_is_told_and_the_rows_still_get_there() {
+    let mut config = config(&["eu", "us"], "whole", 1);
+    config.rpo = "none".to_owned();
+    config.seed_sql = SEED_SQL.to_owned();
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let eu = regions.connect("eu").await.unwrap();
+    eu.batch_execute("INSERT INTO kept VALUES (1, 'shipped')").await.unwrap();
+    converge(&regions).await;
+    regions.kill_agent("us");
+    let log = log_of_eu(&regions, "eu");
+    let shipped = written(&fullest(&log));
+    for id in 2..40 {
+        let insert = "INSERT INTO kept SELECT $1::int, md5($1::int::text)";
+        eu.execute(insert, &[&id]).await.unwrap();
+    }
+    eventually("the log of eu has it all", async || {
+        let end = written(&fullest(&log));
+        if end > shipped + 2000 { Ok(()) } else { Err(format!("{end} after {shipped}")) }
+    })
+    .await;
+    regions.kill_agent("eu");
+    damage_at(&log, |end| (shipped + end) / 2);
+    regions.start_agent("us").unwrap();
+    regions.start_agent("eu").unwrap();
+    says(&regions, "eu", "log_lost", true).await;
+
+    let mut reseed = Command::new(regions.binary());
+    reseed.args(["reseed", "--region", "eu", "--config"]).arg(regions.config_file("eu"));
+    let reseeded = tokio::task::spawn_blocking(move || reseed.output()).await.unwrap().unwrap();
+    assert!(reseeded.status.success(), "{reseeded:?}");
+    says(&regions, "eu", "log_lost", false).await;
+    eu.batch_execute("INSERT INTO kept VALUES (40, 'after it')").await.unwrap();
+    let us = regions.connect("us").await.unwrap();
+    eventually("us shows all", async || {
+        let row =
+            us.query_one("SELECT count(*) FROM kept", &[]).await.map_err(|e| e.to_string())?;
+        match row.get::<_, i64>(0) {
+            40 => Ok(()),
+            rows => Err(format!("{rows} rows")),
+        }
+    })
+    .await;
+    assert_alike(&regions, &["kept"]).await;
 }
 
 /// The disk of eu's agent, in a mount namespace of its own that its process alone is in.
@@ -244,14 +294,22 @@ fn log_of_eu(regions: &Regions, holder: &str) -> PathBuf {
 
 /// Flips one bit in the middle of the fullest segment, so that sound records follow.
 fn damage(folder: &Path) {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let segments = entries.filter(|path| path.extension().is_some_and(|e| e == "segment"));
-    let longest = segments.max_by_key(|path| written(path)).unwrap();
-    let middle = written(&longest) / 2;
+    damage_at(folder, |written| written / 2);
+}
+
+fn damage_at(folder: &Path, place: impl Fn(u64) -> u64) {
+    let longest = fullest(folder);
+    let place = place(written(&longest));
     let file = std::fs::File::options().read(true).write(true).open(&longest).unwrap();
     let mut byte = [0];
-    file.read_exact_at(&mut byte, middle).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], middle).unwrap();
+    file.read_exact_at(&mut byte, place).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], place).unwrap();
+}
+
+fn fullest(folder: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let segments = entries.filter(|path| path.extension().is_some_and(|e| e == "segment"));
+    segments.max_by_key(|path| written(path)).unwrap()
 }
 
 /// How many bytes of a segment are written: zeros at its end may be room for more.

@@ -173,6 +173,7 @@ impl Capture {
         let verdict = self.config.continuity.examine(&postgres).await?;
         self.config.continuity.check()?;
         ensure!(verdict == Verdict::GoesOn, "the slot is not made yet");
+        self.positions.restarted();
         let stream = Stream::start(&StreamConfig {
             connection: session::configure(&self.config.postgres, APPLICATION_NAME)?,
             application_name: APPLICATION_NAME.into(),

@@ -22,8 +22,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "For a region that says slot_lost, slot_skipped, timeline_behind or capture_fails; refused for any
-other.
+    after_help = "For a region that says slot_lost, slot_skipped, timeline_behind, capture_fails or log_lost; refused
+for any other.
 
 The region's log begins another incarnation with a slot of its own, as in eu-2. What its PostgreSQL
 lost of its own log is applied again from there. Then every table is compared between all regions,

@@ -14,8 +14,10 @@ use domicile_core::frame::{self, FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES, Parts, T
 use domicile_core::lsn::Lsn;
 
 use super::error::{LogError, io};
+use super::extent::Shared;
 use super::frame::{Frame, Record};
 use super::segment;
+use super::standing::Standing;
 
 const SUFFIX: &str = ".parts";
 
@@ -67,6 +69,8 @@ pub struct PartReader {
     file: Arc<File>,
     path: PathBuf,
     walk: Walk,
+    /// The log that stands as damaged where the parts are.
+    log: Option<Arc<Shared>>,
 }
 
 impl PartReader {
@@ -78,7 +82,20 @@ impl PartReader {
             }
             Err(error) => return Err(io("open parts", &path)(error)),
         };
-        Ok(Self { file, path, walk: Walk::new(parts) })
+        Ok(Self { file, path, walk: Walk::new(parts), log: None })
+    }
+
+    /// Has damage be told of as the log's.
+    pub(super) fn of(self, log: Arc<Shared>) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
+    fn corrupt(&self, offset: u64) -> LogError {
+        let error = LogError::Corrupt { segment: self.path.clone(), offset };
+        if let Some(log) = &self.log {
+            log.stands(Standing::Corrupt(error.to_string()));
+        }
+        error
     }
 
     pub fn is_at_end(&self) -> bool {
@@ -93,7 +110,7 @@ impl PartReader {
             Ok(records) => Ok(records.into_iter().next()),
             Err(_) => {
                 self.walk = before;
-                Err(LogError::Corrupt { segment: self.path.clone(), offset: before.seen.bytes })
+                Err(self.corrupt(before.seen.bytes))
             }
         }
     }
@@ -107,18 +124,17 @@ impl PartReader {
         }
         let (file, path, mut walk) = (self.file.clone(), self.path.clone(), self.walk);
         let read = tokio::task::spawn_blocking(move || {
-            let offset = walk.seen.bytes;
-            let corrupt = || LogError::Corrupt { segment: path.clone(), offset };
             let part = walk.step(&file).map_err(io("read parts", &path))?;
-            let part = part.ok_or_else(corrupt)?;
-            if walk.seen.count == walk.parts.count && !walk.is_whole() {
-                return Err(corrupt());
-            }
-            Ok((part, walk))
+            let is_last = walk.seen.count == walk.parts.count;
+            Ok(part.filter(|_| !is_last || walk.is_whole()).map(|part| (part, walk)))
         });
-        let (part, walk) = read.await.map_err(|_| LogError::Stopped)??;
-        self.walk = walk;
-        Ok(Some(part))
+        match read.await.map_err(|_| LogError::Stopped)?? {
+            Some((part, walk)) => {
+                self.walk = walk;
+                Ok(Some(part))
+            }
+            None => Err(self.corrupt(self.walk.seen.bytes)),
+        }
     }
 }
 

@@ -143,7 +143,13 @@ impl Reader {
             (Err(LogError::Corrupt { .. }), Some(begin)) if lsn < begin => {
                 Err(LogError::Trimmed { after: lsn, trimmed: Lsn(begin.0 - 1) })
             }
-            (opened, _) => opened.map(Some),
+            (Ok(parts), _) => Ok(Some(parts.of(self.shared.clone()))),
+            (Err(error), _) => {
+                if matches!(error, LogError::Corrupt { .. }) {
+                    self.shared.stands(Standing::Corrupt(error.to_string()));
+                }
+                Err(error)
+            }
         }
     }
 

@@ -67,21 +67,25 @@ impl Writer {
     }
 
     pub(super) fn trim_before(&mut self, lsn: Lsn) -> Result<u64, LogError> {
-        let mut trimmed = Vec::new();
         // Readers are told first: the one that has a segment open goes on, no other begins.
+        let mut trimmed = 0;
         self.shared.publish(|extents| {
             let but_last = extents.list.len().saturating_sub(1);
             let gone = extents.list[..but_last].iter().take_while(|e| e.last <= lsn).count();
-            trimmed.extend(extents.list.drain(..gone).map(|extent| extent.base));
+            trimmed = extents.list.drain(..gone).count() as u64;
         });
-        for base in &trimmed {
-            segment::remove(&self.shared.folder, *base)?;
-        }
         let base = self.shared.look(|extents| extents.list.first().map(|extent| extent.base));
-        if let (Some(base), false) = (base, trimmed.is_empty()) {
-            parts::remove(&self.shared.folder, |lsn| lsn < base)?;
+        let Some(base) = base.filter(|_| trimmed > 0) else { return Ok(0) };
+        // Also what could not be removed before, and the oldest first: a segment that is missing between two
+        // would be damage.
+        let mut left = segment::list(&self.shared.folder)?;
+        left.retain(|old| *old < base);
+        left.sort_unstable();
+        for old in left {
+            segment::remove(&self.shared.folder, old)?;
         }
-        Ok(trimmed.len() as u64)
+        parts::remove(&self.shared.folder, |lsn| lsn < base)?;
+        Ok(trimmed)
     }
 
     pub(super) fn truncate_after(&mut self, lsn: Lsn) -> Result<u64, LogError> {
