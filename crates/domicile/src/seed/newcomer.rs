@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use domicile_core::config::Config;
-use domicile_core::id::{RegionId, TableName};
+use domicile_core::id::{Origin, RegionId, TableName};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::OwnershipChange;
 use domicile_core::retention::{Gap, over_gap};
@@ -32,6 +32,7 @@ use crate::notices::Notices;
 use crate::origins::{MakeFollower, due};
 use crate::peer;
 use crate::postgres::rows::qualified;
+use crate::postgres::session::quote_text;
 use crate::postgres::snapshot::{Shown, tables};
 use crate::postgres::{guard, session, setup, slot, target};
 use crate::proto::{CloseSnapshotRequest, OpenSnapshotRequest};
@@ -201,6 +202,7 @@ impl Newcomer {
             self.finish(&client, &seed, &told).await?;
             self.close(from, &told).await;
         }
+        self.check_what_follows(&client).await?;
         self.at("joins");
         joins.store(true, Ordering::Relaxed);
         if directory.get(&key).await?.is_none_or(|now| now.value != document.value) {
@@ -368,6 +370,31 @@ impl Newcomer {
                 over_gap(*applied, trimmed) == Gap::Skip,
                 "our copy of the log of {origin} begins after {trimmed}, and the snapshot shows \
                  {applied}: another snapshot is taken"
+            );
+        }
+        Ok(())
+    }
+
+    /// Nobody waits for who is no member: while this region was away, the logs may have gone on without it. Then
+    /// all is copied once more.
+    async fn check_what_follows(&self, client: &Client) -> anyhow::Result<()> {
+        let rows = client.query("SELECT origin, applied::text FROM domicile.progress", &[]).await?;
+        for row in rows {
+            let origin: Origin = row.get::<_, &str>(0).parse()?;
+            let shown: Lsn = row.get::<_, &str>(1).parse()?;
+            let trimmed = self.logs.get(&origin).map_or(Lsn::ZERO, |log| log.trimmed());
+            if over_gap(shown, trimmed) == Gap::Skip {
+                continue;
+            }
+            let anew = format!(
+                "BEGIN; DELETE FROM domicile.progress;
+                 DELETE FROM domicile.seeding WHERE done = {}; COMMIT",
+                quote_text(SEEDED)
+            );
+            client.batch_execute(&anew).await.context("begin the copy anew")?;
+            bail!(
+                "the log of {origin} has gone on without this region: it begins after {trimmed}, and the \
+                 tables show {shown}: all is copied once more"
             );
         }
         Ok(())
