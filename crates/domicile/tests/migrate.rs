@@ -106,6 +106,32 @@ async fn what_would_diverge_is_refused_and_nothing_changes(regions: &Regions) {
     }
     assert!(!refused.iter().any(|r| r.contains("fine")), "{report:#}");
 
+    // Each statement by itself may look harmless at the end.
+    let alone = regions.connect("eu").await.unwrap();
+    let sql = "CREATE TABLE filled (LIKE event INCLUDING ALL); INSERT INTO filled VALUES (0, 99);
+               CREATE TYPE mood AS ENUM ('ok', 'sad')";
+    alone.batch_execute(&format!("SET synchronous_commit = local; {sql}")).await.unwrap();
+    let (report, code) = migrate(
+        regions,
+        "ALTER TABLE item ADD by_turns float DEFAULT random();
+         ALTER TABLE item ALTER by_turns SET DEFAULT 0;
+         ALTER TABLE item ADD in_turn timestamptz;
+         ALTER TABLE item ALTER in_turn SET DEFAULT now();
+         ALTER TABLE event ATTACH PARTITION filled FOR VALUES IN (99);
+         ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'",
+        &[],
+    );
+    assert_eq!(code, 3, "{report:#}");
+    let refused: Vec<&str> =
+        report["refused"].as_array().unwrap().iter().map(|r| r["what"].as_str().unwrap()).collect();
+    let expected = ["item column by_turns", "filled is attached", "ALTER TYPE mood RENAME VALUE"];
+    assert_eq!(refused.len(), expected.len(), "{report:#}");
+    for (what, refused) in expected.iter().zip(&refused) {
+        assert!(refused.contains(what), "{report:#}");
+    }
+    let sql = "DROP TABLE filled; DROP TYPE mood";
+    alone.batch_execute(&format!("SET synchronous_commit = local; {sql}")).await.unwrap();
+
     let (report, code) = migrate(regions, "ALTER TABLE nowhere ADD c int", &[]);
     assert_eq!(code, 3, "{report:#}");
     assert!(report["refused"][0]["reason"].as_str().unwrap().contains("nowhere"), "{report:#}");

@@ -29,6 +29,7 @@ use crate::directory::documents::{MIGRATION_KEY, MigrationDocument, json};
 use crate::directory::{self, Written};
 use crate::peer;
 use crate::postgres::migration::{self, Migration};
+use crate::postgres::rows::qualified;
 use crate::postgres::session;
 use crate::proto::{MarkRequest, StatusRequest};
 use crate::status::RegionStatus;
@@ -81,15 +82,13 @@ pub fn read(sql: &str) -> Result<Script<'_>, Vec<Refusal>> {
     if !refused.is_empty() {
         return Err(refused);
     }
-    let names_a_moment = statements.iter().any(statement::names_a_moment);
-    Ok(Script { sql, statements, names_a_moment })
+    Ok(Script { sql, statements })
 }
 
 /// Statements that may run.
 pub struct Script<'a> {
     sql: &'a str,
     statements: Vec<script::Statement<'a>>,
-    names_a_moment: bool,
 }
 
 /// What became of a migration in the region where it runs first.
@@ -151,28 +150,44 @@ impl Migrator<'_> {
         Ok(Ran::Done(number))
     }
 
-    /// Runs the statements in the open transaction and judges what they did.
+    /// Runs the statements in the open transaction, and judges of each what it did: of what two of them do
+    /// together the end alone does not tell.
     async fn attempt(&self, client: &Client, script: &Script<'_>) -> anyhow::Result<Vec<Refusal>> {
-        let before = Schema::read(client).await?;
         let lock_timeout = format!("{}ms", self.lock_timeout.as_millis());
-        migration::prepare(client, &lock_timeout).await?;
-        for statement in &script.statements {
-            let Err(error) = client.batch_execute(statement.text).await else { continue };
-            let said = error.as_db_error().context("run the migration")?;
-            let instead = match *said.code() {
-                SqlState::ACTIVE_SQL_TRANSACTION => "run it in each region by itself",
-                SqlState::LOCK_NOT_AVAILABLE => {
-                    "somebody uses the table: look for long transactions, or give it more time \
-                     (--lock-timeout)"
-                }
-                _ => "mend it; nothing was changed in any region",
-            };
-            return Ok(vec![Refusal::new(statement.text, said.message(), instead)]);
-        }
-        let after = Schema::read(client).await?;
         let writers =
             Writers { config: self.config, ownership: &self.ownership, region: &self.region.id };
-        Ok(schema::refusals(&writers, &before, &after, script.names_a_moment))
+        let mut before = Schema::read(client).await?;
+        migration::prepare(client, &lock_timeout).await?;
+        let mut refused = Vec::new();
+        for statement in &script.statements {
+            if let Err(error) = client.batch_execute(statement.text).await {
+                let said = error.as_db_error().context("run the migration")?;
+                let instead = match *said.code() {
+                    SqlState::ACTIVE_SQL_TRANSACTION => "run it in each region by itself",
+                    SqlState::LOCK_NOT_AVAILABLE => {
+                        "somebody uses the table: look for long transactions, or give it more time \
+                         (--lock-timeout)"
+                    }
+                    _ => "mend it; nothing was changed in any region",
+                };
+                refused.push(Refusal::new(statement.text, said.message(), instead));
+                return Ok(refused);
+            }
+            let after = Schema::read(client).await?;
+            refused.extend(schema::refusals(&writers, &before, &after, statement));
+            for table in after.attached(self.config, &before) {
+                let rows = format!("SELECT EXISTS (SELECT FROM {})", qualified(&table));
+                if client.query_one(&rows, &[]).await?.get(0) {
+                    refused.push(Refusal::new(
+                        &format!("{table} is attached"),
+                        "its rows were written while it was not replicated: no other region has them",
+                        "attach it empty, and insert its rows at their owner",
+                    ));
+                }
+            }
+            before = after;
+        }
+        Ok(refused)
     }
 
     /// The number of the newest migration, and the revision of the document that says it.

@@ -9,18 +9,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use domicile_core::config::{Config, TableKind};
 use domicile_core::id::{RegionId, TableName};
 use domicile_core::ownership::Ownership;
+use domicile_pg::script::Statement;
 use tokio_postgres::Client;
 
 use super::Refusal;
+use super::statement::{names_a_moment, narrows_a_type};
 use crate::postgres::catalog::{self, Catalog, Persistence, Table};
 
 const MADE_UP: &str = include_str!("made_up.sql");
+/// What holds for every row that is there, and is no index.
 const CHECKS: &str = "
     SELECT n.nspname::text, c.relname::text, k.conname::text
     FROM pg_constraint k
     JOIN pg_class c ON c.oid = k.conrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE k.contype = 'c'";
+    WHERE k.contype = 'c' OR k.contype = 'f' AND k.convalidated";
 
 /// What a database defines at one moment of a transaction.
 pub struct Schema {
@@ -42,6 +45,18 @@ impl Schema {
             checks,
             made_up: made_up.iter().map(|row| (named(row), row.get(3))).collect(),
         })
+    }
+
+    /// The tables that have become table partitions of a replicated one since `before`, and were there and
+    /// not replicated then.
+    pub fn attached(&self, config: &Config, before: &Self) -> Vec<TableName> {
+        let now = self.catalog.tables.values().filter(|table| self.listed(config, table).is_some());
+        let known = |table: &&Table| {
+            let mut then = before.catalog.tables.values();
+            let then = then.find(|then| then.oid == table.oid);
+            then.is_some_and(|then| before.listed(config, then).is_none())
+        };
+        now.filter(known).map(|table| table.name.clone()).collect()
     }
 
     /// The listed table that this one is, or is a table partition of.
@@ -79,13 +94,14 @@ impl Writers<'_> {
     }
 }
 
-/// Returns everything that speaks against what became of `before`.
+/// Returns everything that speaks against what `statement` made of `before`.
 pub fn refusals(
     writers: &Writers<'_>,
     before: &Schema,
     after: &Schema,
-    names_a_moment: bool,
+    statement: &Statement<'_>,
 ) -> Vec<Refusal> {
+    let names_a_moment = names_a_moment(statement);
     let by_oid: BTreeMap<u32, &Table> =
         after.catalog.tables.values().map(|table| (table.oid, table)).collect();
     let mut found = Vec::new();
@@ -98,8 +114,17 @@ pub fn refusals(
             Some(now) => change.became(now, before, after, names_a_moment),
         }
     }
+    let shared = before.catalog.tables.values().filter_map(|t| before.listed(writers.config, t));
+    if narrows_a_type(statement) && shared.into_iter().any(|listed| !writers.is_alone(listed)) {
+        found.push(Refusal::new(statement.text, ON_THEIR_WAY, MOVE_FIRST));
+    }
     found
 }
+
+const ON_THEIR_WAY: &str = "other regions write, too, and rows that are on their way from there may not fit any \
+                            more when they arrive";
+const MOVE_FIRST: &str = "move every partition to one region first (domicile switchover) and migrate there with \
+                          --region; or change it in steps in which old and new rows both fit";
 
 /// What became of one replicated table.
 struct Change<'a> {
@@ -118,13 +143,7 @@ impl Change<'_> {
     /// Rows that were written before may not fit.
     fn narrows(&mut self, what: &str) {
         if !self.alone {
-            self.refuse(
-                what,
-                "other regions write this table too, and rows that are on their way from there may \
-                 not fit any more when they arrive",
-                "move every partition to one region first (domicile switchover) and migrate there \
-                 with --region; or change it in steps in which old and new rows both fit",
-            );
+            self.refuse(what, ON_THEIR_WAY, MOVE_FIRST);
         }
     }
 
@@ -163,6 +182,9 @@ impl Change<'_> {
                     self.narrows(&what("becomes another type"));
                 }
                 Some(now) if now.not_null && !column.not_null => self.narrows(&what("is required")),
+                Some(now) if now.generated != column.generated => {
+                    self.narrows(&what("is computed no more, or from now on"));
+                }
                 Some(_) => {}
             }
         }
@@ -179,7 +201,7 @@ impl Change<'_> {
                 self.refuse(
                     &what,
                     &format!("each region would fill the rows that are there by itself: {by} is another value in each"),
-                    "add the column without a default, set the default in a second migration, and fill \
+                    "add the column without a default, set the default by another statement, and fill \
                      the rows that are there with UPDATEs at their owner",
                 );
             }

@@ -112,6 +112,20 @@ pub fn refuse(statement: &Statement<'_>) -> Option<Refusal> {
     }
 }
 
+/// May a value that was written before be none of its type any more?
+pub fn narrows_a_type(statement: &Statement<'_>) -> bool {
+    let words = words(statement);
+    let has = |word: &str| words.contains(&word);
+    match words.as_slice() {
+        ["alter", "type", ..] => {
+            has("rename") && has("value")
+                || has("attribute") && !has("add") && !at_top(statement, "owner")
+        }
+        ["alter", "domain", ..] => has("add") || has("not") && has("null") && has("set"),
+        _ => false,
+    }
+}
+
 /// Strings that mean another moment each time they are read.
 pub fn names_a_moment(statement: &Statement<'_>) -> bool {
     statement.tokens.iter().any(|token| match &token.kind {
@@ -203,6 +217,29 @@ mod tests {
         ] {
             let reason = refused(sql);
             assert!(reason.as_ref().is_some_and(|r| r.contains(why)), "{sql}: {reason:?}");
+        }
+    }
+
+    #[test]
+    fn a_type_may_become_narrower() {
+        let of = |sql| narrows_a_type(&statements(sql).unwrap()[0]);
+        for sql in [
+            "ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'",
+            "ALTER TYPE pair DROP ATTRIBUTE b",
+            "ALTER TYPE pair ALTER ATTRIBUTE b TYPE bigint",
+            "ALTER DOMAIN positive ADD CHECK (VALUE > 1)",
+            "ALTER DOMAIN positive SET NOT NULL",
+        ] {
+            assert!(of(sql), "{sql}");
+        }
+        for sql in [
+            "ALTER TYPE mood ADD VALUE 'happy'",
+            "ALTER TYPE pair ADD ATTRIBUTE c int",
+            "ALTER TYPE mood RENAME TO moods",
+            "ALTER DOMAIN positive DROP NOT NULL",
+            "ALTER DOMAIN positive SET DEFAULT 3",
+        ] {
+            assert!(!of(sql), "{sql}");
         }
     }
 
