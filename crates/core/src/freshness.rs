@@ -250,17 +250,23 @@ pub enum Seen {
     Lost(Cut),
 }
 
-/// Says whether a region that shows `applied` shows all of `needed`.
+/// Says whether a region that shows `applied` shows all of `needed`. Its own commits it shows up to where none waits
+/// for a copy any more, `released`; `None` where none waits.
 pub fn seen(
     needed: &Frontier,
     applied: &Frontier,
     own: &RegionId,
+    released: Option<&Cut>,
     ownership: Option<&Ownership>,
 ) -> Seen {
-    let missing = needed.iter().filter(|(o, lsn)| o.region != *own && applied.get(o) < *lsn);
+    let missing = needed.iter().filter(|(o, lsn)| match released.filter(|r| r.origin == **o) {
+        Some(released) => released.lsn < *lsn,
+        None => o.region != *own && applied.get(o) < *lsn,
+    });
     let mut seen = Seen::Yes;
     for (origin, lsn) in missing {
-        if ownership.is_some_and(|known| known.ends_at(origin, applied.get(origin))) {
+        let is_own = origin.region == *own;
+        if !is_own && ownership.is_some_and(|known| known.ends_at(origin, applied.get(origin))) {
             return Seen::Lost(Cut { origin: origin.clone(), lsn });
         }
         seen = Seen::NotYet;

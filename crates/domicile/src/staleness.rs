@@ -12,6 +12,7 @@ use anyhow::Context;
 use domicile_core::freshness::{Answer, AsOf, Seen, read_index, seen};
 use domicile_core::id::RegionId;
 use domicile_core::lsn::{Cut, Frontier, Lsn};
+use domicile_core::ownership::Ownership;
 use domicile_core::time::{Millis, Time};
 use futures_util::future::join_all;
 use tokio::sync::watch;
@@ -33,6 +34,8 @@ const LINGER: Millis = Millis(10_000);
 const STILL_WANTED: Duration = Duration::from_secs(1);
 /// An owner that does not answer for so long is asked again.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
+/// An owner that may be none any more is asked again.
+const OWNER_AGAIN: Duration = Duration::from_millis(50);
 /// Of the clock: what begins in this millisecond asks for the next.
 const CLOCK_STEP: Duration = Duration::from_millis(1);
 /// Questions that are on their way at once.
@@ -104,6 +107,33 @@ impl Staleness {
         }
     }
 
+    /// Is what `region` shows, which owns everything as far as is known, as new as can be? Not where it may have lost that
+    /// without our knowing: by a directory that is heard it has not, nor by its own lease.
+    pub fn is_current(&self, region: &RegionId) -> bool {
+        let marker = &self.shared.marker;
+        if *region == marker.region {
+            marker.owns_all()
+        } else {
+            marker.ownership.borrow().connected
+        }
+    }
+
+    /// Waits until it is, asking the region itself where nothing else tells.
+    pub async fn becomes_current(&self, region: &RegionId) {
+        while !self.is_current(region) {
+            if let Some(peer) = self.shared.peers.get(region)
+                && let Ok(answer) = ask(peer.clone()).await
+            {
+                let view = self.shared.marker.ownership.borrow().clone();
+                let total = view.ownership.as_ref().map(Ownership::total);
+                if total.is_some_and(|total| read_index(total, vec![answer]).is_some()) {
+                    return;
+                }
+            }
+            tokio::time::sleep(OWNER_AGAIN).await;
+        }
+    }
+
     /// How old the oldest commit of any owner may be that is not shown here; `None` while that is not
     /// known.
     pub fn age(&self) -> Option<Millis> {
@@ -116,7 +146,8 @@ impl Staleness {
         let (mut moved, mut ownership) = (positions.subscribe(), ownership.clone());
         loop {
             let view = ownership.borrow_and_update().clone();
-            match seen(needed, &positions.frontier(), region, view.ownership.as_ref()) {
+            let (shown, released) = (positions.frontier(), positions.released_to());
+            match seen(needed, &shown, region, released.as_ref(), view.ownership.as_ref()) {
                 Seen::Yes => return Ok(()),
                 Seen::Lost(place) => return Err(place),
                 Seen::NotYet => {}

@@ -52,6 +52,8 @@ use crate::postgres::{guard, session, setup};
 use crate::{peer, promises};
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How long looking at sequences may take before anything can be written.
+const KEEP_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long moving sequences may hold this loop up: no value is drawn twice without that, only a
 /// smaller one later.
 const ADVANCE_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -305,7 +307,8 @@ impl Tenure {
             Some(place) => place,
             None => places::place_of(&self.directory, &self.region).await?,
         };
-        sequences::keep(&mut guard.client, &self.config, place, Look::Columns).await?;
+        let kept = sequences::keep(&mut guard.client, &self.config, place, Look::Columns);
+        timeout(KEEP_WAIT_MAX, kept).await.context("sequences are looked at for too long")??;
         self.state.send_modify(|state| state.place = Some(place));
         Ok(())
     }

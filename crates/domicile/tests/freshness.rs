@@ -256,6 +256,24 @@ async fn what_was_lost_is_not_waited_for(regions: &mut Regions) {
     regions.links().isolate("eu");
     writer.batch_execute(WRITE).await.unwrap();
     let token = one(&writer, "SHOW domicile.token").await.unwrap();
+    let strong =
+        connect(regions, "eu", "-c domicile.freshness=strong -c domicile.freshness_wait=50ms")
+            .await;
+    let (strong, bounded) = (strong.unwrap(), reader(regions, "eu", "bounded(1s)").await);
+    // It owns everything as far as it knows, and may have lost that.
+    eventually("eu vouches for nothing any more", async || {
+        for client in [&strong, &bounded] {
+            match balance(client).await {
+                Err(error)
+                    if error
+                        .as_db_error()
+                        .is_some_and(|e| e.message().contains("not known to be")) => {}
+                other => return Err(format!("{other:?}")),
+            }
+        }
+        Ok(())
+    })
+    .await;
     regions.kill_region("eu");
     let reader = reader(regions, "us", "eventual").await;
     eventually("somebody else is the owner", async || {

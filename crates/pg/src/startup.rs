@@ -146,6 +146,12 @@ impl CancelRequest {
 }
 
 impl Startup {
+    /// The database that is meant: as to PostgreSQL, an empty name or none is the user's.
+    pub fn database(&self) -> &str {
+        let given = self.get("database").filter(|name| !name.is_empty());
+        given.or_else(|| self.get("user")).unwrap_or_default()
+    }
+
     /// Returns the value of the last parameter called `name`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.as_str())

@@ -106,14 +106,20 @@ fn a_place_behind_the_end_of_a_history_is_lost_and_not_waited_for() {
     assert_eq!(ownership.entry(PartitionId(range.first)).map(|e| e.state.cut()), Some(Some(&cut)));
     let own = region("us");
     let at = |needed, applied, known| {
-        seen(&frontier(&[("eu", needed)]), &frontier(&[("eu", applied)]), &own, known)
+        seen(&frontier(&[("eu", needed)]), &frontier(&[("eu", applied)]), &own, None, known)
     };
     assert_eq!(at(100, 100, Some(&ownership)), Seen::Yes);
     assert_eq!(at(100, 90, Some(&ownership)), Seen::NotYet);
     let lost = Seen::Lost(Cut { origin: origin("eu"), lsn: Lsn(101) });
     assert_eq!(at(101, 100, Some(&ownership)), lost);
     assert_eq!(at(101, 100, None), Seen::NotYet, "nobody has told yet");
-    assert_eq!(seen(&frontier(&[("us", 9)]), &frontier(&[]), &own, None), Seen::Yes);
+    let ours = |released: Option<&Cut>| {
+        seen(&frontier(&[("us", 9)]), &frontier(&[]), &own, released, Some(&ownership))
+    };
+    assert_eq!(ours(None), Seen::Yes);
+    let released = |lsn| Cut { origin: origin("us"), lsn: Lsn(lsn) };
+    assert_eq!(ours(Some(&released(8))), Seen::NotYet, "it waits for a copy that shows it already");
+    assert_eq!(ours(Some(&released(9))), Seen::Yes);
 }
 
 #[test]

@@ -39,40 +39,60 @@ struct Shared {
     /// How to ask PostgreSQL.
     postgres: String,
     tables: BTreeMap<TableName, TableKind>,
-    /// As of when.
-    types: Mutex<Option<(Instant, Option<Arc<Types>>)>>,
+    types: Mutex<Option<AsOf>>,
+    /// Held by the one who asks: all others would ask the same.
+    asking: tokio::sync::Mutex<()>,
 }
+
+/// What was known, and since when; no types where PostgreSQL did not tell.
+type AsOf = (Instant, Option<Arc<Types>>);
 
 impl Columns {
     /// Of these tables, as the PostgreSQL of this connection string has them. By default nothing is known.
     pub fn of_postgres(connection: &str, tables: BTreeMap<TableName, TableKind>) -> Self {
-        let (postgres, types) = (connection.to_owned(), Mutex::default());
-        Self { shared: Some(Arc::new(Shared { postgres, tables, types })) }
+        let postgres = connection.to_owned();
+        let shared =
+            Shared { postgres, tables, types: Mutex::default(), asking: Default::default() };
+        Self { shared: Some(Arc::new(shared)) }
     }
 
     /// The tables, and the types of their key columns; `None` while they are not known.
     pub async fn known(&self) -> Option<(&BTreeMap<TableName, TableKind>, Arc<Types>)> {
         let shared = self.shared.as_ref()?;
-        let known = shared.types.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let lasts = |types: &Option<_>| if types.is_some() { KNOWN_FOR } else { ASK_AGAIN_AFTER };
-        let types = match known {
-            Some((at, types)) if at.elapsed() < lasts(&types) => types,
-            before => {
-                let read = shared.read().await.map(Arc::new);
-                if let Err(error) = &read {
-                    tracing::warn!("keys in statements are not looked at: {error:#}");
-                }
-                let types = read.ok().or_else(|| before.and_then(|(_, types)| types));
-                let now = Some((Instant::now(), types.clone()));
-                *shared.types.lock().unwrap_or_else(PoisonError::into_inner) = now;
-                types
-            }
-        };
-        Some((&shared.tables, types?))
+        Some((&shared.tables, shared.types().await?))
     }
 }
 
 impl Shared {
+    async fn types(&self) -> Option<Arc<Types>> {
+        let before = self.as_of();
+        if let Some(known) = before.as_ref().filter(|known| is_recent(known)) {
+            return known.1.clone();
+        }
+        let asking = match (self.asking.try_lock(), &before) {
+            (Ok(asking), _) => asking,
+            // Somebody asks already: meanwhile things are as they were.
+            (Err(_), Some((_, types))) => return types.clone(),
+            (Err(_), None) => self.asking.lock().await,
+        };
+        if let Some(known) = self.as_of().filter(is_recent) {
+            return known.1;
+        }
+        let read = self.read().await.map(Arc::new);
+        if let Err(error) = &read {
+            tracing::warn!("keys in statements are not looked at: {error:#}");
+        }
+        let types = read.ok().or_else(|| before.and_then(|(_, types)| types));
+        let now = Some((Instant::now(), types.clone()));
+        *self.types.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        drop(asking);
+        types
+    }
+
+    fn as_of(&self) -> Option<AsOf> {
+        self.types.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn read(&self) -> anyhow::Result<Types> {
         let keys = self.tables.iter().flat_map(|(table, kind)| {
             let columns = match kind {
@@ -116,6 +136,10 @@ impl Shared {
         }
         Ok(types)
     }
+}
+
+fn is_recent((at, types): &AsOf) -> bool {
+    at.elapsed() < if types.is_some() { KNOWN_FOR } else { ASK_AGAIN_AFTER }
 }
 
 impl fmt::Debug for Columns {

@@ -88,7 +88,7 @@ impl Visitor {
 
     fn who(&self, caller: Caller, startup: &Startup, config: &Config) -> Who {
         let user = startup.get("user").unwrap_or_default();
-        let database = startup.get("database").unwrap_or(user);
+        let database = startup.database();
         let kind = match caller {
             Caller::Peer => Kind::Peer,
             Caller::Client if config.has_console(database) => Kind::Console,

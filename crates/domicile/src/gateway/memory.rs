@@ -125,7 +125,12 @@ impl Memory {
         }
     }
 
-    /// No transaction is open any more.
+    /// Has the open transaction set something?
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// No transaction is open any more, or the one that was has committed.
     pub fn committed(&mut self) {
         for change in std::mem::take(&mut self.open) {
             self.apply(change);

@@ -56,6 +56,17 @@ impl Session {
         true
     }
 
+    /// A shared server has passed over what was to be prepared behind an error: it has not got it.
+    pub fn doubt_skipped_names(&mut self) {
+        if !self.track.takes_skipped() {
+            return;
+        }
+        let shareable = self.active().shareable.as_mut();
+        if let Some(server) = shareable.and_then(|shareable| shareable.prepared.as_mut()) {
+            server.statements.retire_all();
+        }
+    }
+
     /// A shared server says that something failed: what is prepared there may not be what it seems.
     pub fn doubt_names(&mut self, error: &Bytes) {
         let is_preparing = self.track.is_preparing();
@@ -87,6 +98,9 @@ impl Saying<'_> {
     fn close_surplus(&mut self) {
         if !self.track.is_idle() {
             return;
+        }
+        if std::mem::take(&mut self.server.reads_apart) {
+            self.server.statements.retire_all();
         }
         for name in self.server.statements.surplus() {
             self.close_quietly(&name);
@@ -163,7 +177,10 @@ impl Saying<'_> {
 
     /// Binds the session to its server before anything is there that could not follow it elsewhere.
     fn look_at(&mut self, sql: &[u8]) {
-        if setting::read(sql) == Meaning::Bound || setting::leaves_something(sql) {
+        let meaning = setting::read(sql);
+        let is_open = matches!(meaning, Meaning::Settings { .. }) && !self.track.is_idle();
+        self.server.reads_apart |= is_open || setting::sets_locally(sql);
+        if meaning == Meaning::Bound || setting::leaves_something(sql) {
             self.memory.bind();
         }
     }

@@ -94,6 +94,9 @@ pub struct Prepared {
     pub statements: Statements,
     /// The unnamed statement is the one that its client has prepared.
     pub has_unnamed: bool,
+    /// The open transaction has settings of its own, by which PostgreSQL reads what is prepared in it: others do not
+    /// have those.
+    pub reads_apart: bool,
 }
 
 impl Counts {

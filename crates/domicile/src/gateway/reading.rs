@@ -32,6 +32,8 @@ use crate::staleness::Staleness;
 const WAIT_DEFAULT: Millis = Millis(1000);
 /// No longer than that the age of what is shown may be unknown to who asks for it.
 const STALENESS_KNOWN_FOR: Millis = Millis(1000);
+/// More logs than any cluster has: who says so makes them up.
+const SEEN_MAX: usize = 1000;
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a session asks of its reads.
@@ -123,7 +125,14 @@ impl Reading {
             (TOKEN, Some(value)) => {
                 let cluster = staleness.map(Staleness::cluster).unwrap_or_default();
                 let token = Token::read(value, cluster).map_err(|e| invalid(e.to_string()))?;
-                self.seen.join(&token.shown);
+                let mut seen = self.seen.clone();
+                seen.join(&token.shown);
+                if seen.iter().count() > SEEN_MAX {
+                    return Err(invalid(format!(
+                        "with it the session has seen more than {SEEN_MAX} logs"
+                    )));
+                }
+                self.seen = seen;
                 self.terms.freshness = self.terms.freshness.or(Some(Freshness::Session));
             }
             ("all", None) => self.terms = self.first.clone(),
@@ -192,6 +201,14 @@ impl Reading {
     }
 }
 
+/// What came of waiting for what a transaction reads.
+enum Waited {
+    Fresh,
+    Stale(Stale),
+    /// The client wants it no more.
+    Cancelled,
+}
+
 /// Why a transaction may not begin here.
 enum Stale {
     /// Not within the time that it may wait.
@@ -218,7 +235,10 @@ impl Session {
             return Ok(true);
         };
         if !route::waits(self.shared.config.mode, freshness) {
-            return Ok(true);
+            let staleness = self.shared.config.staleness.as_ref();
+            if staleness.is_none_or(|staleness| staleness.is_current(&self.home.region)) {
+                return Ok(true);
+            }
         }
         Box::pin(self.wait_to_be_fresh(freshness, tag, raw, whole)).await
     }
@@ -231,47 +251,76 @@ impl Session {
         whole: bool,
     ) -> Result<bool, End> {
         let mode = self.shared.config.mode;
-        self.reading.at_owner = mode == Mode::FollowOwner && !self.come_here().await;
+        self.reading.at_owner =
+            !route::waits(mode, freshness) || mode == Mode::FollowOwner && !self.come_here().await;
         let begins = !matches!(tag, from_client::SYNC | from_client::FLUSH)
             && !sets_only(tag, raw, &self.client.incoming);
-        if self.reading.at_owner || !begins {
+        if !begins {
             return Ok(true);
         }
-        let Self { reading, shared, cancellable, .. } = self;
-        let wait = reading.terms.wait;
-        let waiting = timeout(Duration::from_millis(wait.0), reading.wait(freshness, shared));
-        let stale = tokio::select! {
-            waited = waiting => match waited {
-                Ok(Ok(())) => return Ok(true),
-                Ok(Err(place)) => Stale::Lost(place),
-                Err(_) => Stale::TooOld,
-            },
-            () = cancellable.called() => {
-                if !whole {
-                    return Err(refusals::ended_by(refusals::cancelled()));
-                }
+        let stale = match self.wait_or_hear(freshness).await? {
+            Waited::Fresh => return Ok(true),
+            Waited::Stale(stale) => stale,
+            Waited::Cancelled if whole => {
                 self.refuse(tag, &refusals::cancelled());
                 return Ok(false);
             }
+            // The rest of a large message is not here yet.
+            Waited::Cancelled => return Err(refusals::ended_by(refusals::cancelled())),
         };
-        let routes = self.shared.routes();
-        if let (Stale::TooOld, Some(owner)) = (&stale, route::instead(mode, &routes))
-            && (*owner == self.home.region || self.move_to(owner).await.is_ok())
+        if let (Stale::TooOld, false) = (&stale, self.reading.at_owner)
+            && self.asks_owner().await
         {
             self.reading.at_owner = true;
             return Ok(true);
         }
         let age = self.shared.config.staleness.as_ref().and_then(Staleness::age);
         let report = match stale {
-            Stale::TooOld => refusals::not_fresh(freshness, age, wait),
+            Stale::TooOld => refusals::not_fresh(freshness, age, self.reading.terms.wait),
             Stale::Lost(place) => refusals::seen_is_lost(&place),
         };
-        // The rest of a large message is not here yet.
         if !whole {
             return Err(refusals::ended_by(report));
         }
         self.refuse(tag, &report);
         Ok(false)
+    }
+
+    /// Waits until the session reads what it asks for where it lives, no longer than it wants to.
+    async fn wait_or_hear(&mut self, freshness: Freshness) -> Result<Waited, End> {
+        let Self { reading, shared, cancellable, client, home, .. } = self;
+        let wait = Duration::from_millis(reading.terms.wait.0);
+        let fresh = async {
+            match (&shared.config.staleness, reading.at_owner) {
+                (Some(staleness), true) => Ok(staleness.becomes_current(&home.region).await),
+                (None, true) => Ok(()),
+                (_, false) => reading.wait(freshness, shared).await,
+            }
+        };
+        let waiting = timeout(wait, fresh);
+        tokio::pin!(waiting);
+        loop {
+            tokio::select! {
+                waited = &mut waiting => return Ok(match waited {
+                    Ok(Ok(())) => Waited::Fresh,
+                    Ok(Err(place)) => Waited::Stale(Stale::Lost(place)),
+                    Err(_) => Waited::Stale(Stale::TooOld),
+                }),
+                () = shared.shutdown.cancelled() => return Err(refusals::shutting_down()),
+                () = cancellable.called() => return Ok(Waited::Cancelled),
+                () = client.moved() => if client.has_ended() { return Err(End::Quietly) },
+            }
+        }
+    }
+
+    /// Has the session live at the owner of everything, where what it reads is as new as can be. Returns whether it
+    /// does: not where it is not certain who that is.
+    async fn asks_owner(&mut self) -> bool {
+        let routes = self.shared.routes();
+        let Some(owner) = route::instead(self.shared.config.mode, &routes) else { return false };
+        let staleness = self.shared.config.staleness.as_ref();
+        staleness.is_none_or(|staleness| staleness.is_current(owner))
+            && (*owner == self.home.region || self.move_to(owner).await.is_ok())
     }
 
     /// Has a session that reads in this region live here. Returns whether it does: what it would read at
@@ -331,7 +380,8 @@ impl Session {
         let out = &mut self.client.outgoing;
         report.put_error(out);
         match tag {
-            from_client::QUERY | from_client::FUNCTION_CALL => {
+            // Nothing more comes of them.
+            from_client::QUERY | from_client::FUNCTION_CALL | from_client::SYNC => {
                 backend::put_ready_for_query(out, self.track.status());
             }
             _ => self.skipping = true,

@@ -31,6 +31,7 @@ impl Session {
             }
             let piece = self.client_cutter.next(&mut self.client.incoming);
             let Some(piece) = piece.map_err(|e| refusals::protocol(&e))? else { return Ok(true) };
+            self.dropping &= matches!(piece, Piece::Rest { .. });
             match piece {
                 Piece::Whole { tag: from_client::TERMINATE, .. } if self.track.is_quiet() => {
                     return Err(End::Quietly);
@@ -45,6 +46,9 @@ impl Session {
                     backend::put_ready_for_query(&mut self.client.outgoing, self.track.status());
                 }
                 _ if self.skipping => {}
+                Piece::Whole { tag, .. } if self.is_left_over(tag) => {}
+                Piece::Head { tag, .. } if self.is_left_over(tag) => self.dropping = true,
+                Piece::Rest { .. } if self.dropping => {}
                 Piece::Whole { tag, raw } => self.pass_on(tag, raw, true).await?,
                 Piece::Head { tag, raw } => self.pass_on(tag, raw, false).await?,
                 Piece::Rest { raw } => self.active().link.outgoing.extend_from_slice(&raw),
@@ -53,17 +57,23 @@ impl Session {
         Ok(false)
     }
 
-    /// Is the next message one that a session asks, and the login is not over? Where servers are shared it is not known
-    /// before which of them it is for.
+    /// Is the next message one that a session asks, and the login is not over? What it asks of its reads is not known
+    /// before, nor, where servers are shared, which of them it is for.
     fn is_early(&self) -> bool {
         !self.begun
             && !self.client_cutter.is_inside()
             && self.caller == Caller::Client
-            && self.shared.pools.are_joined_by(&self.startup)
             && !matches!(
                 self.client.incoming.first(),
                 None | Some(&from_client::PASSWORD | &from_client::TERMINATE)
             )
+    }
+
+    /// Is it what a client still sends of a COPY that has failed? PostgreSQL passes it over, and nothing begins with it.
+    fn is_left_over(&self, tag: u8) -> bool {
+        let is_of_copy =
+            matches!(tag, from_client::COPY_DATA | from_client::COPY_DONE | from_client::COPY_FAIL);
+        is_of_copy && self.begun && self.track.is_idle()
     }
 
     /// Every message of a client comes this way, so what waits here is boxed where it begins to wait and not before.
@@ -169,6 +179,7 @@ impl Session {
         }
         let told = self.unconfirmed.tell(tag, &raw);
         if tag == tag::READY_FOR_QUERY {
+            self.doubt_skipped_names();
             self.first_turn = None;
             if !self.begun {
                 Box::pin(self.begin()).await;
@@ -245,7 +256,7 @@ impl Session {
         self.is_let_in();
         if self.caller == Caller::Client {
             let role = self.startup.get("user").unwrap_or_default();
-            let database = self.startup.get("database").unwrap_or(role);
+            let database = self.startup.database();
             let defaults = self.shared.config.roles.defaults(role, database).await;
             self.begin_with(&defaults);
         }

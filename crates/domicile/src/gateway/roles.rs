@@ -13,7 +13,7 @@ use anyhow::Context;
 use domicile_pg::scram::{Overheard, Verifier};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use crate::postgres::session;
 
@@ -44,6 +44,7 @@ struct Shared {
 struct Asker {
     client: Client,
     account: Statement,
+    defaults: Statement,
 }
 
 #[derive(Default)]
@@ -97,6 +98,15 @@ const ACCOUNT: &str = "
     FROM pg_roles r JOIN pg_authid a ON a.rolname = r.rolname JOIN pg_database d ON d.datname = $2::text
     WHERE r.rolname = $1::text AND r.rolcanlogin AND d.datallowconn
         AND coalesce(r.rolvaliduntil > now(), true) AND has_database_privilege(r.oid, d.oid, 'CONNECT')";
+
+/// As PostgreSQL has it: a role's come after a database's, and a role's in a database last.
+const DEFAULTS: &str = "
+    SELECT unnest(s.setconfig)
+    FROM pg_db_role_setting s
+    LEFT JOIN pg_roles r ON r.oid = s.setrole
+    LEFT JOIN pg_database d ON d.oid = s.setdatabase
+    WHERE (s.setrole = 0 OR r.rolname = $1::text) AND (s.setdatabase = 0 OR d.datname = $2::text)
+    ORDER BY s.setrole <> 0, s.setdatabase <> 0";
 
 impl Roles {
     /// As the PostgreSQL of this connection string has them; for verifiers its role needs the right to read
@@ -200,18 +210,30 @@ async fn in_time<T>(reading: impl Future<Output = anyhow::Result<T>>) -> anyhow:
 
 impl Shared {
     async fn read_account(&self, role: &str, database: &str) -> anyhow::Result<Option<Account>> {
-        let mut asker = self.asker().await?;
-        let mut row = asker.client.query_opt(&asker.account, &[&role, &database]).await;
-        if row.is_err() && asker.client.is_closed() {
-            // PostgreSQL was started anew meanwhile.
-            asker = self.asker().await?;
-            row = asker.client.query_opt(&asker.account, &[&role, &database]).await;
-        }
-        Ok(row.context("read what lets it in")?.map(|row| Account {
+        let rows = self.ask(|asker| &asker.account, role, database).await;
+        let row = rows.context("read what lets it in")?.into_iter().next();
+        Ok(row.map(|row| Account {
             verifier: row.get::<_, Option<&str>>(0).and_then(|verifier| verifier.parse().ok()),
             ids: Ids { role: row.get(1), database: row.get(2) },
             circumstances: row.get(3),
         }))
+    }
+
+    /// Asks in the session that is kept.
+    async fn ask(
+        &self,
+        what: fn(&Asker) -> &Statement,
+        role: &str,
+        database: &str,
+    ) -> anyhow::Result<Vec<Row>> {
+        let mut asker = self.asker().await?;
+        let mut rows = asker.client.query(what(&asker), &[&role, &database]).await;
+        if rows.is_err() && asker.client.is_closed() {
+            // PostgreSQL was started anew meanwhile.
+            asker = self.asker().await?;
+            rows = asker.client.query(what(&asker), &[&role, &database]).await;
+        }
+        Ok(rows?)
     }
 
     /// Those who come while it is opened wait for that.
@@ -222,7 +244,8 @@ impl Shared {
         }
         let client = session::connect(&self.postgres, "domicile login").await?;
         let account = client.prepare(ACCOUNT).await.context("read what lets it in")?;
-        let asker = Arc::new(Asker { client, account });
+        let defaults = client.prepare(DEFAULTS).await.context("read what it begins with")?;
+        let asker = Arc::new(Asker { client, account, defaults });
         *kept = Some(asker.clone());
         Ok(asker)
     }
@@ -239,15 +262,8 @@ impl Shared {
         role: &str,
         database: &str,
     ) -> anyhow::Result<Vec<(String, String)>> {
-        let client = session::connect(&self.postgres, "domicile login").await?;
-        // As PostgreSQL has it: a role's come after a database's, and a role's in a database last.
-        let sql = "SELECT unnest(s.setconfig)
-                   FROM pg_db_role_setting s
-                   LEFT JOIN pg_roles r ON r.oid = s.setrole
-                   LEFT JOIN pg_database d ON d.oid = s.setdatabase
-                   WHERE (s.setrole = 0 OR r.rolname = $1) AND (s.setdatabase = 0 OR d.datname = $2)
-                   ORDER BY s.setrole <> 0, s.setdatabase <> 0";
-        let rows = client.query(sql, &[&role, &database]).await.context("read its settings")?;
+        let rows = self.ask(|asker| &asker.defaults, role, database).await;
+        let rows = rows.context("read its settings")?;
         let settings = rows.iter().filter_map(|row| row.get::<_, &str>(0).split_once('='));
         let ours = settings.filter(|(name, _)| name.starts_with("domicile."));
         Ok(ours.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())

@@ -86,6 +86,8 @@ pub struct Session {
     pub reworded: Reworded,
     /// After an error that the gateway gave, what the client sends is passed over up to its next Sync.
     pub skipping: bool,
+    /// The rest of a large message is passed over, as its beginning was.
+    pub dropping: bool,
     pub cancellable: Cancellable,
     pub recorder: Recorder,
     /// With whom the session shares servers.
@@ -180,6 +182,7 @@ pub async fn begin(
         setters: Setters::default(),
         reworded: Reworded::new(),
         skipping: false,
+        dropping: false,
         membership: None,
         turn: None,
         first_turn: None,

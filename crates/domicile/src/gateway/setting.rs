@@ -87,6 +87,12 @@ fn hints(text: &[u8]) -> bool {
     HINTS.iter().any(has)
 }
 
+/// May `sql` set something for the open transaction alone? Says yes too often rather than too seldom.
+pub fn sets_locally(sql: &[u8]) -> bool {
+    let has = |word: &[u8]| sql.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    has(b"set_config") || has(b"local") && has(b"set")
+}
+
 /// May `sql` leave something on its server that is not in its first words: settings by `set_config` that outlast
 /// the transaction, advisory locks of the session, temporary tables? What other functions do is not seen.
 pub fn leaves_something(sql: &[u8]) -> bool {

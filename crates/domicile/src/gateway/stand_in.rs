@@ -96,8 +96,7 @@ impl From<NotLetIn> for Why {
 /// Returns what decides at this region's PostgreSQL whether and how such a login succeeds.
 pub async fn account(shared: &Shared, startup: &Startup) -> Result<Option<Account>, Unknown> {
     let role = startup.get("user").unwrap_or_default();
-    let database = startup.get("database").unwrap_or(role);
-    shared.config.roles.account(role, database).await
+    shared.config.roles.account(role, startup.database()).await
 }
 
 /// Who lets in the client of `startup`, and the stand-in if that does.

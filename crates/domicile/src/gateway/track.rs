@@ -55,6 +55,9 @@ pub struct Track {
     failed: bool,
     /// The last statement that completed was a ROLLBACK, or a COMMIT that could only roll back.
     rolled_back: bool,
+    committed: bool,
+    /// Something that was to be prepared was passed over behind an error.
+    skipped: bool,
 }
 
 impl Track {
@@ -68,6 +71,8 @@ impl Track {
             copying: false,
             failed: false,
             rolled_back: false,
+            committed: false,
+            skipped: false,
         }
     }
 
@@ -133,8 +138,11 @@ impl Track {
                 };
                 self.ask(memory, change, Asked::Close);
             }
-            // Of a large message only the beginning is here.
-            Err(_) if tag == client::QUERY => self.ask(memory, None, Asked::Simple),
+            // Of a large message only the beginning is here: what the rest sets is not known.
+            Err(_) if tag == client::QUERY => {
+                memory.bind();
+                self.ask(memory, None, Asked::Simple);
+            }
             Err(_) if tag == client::PARSE => {
                 self.unsynced = true;
                 memory.bind();
@@ -198,8 +206,10 @@ impl Track {
             backend::tag::READY_FOR_QUERY => self.ready(&cut::body(raw), memory),
             backend::tag::ERROR_RESPONSE => self.error(),
             backend::tag::COMMAND_COMPLETE => {
-                self.rolled_back =
-                    matches!(backend::command_complete(&cut::body(raw)), Ok(b"ROLLBACK"));
+                let body = cut::body(raw);
+                let tag = backend::command_complete(&body);
+                self.rolled_back = matches!(tag, Ok(b"ROLLBACK"));
+                self.committed = matches!(tag, Ok(b"COMMIT"));
             }
             backend::tag::COPY_IN_RESPONSE => {
                 self.copying = true;
@@ -268,17 +278,26 @@ impl Track {
     /// After an error the server skips everything up to the next Sync.
     fn error(&mut self) {
         (self.failed, self.copying) = (true, false);
+        self.skip();
+    }
+
+    fn skip(&mut self) {
         while self.asked.front().is_some_and(Asked::is_extended) {
-            self.take();
+            let asked = self.take();
+            let prepares = matches!(asked, Some(Asked::Parse(_) | Asked::Quiet(_)));
+            self.skipped |= self.failed && prepares;
         }
+    }
+
+    /// Returns whether something that was to be prepared was passed over since this was asked last.
+    pub fn takes_skipped(&mut self) -> bool {
+        std::mem::take(&mut self.skipped)
     }
 
     fn ready(&mut self, body: &[u8], memory: &mut Memory) {
         self.copying = false;
         self.status = backend::ready_for_query(body).unwrap_or(TransactionStatus::Failed);
-        while self.asked.front().is_some_and(Asked::is_extended) {
-            self.take();
-        }
+        self.skip();
         if let Some(Asked::Simple(Some(change))) = self.take()
             && !self.failed
         {
@@ -290,8 +309,14 @@ impl Track {
             } else {
                 memory.committed();
             }
+        } else if self.committed && !self.failed {
+            // AND CHAIN: the next one has begun.
+            memory.committed();
+        } else if self.rolled_back && memory.is_open() {
+            // To a savepoint, or AND CHAIN: which of the settings are left is not followed.
+            memory.bind();
         }
-        (self.failed, self.rolled_back) = (false, false);
+        (self.failed, self.rolled_back, self.committed) = (false, false, false);
     }
 }
 
@@ -327,6 +352,34 @@ mod tests {
         fn prepared(&self) -> usize {
             self.memory.prepared().len()
         }
+    }
+
+    /// Settings that are made, or not, by ends of transactions that are none.
+    #[test]
+    fn what_a_savepoint_or_a_chain_leaves_of_settings_is_known_or_held_to() {
+        let set = |talk: &mut Talk| {
+            for (sql, tag) in [(&b"BEGIN\0"[..], &b"BEGIN\0"[..]), (b"SET a = 'b'\0", b"SET\0")] {
+                talk.send(b'Q', sql);
+                talk.receive(b'C', tag);
+                talk.receive(b'Z', b"T");
+            }
+        };
+        let mut undone = Talk::begun();
+        set(&mut undone);
+        undone.send(b'Q', b"ROLLBACK TO s\0");
+        undone.receive(b'C', b"ROLLBACK\0");
+        undone.receive(b'Z', b"T");
+        assert!(undone.memory.is_bound(), "whether it was set behind s is not followed");
+        let mut chained = Talk::begun();
+        set(&mut chained);
+        let before = chained.memory.settings_version();
+        chained.send(b'Q', b"COMMIT AND CHAIN\0");
+        chained.receive(b'C', b"COMMIT\0");
+        chained.receive(b'Z', b"T");
+        chained.send(b'Q', b"ROLLBACK\0");
+        chained.receive(b'C', b"ROLLBACK\0");
+        chained.receive(b'Z', b"I");
+        assert!(!chained.memory.is_bound() && chained.memory.settings_version() > before);
     }
 
     #[test]

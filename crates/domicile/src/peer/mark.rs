@@ -85,6 +85,14 @@ impl Marker {
         ours.filter(|e| is_open(&e.range)).map(|e| (e.range, e.epoch)).collect()
     }
 
+    /// Does this region own everything, by its lease?
+    pub fn owns_all(&self) -> bool {
+        let owned = self.owned();
+        let view = self.ownership.borrow().clone();
+        let data = view.ownership.as_ref().map(|ownership| ownership.data());
+        data.is_some_and(|data| data.iter().all(|e| owned.contains(&(e.range, e.epoch))))
+    }
+
     async fn mark_wal(&self) -> anyhow::Result<(Lsn, u64)> {
         let mut session = self.session.lock().await;
         // Taken out: a session in which something went wrong is not used again.

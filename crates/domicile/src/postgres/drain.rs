@@ -37,8 +37,8 @@ use crate::status::OpenWriterStatus;
 const DRAIN_BUDGET: Duration = Duration::from_millis(caution::DRAIN_BUDGET.0);
 /// How long new writers wait at most where nothing is drained for their sake.
 const CANARY_BUDGET: Duration = Duration::from_millis(100);
-/// The door opens by itself, should its agent die: longer than two budgets.
-const DOOR: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; \
+/// The door opens by itself, should its agent die, before or after it is shut: longer than two budgets.
+const DOOR: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '5s'; \
                     LOCK TABLE domicile.commit_check IN EXCLUSIVE MODE";
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 

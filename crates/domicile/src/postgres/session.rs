@@ -36,6 +36,11 @@ const CONDUCT: &[(&str, &str)] = &[
     ("default_transaction_read_only", "off"),
     ("default_transaction_isolation", "read\\ committed"),
     ("standard_conforming_strings", "on"),
+    // What the agent of a lost machine holds is let go.
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "10s"),
     // What an agent asks is short, however dear a catalogue's functions look to the planner.
     ("jit", "off"),
 ];

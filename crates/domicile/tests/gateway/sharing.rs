@@ -318,8 +318,7 @@ async fn a_server_in_the_middle_of_a_message_is_nobody_elses() {
     let ask = said(&[(b'Q', b"SELECT pg_backend_pid()\0")]);
     let (mut one, mut two) = (come().await, come().await);
     let before = talk(&mut one, &ask).await;
-    // It would be ignored, if it came whole.
-    let beginning = [&b"d"[..], &(1_u32 << 20).to_be_bytes(), &[0; 300 * 1024]].concat();
+    let beginning = [&b"Q"[..], &(1_u32 << 20).to_be_bytes(), &[b' '; 300 * 1024]].concat();
     one.write_all(&beginning).await.unwrap();
     let refused = async {
         // Until that has come to the server.
@@ -350,6 +349,75 @@ async fn a_client_that_goes_frees_its_server_whatever_the_server_still_owes_it()
         drop(stream);
         until_counted(&eu, |counts| counts.in_use == 0).await;
     }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_failed_copy_begins_nothing() {
+    for wanted in [Wanted::new(Mode::Local).shared(1), Wanted::new(Mode::Local)] {
+        let eu = wanted.region().await;
+        eu.run("CREATE TABLE t (a int)").await;
+        let mut stream = TcpStream::connect(eu.address).await.unwrap();
+        talk(&mut stream, &hostile::startup(3 << 16)).await;
+        let failing =
+            said(&[(b'Q', b"COPY t FROM STDIN\0"), (b'd', b"no number\n"), (b'd', b"1\n")]);
+        let failed = talk(&mut stream, &failing).await;
+        assert!(String::from_utf8_lossy(&failed).contains("22P02"), "{failed:?}");
+        let large = vec![b'7'; 300 * 1024];
+        stream.write_all(&said(&[(b'd', b"2\n"), (b'd', &large), (b'c', b"")])).await.unwrap();
+        let answer = talk(&mut stream, &said(&[(b'Q', b"SELECT 'on it goes'\0")])).await;
+        assert!(String::from_utf8_lossy(&answer).contains("on it goes"), "{answer:?}");
+        stream.write_all(&said(&[(b'd', b"3\n"), (b'f', b"no\0")])).await.unwrap();
+        if eu.pools.counts().values().next().is_some() {
+            until_counted(&eu, |counts| counts.in_use == 0).await;
+        }
+        assert_eq!(simple(&eu.connect().await, "SELECT count(*) FROM t").await.unwrap(), "0");
+    }
+}
+
+#[tokio::test]
+async fn what_is_prepared_under_settings_of_one_transaction_is_that_transactions() {
+    let eu = Wanted::new(Mode::Local).shared(1).region().await;
+    let (one, two) = (eu.connect().await, eu.connect().await);
+    // PostgreSQL reads the day when it reads the statement.
+    let text = "SELECT extract(epoch FROM timestamptz '2024-01-01')::int";
+    let ours = one.prepare(text).await.unwrap();
+    let day = async || one.query_one(&ours, &[]).await.unwrap().get::<_, i32>(0);
+    let before = day().await;
+    for local in
+        ["SET LOCAL TimeZone = 'Asia/Tokyo'", "SELECT set_config('TimeZone', 'Asia/Tokyo', true)"]
+    {
+        two.batch_execute(&format!("BEGIN; {local}")).await.unwrap();
+        let theirs = two.prepare(text).await.unwrap();
+        let there: i32 = two.query_one(&theirs, &[]).await.unwrap().get(0);
+        assert_ne!(there, before);
+        two.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(day().await, before, "{local}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_to_be_prepared_behind_an_error_is_not_there() {
+    let eu = Wanted::new(Mode::Local).shared(1).region().await;
+    let come = async || {
+        let mut stream = TcpStream::connect(eu.address).await.unwrap();
+        talk(&mut stream, &hostile::startup(3 << 16)).await;
+        stream
+    };
+    let (mut one, mut two) = (come().await, come().await);
+    let prepare = |name: &str| [name.as_bytes(), b"\0SELECT 'is there'\0\0\0"].concat();
+    talk(&mut one, &said(&[(b'P', &prepare("x")), (b'S', b"")])).await;
+    // So that the server has it no more, and is asked for it again.
+    talk(&mut two, &said(&[(b'Q', b"DISCARD ALL\0")])).await;
+    two.write_all(&said(&[(b'P', b"\0SELECT 1/\0\0\0"), (b'H', b"")])).await.unwrap();
+    // The error is here before the next is said.
+    assert_eq!(within(two.read_u8()).await.unwrap(), b'E');
+    let left = within(two.read_u32()).await.unwrap() as usize - 4;
+    within(two.read_exact(&mut vec![0; left])).await.unwrap();
+    talk(&mut two, &said(&[(b'P', &prepare("y")), (b'S', b"")])).await;
+    let bind = [&b"\0x\0"[..], &[0; 6]].concat();
+    let answer = talk(&mut one, &said(&[(b'B', &bind), (b'E', &[0; 5]), (b'S', b"")])).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("is there"), "{answer}");
 }
 
 #[tokio::test]
