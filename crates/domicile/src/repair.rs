@@ -495,8 +495,7 @@ fn by_source(rows: &[Row], open: &[Open]) -> anyhow::Result<BTreeMap<Option<Regi
         let partition = u32::try_from(*number).map(PartitionId);
         partition.is_ok_and(|partition| open.iter().any(|open| open.range.contains(partition)))
     };
-    let mut sources: BTreeMap<Option<RegionId>, BTreeMap<(TableName, bool), Vec<Pending>>> =
-        BTreeMap::new();
+    let mut sources: BTreeMap<Option<RegionId>, Vec<Part>> = BTreeMap::new();
     for row in rows {
         let source: Option<RegionId> = row.get::<_, Option<&str>>(4).map(str::parse).transpose()?;
         let touched: Option<Vec<i32>> = row.get(6);
@@ -505,11 +504,14 @@ fn by_source(rows: &[Row], open: &[Open]) -> anyhow::Result<BTreeMap<Option<Regi
         let table = TableName::new(row.get::<_, &str>(1), row.get::<_, &str>(2));
         let owner = source.clone().zip(row.get(5));
         let pending = Pending { id: row.get(0), key: row.get(3), owner };
-        sources.entry(source).or_default().entry((table, written_here)).or_default().push(pending);
+        let parts = sources.entry(source).or_default();
+        let alike = |part: &&mut Part| part.table == table && part.written_here == written_here;
+        match parts.iter_mut().find(alike) {
+            Some(part) => part.rows.push(pending),
+            None => parts.push(Part { table, written_here, rows: vec![pending] }),
+        }
     }
-    let part = |((table, written_here), rows)| Part { table, written_here, rows };
-    let parts = |of: BTreeMap<_, _>| of.into_iter().map(part).collect();
-    Ok(sources.into_iter().map(|(source, of)| (source, parts(of))).collect())
+    Ok(sources)
 }
 
 fn lift_key(key: &Json) -> Key {

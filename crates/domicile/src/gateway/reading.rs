@@ -292,7 +292,10 @@ impl Session {
         let wait = Duration::from_millis(reading.terms.wait.0);
         let fresh = async {
             match (&shared.config.staleness, reading.at_owner) {
-                (Some(staleness), true) => Ok(staleness.becomes_current(&home.region).await),
+                (Some(staleness), true) => {
+                    staleness.becomes_current(&home.region).await;
+                    Ok(())
+                }
                 (None, true) => Ok(()),
                 (_, false) => reading.wait(freshness, shared).await,
             }

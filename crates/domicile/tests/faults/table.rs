@@ -483,6 +483,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
     ),
     (
         24,
+        "a link of 8 Mbit/s: a row that takes it seconds arrives",
+        "tests/narrow.rs",
+        "a_row_that_takes_longer_than_any_silence_arrives",
+    ),
+    (
+        24,
         "links of 200 ms: no owner changes, all writes go on",
         "tests/faults/cuts.rs",
         "long_links_move_no_owner",
@@ -750,7 +756,7 @@ const OPEN: &[(usize, &str)] = &[
     (17, "what to do when no copy is new enough"),
     (19, "a wrong rate is not told"),
     (21, "an error of fsync"),
-    (24, "packets that are lost, narrow links; writers are made to wait, not slowed down"),
+    (24, "packets that are lost; writers are made to wait, not slowed down"),
     (26, "the last of three alone: two must agree on an outage, and seal"),
     (27, "with real processes: between barrier and grant, and after it"),
     (33, "the directory is lost together with the owner"),

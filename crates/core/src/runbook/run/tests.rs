@@ -351,7 +351,7 @@ fn nobody_fails_over_a_region_that_owns_nothing() {
     assert_eq!(automatic(&policy, &facts), []);
     lose_eu(&mut facts);
     let expected = Intent::Failover { from: region("eu"), to: region("us"), attested: false };
-    assert_eq!(automatic(&policy, &facts), [expected.clone()], "us holds most of eu's log");
+    assert_eq!(automatic(&policy, &facts), [expected], "us holds most of eu's log");
     let ap = facts.regions.get_mut(&region("ap")).unwrap();
     let before = std::mem::replace(&mut ap.reachable, false);
     ap.outage = Some(Outage::Confirmed { by: vec![region("us")] });
