@@ -101,10 +101,10 @@ impl Repairer {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let (mut complaint, mut failing) = (Complaint::default(), None);
         // Behind this one next time: rows that cannot be repaired hold up none behind them.
-        let mut last = 0;
+        let (mut last, mut waiting) = (0, false);
         loop {
             let began = Instant::now();
-            let repaired = self.repair_some(&mut last).await;
+            let repaired = self.repair_some(&mut last, &mut waiting).await;
             let held = began.elapsed();
             if repaired.is_ok() {
                 failing = None;
@@ -118,7 +118,8 @@ impl Repairer {
                 }
                 Err(error) => {
                     complaint.warn("rows are not repaired yet", &error);
-                    if failing.get_or_insert_with(Instant::now).elapsed() >= TELL_AFTER {
+                    let since = failing.get_or_insert_with(Instant::now);
+                    if waiting && since.elapsed() >= TELL_AFTER {
                         let detail = format!(
                             "rows that stand in domicile.repair are not repaired: {error:#}"
                         );
@@ -135,8 +136,9 @@ impl Repairer {
     }
 
     /// Repairs up to [`ROWS_PER_REPAIR_MAX`] rows that were marked after the row `last`, from the first on
-    /// when there are none, and moves it to the last of them. Returns how many were repaired.
-    async fn repair_some(&self, last: &mut i64) -> anyhow::Result<usize> {
+    /// when there are none, and moves it to the last of them. Returns how many were repaired; `waiting` says whether
+    /// there were any when that was known last.
+    async fn repair_some(&self, last: &mut i64, waiting: &mut bool) -> anyhow::Result<usize> {
         let config = ApplierConfig {
             postgres: self.postgres.clone(),
             region: self.region.clone(),
@@ -146,7 +148,8 @@ impl Repairer {
         };
         let mut client =
             crate::postgres::session::connect(&self.postgres, "domicile repair").await?;
-        if marked(&client, 0).await?.is_empty() {
+        *waiting = !marked(&client, 0).await?.is_empty();
+        if !*waiting {
             return Ok(0);
         }
         let _held = self.gate.write().await;

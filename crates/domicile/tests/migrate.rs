@@ -118,13 +118,19 @@ async fn what_would_diverge_is_refused_and_nothing_changes(regions: &Regions) {
          ALTER TABLE item ADD in_turn timestamptz;
          ALTER TABLE item ALTER in_turn SET DEFAULT now();
          ALTER TABLE event ATTACH PARTITION filled FOR VALUES IN (99);
+         ALTER TABLE item ALTER COLUMN id TYPE bigint;
          ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'",
         &[],
     );
     assert_eq!(code, 3, "{report:#}");
     let refused: Vec<&str> =
         report["refused"].as_array().unwrap().iter().map(|r| r["what"].as_str().unwrap()).collect();
-    let expected = ["item column by_turns", "filled is attached", "ALTER TYPE mood RENAME VALUE"];
+    let expected = [
+        "item column by_turns",
+        "filled is attached",
+        "item column id goes",
+        "ALTER TYPE mood RENAME VALUE",
+    ];
     assert_eq!(refused.len(), expected.len(), "{report:#}");
     for (what, refused) in expected.iter().zip(&refused) {
         assert!(refused.contains(what), "{report:#}");
@@ -263,6 +269,8 @@ async fn where_it_fails_a_region_waits_and_says_so(regions: &Regions) {
     let (refused, code) = migrate(regions, "CREATE TABLE other (id int)", &["--wait", "1"]);
     assert_eq!(code, 3, "{refused:#}");
 
+    let ahead = run(regions, &["--pass", "999", "--region", "us"]);
+    assert_eq!(ahead.status.code(), Some(2), "there is none yet: {ahead:?}");
     let output = run(regions, &["--pass", &number, "--region", "us"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     eventually("us goes on", async || {

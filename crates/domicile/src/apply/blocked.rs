@@ -12,7 +12,7 @@ use tokio_postgres::{Client, Row};
 use crate::notices::Notices;
 
 /// The state that `domicile status` shows.
-const CONDITION: &str = "apply_blocked";
+pub(super) const CONDITION: &str = "apply_blocked";
 /// The appliers' sessions are called this, followed by the origin.
 pub(super) const APPLICATION_PREFIX: &str = "domicile apply ";
 

@@ -53,7 +53,9 @@ pub async fn apply(
         if !converging || met.conflict == "apply_error" {
             tracing::warn!(%origin, lsn = %transaction.lsn, conflict = met.conflict, "{}", met.reason);
             let (conflict, reason) = (met.conflict, met.reason.as_str());
-            let (local, open) = (met.local, false);
+            // What somebody was told is here is not, or not everywhere.
+            let open = !converging && (met.local.is_some() || met.conflict == "apply_error");
+            let local = met.local;
             let entry = journal::Entry { origin, piece, index, local, conflict, reason, open };
             journal::write(postgres, &entry).await?;
         }

@@ -4,8 +4,9 @@ use anyhow::Context;
 use domicile_core::change::{Change, Transaction, Value};
 use domicile_core::config::Config;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use super::is_transient;
+use super::{blocked, is_transient};
 use crate::postgres::migration::{self, Migration, migration_table};
 
 /// The state that `domicile status` shows.
@@ -18,11 +19,26 @@ pub struct MigrationFailed {
     number: i64,
     name: String,
     said: String,
+    /// Only for somebody who uses a table.
+    waits: bool,
 }
 
 impl MigrationFailed {
+    /// The state that it is.
+    pub fn condition(&self) -> &'static str {
+        if self.waits { blocked::CONDITION } else { CONDITION }
+    }
+
     /// What to do about it.
     pub fn way_out(&self, region: &str) -> String {
+        if self.waits {
+            return format!(
+                "migration {} ({}) waits for a table that somebody uses, and what comes behind it waits with \
+                 it: look for transactions that are open for long (pg_stat_activity, pg_prepared_xacts) and \
+                 have them end; it is tried again until then",
+                self.number, self.name
+            );
+        }
         format!(
             "{self}. It is tried again until it runs: take out of its way what only this region has; \
              or, if this region has what it makes, domicile migrate --pass {} --region {region}",
@@ -41,11 +57,12 @@ pub async fn run(
     let all = migrations(transaction)?;
     for migration in &all {
         if let Err(error) = migration::run(client, config, migration).await {
-            if is_transient(&error) {
+            let waits = is_lock_timeout(&error);
+            if is_transient(&error) && !waits {
                 return Err(error);
             }
             let Migration { number, name, .. } = migration.clone();
-            return Err(MigrationFailed { number, name, said: said(&error) }.into());
+            return Err(MigrationFailed { number, name, said: said(&error), waits }.into());
         }
     }
     Ok(!all.is_empty())
@@ -70,6 +87,11 @@ fn migrations(transaction: &Transaction) -> anyhow::Result<Vec<Migration>> {
         found.push(Migration { number, name: field("name")?, sql: field("sql")? });
     }
     Ok(found)
+}
+
+fn is_lock_timeout(error: &anyhow::Error) -> bool {
+    let postgres = error.downcast_ref::<tokio_postgres::Error>();
+    postgres.is_some_and(|error| error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
 }
 
 fn said(error: &anyhow::Error) -> String {

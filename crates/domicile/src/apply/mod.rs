@@ -138,7 +138,7 @@ impl Applier {
             );
             (behind::CONDITION, detail)
         } else if let Some(failed) = error.downcast_ref::<MigrationFailed>() {
-            (migration::CONDITION, failed.way_out(self.config.region.as_str()))
+            (failed.condition(), failed.way_out(self.config.region.as_str()))
         } else {
             return false;
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use comfy_table::Color;
 use domicile_core::config::{Config, Region};
@@ -67,6 +67,18 @@ impl Migrate {
         if let Some(number) = self.pass {
             let region = self.region(&config, None)?;
             let client = session::connect(&region.postgres, "domicile migrate").await?;
+            let here = migration::latest(&client).await?;
+            let counted = migrate::counted(&directory::Client::open(&config)?).await?.0;
+            let why = if number <= here {
+                Some(format!("region \"{}\" has it, or has passed over it", region.id))
+            } else if number > counted {
+                Some(format!("the newest is {counted}"))
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                bail!(UsageError(format!("migration {number} cannot be passed over: {why}")));
+            }
             migration::pass(&client, number).await?;
             context
                 .output

@@ -114,7 +114,7 @@ pub struct Migrator<'a> {
 impl Migrator<'_> {
     /// Runs the script in the migrator's region. `dry_run` takes the same locks and rolls back.
     pub async fn run(&self, script: &Script<'_>, name: &str, dry_run: bool) -> anyhow::Result<Ran> {
-        let (counted, revision) = self.counted().await?;
+        let (counted, revision) = counted(&self.directory).await?;
         let client = session::connect(&self.region.postgres, "domicile migrate").await?;
         let here = migration::latest(&client).await?;
         if here < counted {
@@ -189,14 +189,14 @@ impl Migrator<'_> {
         }
         Ok(refused)
     }
+}
 
-    /// The number of the newest migration, and the revision of the document that says it.
-    async fn counted(&self) -> anyhow::Result<(i64, u64)> {
-        let Some(found) = self.directory.get(MIGRATION_KEY).await? else { return Ok((0, 0)) };
-        let document: MigrationDocument =
-            serde_json::from_slice(&found.value).context("read the newest migration's number")?;
-        Ok((document.number, found.revision))
-    }
+/// The number of the newest migration, and the revision of the document that says it.
+pub async fn counted(directory: &directory::Client) -> anyhow::Result<(i64, u64)> {
+    let Some(found) = directory.get(MIGRATION_KEY).await? else { return Ok((0, 0)) };
+    let document: MigrationDocument =
+        serde_json::from_slice(&found.value).context("read the newest migration's number")?;
+    Ok((document.number, found.revision))
 }
 
 /// Waits until every region that answers shows what every other had committed before: then no row

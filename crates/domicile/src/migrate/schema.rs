@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domicile_core::config::{Config, TableKind};
+use domicile_core::config::{Config, KeySource, TableKind};
 use domicile_core::id::{RegionId, TableName};
 use domicile_core::ownership::Ownership;
 use domicile_pg::script::Statement;
@@ -107,8 +107,9 @@ pub fn refusals(
     let mut found = Vec::new();
     for table in before.catalog.tables.values() {
         let Some(listed) = before.listed(writers.config, table) else { continue };
-        let mut change =
-            Change { table, listed, alone: writers.is_alone(listed), found: &mut found };
+        let named = named_columns(writers.config, listed);
+        let alone = writers.is_alone(listed);
+        let mut change = Change { table, listed, named, alone, found: &mut found };
         match by_oid.get(&table.oid) {
             None => change.gone(),
             Some(now) => change.became(now, before, after, names_a_moment),
@@ -126,10 +127,28 @@ const ON_THEIR_WAY: &str = "other regions write, too, and rows that are on their
 const MOVE_FIRST: &str = "move every partition to one region first (domicile switchover) and migrate there with \
                           --region; or change it in steps in which old and new rows both fit";
 
+/// The columns of a table by which domicile.toml finds the owners of rows, its own and others'.
+fn named_columns<'a>(config: &'a Config, listed: &TableName) -> BTreeSet<&'a str> {
+    let of = |(table, kind): (&TableName, &'a TableKind)| -> Option<&'a [String]> {
+        match kind {
+            TableKind::Owned(KeySource::Columns(columns)) if table == listed => Some(columns),
+            TableKind::Owned(KeySource::Parent { columns, .. }) if table == listed => Some(columns),
+            TableKind::Owned(KeySource::Parent { table: parent, references, .. })
+                if parent == listed =>
+            {
+                Some(references)
+            }
+            _ => None,
+        }
+    };
+    config.tables.iter().filter_map(of).flatten().map(String::as_str).collect()
+}
+
 /// What became of one replicated table.
 struct Change<'a> {
     table: &'a Table,
     listed: &'a TableName,
+    named: BTreeSet<&'a str>,
     alone: bool,
     found: &'a mut Vec<Refusal>,
 }
@@ -176,6 +195,16 @@ impl Change<'_> {
         }
         for column in &self.table.columns {
             let what = |what: &str| format!("column {} {what}", column.name);
+            let is_same = now.column(&column.name).is_some_and(|c| c.type_name == column.type_name);
+            if self.named.contains(column.name.as_str()) && !is_same {
+                self.refuse(
+                    &what("goes, or gets another name or type"),
+                    "domicile.toml finds the owners of rows by it: nobody could write them any more",
+                    "leave it as it is, and add another column beside it; or move the rows to a new table that \
+                     domicile.toml lists",
+                );
+                continue;
+            }
             match now.column(&column.name) {
                 None => self.narrows(&what("goes or gets another name")),
                 Some(now) if now.type_name != column.type_name => {

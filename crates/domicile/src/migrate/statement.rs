@@ -94,6 +94,17 @@ pub fn refuse(statement: &Statement<'_>) -> Option<Refusal> {
             "what USING computes may differ between regions, and the rewritten rows are not replicated",
             "add a column, fill it with UPDATEs at the rows' owner, and move readers and writers to it",
         ),
+        ("alter", "sequence" | "table")
+            if (has("increment") || has("restart"))
+                && (object == "sequence"
+                    || words.iter().filter(|w| **w == "alter").count() > 1) =>
+        {
+            refuse(
+                "the agents divide its values between the regions, and two would draw the same until they have \
+                 again",
+                "leave its step alone; to go on at a later value, setval() it in each region",
+            )
+        }
         ("alter", "table") if has("unlogged") => {
             refuse("an unlogged table is not replicated", "leave it logged")
         }
@@ -185,6 +196,8 @@ mod tests {
             "GRANT SELECT ON t TO reader",
             "CREATE TABLE p PARTITION OF t FOR VALUES IN (1)",
             "DROP TABLE IF EXISTS old",
+            "ALTER TABLE t ADD COLUMN restart int",
+            "ALTER SEQUENCE s OWNED BY t.id",
         ] {
             assert_eq!(refused(sql), None, "{sql}");
         }
@@ -213,6 +226,8 @@ mod tests {
             ("ALTER TABLE t ALTER c TYPE int USING random()", "USING"),
             ("DROP TABLE \"domicile\".progress", "agents' own"),
             ("NOTIFY x", "known to do the same"),
+            ("ALTER SEQUENCE s RESTART 9000 INCREMENT BY 1", "divide its values"),
+            ("ALTER TABLE t ALTER COLUMN id RESTART WITH 7", "divide its values"),
             ("COMMENT ON COLUMN t.atomic IS 'x'; DELETE FROM t", "certain"),
         ] {
             let reason = refused(sql);

@@ -179,8 +179,9 @@ fn uniqueness(config: &Config, table: &Table, key: &[String], add: &mut impl FnM
             local.join(", "),
             key.join(", ")
         );
-        let way_out = "Two owners may use the same value at the same time, and the later one loses: \
-                       make values distinct (uuid, ranges per region), or add the key to the index.";
+        let way_out = "Two owners may use the same value at the same time: then regions show different rows, and a \
+                       person has to settle it (conflict journal). Make values distinct (uuid, ranges per \
+                       region), or add the key to the index.";
         add(warn("unique_per_owner", object(&table.name), what, way_out));
     }
 }
