@@ -19,9 +19,11 @@ use domicile_core::ownership::Ownership;
 use serde_json::{Map, Value as Json};
 use tokio::sync::{RwLock, watch};
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient, Row, Transaction};
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use crate::apply::{ApplierConfig, Text, open_session};
 use crate::complain::Complaint;
@@ -192,9 +194,9 @@ impl Repairer {
                     None => refused.push(error),
                 },
                 Err(error) => {
-                    let answered = has_answered(&error);
+                    let is_of_all = concerns_all(&error);
                     refused.push(error);
-                    if !answered {
+                    if is_of_all {
                         break;
                     }
                 }
@@ -467,10 +469,15 @@ fn is_taken(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Did the peer answer, if only that it cannot read the table?
-fn has_answered(error: &anyhow::Error) -> bool {
-    let mut answers = error.chain().filter_map(|cause| cause.downcast_ref::<tonic::Status>());
-    answers.any(|status| status.code() == tonic::Code::Internal)
+/// Would other rows fare the same, because a peer, or our PostgreSQL, is silent?
+fn concerns_all(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        if let Some(status) = cause.downcast_ref::<tonic::Status>() {
+            return !matches!(status.code(), Code::Internal | Code::FailedPrecondition);
+        }
+        let postgres = cause.downcast_ref::<tokio_postgres::Error>();
+        cause.is::<Elapsed>() || postgres.is_some_and(|error| error.as_db_error().is_none())
+    })
 }
 
 /// Two parts of what is to be repaired; none of a single row.

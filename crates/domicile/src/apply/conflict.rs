@@ -42,7 +42,8 @@ pub async fn apply(
                 }
                 postgres.batch_execute("ROLLBACK TO SAVEPOINT change").await?;
                 let reason = format!("PostgreSQL refused it: {error:#}");
-                Some(Met { conflict: "apply_error", reason, local: None, repair: false })
+                // Who has the value may be a row that waits for repair itself.
+                Some(Met { conflict: "apply_error", reason, local: None, repair: is_taken(&error) })
             }
         };
         postgres.batch_execute("RELEASE SAVEPOINT change").await?;
@@ -54,7 +55,7 @@ pub async fn apply(
             tracing::warn!(%origin, lsn = %transaction.lsn, conflict = met.conflict, "{}", met.reason);
             let (conflict, reason) = (met.conflict, met.reason.as_str());
             // What somebody was told is here is not, or not everywhere.
-            let open = !converging && (met.local.is_some() || met.conflict == "apply_error");
+            let open = !met.repair && (met.local.is_some() || met.conflict == "apply_error");
             let local = met.local;
             let entry = journal::Entry { origin, piece, index, local, conflict, reason, open };
             journal::write(postgres, &entry).await?;
@@ -172,7 +173,7 @@ async fn insert_exists(
 ) -> anyhow::Result<Option<Met>> {
     let local = fetch(postgres, &select(target, relation, new)).await?;
     if local.is_none() {
-        anyhow::bail!("another row has the same value in a unique index");
+        return Err(Taken.into());
     }
     put(postgres, target, relation, new).await?;
     Ok(Some(Met {
@@ -224,6 +225,16 @@ async fn put(
     }
     Ok(target.has_identity_always()
         && execute(postgres, &replace(target, relation, new, new)).await? > 0)
+}
+
+/// A row is in the way that has another key.
+#[derive(Debug, thiserror::Error)]
+#[error("another row has the same value in a unique index")]
+struct Taken;
+
+fn is_taken(error: &anyhow::Error) -> bool {
+    let states = [SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION];
+    error.is::<Taken>() || states.iter().any(|state| is(error, state))
 }
 
 fn is(error: &anyhow::Error, state: &SqlState) -> bool {

@@ -166,6 +166,16 @@ impl Capture {
         stream.await
     }
 
+    /// What is committed here may rest on all that is shown here, also before the appliers go on.
+    async fn claim_shown(&self, postgres: &Client) -> anyhow::Result<()> {
+        let sql = "SELECT origin, applied::text FROM domicile.progress";
+        for row in postgres.query(sql, &[]).await.context("read what is shown")? {
+            let origin: Origin = row.get::<_, &str>(0).parse()?;
+            self.positions.claim(&origin, row.get::<_, &str>(1).parse()?);
+        }
+        Ok(())
+    }
+
     async fn stream(&self) -> anyhow::Result<()> {
         // What cannot be kept is not read: the slot holds it back.
         self.log.ready().await?;
@@ -173,6 +183,7 @@ impl Capture {
         let verdict = self.config.continuity.examine(&postgres).await?;
         self.config.continuity.check()?;
         ensure!(verdict == Verdict::GoesOn, "the slot is not made yet");
+        self.claim_shown(&postgres).await?;
         self.positions.restarted();
         let stream = Stream::start(&StreamConfig {
             connection: session::configure(&self.config.postgres, APPLICATION_NAME)?,

@@ -49,9 +49,10 @@ pub async fn divert(
     let postgres = client.transaction().await.context("begin")?;
     let is_shared: Vec<bool> =
         transaction.relations.iter().map(|r| shared::is_shared(config, &r.table)).collect();
-    let mut written = false;
+    // Of a piece that has shared rows alone nothing tells whether it was dealt with before.
+    let mut written = transaction.changes.iter().all(|change| is_of_shared(change, &is_shared));
     for (index, change) in transaction.changes.iter().enumerate() {
-        if change.relations().iter().any(|r| is_shared.get(*r as usize) == Some(&true)) {
+        if is_of_shared(change, &is_shared) {
             continue;
         }
         // Of the canary nobody was told anything.
@@ -71,6 +72,10 @@ pub async fn divert(
     }
     postgres.commit().await.context("commit the journal")?;
     end_waiting_backend(client, transaction).await
+}
+
+fn is_of_shared(change: &Change, is_shared: &[bool]) -> bool {
+    change.relations().iter().any(|relation| is_shared.get(*relation as usize) == Some(&true))
 }
 
 /// Ends the session that still waits for this commit's acknowledgement, if there is one: it must

@@ -81,40 +81,63 @@ fn place(row: &Row) -> anyhow::Result<usize> {
     place.checked_sub(1).context("there is no place before the first")
 }
 
-/// Writes what is known of a row; `aside` is the row where it cannot be seen in its table.
-pub fn note(
-    table: &TableName,
-    key: &str,
-    version: &Version,
-    deleted: bool,
-    aside: Option<&Image>,
-) -> Call {
-    let statement = "INSERT INTO domicile.version AS v (relation, key, hlc, state, image, deleted)
-                     VALUES ($1, $2, $3, $4, $5, $6)
-                     ON CONFLICT (relation, key) DO UPDATE
-                     SET hlc = excluded.hlc, state = excluded.state, image = excluded.image,
-                         deleted = excluded.deleted, round = NULL";
-    let hlc = version.seen.latest().unwrap_or_default().0.to_string();
-    let state = state::lower(version).to_string();
-    let aside = aside.map(|image| lower_image(image).to_string());
-    let deleted = if deleted { "t" } else { "f" };
-    let table = table.to_string();
-    let values =
-        [Some(&*table), Some(key), Some(&*hlc), Some(&*state), aside.as_deref(), Some(deleted)];
-    Call::new(statement, &values)
+/// What is known of a row; `aside` is the row where it cannot be seen in its table.
+pub struct Knowledge<'a> {
+    pub table: &'a TableName,
+    pub key: &'a str,
+    pub version: &'a Version,
+    pub deleted: bool,
+    pub aside: Option<&'a Image>,
 }
 
-/// Does the same at once.
-pub async fn save(
-    sql: &mut Sql<'_>,
-    table: &TableName,
-    key: &str,
-    version: &Version,
-    deleted: bool,
-    aside: Option<&Image>,
-) -> anyhow::Result<()> {
-    sql.all(&[note(table, key, version, deleted, aside)]).await?;
-    Ok(())
+impl Knowledge<'_> {
+    fn call(&self, else_: &str) -> Call {
+        let Self { table, key, version, deleted, aside } = self;
+        let statement = format!(
+            "INSERT INTO domicile.version AS v (relation, key, hlc, state, image, deleted)
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (relation, key) {else_}"
+        );
+        let hlc = version.seen.latest().unwrap_or_default().0.to_string();
+        let state = state::lower(version).to_string();
+        let aside = aside.map(|image| lower_image(image).to_string());
+        let deleted = if *deleted { "t" } else { "f" };
+        let table = table.to_string();
+        let values = [
+            Some(&*table),
+            Some(*key),
+            Some(&*hlc),
+            Some(&*state),
+            aside.as_deref(),
+            Some(deleted),
+        ];
+        Call::new(statement, &values)
+    }
+
+    /// Has it written in the place of what was known before.
+    pub fn replace(&self) -> Call {
+        self.call(
+            "DO UPDATE SET hlc = excluded.hlc, state = excluded.state, image = excluded.image,
+                           deleted = excluded.deleted, round = NULL",
+        )
+    }
+
+    /// Does the same at once.
+    pub async fn save(&self, sql: &mut Sql<'_>) -> anyhow::Result<()> {
+        sql.all(&[self.replace()]).await?;
+        Ok(())
+    }
+
+    /// Writes it of a row of which nothing was known: what somebody has written of it meanwhile has to be read first.
+    pub async fn save_first(&self, sql: &mut Sql<'_>) -> anyhow::Result<()> {
+        let written = sql.read(self.call("DO NOTHING RETURNING 1")).await?;
+        let Self { table, key, .. } = self;
+        anyhow::ensure!(
+            !written.is_empty(),
+            "row {key} of {table} was written while it was applied"
+        );
+        Ok(())
+    }
 }
 
 /// Notes what a region says to have applied.

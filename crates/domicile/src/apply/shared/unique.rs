@@ -8,7 +8,7 @@ use domicile_core::conflict::unique::Rank;
 use domicile_core::conflict::version::Version;
 use domicile_core::id::TableName;
 
-use super::row;
+use super::row::{self, Knowledge};
 use super::sql::{Call, Sql};
 use crate::apply::is_transient;
 use crate::postgres::session::quote_name;
@@ -32,6 +32,11 @@ pub struct Candidate {
 impl Candidate {
     pub fn rank(&self) -> Rank {
         Rank::of(&self.version, &self.key_text)
+    }
+
+    /// What is known of it where it lives, or is kept `aside`.
+    fn knowledge<'a>(&'a self, table: &'a TableName, aside: Option<&'a Image>) -> Knowledge<'a> {
+        Knowledge { table, key: &self.key_text, version: &self.version, deleted: false, aside }
     }
 }
 
@@ -75,8 +80,7 @@ pub async fn show(
             if let Err(refusal) = attempt(sql, [row::delete(table, &other.key)]).await? {
                 return restore(sql, table, displaced, refusal.reason).await;
             }
-            row::save(sql, &table.name, &other.key_text, &other.version, false, Some(&other.image))
-                .await?;
+            other.knowledge(&table.name, Some(&other.image)).save(sql).await?;
             displaced.push(other);
         }
     }
@@ -98,8 +102,8 @@ async fn put_back(
     displaced: Vec<Candidate>,
 ) -> anyhow::Result<()> {
     for other in displaced {
-        let note = row::note(&table.name, &other.key_text, &other.version, false, None);
-        sql.all(&[row::insert(table, &other.image), note]).await?;
+        let knowledge = other.knowledge(&table.name, None).replace();
+        sql.all(&[row::insert(table, &other.image), knowledge]).await?;
     }
     Ok(())
 }
@@ -116,8 +120,7 @@ pub async fn settle(
         for candidate in hidden(sql, &table.name).await? {
             if let Shown::InPlaceOf(others) = show(sql, table, &candidate).await? {
                 moved = true;
-                row::save(sql, &table.name, &candidate.key_text, &candidate.version, false, None)
-                    .await?;
+                candidate.knowledge(&table.name, None).save(sql).await?;
                 displaced.extend(others.into_iter().map(|other| (other, candidate.clone())));
                 returned.push(candidate);
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use domicile_core::conflict::unique;
+use domicile_core::conflict::version::Version;
 use domicile_core::conflict::{Image, Operation};
 use domicile_core::fold::Touched;
 use domicile_core::id::{Origin, TableName};
@@ -11,7 +12,7 @@ use futures_util::future::try_join_all;
 use serde_json::{Map, Value as Json, json};
 
 use super::changes::changes;
-use super::row::{self, lower_image};
+use super::row::{self, Knowledge, lower_image};
 use super::sql::Sql;
 use super::unique::{Candidate, Shown, attempt, settle, show};
 use super::{Outcome, Row};
@@ -101,8 +102,7 @@ async fn one_by_one<'a>(
             Ok(()) if target.alive && !(in_place && row.shown.is_some()) => waiting.push(i),
             Ok(()) => {
                 let aside = target.image.as_ref().filter(|_| !target.alive);
-                let (name, version) = (&table.name, &target.version);
-                row::save(sql, name, &row.key_text, version, !target.alive, aside).await?;
+                save(sql, row, &target.version, !target.alive, aside).await?;
             }
         }
     }
@@ -111,15 +111,15 @@ async fn one_by_one<'a>(
     for i in waiting {
         let row = &mut rows[i];
         let Some(candidate) = row.candidate(true) else { continue };
-        let (name, version) = (&row.table.name, &candidate.version);
+        let version = &candidate.version;
         match show(sql, row.table, &candidate).await? {
             Shown::InPlaceOf(others) => {
-                row::save(sql, name, &row.key_text, version, false, None).await?;
+                save(sql, row, version, false, None).await?;
                 book.displaced(row.table, row.policy.slug(), &candidate, &others);
             }
             Shown::Hidden(others) => {
                 let aside = Some(&candidate.image);
-                row::save(sql, name, &row.key_text, version, false, aside).await?;
+                save(sql, row, version, false, aside).await?;
                 book.kept_out(row, &candidate, &others);
             }
             Shown::Refused(reason) => {
@@ -134,13 +134,27 @@ async fn one_by_one<'a>(
     Ok(())
 }
 
+/// Writes what is known of a row that was read before.
+async fn save(
+    sql: &mut Sql<'_>,
+    row: &Row<'_>,
+    version: &Version,
+    deleted: bool,
+    aside: Option<&Image>,
+) -> anyhow::Result<()> {
+    let knowledge =
+        Knowledge { table: &row.table.name, key: &row.key_text, version, deleted, aside };
+    if row.has_version { knowledge.save(sql).await } else { knowledge.save_first(sql).await }
+}
+
 /// Makes a row again what it was, as far as it can be seen now.
 async fn put_back(sql: &mut Sql<'_>, table: &Table, before: &Candidate) -> anyhow::Result<()> {
     let (key, version) = (&before.key_text, &before.version);
     match show(sql, table, before).await? {
         Shown::InPlaceOf(_) => Ok(()),
         Shown::Hidden(_) => {
-            row::save(sql, &table.name, key, version, false, Some(&before.image)).await
+            let (table, aside) = (&table.name, Some(&before.image));
+            Knowledge { table, key, version, deleted: false, aside }.save(sql).await
         }
         Shown::Refused(reason) => {
             anyhow::bail!("row {key} of {} cannot be put back: {reason}", table.name)

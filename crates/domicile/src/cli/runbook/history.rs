@@ -30,6 +30,7 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
                 "arguments": story.arguments,
                 "plan": story.plan,
                 "state": story.state,
+                "paused": story.paused,
                 "started_at": story.started_at,
                 "started_by": story.started_by,
                 "took_ms": story.took_ms,

@@ -82,6 +82,7 @@ mod tests {
             arguments: BTreeMap::new(),
             plan: String::new(),
             state,
+            paused: false,
             started_at: String::new(),
             started_by: String::new(),
             took_ms: 0,

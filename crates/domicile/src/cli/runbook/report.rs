@@ -30,6 +30,8 @@ pub struct Story {
     /// The plan that was approved.
     pub plan: String,
     pub state: RunState,
+    /// It is running, and a person has it wait.
+    pub paused: bool,
     /// As in `2026-11-27 14:03:21 UTC`.
     pub started_at: String,
     pub started_by: String,
@@ -120,6 +122,8 @@ impl Story {
             arguments: runbook.map(|called| called.arguments.clone()).unwrap_or_default(),
             plan: runbook.map(|called| called.plan.clone()).unwrap_or_default(),
             state: document.state,
+            paused: document.state == RunState::Running
+                && matches!(document.wish, Some(WishDocument::Pause { .. })),
             started_at: Wall(start).to_string(),
             started_by: document.started_by.clone(),
             took_ms: journal.last().map_or(0, |line| line.at_ms),
@@ -140,6 +144,7 @@ impl Story {
 
     pub fn state_name(&self) -> &'static str {
         match self.state {
+            RunState::Running if self.paused => "paused",
             RunState::Running => "running",
             RunState::Succeeded => "succeeded",
             RunState::CalledOff => "called off",

@@ -162,7 +162,13 @@ BEGIN
     VALUES (of, row_key, moment, made, row_aside, operation = 'DELETE')
     ON CONFLICT (relation, key) DO UPDATE
     SET hlc = excluded.hlc, state = excluded.state, image = excluded.image,
-        deleted = excluded.deleted, round = NULL;
+        deleted = excluded.deleted, round = NULL
+    WHERE known.hlc IS NOT NULL;
+    IF NOT FOUND THEN
+        -- Somebody has written of it since it was looked for: that is to be known first.
+        PERFORM domicile.stamp(of, row_key, operation, written, added, row_aside, before);
+        RETURN;
+    END IF;
     {at_commit}
 END
 $$;
