@@ -62,7 +62,7 @@ pub async fn divert(
         let open = !change.relations().iter().all(of_canary);
         let entry = Entry { origin, piece, index, local: None, conflict, reason, open };
         // What is in the journal already was marked then, and may be repaired by now.
-        if write(&postgres, &entry).await? {
+        if write_once(&postgres, &entry).await? {
             mark_for_repair(&postgres, transaction, change).await?;
             written = true;
         }
@@ -92,8 +92,31 @@ async fn end_waiting_backend(client: &Client, transaction: &Transaction) -> anyh
     Ok(())
 }
 
-/// Writes one entry and returns true; an entry that is there already stays as it is.
-pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Result<bool> {
+/// The number of the change, as `$4` says or, where an entry of the transaction `$1`, `$2` has that already, another
+/// one: shared and other rows of a transaction are counted apart, and of one change two things may be worth telling.
+const FREE_NUMBER: &str = "
+    CASE WHEN EXISTS (SELECT FROM domicile.journal
+                      WHERE origin = $1 AND lsn = $2::text::pg_lsn AND change = $4)
+         THEN (SELECT least(min(change), 0) - 1 FROM domicile.journal
+               WHERE origin = $1 AND lsn = $2::text::pg_lsn)
+         ELSE $4 END";
+
+/// Writes one entry and returns true; one that is there already stays as it is.
+pub async fn write_once(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Result<bool> {
+    write_as(client, entry, "$4").await
+}
+
+/// Writes one entry beside all that are there, in the transaction that says that its cause was dealt with.
+pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Result<()> {
+    write_as(client, entry, FREE_NUMBER).await?;
+    Ok(())
+}
+
+async fn write_as(
+    client: &impl GenericClient,
+    entry: &Entry<'_>,
+    as_number: &str,
+) -> anyhow::Result<bool> {
     let Entry { piece: Piece { transaction, changes_before, .. }, index, .. } = entry;
     let change = &transaction.changes[*index];
     let number = i32::try_from(*changes_before + *index as u64).unwrap_or(i32::MAX);
@@ -108,14 +131,17 @@ pub async fn write(client: &impl GenericClient, entry: &Entry<'_>) -> anyhow::Re
         Change::Truncate { .. } => ("truncate", None, None),
     };
     let key = key_image(relation, change);
+    let insert = format!(
+        "INSERT INTO domicile.journal
+             (origin, lsn, xid, change, relation, operation, key, old, new, local, conflict, reason,
+              status)
+         VALUES ($1, $2::text::pg_lsn, $3, {as_number}, $5, $6, $7, $8, $9, $10, $11, $12,
+                 CASE WHEN $13 THEN 'open' ELSE 'settled' END)
+         ON CONFLICT (origin, lsn, change) DO NOTHING"
+    );
     let written = client
         .execute(
-            "INSERT INTO domicile.journal
-                 (origin, lsn, xid, change, relation, operation, key, old, new, local, conflict,
-                  reason, status)
-             VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
-                     CASE WHEN $13 THEN 'open' ELSE 'settled' END)
-             ON CONFLICT (origin, lsn, change) DO NOTHING",
+            &insert,
             &[
                 &entry.origin.to_string(),
                 &transaction.lsn.to_string(),
@@ -170,16 +196,18 @@ pub struct Decided<'a> {
     pub incoming: Option<Json>,
 }
 
-/// Writes an entry; one that is there already stays as it is.
+/// Writes an entry beside all that are there.
 pub async fn write_decided(client: &impl GenericClient, entry: &Decided<'_>) -> anyhow::Result<()> {
+    let insert = format!(
+        "INSERT INTO domicile.journal
+             (origin, lsn, xid, change, relation, operation, key, old, new, local, conflict, reason,
+              policy, winner, status, incoming)
+         VALUES ($1, $2::text::pg_lsn, $3, {FREE_NUMBER}, $5, $6, $7, $8, $9, $10, $11, $12, $13,
+                 $14, $15, $16)"
+    );
     client
         .execute(
-            "INSERT INTO domicile.journal
-                 (origin, lsn, xid, change, relation, operation, key, old, new, local, conflict,
-                  reason, policy, winner, status, incoming)
-             VALUES ($1, $2::text::pg_lsn, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14,
-                     $15, $16)
-             ON CONFLICT (origin, lsn, change) DO NOTHING",
+            &insert,
             &[
                 &entry.origin.to_string(),
                 &entry.lsn.to_string(),
