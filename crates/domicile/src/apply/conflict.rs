@@ -55,7 +55,10 @@ pub async fn apply(
             tracing::warn!(%origin, lsn = %transaction.lsn, conflict = met.conflict, "{}", met.reason);
             let (conflict, reason) = (met.conflict, met.reason.as_str());
             // What somebody was told is here is not, or not everywhere.
-            let open = !met.repair && (met.local.is_some() || met.conflict == "apply_error");
+            let displaces = met.local.is_some() || met.conflict == "apply_error";
+            let open = displaces
+                && !met.repair
+                && !journal::is_in_question(postgres, transaction, change).await?;
             let local = met.local;
             let entry = journal::Entry { origin, piece, index, local, conflict, reason, open };
             journal::write(postgres, &entry).await?;

@@ -255,7 +255,9 @@ impl Session {
             !route::waits(mode, freshness) || mode == Mode::FollowOwner && !self.come_here().await;
         let begins = !matches!(tag, from_client::SYNC | from_client::FLUSH)
             && !sets_only(tag, raw, &self.client.incoming);
-        if !begins {
+        // Whatever is there is new enough for who takes anything.
+        let takes_anything = self.reading.at_owner && freshness == Freshness::Eventual;
+        if !begins || takes_anything {
             return Ok(true);
         }
         let stale = match self.wait_or_hear(freshness).await? {

@@ -298,6 +298,27 @@ async fn mark_key(
 const MARKED: &str = "schema_name = $1::text AND table_name = $2::text AND key = $3::jsonb
                       AND jsonb_hash_extended(key, 0) = jsonb_hash_extended($3, 0)";
 
+/// Is what stands in the way of this change no history itself? It is marked then, or of the canary, of which nobody
+/// was told anything.
+pub async fn is_in_question(
+    client: &impl GenericClient,
+    transaction: &Transaction,
+    change: &Change,
+) -> anyhow::Result<bool> {
+    let index = change.relations().first();
+    let relation = index.and_then(|index| transaction.relations.get(*index as usize));
+    let Some(relation) = relation else { return Ok(false) };
+    let marked = format!("SELECT EXISTS (SELECT FROM domicile.repair WHERE {MARKED})");
+    for key in keys(relation, change) {
+        let table = &relation.table;
+        let found = client.query_one(&marked, &[&table.schema, &table.name, &key]).await;
+        if found.context("read which rows are in question")?.get(0) {
+            return Ok(true);
+        }
+    }
+    Ok(relation.table == guard::canary_table())
+}
+
 /// A row that was found to differ from its owner's, and what it became.
 pub struct Replaced<'a> {
     /// The owner's origin, and a place in its log by which it had committed the row.
