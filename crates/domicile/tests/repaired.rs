@@ -85,16 +85,15 @@ const TAIL: [&str; 19] = [
     "INSERT INTO tally (n) VALUES (7)",
 ];
 
+const ITEMS: &str = "
+    CREATE TABLE item (id int PRIMARY KEY, n int);
+    INSERT INTO item SELECT i, 0 FROM generate_series(1, 9) i;";
+
 const OWNED: [&str; 6] = ["invoice", "branch", "person", "seat", "page", "heap"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_row_is_what_history_has_after_a_tail_was_cut_off() {
-    let mut config = config(&["eu", "us"], "whole", 1);
-    config.rpo = "none".to_owned();
-    config.seed_sql = SEED.to_owned();
-    config.tables = TABLES.to_owned();
-    let mut regions = Regions::create(config).await.unwrap();
-    start(&mut regions).await;
+    let regions = world(&["eu", "us"], SEED, TABLES).await;
     let (eu, us) = (regions.connect("eu").await.unwrap(), regions.connect("us").await.unwrap());
 
     regions.links().isolate("eu");
@@ -107,15 +106,7 @@ async fn every_kind_of_row_is_what_history_has_after_a_tail_was_cut_off() {
     us.batch_execute("INSERT INTO seat VALUES (8, 'taken again')").await.unwrap();
     let history = rows(&us).await;
     regions.links().rejoin("eu");
-    eventually("what was lost is in the journal", async || {
-        let sql = "SELECT count(*) FROM domicile.journal WHERE conflict = 'beyond_cut'";
-        let row = eu.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
-        match row.get::<_, i64>(0) {
-            19 => Ok(()),
-            entries => Err(format!("{entries} entries")),
-        }
-    })
-    .await;
+    are_journaled(&eu, 19).await;
     converge(&regions).await;
 
     assert_eq!(rows(&eu).await, history, "eu has what history has");
@@ -128,6 +119,27 @@ async fn every_kind_of_row_is_what_history_has_after_a_tail_was_cut_off() {
     assert_alike(&regions, &["tally"]).await;
     let verified = run(&regions, &["verify"]);
     assert!(verified.status.success(), "{verified:?}");
+}
+
+async fn world(names: &[&str], seed: &str, tables: &str) -> Regions {
+    let mut config = config(names, "whole", 1);
+    config.rpo = "none".to_owned();
+    config.seed_sql = seed.to_owned();
+    config.tables = tables.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    regions
+}
+
+/// Waits until so many changes of the tail are in the journal.
+async fn are_journaled(client: &Client, changes: i64) {
+    eventually("what was lost is in the journal", async || {
+        let sql = "SELECT count(*) FROM domicile.journal WHERE conflict = 'beyond_cut'";
+        let row = client.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        let found: i64 = row.get(0);
+        if found == changes { Ok(()) } else { Err(format!("{found} entries")) }
+    })
+    .await;
 }
 
 /// Everything that the owned tables have, as text.
@@ -151,14 +163,7 @@ fn run(regions: &Regions, arguments: &[&str]) -> Output {
 /// either, and neither of the two may take it from the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_applied_a_tail_gives_it_to_nobody_and_gets_rid_of_it() {
-    let mut config = config(&["eu", "us", "ap"], "whole", 1);
-    config.rpo = "none".to_owned();
-    config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY, n int);
-                       INSERT INTO item SELECT i, 0 FROM generate_series(1, 9) i;"
-        .to_owned();
-    config.tables = "[[table]]\nname = \"item\"\n".to_owned();
-    let mut regions = Regions::create(config).await.unwrap();
-    start(&mut regions).await;
+    let regions = world(&["eu", "us", "ap"], ITEMS, "[[table]]\nname = \"item\"\n").await;
     let (eu, ap) = (regions.connect("eu").await.unwrap(), regions.connect("ap").await.unwrap());
     eu.execute("UPDATE item SET n = 1 WHERE id = 1", &[]).await.unwrap();
     converge(&regions).await;
@@ -182,15 +187,7 @@ async fn a_region_that_applied_a_tail_gives_it_to_nobody_and_gets_rid_of_it() {
     }
     links.heal("eu", "ap");
     for client in [&eu, &ap] {
-        eventually("what was lost is in the journal", async || {
-            let sql = "SELECT count(*) FROM domicile.journal WHERE conflict = 'beyond_cut'";
-            let row = client.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
-            match row.get::<_, i64>(0) {
-                2 => Ok(()),
-                entries => Err(format!("{entries} entries")),
-            }
-        })
-        .await;
+        are_journaled(client, 2).await;
     }
     for region in ["eu", "ap"] {
         eventually(&format!("{region} says that nobody can tell"), async || {
@@ -222,14 +219,7 @@ async fn a_region_that_applied_a_tail_gives_it_to_nobody_and_gets_rid_of_it() {
 /// peer shows nothing yet: the peer's row would undo it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_owner_has_committed_outlives_the_repair_of_what_was_written_behind_it() {
-    let mut config = config(&["eu", "us"], "whole", 1);
-    config.rpo = "none".to_owned();
-    config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY, n int);
-                       INSERT INTO item SELECT i, 0 FROM generate_series(1, 9) i;"
-        .to_owned();
-    config.tables = "[[table]]\nname = \"item\"\n".to_owned();
-    let mut regions = Regions::create(config).await.unwrap();
-    start(&mut regions).await;
+    let regions = world(&["eu", "us"], ITEMS, "[[table]]\nname = \"item\"\n").await;
     let (eu, us) = (regions.connect("eu").await.unwrap(), regions.connect("us").await.unwrap());
     let holder = regions.connect("us").await.unwrap();
     holder.batch_execute("BEGIN; LOCK TABLE item IN SHARE MODE").await.unwrap();

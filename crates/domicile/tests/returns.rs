@@ -35,14 +35,7 @@ struct Rows {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_is_back_opens_nothing_before_its_tail_is_journaled_and_repaired() {
-    let mut config = config(&["eu", "us", "ap"], "hash(id, 6)", 6);
-    config.rpo = "none".to_owned();
-    config.seed_sql = SEED.to_owned();
-    config.tables = TABLES.to_owned();
-    let mut regions = Regions::create(config).await.unwrap();
-    start(&mut regions).await;
-    settle(&regions, "start").await;
-    let rows = rows(&regions).await;
+    let (mut regions, rows) = world().await;
 
     a_tail_that_is_not_examined_keeps_them_closed(&mut regions, &rows).await;
     a_row_that_cannot_be_repaired_keeps_its_partition_closed(&mut regions, &rows).await;
@@ -53,14 +46,7 @@ async fn a_region_that_is_back_opens_nothing_before_its_tail_is_journaled_and_re
 /// us has fenced eu, and cannot show all that eu wrote: it is lost itself before it owns anything of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_region_takes_over_from_one_that_is_lost_while_it_takes_over() {
-    let mut config = config(&["eu", "us", "ap"], "hash(id, 6)", 6);
-    config.rpo = "none".to_owned();
-    config.seed_sql = SEED.to_owned();
-    config.tables = TABLES.to_owned();
-    let mut regions = Regions::create(config).await.unwrap();
-    start(&mut regions).await;
-    settle(&regions, "start").await;
-    let rows = rows(&regions).await;
+    let (mut regions, rows) = world().await;
     let (eu, ap) = (regions.connect("eu").await.unwrap(), regions.connect("ap").await.unwrap());
     let holder = regions.connect("us").await.unwrap();
     holder.batch_execute("BEGIN; LOCK TABLE item IN SHARE MODE").await.unwrap();
@@ -90,6 +76,18 @@ async fn another_region_takes_over_from_one_that_is_lost_while_it_takes_over() {
     is_shown(&ap, rows.lost, 8).await;
     let ended = tokio::task::spawn_blocking(move || failover.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(1), "it did not become what was asked for");
+}
+
+async fn world() -> (Regions, Rows) {
+    let mut config = config(&["eu", "us", "ap"], "hash(id, 6)", 6);
+    config.rpo = "none".to_owned();
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    settle(&regions, "start").await;
+    let rows = rows(&regions).await;
+    (regions, rows)
 }
 
 async fn rows(regions: &Regions) -> Rows {

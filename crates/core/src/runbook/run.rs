@@ -27,7 +27,7 @@ pub enum Outcome {
     CalledOff {
         back_to: RegionId,
     },
-    /// Another run took the partitions over, or a region stood in for the target, which was lost.
+    /// Another run took the partitions over, or the target was lost and another region took its place.
     Overruled,
     /// A person wanted it to end: what it had in its hands has its old owners.
     Aborted,
@@ -72,7 +72,7 @@ pub fn next(plan: &Plan, recorded: &Recorded, facts: &Facts) -> Next {
     if let Some(next) = call_off(plan, recorded, facts).or_else(|| give_up(plan, recorded, facts)) {
         return next;
     }
-    if let Some(next) = stand_in(plan, facts) {
+    if let Some(next) = replace_target(plan, facts) {
         return next;
     }
     if let Some(outcome) = taken_away(plan, recorded, facts) {
@@ -177,7 +177,7 @@ fn return_canary(plan: &Plan, from: &RegionId, facts: &Facts) -> Option<Next> {
 
 /// Whoever is lost takes over nothing. Once it is known where the old owner's history ends, what was
 /// meant for it goes to the survivor that has least to do, for nobody can write meanwhile.
-fn stand_in(plan: &Plan, facts: &Facts) -> Option<Next> {
+fn replace_target(plan: &Plan, facts: &Facts) -> Option<Next> {
     let Intent::Failover { from, to, .. } = &plan.intent else { return None };
     if is_member(to, facts) && !facts.lease_over(to) {
         return None;

@@ -87,10 +87,22 @@ fn hints(text: &[u8]) -> bool {
     HINTS.iter().any(has)
 }
 
-/// May `sql` set something for the open transaction alone? Says yes too often rather than too seldom.
+/// May `sql` set something for the open transaction alone? What functions other than `set_config` do is not seen.
 pub fn sets_locally(sql: &[u8]) -> bool {
-    let has = |word: &[u8]| sql.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
-    has(b"set_config") || has(b"local") && has(b"set")
+    let has = |text: &[u8], word: &[u8]| {
+        text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
+    };
+    if !has(sql, b"local") && !has(sql, b"set_config") {
+        return false;
+    }
+    let mut sets = false;
+    all_tokens(sql).any(|token| {
+        // The body of a DO block is not read closer.
+        let body = token.starts_with(b"$") && has(token, b"set");
+        let local = std::mem::replace(&mut sets, token.eq_ignore_ascii_case(b"set"))
+            && token.eq_ignore_ascii_case(b"local");
+        body || local || has(token, b"set_config")
+    })
 }
 
 /// May `sql` leave something on its server that is not in its first words: settings by `set_config` that outlast
@@ -457,6 +469,21 @@ mod tests {
 
     fn settings(key: &str) -> Meaning {
         Meaning::Settings { key: key.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn what_is_set_for_a_transaction_is_seen() {
+        for sql in [
+            "SET LOCAL TimeZone = 'Asia/Tokyo'",
+            "BEGIN; set /* why */ local search_path = a",
+            "SELECT pg_catalog.set_config('TimeZone', 'UTC', true)",
+            "DO $$ BEGIN SET LOCAL work_mem = '1MB'; END $$",
+        ] {
+            assert!(sets_locally(sql.as_bytes()), "{sql}");
+        }
+        for sql in ["UPDATE locale SET name = 'local'", "SELECT localtime", "SET a = 'local'"] {
+            assert!(!sets_locally(sql.as_bytes()), "{sql}");
+        }
     }
 
     #[test]

@@ -80,7 +80,6 @@ impl Writer {
         // would be damage.
         let mut left = segment::list(&self.shared.folder)?;
         left.retain(|old| *old < base);
-        left.sort_unstable();
         for old in left {
             segment::remove(&self.shared.folder, old)?;
         }

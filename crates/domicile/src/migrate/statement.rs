@@ -128,9 +128,9 @@ pub fn narrows_a_type(statement: &Statement<'_>) -> bool {
     let words = words(statement);
     let has = |word: &str| words.contains(&word);
     match words.as_slice() {
-        ["alter", "type", ..] => {
-            has("rename") && has("value")
-                || has("attribute") && !has("add") && !at_top(statement, "owner")
+        ["alter", "type", rest @ ..] => {
+            let changes = ["alter", "drop", "rename"].iter().any(|word| rest.contains(word));
+            has("rename") && has("value") || has("attribute") && changes
         }
         ["alter", "domain", ..] => has("add") || has("not") && has("null") && has("set"),
         _ => false,
@@ -242,6 +242,7 @@ mod tests {
             "ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'",
             "ALTER TYPE pair DROP ATTRIBUTE b",
             "ALTER TYPE pair ALTER ATTRIBUTE b TYPE bigint",
+            "ALTER TYPE pair ADD ATTRIBUTE c int, DROP ATTRIBUTE b",
             "ALTER DOMAIN positive ADD CHECK (VALUE > 1)",
             "ALTER DOMAIN positive SET NOT NULL",
         ] {
