@@ -359,6 +359,17 @@ impl Config {
         }
     }
 
+    /// The columns of an owned table whose rows have one owner when they agree in all of these; `None` where
+    /// the whole table has one owner, or none.
+    pub fn owned_by(&self, table: &TableName) -> Option<&[String]> {
+        match self.kind(table)? {
+            TableKind::Owned(KeySource::Columns(columns) | KeySource::Parent { columns, .. }) => {
+                Some(columns)
+            }
+            _ => None,
+        }
+    }
+
     /// The owners at the very beginning, of a cluster of all these regions: partitions dealt out
     /// among them; everything that cannot be divided goes to the first one, and the canary.
     pub fn initial_ownership(&self) -> Ownership {

@@ -14,7 +14,9 @@ use tokio_postgres::types::ToSql;
 
 use super::behind::explains;
 use super::is_transient;
-use super::statement::{Statement, insert, replace, select, statement, target, update};
+use super::statement::{
+    Statement, insert, replace, select, select_given, statement, target, update,
+};
 use crate::pieces::Piece;
 use crate::postgres::journal;
 use crate::postgres::target::{Target, Targets};
@@ -43,7 +45,8 @@ pub async fn apply(
                 postgres.batch_execute("ROLLBACK TO SAVEPOINT change").await?;
                 let reason = format!("PostgreSQL refused it: {error:#}");
                 // Who has the value may be a row that waits for repair itself.
-                Some(Met { conflict: "apply_error", reason, local: None, repair: is_taken(&error) })
+                let repair = is_taken(&error);
+                Some(Met { conflict: "apply_error", reason, local: None, winner: None, repair })
             }
         };
         postgres.batch_execute("RELEASE SAVEPOINT change").await?;
@@ -59,8 +62,9 @@ pub async fn apply(
             let open = displaces
                 && !met.repair
                 && !journal::is_in_question(postgres, transaction, change).await?;
-            let local = met.local;
-            let entry = journal::Entry { origin, piece, index, local, conflict, reason, open };
+            let Met { local, winner, .. } = met;
+            let entry =
+                journal::Entry { origin, piece, index, local, conflict, reason, winner, open };
             journal::write(postgres, &entry).await?;
         }
     }
@@ -71,8 +75,10 @@ pub async fn apply(
 struct Met {
     conflict: &'static str,
     reason: String,
-    /// The local row that was displaced.
+    /// The local row that was there.
     local: Option<serde_json::Value>,
+    /// Which of the two rows stays, where there were two.
+    winner: Option<&'static str>,
     /// The row cannot be made right from the change alone.
     repair: bool,
 }
@@ -104,7 +110,12 @@ async fn apply_one(
             let identity = old.as_ref().unwrap_or(new);
             if execute(postgres, &statement).await? > 0
                 || target.has_identity_always()
-                    && execute(postgres, &replace(target, relation, identity, new)).await? > 0
+                    && execute(
+                        postgres,
+                        &replace(target, relation, identity, new, &transaction.stamps),
+                    )
+                    .await?
+                        > 0
             {
                 return Ok(None);
             }
@@ -115,6 +126,7 @@ async fn apply_one(
             conflict: "delete_missing",
             reason: "the row to delete is not there".into(),
             local: None,
+            winner: None,
             repair: false,
         })),
     }
@@ -174,15 +186,18 @@ async fn insert_exists(
     relation: &Relation,
     new: &Row,
 ) -> anyhow::Result<Option<Met>> {
-    let local = fetch(postgres, &select(target, relation, new)).await?;
-    if local.is_none() {
+    let Some(local) = fetch(postgres, &select(target, relation, new)).await? else {
         return Err(Taken.into());
+    };
+    if let Some(given) = of_other_owner(postgres, target, relation, new, &local).await? {
+        return lower_stays(postgres, target, relation, (new, given), local, "insert_exists").await;
     }
     put(postgres, target, relation, new).await?;
     Ok(Some(Met {
         conflict: "insert_exists",
         reason: "a row with this key was there; the owner's version replaced it".into(),
-        local,
+        local: Some(local.image),
+        winner: Some("incoming"),
         repair: false,
     }))
 }
@@ -194,9 +209,15 @@ async fn update_missing(
     identity: &Row,
     new: &Row,
 ) -> anyhow::Result<Option<Met>> {
+    if let Some(local) = fetch(postgres, &select(target, relation, new)).await?
+        && let Some(given) = of_other_owner(postgres, target, relation, new, &local).await?
+    {
+        let rows = (new, given);
+        return lower_stays(postgres, target, relation, rows, local, "update_origin_differs").await;
+    }
     // A key change may have been applied already: then the row stands under its new key.
     let moved = put(postgres, target, relation, new).await?;
-    let whole = !new.contains(&Value::Unchanged);
+    let whole = is_whole(new);
     if !moved && !relation.columns.iter().any(|column| column.key) {
         anyhow::bail!("nothing says which row is meant: the table has no replica identity");
     }
@@ -212,8 +233,57 @@ async fn update_missing(
             "the row to update is not there; the owner's version was put in its place".into()
         },
         local: None,
+        winner: None,
         repair: !moved && !whole,
     }))
+}
+
+/// Returns the partition of `new` where `local`, which has its key, is a row of another one.
+async fn of_other_owner(
+    postgres: &impl GenericClient,
+    target: &Target,
+    relation: &Relation,
+    new: &Row,
+    local: &Found,
+) -> anyhow::Result<Option<i32>> {
+    if local.partition.is_none() {
+        return Ok(None);
+    }
+    let given = fetch(postgres, &select_given(target, relation, new)).await?;
+    let given = given.and_then(|given| given.partition);
+    Ok(given.filter(|_| given != local.partition))
+}
+
+/// Two owners have each written a row under one key, and their changes come in another order to each
+/// region: everywhere the row of the lower partition stays.
+async fn lower_stays(
+    postgres: &impl GenericClient,
+    target: &Target,
+    relation: &Relation,
+    (new, given): (&Row, i32),
+    local: Found,
+    conflict: &'static str,
+) -> anyhow::Result<Option<Met>> {
+    let here = local.partition.unwrap_or_default();
+    let stays = here < given;
+    if !stays {
+        put(postgres, target, relation, new).await?;
+    }
+    let lower = here.min(given);
+    Ok(Some(Met {
+        conflict,
+        reason: format!(
+            "two owners have a row with this key, of partitions {here} and {given}: the one of \
+             partition {lower} stays"
+        ),
+        local: Some(local.image),
+        winner: Some(if stays { "local" } else { "incoming" }),
+        repair: !stays && !is_whole(new),
+    }))
+}
+
+fn is_whole(row: &Row) -> bool {
+    !row.contains(&Value::Unchanged)
 }
 
 /// Makes the row that stands under the key of `new` the same; returns whether there is one.
@@ -223,11 +293,11 @@ async fn put(
     relation: &Relation,
     new: &Row,
 ) -> anyhow::Result<bool> {
-    if execute(postgres, &update(target, relation, None, new)).await? > 0 {
+    if execute(postgres, &update(target, relation, None, new, &[])).await? > 0 {
         return Ok(true);
     }
     Ok(target.has_identity_always()
-        && execute(postgres, &replace(target, relation, new, new)).await? > 0)
+        && execute(postgres, &replace(target, relation, new, new, &[])).await? > 0)
 }
 
 /// A row is in the way that has another key.
@@ -249,12 +319,18 @@ async fn execute(client: &impl GenericClient, statement: &Statement<'_>) -> anyh
     Ok(client.execute(&statement.sql, &parameters(statement)).await?)
 }
 
+/// A row, and its partition where another owner may have one under the same key.
+struct Found {
+    image: serde_json::Value,
+    partition: Option<i32>,
+}
+
 async fn fetch(
     client: &impl GenericClient,
     statement: &Statement<'_>,
-) -> anyhow::Result<Option<serde_json::Value>> {
+) -> anyhow::Result<Option<Found>> {
     let row = client.query_opt(&statement.sql, &parameters(statement)).await?;
-    Ok(row.map(|row| row.get(0)))
+    Ok(row.map(|row| Found { image: row.get(0), partition: row.get(1) }))
 }
 
 fn parameters<'a>(statement: &'a Statement<'_>) -> Vec<&'a (dyn ToSql + Sync)> {

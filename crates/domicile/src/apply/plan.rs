@@ -123,16 +123,24 @@ pub fn plan(
     targets: &Targets,
 ) -> (Touched, anyhow::Result<Plan>) {
     let Parted { early, late, touched } = part(fold(batch), ahead);
-    let plan =
-        || anyhow::Ok(Plan { early: requests(&early, targets)?, late: requests(&late, targets)? });
+    let plan = || {
+        anyhow::Ok(Plan {
+            early: requests(&early, batch, targets)?,
+            late: requests(&late, batch, targets)?,
+        })
+    };
     (touched, plan())
 }
 
-fn requests(steps: &[Step<'_>], targets: &Targets) -> anyhow::Result<Vec<Planned>> {
-    steps.iter().map(|step| request(step, targets)).collect()
+fn requests(
+    steps: &[Step<'_>],
+    batch: &[Transaction],
+    targets: &Targets,
+) -> anyhow::Result<Vec<Planned>> {
+    steps.iter().map(|step| request(step, batch, targets)).collect()
 }
 
-fn request(step: &Step<'_>, targets: &Targets) -> anyhow::Result<Planned> {
+fn request(step: &Step<'_>, batch: &[Transaction], targets: &Targets) -> anyhow::Result<Planned> {
     match step {
         Step::One { transaction, change } => {
             let statement = statement(targets, transaction, change)?;
@@ -146,7 +154,7 @@ fn request(step: &Step<'_>, targets: &Targets) -> anyhow::Result<Planned> {
             Ok(Planned::Statement { sql: statement.sql, parameters, finds })
         }
         Step::Rows { relation, deed, rows } => {
-            set(relation, statement::target(targets, relation)?, deed, rows)
+            set(relation, statement::target(targets, relation)?, deed, rows, batch)
         }
     }
 }

@@ -7,12 +7,13 @@
 use std::borrow::Cow;
 
 use anyhow::Context;
-use bytes::{BufMut, BytesMut};
-use domicile_core::change::{Relation, Row, Value};
+use bytes::{BufMut, Bytes, BytesMut};
+use domicile_core::change::{Relation, Row, Transaction, Value};
 use domicile_core::fold::Deed;
 
 use super::array::Element;
 use super::plan::{Parameter, Planned};
+use super::statement::{is_one_of, numbers};
 use crate::postgres::session::quote_name;
 use crate::postgres::target::{Column, Target};
 
@@ -21,12 +22,13 @@ const COPY_ROWS_MIN: usize = 50;
 /// How much is handed to PostgreSQL at a time.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// Returns the statement that does `deed` to all of `rows`.
+/// Returns the statement that does `deed` to all of `rows`, which `batch` changes.
 pub fn set(
     relation: &Relation,
     target: &Target,
     deed: &Deed,
     rows: &[Cow<'_, Row>],
+    batch: &[Transaction],
 ) -> anyhow::Result<Planned> {
     let keys: Vec<usize> =
         (0..relation.columns.len()).filter(|i| relation.columns[*i].key).collect();
@@ -46,7 +48,7 @@ pub fn set(
             given.request(sql, rows)?
         }
         Deed::Delete => {
-            let given = Given::new(relation, target, &keys)?;
+            let given = Given::new(relation, target, &keys)?.meant_by(batch, target);
             let sql = format!(
                 "DELETE FROM {} row_ USING {} WHERE {}",
                 target.rows(),
@@ -56,7 +58,7 @@ pub fn set(
             given.request(sql, rows)?
         }
         Deed::Update { columns } => {
-            let given = Given::new(relation, target, columns)?;
+            let given = Given::new(relation, target, columns)?.meant_by(batch, target);
             let (named, given_rows) = (target.rows(), given.unnest());
             let same = given.same_row(relation);
             let sql = match given.sets(relation).as_str() {
@@ -78,6 +80,8 @@ struct Given<'a> {
     columns: &'a [usize],
     names: Vec<String>,
     types: Vec<&'a Column>,
+    /// The partition of a row as SQL, and which partitions' rows are meant.
+    meant: Option<(&'a str, Bytes)>,
 }
 
 impl<'a> Given<'a> {
@@ -88,7 +92,18 @@ impl<'a> Given<'a> {
             target.column(name(i)).with_context(unknown)
         });
         let types = known.collect::<anyhow::Result<_>>()?;
-        Ok(Self { columns, names: columns.iter().map(|i| quote_name(name(i))).collect(), types })
+        let names = columns.iter().map(|i| quote_name(name(i))).collect();
+        Ok(Self { columns, names, types, meant: None })
+    }
+
+    /// Leaves the rows alone that another owner has under the same key.
+    fn meant_by(mut self, batch: &[Transaction], target: &'a Target) -> Self {
+        let stamped = batch.iter().all(|transaction| !transaction.stamps.is_empty());
+        self.meant = target.partition.as_deref().filter(|_| stamped).map(|partition| {
+            let stamps = batch.iter().flat_map(|transaction| &transaction.stamps);
+            (partition, numbers(stamps).into())
+        });
+        self
     }
 
     fn names(&self) -> &[String] {
@@ -134,7 +149,11 @@ impl<'a> Given<'a> {
                 None
             }
         });
-        each.collect::<Vec<_>>().join(" AND ")
+        let meant = self
+            .meant
+            .iter()
+            .map(|(partition, _)| is_one_of(partition, &format!("${}", self.columns.len() + 1)));
+        each.chain(meant).collect::<Vec<_>>().join(" AND ")
     }
 
     /// Key columns stay as they are, unless there is nothing else.
@@ -160,7 +179,9 @@ impl<'a> Given<'a> {
         let each = self.columns.iter().zip(&self.types).map(|(column, Column { element, .. })| {
             element.array(rows.iter().map(|row| &row[*column]))
         });
-        each.collect()
+        let meant =
+            self.meant.iter().map(|(_, numbers)| Ok(Parameter::text(Some(numbers.clone()))));
+        each.chain(meant).collect()
     }
 }
 
@@ -238,7 +259,7 @@ mod tests {
         let row: Row = vec![Value::text("1"), Value::text("{\"a\\\\b\"}")];
         let deed = Deed::Update { columns: vec![0, 1] };
         let Planned::Set { sql, parameters, finds } =
-            set(&relation, &target, &deed, &[Cow::Borrowed(&row)]).unwrap()
+            set(&relation, &target, &deed, &[Cow::Borrowed(&row)], &[]).unwrap()
         else {
             panic!("one row is not copied")
         };

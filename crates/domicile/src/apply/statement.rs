@@ -3,14 +3,16 @@
 //! Values travel as PostgreSQL's text, so that every type its catalogue knows works. A value that
 //! the origin did not send is left out of the statement, never set to null.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 
 use bytes::BytesMut;
-use domicile_core::change::{Change, Column, Identity, Relation, Row, Transaction, Value};
+use domicile_core::change::{Change, Column, Identity, Relation, Row, Stamp, Transaction, Value};
 use domicile_core::id::TableName;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 
-use crate::postgres::session::quote_name;
+use crate::postgres::rows::text_of;
+use crate::postgres::session::{quote_name, quote_text};
 use crate::postgres::target::{Target, Targets};
 
 /// One statement with its parameters in order.
@@ -70,11 +72,12 @@ pub fn statement<'a>(
         }
         Change::Update { relation: r, old, new } => {
             let relation = relation(r)?;
-            Ok(update(target(targets, relation)?, relation, old.as_ref(), new))
+            let target = target(targets, relation)?;
+            Ok(update(target, relation, old.as_ref(), new, &transaction.stamps))
         }
         Change::Delete { relation: r, old } => {
             let relation = relation(r)?;
-            Ok(delete(target(targets, relation)?, relation, old))
+            Ok(delete(target(targets, relation)?, relation, old, &transaction.stamps))
         }
         Change::Truncate { relations, restart_identity } => {
             let tables: Result<Vec<String>, NoStatement> =
@@ -109,12 +112,14 @@ pub fn insert<'a>(target: &Target, relation: &Relation, new: &'a Row) -> Stateme
     Statement { sql, parameters }
 }
 
-/// Sets what was sent, in the row that `old` identifies, or `new` where the key stays.
+/// Sets what was sent, in the row that `old` identifies, or `new` where the key stays, if the
+/// transaction that has these `stamps` may have meant it; without any stamp it may mean any.
 pub fn update<'a>(
     target: &Target,
     relation: &Relation,
     old: Option<&'a Row>,
     new: &'a Row,
+    stamps: &[Stamp],
 ) -> Statement<'a> {
     let mut parameters = Vec::new();
     let (mut sets, mut key_sets) = (Vec::new(), Vec::new());
@@ -130,7 +135,9 @@ pub fn update<'a>(
         if always && !stays {
             match old {
                 // Only PostgreSQL itself may set it in an UPDATE.
-                Some(old) if column.key => return replace(target, relation, old, new),
+                Some(old) if column.key => {
+                    return replace(target, relation, old, new, stamps);
+                }
                 // A change of it is noticed by the count of rows.
                 _ => {
                     same += &format!(
@@ -152,10 +159,11 @@ pub fn update<'a>(
             each.map(|(name, text)| format!("{name} = {}", place(&mut parameters, text))).collect();
     }
     let condition = identify(target, relation, old.unwrap_or(new), &mut parameters);
+    let condition = format!("{condition}{same}{}", meant(target, stamps));
     let (rows, sets) = (target.rows(), sets.join(", "));
     let sql = match sets.as_str() {
-        "" => format!("SELECT FROM {rows} WHERE {condition}{same}"),
-        sets => format!("UPDATE {rows} SET {sets} WHERE {condition}{same}"),
+        "" => format!("SELECT FROM {rows} row_ WHERE {condition}"),
+        sets => format!("UPDATE {rows} row_ SET {sets} WHERE {condition}"),
     };
     Statement { sql, parameters }
 }
@@ -167,9 +175,10 @@ pub fn replace<'a>(
     relation: &Relation,
     old: &'a Row,
     new: &'a Row,
+    stamps: &[Stamp],
 ) -> Statement<'a> {
     let mut parameters = Vec::new();
-    let condition = identify(target, relation, old, &mut parameters);
+    let condition = identify(target, relation, old, &mut parameters) + &meant(target, stamps);
     let (mut columns, mut values) = (Vec::new(), Vec::new());
     for (column, value) in relation.columns.iter().zip(new) {
         let name = quote_name(&column.name);
@@ -193,19 +202,78 @@ pub fn replace<'a>(
     Statement { sql, parameters }
 }
 
-fn delete<'a>(target: &Target, relation: &Relation, old: &'a Row) -> Statement<'a> {
+fn delete<'a>(
+    target: &Target,
+    relation: &Relation,
+    old: &'a Row,
+    stamps: &[Stamp],
+) -> Statement<'a> {
     let mut parameters = Vec::new();
-    let condition = identify(target, relation, old, &mut parameters);
-    Statement { sql: format!("DELETE FROM {} WHERE {condition}", target.rows()), parameters }
+    let condition = identify(target, relation, old, &mut parameters) + &meant(target, stamps);
+    Statement { sql: format!("DELETE FROM {} row_ WHERE {condition}", target.rows()), parameters }
 }
 
-/// Selects the row as JSON by its identity.
+/// Selects the row by its identity: its texts as JSON, and its partition where that may not be the one
+/// that is meant.
 pub fn select<'a>(target: &Target, relation: &Relation, identity: &'a Row) -> Statement<'a> {
     let mut parameters = Vec::new();
     let condition = identify(target, relation, identity, &mut parameters);
-    let rows = target.rows();
-    let sql = format!("SELECT to_jsonb(row_) FROM {rows} row_ WHERE {condition} LIMIT 1");
+    let (rows, row) = (target.rows(), image(target, relation));
+    Statement {
+        sql: format!("SELECT {row} FROM {rows} row_ WHERE {condition} LIMIT 1"),
+        parameters,
+    }
+}
+
+/// Selects the same of a row that need not be there. What was not sent is taken for null.
+pub fn select_given<'a>(target: &Target, relation: &Relation, row: &'a Row) -> Statement<'a> {
+    let mut parameters = Vec::new();
+    let each = relation.columns.iter().zip(row).map(|(column, value)| {
+        let place = place(&mut parameters, sent(value).unwrap_or(Text(None)));
+        format!("{} AS {}", cast(target, &column.name, &place), quote_name(&column.name))
+    });
+    let given = each.collect::<Vec<_>>().join(", ");
+    let sql = format!("SELECT {} FROM (SELECT {given}) row_", image(target, relation));
     Statement { sql, parameters }
+}
+
+/// What is selected of a row called `row_`.
+fn image(target: &Target, relation: &Relation) -> String {
+    let names = relation.columns.iter().map(|column| quote_text(&column.name));
+    let texts = relation
+        .columns
+        .iter()
+        .map(|column| text_of(&format!("row_.{}", quote_name(&column.name))));
+    format!(
+        "jsonb_object(ARRAY[{}]::text[], ARRAY[{}]::text[]), {}",
+        names.collect::<Vec<_>>().join(", "),
+        texts.collect::<Vec<_>>().join(", "),
+        target.partition.as_deref().unwrap_or("NULL::integer")
+    )
+}
+
+/// Holds for a row called `row_` that is of one of the partitions that were stamped, where another
+/// owner may have one under the same key.
+fn meant(target: &Target, stamps: &[Stamp]) -> String {
+    match &target.partition {
+        Some(partition) if !stamps.is_empty() => {
+            format!(" AND {}", is_one_of(partition, &format!("'{}'", numbers(stamps))))
+        }
+        _ => String::new(),
+    }
+}
+
+/// Holds where `partition` is one of `numbers`, both as SQL, or is not to be found: the parent row may
+/// have gone first.
+pub fn is_one_of(partition: &str, numbers: &str) -> String {
+    format!("coalesce({partition} = ANY ({numbers}::integer[]), true)")
+}
+
+/// The numbers of the partitions as an array of PostgreSQL's.
+pub fn numbers<'s>(stamps: impl IntoIterator<Item = &'s Stamp>) -> String {
+    let numbers: BTreeSet<u32> = stamps.into_iter().map(|stamp| stamp.partition.0).collect();
+    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    format!("{{{}}}", numbers.join(","))
 }
 
 /// A condition that holds for the one row that `row` identifies.
@@ -332,10 +400,10 @@ mod tests {
     fn an_unchanged_value_is_left_out_of_an_update_and_so_is_a_key_that_stays() {
         let relation = accounts(Identity::Default);
         let new = vec![Value::text("7"), Value::Null, Value::Unchanged];
-        let statement = update(&here(&["id"]), &relation, None, &new);
+        let statement = update(&here(&["id"]), &relation, None, &new, &[]);
         assert_eq!(
             statement.sql,
-            "UPDATE ONLY public.accounts SET \"na\"\"me\" = $1 \
+            "UPDATE ONLY public.accounts row_ SET \"na\"\"me\" = $1 \
              WHERE \"id\" OPERATOR(pg_catalog.=) $2::pg_catalog.int4"
         );
         assert_eq!(statement.parameters, [Text(None), Text(Some(b"7"))]);
@@ -346,7 +414,7 @@ mod tests {
         let mut relation = accounts(Identity::Nothing);
         relation.columns[0].key = false;
         let old = vec![Value::text("7"), Value::Null, Value::Null];
-        let statement = delete(&here(&[]), &relation, &old);
+        let statement = delete(&here(&[]), &relation, &old, &[]);
         assert!(statement.sql.ends_with("WHERE false"), "{}", statement.sql);
     }
 
@@ -354,9 +422,9 @@ mod tests {
     fn with_every_column_for_identity_one_row_is_meant() {
         let relation = accounts(Identity::Full);
         let old = vec![Value::text("7"), Value::Null, Value::text("{}")];
-        let by_key = delete(&here(&["id"]), &relation, &old);
+        let by_key = delete(&here(&["id"]), &relation, &old, &[]);
         assert_eq!(by_key.parameters, [Text(Some(b"7"))], "{}", by_key.sql);
-        let by_all = delete(&here(&[]), &relation, &old);
+        let by_all = delete(&here(&[]), &relation, &old, &[]);
         assert!(by_all.sql.contains("(tableoid, ctid) = (SELECT"), "{}", by_all.sql);
         assert_eq!(by_all.parameters.len(), 3);
     }
@@ -367,10 +435,10 @@ mod tests {
         let mut columns = here(&["id"]);
         columns.make_always("id");
         let new = vec![Value::text("7"), Value::Null, Value::Unchanged];
-        let stays = update(&columns, &relation, None, &new).sql;
+        let stays = update(&columns, &relation, None, &new, &[]).sql;
         assert!(!stays.contains("SET \"id\""), "{stays}");
         let old = vec![Value::text("6"), Value::Unchanged, Value::Unchanged];
-        let moves = update(&columns, &relation, Some(&old), &new).sql;
+        let moves = update(&columns, &relation, Some(&old), &new, &[]).sql;
         assert!(
             moves.starts_with("WITH gone_ AS (DELETE") && moves.contains("gone_.\"note\""),
             "{moves}"

@@ -96,7 +96,7 @@ impl Writer {
             in_flight: None,
             applied,
             converge_to,
-            targets: Targets::default(),
+            targets: Targets::new(config.cluster.clone()),
             shared: Shared::new(config.cluster.clone()),
             cluster: config.cluster.clone(),
         })

@@ -28,6 +28,8 @@ pub struct Entry<'a> {
     /// The conflict's or the diversion's name, as in `beyond_cut`.
     pub conflict: &'a str,
     pub reason: &'a str,
+    /// Which row stays, "incoming" or "local", where there were two.
+    pub winner: Option<&'static str>,
     /// A person should look: something that a client was told, or may have been told, is not there.
     pub open: bool,
 }
@@ -60,7 +62,8 @@ pub async fn divert(
         let of_canary =
             |r: &u32| transaction.relations.get(*r as usize).is_some_and(|r| r.table == canary);
         let open = !change.relations().iter().all(of_canary);
-        let entry = Entry { origin, piece, index, local: None, conflict, reason, open };
+        let entry =
+            Entry { origin, piece, index, local: None, conflict, reason, winner: None, open };
         // What is in the journal already was marked then, and may be repaired by now.
         if write_once(&postgres, &entry).await? {
             mark_for_repair(&postgres, transaction, change).await?;
@@ -134,9 +137,9 @@ async fn write_as(
     let insert = format!(
         "INSERT INTO domicile.journal
              (origin, lsn, xid, change, relation, operation, key, old, new, local, conflict, reason,
-              status)
+              status, winner)
          VALUES ($1, $2::text::pg_lsn, $3, {as_number}, $5, $6, $7, $8, $9, $10, $11, $12,
-                 CASE WHEN $13 THEN 'open' ELSE 'settled' END)
+                 CASE WHEN $13 THEN 'open' ELSE 'settled' END, $14)
          ON CONFLICT (origin, lsn, change) DO NOTHING"
     );
     let written = client
@@ -156,6 +159,7 @@ async fn write_as(
                 &entry.conflict,
                 &entry.reason,
                 &entry.open,
+                &entry.winner,
             ],
         )
         .await

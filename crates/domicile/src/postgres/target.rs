@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use domicile_core::change::Relation;
+use domicile_core::config::Config;
 use domicile_core::id::TableName;
 use tokio_postgres::GenericClient;
 
+use super::guard::partition_of_row;
 use super::rows::{qualified, without_heirs};
 use crate::apply::Element;
 
@@ -27,6 +29,8 @@ pub struct Target {
     pub no_arbiter: bool,
     /// In index order; empty without one.
     pub primary_key: Vec<String>,
+    /// Where two owners may have a row each under one key: the partition of a row called `row_`, as SQL.
+    pub partition: Option<String>,
     columns: BTreeMap<String, Column>,
 }
 
@@ -72,17 +76,25 @@ impl Column {
 }
 
 /// The tables that one session has looked up. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Targets(Arc<BTreeMap<TableName, Target>>);
+#[derive(Clone)]
+pub struct Targets {
+    cluster: Arc<Config>,
+    known: Arc<BTreeMap<TableName, Target>>,
+}
 
 impl Targets {
+    pub fn new(cluster: Arc<Config>) -> Self {
+        Self { cluster, known: Arc::default() }
+    }
+
     /// The tables of these relations that are not known yet.
     pub fn unknown<'r>(
         &self,
         relations: impl IntoIterator<Item = &'r Arc<Relation>>,
     ) -> Vec<TableName> {
         let tables = relations.into_iter().map(|relation| &relation.table);
-        let unknown: BTreeSet<&TableName> = tables.filter(|t| !self.0.contains_key(t)).collect();
+        let unknown: BTreeSet<&TableName> =
+            tables.filter(|t| !self.known.contains_key(t)).collect();
         unknown.into_iter().cloned().collect()
     }
 
@@ -93,20 +105,35 @@ impl Targets {
         tables: Vec<TableName>,
     ) -> anyhow::Result<()> {
         for table in tables {
-            if let Some(target) = find(client, &table).await? {
-                Arc::make_mut(&mut self.0).insert(table, target);
+            if let Some(mut target) = find(client, &table).await? {
+                target.partition = partition(&self.cluster, &table, &target.primary_key)?;
+                Arc::make_mut(&mut self.known).insert(table, target);
             }
         }
         Ok(())
     }
 
     pub fn get(&self, table: &TableName) -> Option<&Target> {
-        self.0.get(table)
+        self.known.get(table)
     }
 
     /// The schema may have changed.
     pub fn forget(&mut self) {
-        self.0 = Arc::default();
+        self.known = Arc::default();
+    }
+}
+
+/// See [`Target::partition`].
+fn partition(config: &Config, table: &TableName, key: &[String]) -> anyhow::Result<Option<String>> {
+    match config.owned_by(table) {
+        Some(columns) if !columns.iter().all(|column| key.contains(column)) => {
+            let (partition, joins) = partition_of_row(config, table)?;
+            Ok(Some(match joins.as_str() {
+                "" => partition,
+                joins => format!("(SELECT {partition} FROM (SELECT) it_{joins})"),
+            }))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -179,22 +179,18 @@ fn uniqueness(config: &Config, table: &Table, key: &[String], add: &mut impl FnM
             local.join(", "),
             key.join(", ")
         );
-        let way_out = "Two owners may use the same value at the same time: then regions show different rows, and a \
-                       person has to settle it (conflict journal). Make values distinct (uuid, ranges per \
-                       region), or add the key to the index.";
+        let way_out = "Two owners may use the same value at the same time. Of one primary key, the row of the lower \
+                       partition then stays everywhere; of another unique value, regions show different \
+                       rows. A person has to settle it (conflict journal). Make values distinct (uuid, \
+                       ranges per region), or add the key to the index.";
         add(warn("unique_per_owner", object(&table.name), what, way_out));
     }
 }
 
 /// May two owners use the same value in this index of the table, or of a table partition of it?
 pub fn across_owners(config: &Config, table: &Table, index: &UniqueIndex) -> bool {
-    // Rows that agree in these have one owner.
-    let together: &[String] = match config.kind(&table.name) {
-        Some(TableKind::Owned(KeySource::Columns(columns))) => columns,
-        Some(TableKind::Owned(KeySource::Parent { columns, .. })) => columns,
-        _ => return false,
-    };
-    !together.iter().all(|column| index.columns.contains(column))
+    let Some(owned_by) = config.owned_by(&table.name) else { return false };
+    !owned_by.iter().all(|column| index.columns.contains(column))
         && !index.columns.iter().any(|name| table.column(name).is_some_and(random))
 }
 
