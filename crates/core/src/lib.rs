@@ -33,5 +33,6 @@ pub mod route;
 pub mod runbook;
 pub mod seeding;
 pub mod sequence;
+pub mod standby;
 pub mod time;
 pub mod traffic;

@@ -493,12 +493,14 @@ impl Tenure {
     /// With an RPO a region whose PostgreSQL would acknowledge commits by itself does not write at
     /// all: a promise that is not kept is worse than a refusal.
     async fn check_ack_fence(&self, guard: &Guard) -> anyhow::Result<()> {
-        let fenced =
-            !self.config.rpo.waits_for_capture() || guard::waits_for_capture(&guard.client).await?;
-        let halted = (!fenced).then(|| {
+        let wanted = match self.config.rpo.waits_for_capture() {
+            true => guard::does_not_wait(&guard.client).await?,
+            false => None,
+        };
+        let halted = wanted.map(|wanted| {
             let way_out = format!(
-                "set synchronous_standby_names = 'domicile' and reload: at rpo = \"{}\" nothing is \
-                 written while commits do not wait for the agent",
+                "set synchronous_standby_names = '{wanted}' and reload: at rpo = \"{}\" nothing is \
+                 written while commits do not all wait for the agent",
                 self.config.rpo
             );
             ("ack_fence_off".to_owned(), way_out)

@@ -13,6 +13,7 @@ use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId, Tab
 use domicile_core::opening::{Open, Repairs, without};
 use domicile_core::ownership::{Ownership, State};
 use domicile_core::partition::{Layout, Scheme};
+use domicile_core::standby::StandbyNames;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::session::{function_for, quote_name, quote_text};
@@ -461,14 +462,17 @@ pub async fn read_clock(client: &Client) -> anyhow::Result<i64> {
     Ok(client.query_one("SELECT domicile.now_us()", &[]).await.context("read the clock")?.get(0))
 }
 
-/// Does PostgreSQL wait for our capture before it acknowledges a commit?
-pub async fn waits_for_capture(client: &Client) -> anyhow::Result<bool> {
+/// Returns why PostgreSQL may acknowledge a commit without our capture, if it may: the value that would
+/// have it wait.
+pub async fn does_not_wait(client: &Client) -> anyhow::Result<Option<String>> {
     let names: String = client
         .query_one("SELECT current_setting('synchronous_standby_names')", &[])
         .await
         .context("read synchronous_standby_names")?
         .get(0);
-    Ok(names.contains(APPLICATION_NAME) || names.contains('*'))
+    let names = StandbyNames::read(&names).context("read synchronous_standby_names")?;
+    let waits = names.always_waits_for(APPLICATION_NAME);
+    Ok((!waits).then(|| names.with(APPLICATION_NAME)))
 }
 
 /// Lets this region act as owner from `granted_at` until `deadline`, both by the database's

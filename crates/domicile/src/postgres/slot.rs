@@ -38,16 +38,22 @@ pub async fn survey(
         Some(known) if known != timeline => history(client, timeline).await,
         _ => Some(Vec::new()),
     };
-    let slot = client
+    let found = client
         .query_opt(
             "SELECT plugin::text, wal_status IS NOT DISTINCT FROM 'lost',
-                    confirmed_flush_lsn::text
+                    confirmed_flush_lsn::text, nullif(database, current_database())::text
              FROM pg_replication_slots WHERE slot_name = $1",
             &[&slot],
         )
         .await
         .context("look for the slot")?;
-    let slot = slot.as_ref().map(lift).transpose()?;
+    if let Some(of) = found.as_ref().and_then(|row| row.get::<_, Option<&str>>(3)) {
+        anyhow::bail!(
+            "slot {slot} is of database \"{of}\" on this server: every region needs a server of its own, \
+             and clusters that share one names of their own"
+        );
+    }
+    let slot = found.as_ref().map(lift).transpose()?;
     Ok(Server { system, timeline, ended, wal_end, read_before, slot })
 }
 
@@ -78,10 +84,10 @@ pub async fn resume(client: &Client, before: &Origin, applied: Lsn) -> anyhow::R
     Ok(())
 }
 
-/// Drops the slot, if there is one that nobody reads.
+/// Drops this database's slot, if there is one that nobody reads.
 pub async fn remove(client: &Client, slot: &str) -> anyhow::Result<()> {
     let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-               WHERE slot_name = $1";
+               WHERE slot_name = $1 AND database = current_database()";
     client.execute(sql, &[&slot]).await.context("drop the slot")?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::cli::check::survey::Reached;
 use crate::postgres::catalog::{Fires, ReplicaIdentity, Shape, Table};
 
 pub fn judge(config: &Config, reached: &[(&RegionId, &Reached)], findings: &mut Findings) {
-    distinct_databases(reached, findings);
+    distinct_servers(reached, findings);
     let Some(((first, first_facts), others)) = reached.split_first() else { return };
     for name in replicated(config) {
         let Some(here) = first_facts.catalog.table(name) else { continue };
@@ -34,17 +34,24 @@ pub fn judge(config: &Config, reached: &[(&RegionId, &Reached)], findings: &mut 
     }
 }
 
-/// Two regions on one database would send each other their own changes.
-fn distinct_databases(reached: &[(&RegionId, &Reached)], findings: &mut Findings) {
-    let mut taken: BTreeMap<(i64, &str, u32), &RegionId> = BTreeMap::new();
+/// Two regions on one database would send each other their own changes, and slots, origins and
+/// standbys belong to the whole server.
+fn distinct_servers(reached: &[(&RegionId, &Reached)], findings: &mut Findings) {
+    let mut taken: BTreeMap<(i64, &str), (&RegionId, u32)> = BTreeMap::new();
     for (region, facts) in reached {
         let Some(system) = facts.server.system_identifier else { continue };
         let server = &facts.server;
-        if let Some(first) = taken.insert((system, &server.started, server.database_oid), region) {
-            let what = format!("has the same database as region \"{first}\"");
+        let here = (*region, server.database_oid);
+        if let Some((first, database)) = taken.insert((system, &server.started), here) {
+            let (name, what) = match database == server.database_oid {
+                true => ("same_database", format!("has the same database as region \"{first}\"")),
+                false => {
+                    ("same_server", format!("has a database on the server of region \"{first}\""))
+                }
+            };
             let way_out = "Give each region a PostgreSQL of its own.";
             let object = format!("region \"{region}\"");
-            findings.add(Some(region), blocker("same_database", object, what, way_out));
+            findings.add(Some(region), blocker(name, object, what, way_out));
         }
     }
 }

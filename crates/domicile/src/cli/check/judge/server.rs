@@ -2,6 +2,7 @@
 
 use domicile_core::config::Config;
 use domicile_core::progress::Rpo;
+use domicile_core::standby::StandbyNames;
 
 use super::{Finding, blocker, ok, room, warn};
 use crate::cli::check::survey::{Probes, Reached, Server};
@@ -133,7 +134,8 @@ fn rights(server: &Server, probes: &Probes, add: &mut impl FnMut(Finding)) {
 /// one it is still good to know whether this server would allow it.
 fn ack_fence(rpo: Rpo, server: &Server, add: &mut impl FnMut(Finding)) {
     let name = "synchronous_standby_names";
-    let named = server.standby_names.contains(STANDBY_NAME);
+    let names = StandbyNames::read(&server.standby_names);
+    let named = names.as_ref().is_some_and(|names| names.always_waits_for(STANDBY_NAME));
     if !rpo.waits_for_capture() {
         return match (named, server.may_set_standby_names) {
             (true, _) => {
@@ -167,13 +169,13 @@ fn ack_fence(rpo: Rpo, server: &Server, add: &mut impl FnMut(Finding)) {
         return add(blocker("ack_fence", parameter(name), what, way_out));
     }
     let what = format!(
-        "is \"{}\" and does not name the agent, so commits do not wait and rpo = \"{rpo}\" does \
-         not hold yet",
+        "is \"{}\": commits may return without the agent, so rpo = \"{rpo}\" does not hold yet",
         server.standby_names
     );
+    let wanted = names.map_or(STANDBY_NAME.to_owned(), |names| names.with(STANDBY_NAME));
     // Set earlier, every commit would wait for an agent that is not there.
     let way_out = format!(
-        "Once this region's agent runs: ALTER SYSTEM SET {name} = '{STANDBY_NAME}'; SELECT \
+        "Once this region's agent runs: ALTER SYSTEM SET {name} = '{wanted}'; SELECT \
          pg_reload_conf();"
     );
     add(warn("ack_fence_not_set", parameter(name), what, way_out));

@@ -254,6 +254,8 @@ fn at_rpo_zero_commits_must_wait_for_the_agent() {
     assert_eq!(wrong_with_server(unset.clone()), ["ack_fence_not_set"]);
     let taken = Server { standby_names: "standby1".into(), ..server() };
     assert_eq!(wrong_with_server(taken), ["ack_fence_not_set"]);
+    let substituted = Server { standby_names: "replica1, domicile".into(), ..server() };
+    assert_eq!(wrong_with_server(substituted), ["ack_fence_not_set"]);
     let managed = Server { may_set_standby_names: false, ..unset };
     assert_eq!(wrong_with_server(managed), ["ack_fence"]);
     let set_by_another = Server { may_set_standby_names: false, ..server() };
