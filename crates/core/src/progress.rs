@@ -367,6 +367,12 @@ impl CommitTimes {
     }
 
     pub fn note(&mut self, lsn: Lsn, at: PgTime) {
+        self.note_first(lsn, at, 1);
+    }
+
+    /// Notes so many commits of which the first is the one at `lsn`; of the others nothing is known but
+    /// that they follow.
+    pub fn note_first(&mut self, lsn: Lsn, at: PgTime, count: u64) {
         if self.commits.len() >= self.limit {
             // Thin out rather than forget: a coarse answer about a long lag beats none.
             let mut keep = false;
@@ -376,21 +382,31 @@ impl CommitTimes {
             });
         }
         self.commits.push_back(Commit { lsn, at, before: self.count });
-        self.count += 1;
+        self.count += count;
     }
 
-    /// Returns the age of the oldest commit that a reader at `position` lacks; zero when none.
+    /// Returns the age of the oldest commit that a reader at `position` lacks; zero when none. Where not
+    /// all are remembered it is no younger than that one. It is `now`, or later: a clock that has not been
+    /// asked yet may say anything.
     pub fn age_beyond(&self, position: Lsn, now: PgTime) -> Millis {
-        self.first_beyond(position).map_or(Millis(0), |commit| now.since(commit.at))
+        let now = self.commits.back().map_or(now, |last| last.at.max(now));
+        self.first_beyond(position).map_or(Millis(0), |(at, _)| now.since(at))
     }
 
-    /// Returns how many commits a reader at `position` lacks; fewer where not all are remembered.
+    /// Returns how many commits a reader at `position` lacks; more where not all are remembered.
     pub fn count_beyond(&self, position: Lsn) -> u64 {
-        self.first_beyond(position).map_or(0, |commit| self.count - commit.before)
+        self.first_beyond(position).map_or(0, |(_, before)| self.count - before)
     }
 
-    fn first_beyond(&self, position: Lsn) -> Option<&Commit> {
-        self.commits.get(self.commits.partition_point(|commit| commit.lsn <= position))
+    /// When the first commit behind `position` was made, and how many came before it. Between two that
+    /// are remembered it may be any: it came behind the earlier one.
+    fn first_beyond(&self, position: Lsn) -> Option<(PgTime, u64)> {
+        let next = self.commits.partition_point(|commit| commit.lsn <= position);
+        let before = self.commits.get(next).map_or(self.count, |commit| commit.before);
+        match next.checked_sub(1).and_then(|last| self.commits.get(last)) {
+            Some(last) if before > last.before + 1 => Some((last.at, last.before + 1)),
+            _ => self.commits.get(next).map(|commit| (commit.at, commit.before)),
+        }
     }
 }
 
@@ -650,6 +666,21 @@ mod tests {
         let age = times.age_beyond(Lsn(0), PgTime(1_000_000_000));
         assert_eq!(age, Millis(999_000), "the oldest commit is kept");
         assert_eq!(times.count_beyond(Lsn(0)), 1000);
+    }
+
+    #[test]
+    fn what_is_not_remembered_is_taken_for_as_old_as_it_may_be() {
+        let mut times = CommitTimes::new(16);
+        times.note_first(Lsn(10), PgTime(1_000_000), 50);
+        times.note_first(Lsn(900), PgTime(5_000_000), 1);
+        times.note(Lsn(1000), PgTime(9_000_000));
+        let now = PgTime(10_000_000);
+        let seen = [0, 10, 500, 899, 900, 1000].map(|position| {
+            (times.age_beyond(Lsn(position), now).0, times.count_beyond(Lsn(position)))
+        });
+        assert_eq!(seen, [(9000, 52), (9000, 51), (9000, 51), (9000, 51), (1000, 1), (0, 0)]);
+        let unasked = times.age_beyond(Lsn(10), PgTime(0));
+        assert_eq!(unasked, Millis(8000), "the newest commit is no older than nothing");
     }
 
     #[test]

@@ -305,6 +305,7 @@ impl Parts {
         let continuity =
             Continuity::open(&config, record, origin.clone(), &logs, must_reach, notices.clone())?;
         let positions = Positions::new(own_log.end());
+        positions.inherit(&own_log).await;
         for (before, log) in continuity::older(&logs, &origin) {
             // Whatever is written now may rest on it.
             positions.claim(&before, log.end());

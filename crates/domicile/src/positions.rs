@@ -9,12 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Cut, Frontier, Lsn};
 use domicile_core::progress::{CommitTimes, Exposure, OriginProgress, Progress, Rpo, Sifted};
+use domicile_core::record::{self, RecordError};
 use domicile_core::time::{Millis, PgTime, Time};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::log::{Log, Record};
+
 /// Commits whose times are remembered, to tell how old what a peer lacks is.
 const COMMIT_TIMES_MAX: usize = 8192;
+/// Of the log, at a time.
+const READ_BYTES: usize = 1 << 20;
 
 /// All positions of one agent. Cheap to clone.
 #[derive(Clone)]
@@ -65,6 +70,16 @@ impl Positions {
         };
         let changed = watch::Sender::new(0);
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed }) }
+    }
+
+    /// Nothing is captured yet: learns when what `log` holds was committed.
+    pub async fn inherit(&self, log: &Log) {
+        let mut times = CommitTimes::new(COMMIT_TIMES_MAX);
+        if let Err(error) = read_times(log, &mut times).await {
+            // A log that cannot be read says so itself.
+            tracing::warn!("how old our log is, is known in part: {error:#}");
+        }
+        self.change(|state| state.times = times);
     }
 
     /// Our log was made whole again from peers, up to `end`.
@@ -246,6 +261,27 @@ impl Positions {
     }
 }
 
+/// Of each segment the first commit, and of the last one all: peers that are not far behind are somewhere
+/// in that.
+async fn read_times(log: &Log, times: &mut CommitTimes) -> anyhow::Result<()> {
+    let committed_at =
+        |record: &Record| Ok::<_, RecordError>(record::decode_head(&record.payload)?.committed_at);
+    let runs = log.runs();
+    let Some(((newest, _), older)) = runs.split_last() else { return Ok(()) };
+    for (after, count) in older {
+        if let Some(first) = log.read(*after).next_batch(1).await?.iter().flatten().next() {
+            times.note_first(first.lsn, committed_at(first)?, *count);
+        }
+    }
+    let mut reader = log.read(*newest);
+    while let Some(records) = reader.next_batch(READ_BYTES).await? {
+        for record in &records {
+            times.note(record.lsn, committed_at(record)?);
+        }
+    }
+    Ok(())
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct Counts {
     pub captured_transactions: u64,
@@ -262,4 +298,50 @@ pub struct PeerView {
     pub lag_bytes: u64,
     pub exposure: Exposure,
     pub staleness: Millis,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use domicile_core::change::Transaction;
+
+    use super::*;
+    use crate::log::LogConfig;
+
+    #[tokio::test]
+    async fn what_a_log_holds_at_our_start_is_as_old_as_it_was_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = LogConfig { segment_bytes: 512, ..LogConfig::new(folder.path()) };
+        let (log, _) = Log::open(config).unwrap();
+        let commit = |second: u64| {
+            let committed_at = PgTime(second as i64 * 1_000_000);
+            let head =
+                Transaction { lsn: Lsn(second * 100), committed_at, ..Transaction::default() };
+            (head.lsn, Bytes::from(record::encode(&head)))
+        };
+        let mut last = 0;
+        while log.runs().len() < 9 || log.runs().last().is_none_or(|(_, count)| *count < 3) {
+            last += 1;
+            log.append(vec![commit(last)]).await.unwrap();
+        }
+        let positions = Positions::new(log.end());
+        positions.inherit(&log).await;
+        let (us, now) = ("us".parse().unwrap(), PgTime((last as i64 + 10) * 1_000_000));
+        let lacks = |second: u64| {
+            let at = Lsn(second * 100);
+            let told = Progress { received: at, flushed: at, ..Progress::default() };
+            positions.peer(&us, told, 0);
+            let exposure = positions.peer_view(&us, now).exposure;
+            (exposure.age.0 / 1000, exposure.commits)
+        };
+        assert_eq!(lacks(0), (last + 9, last));
+        // No younger than the first that is missing, and no older than its segment.
+        let (age, commits) = lacks(last / 2);
+        let (missing, segment) = (last - last / 2, last / 8);
+        assert!((missing + 9..missing + 9 + segment).contains(&age), "{age} s for {missing}");
+        assert!((missing..missing + segment).contains(&commits), "{commits} for {missing}");
+        // Peers that are not far behind are where every commit is known.
+        assert_eq!(lacks(last - 1), (10, 1));
+        assert_eq!(lacks(last), (0, 0));
+    }
 }

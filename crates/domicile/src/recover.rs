@@ -31,8 +31,13 @@ pub struct Recovery {
 
 impl Recovery {
     pub async fn run(self, shutdown: &CancellationToken) {
+        let log = &self.follower.log;
+        let before = log.end();
         if self.captured_before {
             self.fetch(shutdown).await;
+        }
+        if log.end() > before {
+            self.follower.positions.inherit(log).await;
         }
         self.follower.positions.recovered(self.follower.log.end());
     }
@@ -50,12 +55,11 @@ impl Recovery {
             }
             if let Some(gap) = gap.filter(|_| !whole && enough) {
                 // Our tables show what we wrote ourselves.
-                if let Err(error) = self.follower.meet_gap(gap, Lsn(u64::MAX)).await {
-                    tracing::warn!("our log does not begin anew yet: {error:#}");
+                match self.follower.meet_gap(gap, Lsn(u64::MAX)).await {
+                    Ok(_) => continue,
+                    Err(error) => complaint.warn("our log does not begin anew yet", &error),
                 }
-                continue;
-            }
-            if !whole {
+            } else if !whole {
                 let (name, lacks) = self.lacks(answered);
                 complaint.warn(name, &anyhow::anyhow!("{lacks}"));
                 self.follower.notices.post(PART, name, lacks);

@@ -210,6 +210,15 @@ impl Log {
         self.shared.look(|extents| extents.list.iter().map(|e| (e.last, e.disk_bytes())).collect())
     }
 
+    /// Returns the segments that hold any records, oldest first: the LSN after which each begins, and how
+    /// many there are.
+    pub fn runs(&self) -> Vec<(Lsn, u64)> {
+        self.shared.look(|extents| {
+            let filled = extents.list.iter().filter(|extent| extent.records > 0);
+            filled.map(|extent| (Lsn(extent.base.0 - 1), extent.records)).collect()
+        })
+    }
+
     /// Tells whenever the end moved.
     pub fn watch_end(&self) -> watch::Receiver<Lsn> {
         self.shared.watch_end()
