@@ -342,6 +342,56 @@ async fn two_regions_that_are_added_at_the_same_time_both_come_in() {
     assert_eq!(code, 0, "{report:#}");
 }
 
+/// PostgreSQL keeps a snapshot for as long as it lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_is_added_though_the_one_that_it_copies_from_has_crashed() {
+    let mut config = config(&["eu", "us", "ap"], "hash(id, 6)", 6);
+    // What refers to a table keeps it from being truncated.
+    config.seed_sql = format!("{MORE}; CREATE TABLE visit (note int REFERENCES note)");
+    config.tables = MORE_TABLES.to_owned();
+    config.lease = Duration::from_secs(20);
+    let (mut regions, with_ap) = two_of(config).await;
+    let eu = regions.connect("eu").await.unwrap();
+    for (table, row) in [
+        ("note", "id, 'note ' || id"),
+        ("hits", "id, id"),
+        ("item", "id, 0, 'seed'"),
+        ("day", "id, date '2026-01-01'"),
+    ] {
+        let sql = format!(
+            "INSERT INTO {table} SELECT {row} FROM generate_series(1, 2000) id
+             WHERE (domicile.entry(domicile.partition_of(id::text))).owner = 'eu'"
+        );
+        eu.batch_execute(&sql).await.unwrap();
+    }
+    for region in STAY {
+        write_configuration(&regions, region, &with_ap[region]);
+        restart_agent(&mut regions, region, 1).await;
+    }
+    regions.start_agent("ap").unwrap();
+    waits_to_be_added(&regions, "ap").await;
+    let ap = regions.connect("ap").await.unwrap();
+    ap.batch_execute("BEGIN; LOCK TABLE note IN ACCESS SHARE MODE").await.unwrap();
+    let adding = command(&regions, &["region", "add", "ap", "--from", "us", "--json"]).spawn();
+    let looks = regions.connect("ap").await.unwrap();
+    eventually("a snapshot is open, and there is no room for it yet", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity 
+                   WHERE wait_event_type = 'Lock' AND query LIKE 'TRUNCATE%'";
+        let row = looks.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        if row.get::<_, i64>(0) > 0 { Ok(()) } else { Err("nobody waits".to_owned()) }
+    })
+    .await;
+    regions.kill_postgres("us");
+    regions.start_postgres("us").await.unwrap();
+    eu.execute("DELETE FROM note WHERE id > 1000", &[]).await.unwrap();
+    ap.batch_execute("COMMIT").await.unwrap();
+    let added = adding.unwrap().wait_with_output().unwrap();
+    assert_eq!(added.status.code(), Some(0), "{added:?}");
+    alike(&regions, &["eu", "us", "ap"]).await;
+    let (report, code) = run(&regions, &["verify", "--json"]);
+    assert_eq!(code, 0, "{report:#}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_is_added_by_a_runbook_that_may_be_aborted_and_whose_performer_may_die() {
     let mut config = config(&["eu", "us", "ap"], "hash(id, 6)", 6);

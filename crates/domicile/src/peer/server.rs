@@ -312,7 +312,7 @@ impl Peer for Service {
             None => snapshots.open().await.map_err(internal)?,
             Some(name) => {
                 let gone = || Status::not_found(format!("snapshot {name} is not open"));
-                snapshots.again(&name).ok_or_else(gone)?
+                snapshots.again(&name).await.ok_or_else(gone)?
             }
         };
         Ok(Response::new(told))

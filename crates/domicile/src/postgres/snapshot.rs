@@ -3,6 +3,7 @@
 //! One snapshot for all sessions that read from it, with the frontier that it shows, exactly.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -18,6 +19,9 @@ use super::session::{self, quote_name};
 use super::setup;
 use super::stream::Export;
 
+/// A server that does not answer for so long is not waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
 /// What a snapshot shows of one origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
@@ -29,15 +33,17 @@ pub struct Shown {
 
 /// Open for as long as this lives, in the server too: old row versions are kept for it.
 pub struct Snapshot {
-    /// By which other sessions take it over.
+    /// No other has it, in this server's life or in any.
     pub name: String,
+    /// By which other sessions take it over. A server that has crashed may give it again.
+    pub exported: String,
     /// Of every origin, this region's own included.
     pub shown: Vec<Shown>,
     pub relations: Vec<Relation>,
     /// The latest time that another region is known to have written at: see `domicile.heard`.
     pub heard: i64,
     pub encoding: String,
-    _session: Client,
+    session: Client,
 }
 
 impl Snapshot {
@@ -60,13 +66,25 @@ impl Snapshot {
         let about = session.query_one(about, &[]).await.context("hand the snapshot on")?;
         let relations = relations(&session, config).await?;
         Ok(Self {
-            name: about.get(0),
+            name: slot,
+            exported: about.get(0),
             encoding: about.get(1),
             heard: about.get(2),
             shown,
             relations,
-            _session: session,
+            session,
         })
+    }
+
+    /// Does PostgreSQL still keep it?
+    pub async fn is_open(&self) -> bool {
+        let asked = tokio::time::timeout(ANSWER_WITHIN, self.session.batch_execute("SELECT 1"));
+        matches!(asked.await, Ok(Ok(())))
+    }
+
+    /// Is it known to be gone?
+    pub fn is_closed(&self) -> bool {
+        self.session.is_closed()
     }
 }
 

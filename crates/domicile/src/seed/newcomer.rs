@@ -15,6 +15,7 @@ use domicile_core::retention::{Gap, over_gap};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -334,8 +335,19 @@ impl Newcomer {
             list.push(target::read(client, &table).await?.rows());
         }
         client.batch_execute("BEGIN").await?;
-        let sql = format!("TRUNCATE {}", list.join(", "));
-        client.batch_execute(&sql).await.context("empty the tables")?;
+        client.batch_execute("SAVEPOINT empty").await?;
+        let truncate = format!("TRUNCATE {}", list.join(", "));
+        match client.batch_execute(&truncate).await {
+            // A table that is not replicated refers to one of them: its rows stay, and find theirs again.
+            Err(error) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => {
+                client.batch_execute("ROLLBACK TO SAVEPOINT empty").await?;
+                for table in list {
+                    let delete = format!("DELETE FROM {table}");
+                    client.batch_execute(&delete).await.context("empty the tables")?;
+                }
+            }
+            truncated => truncated.context("empty the tables")?,
+        }
         client.execute("DELETE FROM domicile.seeding", &[]).await?;
         remember(client, &seed.id, &told.snapshot, EMPTIED).await?;
         client.batch_execute("COMMIT").await?;

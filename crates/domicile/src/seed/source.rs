@@ -56,6 +56,11 @@ impl Snapshots {
                 tokio::time::sleep(LOOK_EVERY).await;
                 let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(known) = open.get_mut(&name) else { return };
+                if known.snapshot.is_closed() {
+                    tracing::info!(snapshot = %name, "PostgreSQL has closed it");
+                    open.remove(&name);
+                    return;
+                }
                 if Arc::strong_count(&known.snapshot) > 1 {
                     known.used = Instant::now();
                 } else if known.used.elapsed() > IDLE_MAX {
@@ -68,9 +73,14 @@ impl Snapshots {
         Ok(told)
     }
 
-    /// Tells of one that is open still.
-    pub fn again(&self, name: &str) -> Option<OpenSnapshotResponse> {
-        self.read(name).map(|snapshot| lower(&snapshot))
+    /// Tells of one that is open still. It may have gone with the server that kept it.
+    pub async fn again(&self, name: &str) -> Option<OpenSnapshotResponse> {
+        let snapshot = self.read(name)?;
+        if !snapshot.is_open().await {
+            self.close(name);
+            return None;
+        }
+        Some(lower(&snapshot))
     }
 
     pub fn close(&self, name: &str) {
@@ -88,8 +98,8 @@ impl Snapshots {
         let relation = snapshot.relations.iter().find(|relation| relation.name == name);
         let relation = relation.with_context(|| format!("table {name} is not replicated"))?;
         let blocks = (request.first, request.end);
-        let rows =
-            snapshot::copy_out(&self.postgres, &snapshot.name, &name, &relation.columns, blocks);
+        let (exported, columns) = (&snapshot.exported, &relation.columns);
+        let rows = snapshot::copy_out(&self.postgres, exported, &name, columns, blocks);
         let mut rows = std::pin::pin!(rows.await?);
         let mut message = BytesMut::new();
         while let Some(row) = rows.try_next().await.with_context(|| format!("copy {name}"))? {
