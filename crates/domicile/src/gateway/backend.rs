@@ -167,6 +167,11 @@ impl Backend {
         self.left.get_or_insert_with(|| memory.remembered());
     }
 
+    /// It goes on here after all, and was nowhere else.
+    pub fn stay(&mut self) {
+        self.left = None;
+    }
+
     /// Was the session here all the time?
     pub fn is_caught_up(&self) -> bool {
         self.left.is_none()

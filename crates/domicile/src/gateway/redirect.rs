@@ -138,6 +138,7 @@ impl Session {
             if self.home.astray {
                 self.home.link = Link::closed();
             }
+            self.active().stay();
         }
         reached
     }

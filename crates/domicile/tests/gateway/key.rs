@@ -6,7 +6,11 @@ use crate::*;
 
 /// Two regions: what the first does not own of [`PARTITIONS`] is the second's, and it owns all notes.
 async fn two(owners: [&str; 2]) -> (Region, Region) {
-    let (eu, us) = Wanted::new(Mode::Local).two_regions().await;
+    two_of(&Wanted::new(Mode::Local), owners).await
+}
+
+async fn two_of(wanted: &Wanted, owners: [&str; 2]) -> (Region, Region) {
+    let (eu, us) = wanted.two_regions().await;
     eu.guard("us", 4, false).await;
     us.guard("us", 4, true).await;
     for region in [&eu, &us] {
@@ -124,6 +128,23 @@ async fn a_key_whose_owner_cannot_be_reached_leads_nowhere_and_keeps_nobody() {
     let (client, connection) = within(tokio_postgres::connect(&options, NoTls)).await.unwrap();
     tokio::spawn(connection);
     assert_eq!(place(&client).await, "eu");
+}
+
+/// The session has stayed where it was, with all that was prepared since.
+#[tokio::test]
+async fn what_is_prepared_while_an_owner_cannot_be_reached_is_prepared_once() {
+    let (eu, us) = two_of(&Wanted::new(Mode::Local).budget(300), ["eu", "us"]).await;
+    us.stop.cancel();
+    within(us.served).await.unwrap();
+    let mut client = eu.connect().await;
+    for _ in 0..2 {
+        let transaction = client.transaction().await.unwrap();
+        let set = format!("SET LOCAL domicile.key = '{}'", key());
+        transaction.batch_execute(&set).await.unwrap();
+        let insert = transaction.prepare("INSERT INTO note VALUES ($1)").await.unwrap();
+        let refused = within(transaction.execute(&insert, &[&1])).await.unwrap_err();
+        assert_eq!(code(&refused), "25006", "{refused:?}");
+    }
 }
 
 #[tokio::test]
