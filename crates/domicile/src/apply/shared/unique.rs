@@ -118,6 +118,12 @@ pub async fn settle(
     for _ in 0..PASSES_MAX {
         let mut moved = false;
         for candidate in hidden(sql, &table.name).await? {
+            // Not tried in vain: PostgreSQL's log has a line for each refusal.
+            let others = in_the_way(sql, table, &candidate).await?;
+            let ranks: Vec<Rank> = others.iter().map(Candidate::rank).collect();
+            if !ranks.is_empty() && !candidate.rank().displaces(&ranks) {
+                continue;
+            }
             if let Shown::InPlaceOf(others) = show(sql, table, &candidate).await? {
                 moved = true;
                 candidate.knowledge(&table.name, None).save(sql).await?;
