@@ -133,6 +133,7 @@ impl Origins {
                 continuity: self.continuity.clone(),
             },
             log,
+            logs: self.logs.clone(),
             positions: self.positions.clone(),
             ownership: self.ownership.clone(),
             gate: self.gate.clone(),

@@ -52,6 +52,8 @@ use crate::postgres::{guard, session, setup};
 use crate::{peer, promises};
 
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How often something is looked at that a person has to mend.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long looking at sequences may take before anything can be written.
 const KEEP_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long moving sequences may hold this loop up: no value is drawn twice without that, only a
@@ -161,9 +163,11 @@ impl Tenure {
                 state.lease_until = None;
                 state.promised_by.clear();
             });
+            let is_halted =
+                self.continuity.check().is_err() || self.state.borrow().halted.is_some();
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(RETRY_AFTER) => {}
+                () = tokio::time::sleep(if is_halted { LOOK_EVERY } else { RETRY_AFTER }) => {}
             }
         }
     }
@@ -245,7 +249,12 @@ impl Tenure {
         guard::install(&client, &self.config, &self.region).await?;
         setup::publish(&mut client, &self.config).await?;
         if verdict == Verdict::New {
-            self.continuity.begin(&client).await?;
+            self.state.send_modify(|state| state.postgres_reachable = true);
+            // A slot begins once all transactions have ended that were open, and those end with a slot.
+            tokio::select! {
+                begun = self.continuity.begin(&client) => begun?,
+                failed = self.end_waiting(), if self.config.rpo.waits_for_capture() => failed?,
+            }
         }
         self.continuity.note(&client).await?;
         self.state.send_modify(|state| {
@@ -268,6 +277,15 @@ impl Tenure {
             promised: false,
             advance_at: None,
         })
+    }
+
+    /// Returns only when it fails.
+    async fn end_waiting(&self) -> anyhow::Result<()> {
+        let client = session::connect(&self.postgres, "domicile agent").await?;
+        loop {
+            guard::end_waiting(&client).await?;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Writes the first ownership when this is a new cluster.
@@ -347,6 +365,10 @@ impl Tenure {
         if let Err(halted) = self.continuity.check() {
             // What is committed from here on would not be captured.
             guard::revoke_lease(&guard.client).await?;
+            if self.config.rpo.waits_for_capture() {
+                // Their locks would hold up what comes from other regions.
+                guard::end_waiting(&guard.client).await?;
+            }
             return Err(halted.into());
         }
         if self.silence.borrow().connecting {

@@ -45,6 +45,74 @@ async fn a_slot_that_does_not_follow_on_what_was_read_is_told_and_nothing_is_ski
     what_postgres_cannot_decode(&mut regions).await;
 }
 
+/// Commits wait for the capture that the slot is for, and a new slot for all that is open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_slot_is_made_again_though_commits_wait_for_it() {
+    let mut config = config(&REGIONS[..2], "hash(id, 2)", 2);
+    config.lease = Duration::from_secs(5);
+    config.seed_sql =
+        format!("{SEED_SQL}; CREATE TABLE setting (name text PRIMARY KEY, value int)");
+    config.tables = format!("{TABLES}[[table]]\nname = \"setting\"\nkind = \"shared\"\n");
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    write_everywhere(&regions, 1).await;
+    settle(&regions, "first").await;
+    let client = regions.connect("eu").await.unwrap();
+    eventually("the slot is dropped", async || {
+        let sql = "SELECT pg_terminate_backend(active_pid, 1000) FROM pg_replication_slots
+                   WHERE active_pid IS NOT NULL;
+                   SELECT pg_drop_replication_slot('domicile_lab')";
+        client.batch_execute(sql).await.map_err(|e| e.to_string())
+    })
+    .await;
+    says(&regions, "eu", "slot_lost").await;
+
+    // Every region writes these.
+    let (stuck, us) = (regions.connect("eu").await.unwrap(), regions.connect("us").await.unwrap());
+    let sql = "INSERT INTO setting VALUES ('colour', 1)";
+    let ended = tokio::time::timeout(regions::PATIENCE, stuck.batch_execute(sql)).await;
+    assert!(ended.expect("it is not held for ever").is_err(), "nobody else has it");
+    // What comes from elsewhere does not wait for its locks.
+    us.batch_execute("INSERT INTO setting VALUES ('colour', 2)").await.unwrap();
+    eventually("it is applied", async || {
+        let sql = "SELECT value FROM setting WHERE name = 'colour'";
+        match client.query_one(sql, &[]).await.map_err(|e| e.to_string())?.get::<_, i32>(0) {
+            2 => Ok(()),
+            value => Err(format!("{value}")),
+        }
+    })
+    .await;
+    let writes = (0..20).map(|i| {
+        let regions = &regions;
+        async move {
+            let client = regions.connect("eu").await.unwrap();
+            // Whether it was in time for the new slot is not said here.
+            let _ = client.execute("INSERT INTO setting VALUES ($1, 1)", &[&i.to_string()]).await;
+        }
+    });
+    let seeded = seed_again(&regions, "eu", 2);
+    tokio::join!(seeded, futures_util::future::join_all(writes));
+    regions.wait_until_ready().await.unwrap();
+    write_everywhere(&regions, 2).await;
+    settle(&regions, "after").await;
+    assert_alike(&regions, &["kept", "setting"]).await;
+
+    // Nothing more comes of what was before: PostgreSQL has room for so many origins.
+    eventually("the origin is forgotten", async || {
+        let sql = "SELECT coalesce(string_agg(roname, ' ' ORDER BY roname), '') FROM pg_replication_origin
+                   WHERE roname LIKE 'domicile\\_eu-%'";
+        let row = us.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        match row.get::<_, &str>(0) {
+            "domicile_eu-2" | "domicile_eu-2 domicile_eu-2/2" => Ok(()),
+            names => Err(names.to_owned()),
+        }
+    })
+    .await;
+    write_everywhere(&regions, 3).await;
+    settle(&regions, "without it").await;
+    assert_alike(&regions, &["kept", "setting"]).await;
+}
+
 /// What was committed unseen is everywhere, and so is what comes after it.
 async fn everything_is_alike(regions: &mut Regions, region: &str) {
     assert_alike(regions, &["kept"]).await;
@@ -312,7 +380,7 @@ async fn drop_slot(client: &tokio_postgres::Client) {
 }
 
 async fn write_everywhere(regions: &Regions, round: i32) {
-    for region in REGIONS {
+    for region in regions.names() {
         if regions.status(region).await.unwrap().conditions.is_empty() {
             write(regions, region, round).await;
         }

@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 use crate::complain::Complaint;
 use crate::continuity::Continuity;
 use crate::directory::view::OwnershipView;
-use crate::log::Log;
+use crate::log::{Log, Logs};
 use crate::notices::Notices;
 use crate::pieces::{Piece, Pieces};
 use crate::positions::Positions;
@@ -65,6 +65,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 const FAILURES_TOLD: u32 = 5;
 /// The condition that tells it.
 const STOPPED: &str = "apply_stopped";
+/// How often it is looked whether the origin writes no more.
+const LOOK_WHETHER_OVER: Duration = Duration::from_secs(5);
 /// How often it is looked whether somebody has run the DDL that is missing here.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
@@ -81,6 +83,8 @@ pub struct ApplierConfig {
 pub struct Applier {
     pub config: ApplierConfig,
     pub log: Log,
+    /// Of all origins.
+    pub logs: Logs,
     pub positions: Positions,
     /// Records that lie beyond a cut are passed over.
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
@@ -186,9 +190,13 @@ impl Applier {
                 None if writer.in_flight.is_some() => self.finish_all(&mut writer).await?,
                 None => {
                     self.goes_on();
+                    if self.is_over() {
+                        return self.rest(writer).await;
+                    }
                     tokio::select! {
                         grown = ahead.grown() => grown?,
                         _ = self.repairs.changed() => return Ok(()),
+                        () = tokio::time::sleep(LOOK_WHETHER_OVER) => {}
                     }
                 }
                 Some(Next::Large(first)) => {
@@ -233,6 +241,37 @@ impl Applier {
                     }
                 }
             }
+        }
+    }
+
+    /// Does the origin's region write under another name by now?
+    fn is_over(&self) -> bool {
+        let of = &self.config.origin;
+        let newer =
+            |other: &Origin| other.region == of.region && other.incarnation > of.incarnation;
+        self.logs.all().iter().any(|(other, _)| newer(other))
+    }
+
+    /// Gives up what PostgreSQL keeps for this origin until there is more to apply, which may be never.
+    async fn rest(&mut self, writer: Writer) -> anyhow::Result<()> {
+        let applied = writer.applied;
+        // Whoever reads the WAL asks for the origin's name.
+        let written = writer.close().await?;
+        let mut end = self.log.watch_end();
+        let confirmed = async {
+            while self.positions.counts().confirmed < written {
+                tokio::time::sleep(LOOK_WHETHER_OVER).await;
+            }
+        };
+        tokio::select! {
+            grown = end.wait_for(|end| *end > applied) => return Ok(grown.map(drop)?),
+            changed = self.repairs.changed() => return Ok(changed?),
+            () = confirmed => {}
+        }
+        writer::drop_origins(&self.config).await?;
+        tokio::select! {
+            grown = end.wait_for(|end| *end > applied) => Ok(grown.map(drop)?),
+            changed = self.repairs.changed() => Ok(changed?),
         }
     }
 
@@ -310,8 +349,10 @@ impl Applier {
             Err(error) if is_transient(&error) => return Err(error),
             Err(error) => {
                 tracing::debug!(%origin, "applying one by one: {error:#}");
+                // What is known of the schema may be what was wrong with it.
+                writer.forget_schema();
                 for transaction in batch {
-                    writer.apply_slow(origin, transaction).await?;
+                    writer.apply_one(origin, transaction).await?;
                     self.positions.applied(origin, transaction.lsn, 1);
                 }
             }

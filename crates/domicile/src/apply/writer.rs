@@ -23,8 +23,8 @@ use super::shared::Shared;
 use super::{ApplierConfig, conflict, migration};
 use crate::capture::ORIGIN_PREFIX;
 use crate::pieces::Piece;
-use crate::postgres::session;
 use crate::postgres::target::Targets;
+use crate::postgres::{session, slot};
 
 /// Rows are found by their key, one by one, whatever the planner thinks of how many there are; and
 /// a statement that comes again and again is planned once.
@@ -100,6 +100,13 @@ impl Writer {
             shared: Shared::new(config.cluster.clone()),
             cluster: config.cluster.clone(),
         })
+    }
+
+    /// Ends its sessions. Returns where the WAL ends that may name their origins.
+    pub async fn close(self) -> anyhow::Result<Lsn> {
+        let sql = "SELECT pg_current_wal_insert_lsn()::text";
+        let row = self.executor.client.query_one(sql, &[]).await.context("look how far it is")?;
+        Ok(row.get::<_, &str>(0).parse()?)
     }
 
     /// Can two batches overlap? Opens the session that this takes.
@@ -195,16 +202,6 @@ impl Writer {
     }
 
     /// Applies one transaction change by change, settling what the fast way stumbled over.
-    pub async fn apply_slow(
-        &mut self,
-        origin: &Origin,
-        transaction: &Transaction,
-    ) -> anyhow::Result<()> {
-        self.forget_schema();
-        self.apply_one(origin, transaction).await
-    }
-
-    /// Applies one transaction as [`Writer::apply_slow`], by what is known of the schema.
     pub async fn apply_one(
         &mut self,
         origin: &Origin,
@@ -325,6 +322,16 @@ async fn open_second(config: &ApplierConfig) -> anyhow::Result<Executor> {
     become_applier(&client, &second_origin(config)).await?;
     client.batch_execute(PLANS).await.context("choose how rows are found")?;
     Executor::new(client).await
+}
+
+/// Has PostgreSQL forget the replication origins of a writer whose sessions have ended: it keeps room for
+/// so many.
+pub(super) async fn drop_origins(config: &ApplierConfig) -> anyhow::Result<()> {
+    let client = connect(config).await?;
+    for name in [format!("{ORIGIN_PREFIX}{}", config.origin), second_origin(config)] {
+        slot::drop_origins(&client, &name.replace('_', "\\_")).await?;
+    }
+    Ok(())
 }
 
 /// Fails while a session of before, whose end PostgreSQL has not noticed yet, may still commit under

@@ -475,6 +475,23 @@ pub async fn does_not_wait(client: &Client) -> anyhow::Result<Option<String>> {
     Ok((!waits).then(|| names.with(APPLICATION_NAME)))
 }
 
+/// Ends the sessions whose commits wait for a capture that will not come to them: they are told nothing of
+/// their outcome. Returns how many there were.
+pub async fn end_waiting(client: &Client) -> anyhow::Result<u64> {
+    let ended = client
+        .execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event = 'SyncRep'",
+            &[],
+        )
+        .await
+        .context("end sessions whose commits wait")?;
+    if ended > 0 {
+        tracing::warn!("{ended} sessions were ended whose commits waited for what is not captured");
+    }
+    Ok(ended)
+}
+
 /// Lets this region act as owner from `granted_at` until `deadline`, both by the database's
 /// clock: absolute, so that a call that arrives late grants nothing.
 pub async fn set_lease(client: &Client, granted_at: i64, deadline: i64) -> anyhow::Result<()> {

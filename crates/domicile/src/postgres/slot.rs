@@ -92,6 +92,29 @@ pub async fn remove(client: &Client, slot: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Leaves nothing of what this database was before it is seeded: neither the slot nor what is noted of
+/// it, and of replication origins those that nobody uses.
+pub async fn forget(client: &Client, slot: &str) -> anyhow::Result<()> {
+    remove(client, slot).await?;
+    let sql = "DELETE FROM domicile.slot WHERE name = $1";
+    client.execute(sql, &[&slot]).await.context("forget the slot")?;
+    drop_origins(client, "domicile\\_%").await
+}
+
+/// Drops the replication origins whose names are like `pattern`, and which no session has. PostgreSQL
+/// keeps room for so many, in use or not.
+pub async fn drop_origins(client: &Client, pattern: &str) -> anyhow::Result<()> {
+    let sql = "SELECT roname FROM pg_replication_origin WHERE roname LIKE $1";
+    for row in client.query(sql, &[&pattern]).await.context("look for replication origins")? {
+        let name: &str = row.get(0);
+        let dropped = client.execute("SELECT pg_replication_origin_drop($1)", &[&name]).await;
+        if let Err(error) = dropped {
+            tracing::debug!(origin = name, "is not dropped: {error}");
+        }
+    }
+    Ok(())
+}
+
 /// Makes the slot. Returns once it can be read from: transactions that are open now are waited for.
 pub async fn make(client: &Client, slot: &str) -> anyhow::Result<()> {
     client

@@ -251,8 +251,8 @@ impl Newcomer {
         });
         guard::install(&client, config, region).await?;
         setup::publish(&mut client, config).await?;
-        // One from an earlier life would keep the WAL of all that is copied.
-        slot::remove(&client, &slot::slot_name(config)).await?;
+        // A slot from an earlier life would keep the WAL of all that is copied.
+        slot::forget(&client, &slot::slot_name(config)).await?;
         become_applier(&client, &origin_name(0)).await?;
         client.batch_execute("SET synchronous_commit = local").await?;
         Ok(client)
