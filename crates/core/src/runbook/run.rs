@@ -316,6 +316,14 @@ fn settled_otherwise(plan: &Plan, facts: &Facts) -> Option<Outcome> {
     {
         return Some(Outcome::Overruled);
     }
+    if let Intent::Switchover { range, to } = &plan.intent
+        && facts.lease_over(to)
+        && !plan.steps.iter().any(|step| matches!(step, Step::Check(_)))
+    {
+        // Nobody wants it by surprise, whenever the target is back.
+        let owner = facts.ownership.entry(PartitionId(range.first))?.owner()?;
+        return Some(Outcome::CalledOff { back_to: owner.clone() });
+    }
     let Intent::Failover { from, attested, .. } = &plan.intent else { return None };
     let seen = facts.regions.get(from).and_then(|region| region.outage.as_ref());
     if !facts.ownership.owns_anything(from) {

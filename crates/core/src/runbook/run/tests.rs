@@ -10,7 +10,7 @@ use crate::ownership::{Entry, Ownership, OwnershipRefusal};
 use crate::progress::Rpo;
 use crate::runbook::file::{Arguments, Runbook};
 use crate::runbook::plan::{Refusal, check};
-use crate::runbook::{Answer, Approval, PlanId, RegionFacts, Successor};
+use crate::runbook::{Answer, Approval, PlanId, RegionFacts, Successor, Unwell};
 use crate::runbook::{part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
 
@@ -615,6 +615,49 @@ fn a_planned_hand_over_waits_for_no_target_that_is_far_behind() {
     let refusal =
         Refusal::TooFarBehind { to: region("us"), owner: region("eu"), staleness: Millis(120_000) };
     assert_eq!(behind(120_000), Some(vec![refusal]));
+}
+
+#[test]
+fn what_speaks_against_a_hand_over_is_asked_again_before_anybody_is_kept_from_writing() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    let plan = switchover(&facts);
+    let behind = |facts: &mut Facts, by: u64| {
+        let owner = facts.regions.get_mut(&region("eu")).unwrap();
+        owner.staleness.insert(region("us"), Millis(by));
+    };
+    // It waited for a person, or for a program, meanwhile.
+    behind(&mut facts, 120_000);
+    let Next::Wait { blocker: Blocker::NotNow { reasons, .. }, .. } =
+        next(&plan, &recorded(false), &facts)
+    else {
+        panic!("it is begun")
+    };
+    assert!(matches!(reasons.as_slice(), [Refusal::TooFarBehind { .. }]), "{reasons:?}");
+    behind(&mut facts, 100);
+    assert!(matches!(next(&plan, &recorded(false), &facts), Next::Do { .. }));
+    // It does not come as a surprise once the target is back, either.
+    facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(0));
+    let called_off = Outcome::CalledOff { back_to: region("eu") };
+    assert_eq!(next(&plan, &recorded(false), &facts), Next::Finished(called_off));
+}
+
+#[test]
+fn no_canary_is_written_to_a_region_that_does_not_answer() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    let plan = switchover(&facts);
+    let verify = plan.steps.iter().position(|step| matches!(step, Step::Verify(_))).unwrap();
+    loop {
+        match next(&plan, &recorded(facts.ownership.had_its_turn(&run())), &facts) {
+            Next::Do { step, .. } if step == verify => break,
+            Next::Do { effect, .. } => perform(&mut facts, effect),
+            Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+            Next::Finished(outcome) => panic!("{outcome:?}"),
+        }
+    }
+    facts.regions.get_mut(&region("us")).unwrap().reachable = false;
+    let blocker = Blocker::Unwell { region: region("us"), why: Unwell::Silent };
+    let waits = Next::Wait { step: verify, blocker };
+    assert_eq!(next(&plan, &recorded(true), &facts), waits);
 }
 
 #[test]

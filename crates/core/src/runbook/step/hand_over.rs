@@ -6,7 +6,8 @@
 use super::{Blocker, Effect, Facts};
 use crate::id::{PartitionRange, RegionId, RunId};
 use crate::ownership::{OwnershipChange, State};
-use crate::runbook::plan::scattered;
+use crate::runbook::plan::{Refusal, check};
+use crate::runbook::{Intent, Plan};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandOver {
@@ -38,7 +39,7 @@ impl HandOver {
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
         let mut in_hands = facts.ownership.ranges_of(&self.run).peekable();
         if in_hands.peek().is_none() {
-            let blocked = self.in_other_hands(facts).or_else(|| self.too_scattered(facts));
+            let blocked = self.in_other_hands(facts).or_else(|| self.not_now(facts));
             return blocked.or_else(|| self.writers_first(facts));
         }
         let draining = in_hands.find_map(|e| match &e.state {
@@ -56,9 +57,21 @@ impl HandOver {
         }))
     }
 
-    fn too_scattered(&self, facts: &Facts) -> Option<Blocker> {
-        let reason = scattered(self.range, &self.to, &self.run, &facts.ownership)?;
-        Some(Blocker::NotNow { range: self.range, reasons: vec![reason] })
+    /// What spoke against it when it was planned may do so by now: people were asked, programs were
+    /// waited for. Nobody writes from here on until the target has caught up.
+    fn not_now(&self, facts: &Facts) -> Option<Blocker> {
+        let (range, to) = (self.range, self.to.clone());
+        let intent = Intent::Switchover { range, to };
+        let mut reasons = check(Plan::ready(&self.run, &intent), facts).err()?;
+        // What has come to the target already need not come again, and a target that is lost ends the run.
+        reasons.retain(|reason| match reason {
+            Refusal::AlreadyOwner { .. }
+            | Refusal::Unreachable(_)
+            | Refusal::NoLease(_)
+            | Refusal::OwnerSilent(_) => false,
+            _ => true,
+        });
+        (!reasons.is_empty()).then_some(Blocker::NotNow { range, reasons })
     }
 
     fn writers_first(&self, facts: &Facts) -> Option<Blocker> {

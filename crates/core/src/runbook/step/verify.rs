@@ -2,6 +2,7 @@
 
 use super::{Blocker, Effect, Facts};
 use crate::id::{PartitionId, PartitionRange, RegionId, RunId};
+use crate::runbook::Unwell;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verify {
@@ -22,8 +23,12 @@ impl Verify {
     }
 
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
+        let region = || self.to.clone();
+        if !facts.is_reachable(&self.to) {
+            return Some(Blocker::Unwell { region: region(), why: Unwell::Silent });
+        }
         let closed = facts.regions.get(&self.to).is_some_and(|seen| seen.not_opened);
-        closed.then(|| Blocker::NotOpened { region: self.to.clone() })
+        closed.then(|| Blocker::NotOpened { region: region() })
     }
 
     pub fn effect(&self, facts: &Facts) -> Option<Effect> {
