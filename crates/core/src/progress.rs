@@ -323,8 +323,10 @@ pub struct Pace {
 }
 
 impl Exposure {
-    /// What it may be once nothing was heard for `silence`: the region may have gone on at this pace.
-    pub fn after(self, silence: Millis, pace: Pace) -> Self {
+    /// What it may be once nothing was heard for `silence`: the region may have gone on at this pace, for as
+    /// long as its `lease` lasts.
+    pub fn after(self, silence: Millis, pace: Pace, lease: Millis) -> Self {
+        let silence = silence.min(lease);
         let meanwhile = |per_s: u64| per_s.saturating_mul(silence.0).div_ceil(1000);
         Self {
             age: self.age + silence,
@@ -686,9 +688,12 @@ mod tests {
     #[test]
     fn what_a_silent_region_may_cost_grows_up_to_what_the_rpo_allows() {
         let told = Exposure { age: Millis(100), commits: 3, bytes: 512 };
-        let silent = told.after(Millis(900), Pace { commits_per_s: 10, bytes_per_s: 1000 });
+        let pace = Pace { commits_per_s: 10, bytes_per_s: 1000 };
+        let silent = told.after(Millis(900), pace, Millis(3000));
         assert_eq!(silent, Exposure { age: Millis(1000), commits: 12, bytes: 1412 });
         assert_eq!(silent.within(Rpo::None), silent);
+        let gone = told.after(Millis(3_600_000), pace, Millis(900));
+        assert_eq!(gone, silent, "nobody writes without a lease");
         let bounded = Rpo::Within { copies: 1, age: Millis(250) };
         assert_eq!(silent.within(bounded), Exposure { age: Millis(250), ..silent });
         assert_eq!(silent.within(ZERO), Exposure::default());

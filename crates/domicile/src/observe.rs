@@ -297,6 +297,8 @@ impl Observer {
         let status = remembered.status.as_ref();
         let reachable = remembered.answers(now);
         let told = status.map(|(_, status)| status);
+        let lease = &sources.config.lease;
+        let lasts = lease.drift.outlast(lease.ttl);
         RegionFacts {
             reachable,
             lease_over_at,
@@ -316,7 +318,7 @@ impl Observer {
             knows_canary: told.is_some_and(|s| s.owns_canary.is_some()),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             exposure: status
-                .map(|(at, s)| s.exposure().after(now.since(*at), s.pace()))
+                .map(|(at, s)| s.exposure().after(now.since(*at), s.pace(), lasts))
                 .unwrap_or_default(),
             open_writers: told.map(RegionStatus::open_writers).unwrap_or_default(),
             pace: told.map(RegionStatus::pace).unwrap_or_default(),

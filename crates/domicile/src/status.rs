@@ -215,14 +215,14 @@ pub struct LastHeard {
 }
 
 impl LastHeard {
-    /// What losing the region may cost now.
-    pub fn exposure(&self) -> Exposure {
+    /// What losing the region may cost now, which may write for as long as its `lease` lasts.
+    pub fn exposure(&self, lease: Millis) -> Exposure {
         let told = Exposure {
             age: Millis(self.exposure_ms),
             commits: self.exposure_commits,
             bytes: self.exposure_bytes,
         };
-        told.after(Millis(self.ago_ms), self.pace())
+        told.after(Millis(self.ago_ms), self.pace(), lease)
     }
 
     pub fn pace(&self) -> Pace {

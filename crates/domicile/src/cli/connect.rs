@@ -35,7 +35,11 @@ pub async fn connect(connection: &str) -> Result<Client, ConnectError> {
         None => OPTIONS.to_owned(),
     };
     config.options(&options);
-    let opened = config.connect(encryption.connector()).await;
+    // The limit of the connection string is for each address, and for getting through to it alone.
+    let each = config.get_connect_timeout().copied().unwrap_or(CONNECT_WAIT);
+    let within = each * u32::try_from(config.get_hosts().len().max(1)).unwrap_or(u32::MAX) * 2;
+    let opened = tokio::time::timeout(within, config.connect(encryption.connector())).await;
+    let opened = opened.map_err(|_| failed(format!("no session within {} s", within.as_secs())))?;
     let (client, session) = opened.map_err(|error| failed(cause(&error)))?;
     tokio::spawn(async move {
         if let Err(error) = session.await {
@@ -84,6 +88,16 @@ mod tests {
     fn a_place_names_no_secret() {
         assert_eq!(place("postgres://app:secret@db.example/shop"), "db.example:5432/shop");
         assert_eq!(place("host=10.0.0.1 port=6000 password=secret"), "10.0.0.1:6000");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_is_not_waited_for() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let error = connect(&format!("host=127.0.0.1 port={port} user=x connect_timeout=1"))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().ends_with("no session within 2 s"), "{error}");
     }
 
     #[tokio::test]

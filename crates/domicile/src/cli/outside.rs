@@ -111,7 +111,7 @@ impl Outside {
             not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
             knows_canary: told.is_some_and(|s| s.owns_canary.is_some()),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
-            exposure: told.map_or_else(|| remembered.exposure(), RegionStatus::exposure),
+            exposure: told.map_or_else(|| remembered.exposure(lasts), RegionStatus::exposure),
             open_writers: told.map(RegionStatus::open_writers).unwrap_or_default(),
             pace: told.map_or_else(|| remembered.pace(), RegionStatus::pace),
             capacity: config.region(region).and_then(|region| region.capacity),

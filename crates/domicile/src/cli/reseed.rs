@@ -42,7 +42,7 @@ pub struct Reseed {
 impl Reseed {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
-        let region = config.region(&self.region).with_context(|| {
+        let region = config.region(&self.region).ok_or_else(|| {
             UsageError(format!("region \"{}\" is not in the configuration", self.region))
         })?;
         let status = ask(&config, &region.peer).await.context("ask the region's agent")?;

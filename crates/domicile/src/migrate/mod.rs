@@ -121,7 +121,10 @@ impl Migrator<'_> {
             return Ok(Ran::Refused(vec![Refusal::new(
                 &format!("migration {counted}"),
                 &format!("region {} does not have it yet", self.region.id),
-                "wait until it has (domicile status), then try again",
+                &format!(
+                    "wait until it has (domicile status), then try again; where no region has it, a command \
+                     ended before its COMMIT: domicile migrate --pass {counted} --region NAME, in each"
+                ),
             )]));
         }
         let number = here.max(counted) + 1;

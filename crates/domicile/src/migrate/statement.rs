@@ -40,7 +40,7 @@ pub fn refuse(statement: &Statement<'_>) -> Option<Refusal> {
     let first = words.first().copied().unwrap_or_default();
     let object = words.iter().skip(1).find(|word| !BEFORE_OBJECT.contains(word)).copied();
     let object = object.unwrap_or_default();
-    if names(statement).any(|name| name == "domicile") {
+    if names_ours(statement) {
         return refuse("schema domicile is the agents' own", "leave it to them");
     }
     match (first, object) {
@@ -156,11 +156,17 @@ fn words<'s>(statement: &'s Statement<'_>) -> Vec<&'s str> {
     statement.tokens.iter().filter_map(word).collect()
 }
 
-/// What may be a name of the catalogue, quoted or not.
-fn names<'s>(statement: &'s Statement<'_>) -> impl Iterator<Item = &'s str> {
-    statement.tokens.iter().filter_map(|token| match &token.kind {
-        Kind::Word(name) | Kind::Name(name) => Some(name.as_str()),
-        _ => None,
+/// Is something called "domicile" named that may be ours? A role of that name is not, and stands
+/// behind one of these.
+fn names_ours(statement: &Statement<'_>) -> bool {
+    const BEFORE_ROLE: &[&str] = &["to", "from", "by", "role", "user", "authorization"];
+    let kinds: Vec<&Kind> = statement.tokens.iter().map(|token| &token.kind).collect();
+    (0..kinds.len()).any(|at| {
+        let (Kind::Word(name) | Kind::Name(name)) = kinds[at] else { return false };
+        let before = at.checked_sub(1).map(|before| kinds[before]);
+        let is_role = matches!(before, Some(Kind::Word(word)) if BEFORE_ROLE.contains(&word.as_str()))
+            && kinds.get(at + 1) != Some(&&Kind::Symbol('.'));
+        name == "domicile" && !is_role
     })
 }
 
@@ -193,6 +199,8 @@ mod tests {
             "ALTER TYPE mood ADD VALUE 'happy'",
             "CREATE OR REPLACE VIEW v AS SELECT 1",
             "COMMENT ON TABLE t IS 'domicile'",
+            "GRANT SELECT ON t TO domicile",
+            "ALTER TABLE t OWNER TO domicile",
             "GRANT SELECT ON t TO reader",
             "CREATE TABLE p PARTITION OF t FOR VALUES IN (1)",
             "DROP TABLE IF EXISTS old",
@@ -225,6 +233,8 @@ mod tests {
             ("CREATE UNLOGGED TABLE t (id int)", "not replicated"),
             ("ALTER TABLE t ALTER c TYPE int USING random()", "USING"),
             ("DROP TABLE \"domicile\".progress", "agents' own"),
+            ("CREATE VIEW v AS SELECT * FROM domicile.progress", "agents' own"),
+            ("ALTER TABLE t SET SCHEMA domicile", "agents' own"),
             ("NOTIFY x", "known to do the same"),
             ("ALTER SEQUENCE s RESTART 9000 INCREMENT BY 1", "divide its values"),
             ("ALTER TABLE t ALTER COLUMN id RESTART WITH 7", "divide its values"),

@@ -89,7 +89,7 @@ pub async fn shape(client: &Client, table: &TableName) -> anyhow::Result<Option<
                     coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
              FROM (SELECT relid FROM pg_partition_tree(to_regclass($1))
                    UNION SELECT to_regclass($1)) tree
-             JOIN pg_class c ON c.oid = relid",
+             JOIN pg_class c ON c.oid = relid AND c.relkind <> 'p'",
             &[&qualified(table)],
         )
         .await?;

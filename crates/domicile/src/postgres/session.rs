@@ -54,6 +54,8 @@ pub const LIFT_TRANSACTION_TIMEOUT: &str =
 /// More of a name PostgreSQL does not keep.
 const NAME_BYTES_MAX: usize = 63;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// With the login. A busy server takes its time for that.
+const LOG_IN_WITHIN: Duration = Duration::from_secs(30);
 /// A server whose machine does not acknowledge anything for so long is gone, with this connection: a new one
 /// may reach what took its place. What the connection string says goes before.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -93,7 +95,9 @@ fn options<'a>(
 pub async fn connect(connection: &str, application: &str) -> anyhow::Result<Client> {
     let database = configure(connection, application)?;
     let connector = database.encryption()?.connector();
-    let opened = database.config.connect(connector).await;
+    // A server may take connections and say nothing.
+    let opened = timeout(LOG_IN_WITHIN, database.config.connect(connector)).await;
+    let opened = opened.context("no session in time").and_then(|opened| Ok(opened?));
     let (client, driver) = opened.context("connect to PostgreSQL")?;
     tokio::spawn(async move {
         if let Err(error) = driver.await {

@@ -1330,6 +1330,26 @@ fn a_drill_hands_the_canary_over_and_back_and_touches_nothing_else() {
 }
 
 #[test]
+fn a_drill_whose_canary_came_from_a_region_that_has_left_ends_where_it_is() {
+    let mut facts = facts(Rpo::None);
+    let owners = [region("eu"), region("us")];
+    let all = facts.regions.keys().cloned().collect::<Vec<_>>();
+    facts.ownership = Ownership::initial(9, &owners).with_members(all);
+    let plan = drill(&mut facts);
+    let give_back = plan.steps.iter().position(|step| matches!(step, Step::GiveBack(_))).unwrap();
+    loop {
+        match next(&plan, &recorded(facts.ownership.had_its_turn(&run())), &facts) {
+            Next::Do { step, .. } if step == give_back => break,
+            Next::Do { effect, .. } => perform(&mut facts, effect),
+            Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+            Next::Finished(outcome) => panic!("{outcome:?}"),
+        }
+    }
+    change(&mut facts, OwnershipChange::Leave { region: region("ap") });
+    assert_eq!(go_on(&plan, true, &mut facts).1, Outcome::Overruled);
+}
+
+#[test]
 fn a_drill_that_another_agent_continues_at_any_point_ends_the_same() {
     for stop in 0..10 {
         let mut facts = facts(Rpo::None);

@@ -41,13 +41,14 @@ mod tests {
     use super::*;
     use crate::id::{Origin, PartitionRange};
     use crate::lsn::{Cut, Lsn};
+    use crate::outage::Outage;
     use crate::progress::Rpo;
     use crate::runbook::plan::Refusal;
     use crate::runbook::run::next;
     use crate::runbook::run::tests::{
         facts, go_on_with, perform, play, recorded, region, run, settle,
     };
-    use crate::runbook::{Intent, Next, Outcome, Plan, Recorded, Wish, plan};
+    use crate::runbook::{Intent, Next, Outcome, Plan, Recorded, Step, Wish, plan};
 
     const RPOS: [Rpo; 2] = [Rpo::Zero { copies: 1 }, Rpo::None];
 
@@ -144,6 +145,28 @@ mod tests {
                 let never = ("eu".into(), 1, Vec::new());
                 assert_eq!(canary(&facts), if taken { once } else { never }, "after {stop}");
             }
+        }
+    }
+
+    #[test]
+    fn one_whose_owner_is_lost_in_earnest_leaves_the_canary_with_its_target() {
+        let (mut facts, plan) = planned(RPOS[0]);
+        let grant = plan.steps.iter().position(|step| matches!(step, Step::Grant(_))).unwrap();
+        for lost in [false, true] {
+            let step = loop {
+                let started = facts.ownership.had_its_turn(&plan.run);
+                match next(&plan, &recorded(started), &facts) {
+                    Next::Do { step, effect: Effect::WriteLate { .. } } => break step,
+                    Next::Do { step, .. } if step == grant => break step,
+                    Next::Do { effect, .. } => perform(&mut facts, effect),
+                    Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
+                    Next::Finished(outcome) => panic!("{outcome:?}"),
+                }
+            };
+            assert_eq!(step == grant, lost);
+            let eu = facts.regions.get_mut(&region("eu")).unwrap();
+            eu.reachable = false;
+            eu.outage = Some(Outage::Confirmed { by: vec![region("ap"), region("us")] });
         }
     }
 

@@ -53,6 +53,10 @@ impl GiveBack {
         if on_their_way(&self.run, facts) > 0 {
             return None;
         }
+        let is_gone = |region: &RegionId| !facts.ownership.members().contains(region);
+        if self.next(facts).is_some_and(|(_, to)| is_gone(&to)) {
+            return Some(Outcome::Overruled);
+        }
         let mut ends = facts.parts.values().flatten();
         ends.find(|outcome| **outcome != Outcome::Succeeded).cloned()
     }

@@ -5,6 +5,7 @@
 
 use super::{Blocker, Effect, Facts};
 use crate::id::{RegionId, RunId};
+use crate::outage::Outage;
 use crate::runbook::Unwell;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +22,13 @@ impl LateWrite {
         )
     }
 
-    /// Once another has the canary it is too late for this.
+    /// Once another has the canary it is too late for this, and a region that is lost in earnest writes
+    /// nothing.
     pub fn done(&self, facts: &Facts) -> bool {
-        facts.late_write_kept_out || !facts.in_hands(&self.run)
+        let outage = facts.regions.get(&self.from).and_then(|seen| seen.outage.as_ref());
+        facts.late_write_kept_out
+            || !facts.in_hands(&self.run)
+            || matches!(outage, Some(Outage::Confirmed { .. }))
     }
 
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {

@@ -62,7 +62,8 @@ fn given_region(text: &str) -> Result<GivenRegion, String> {
         .ok_or_else(|| "expected NAME=CONNECTION, as in eu=postgres://host/db".to_owned())?;
     let id: RegionId = name.parse().map_err(|wrong| format!("{wrong}"))?;
     if let Err(wrong) = postgres.parse::<Database>() {
-        return Err(format!("\"{postgres}\": {wrong}"));
+        // Not the text itself: there may be a password in it.
+        return Err(format!("the connection string of region \"{id}\": {wrong}"));
     }
     Ok(GivenRegion { id, postgres: postgres.to_owned(), made_up: false })
 }
