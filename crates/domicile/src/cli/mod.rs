@@ -188,11 +188,12 @@ impl Cli {
         output::colour_wanted(std::io::stderr().is_terminal())
     }
 
-    /// What is logged unless `DOMICILE_LOG` says otherwise: nothing routine over a screen.
+    /// What is logged unless `DOMICILE_LOG` says otherwise: nothing routine over a screen, and nothing of what
+    /// anybody may have a name server say with a packet.
     pub fn log_default(&self) -> &'static str {
         match self.command {
             Command::Demo(_) => "error",
-            _ => "info",
+            _ => "info,hickory=error",
         }
     }
 
@@ -233,6 +234,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_asked_of_a_name_server_is_not_logged() {
+        let cli = Cli::parse_from(["domicile", "agent", "--region", "eu"]);
+        let filter = tracing_subscriber::EnvFilter::new(cli.log_default());
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(!tracing::enabled!(target: "hickory_server::server", tracing::Level::INFO));
+            assert!(tracing::enabled!(target: "domicile::dns", tracing::Level::INFO));
+        });
     }
 
     #[test]
