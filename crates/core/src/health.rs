@@ -52,8 +52,9 @@ pub struct Seen {
     pub partitions: u32,
     /// Those that its guard lets clients write.
     pub open: Vec<PartitionRange>,
-    /// How far it is behind each other region that owns something; `None` where that does not say so.
-    pub behind: BTreeMap<RegionId, Option<Behind>>,
+    /// How far it is behind each other region that owns something, `None` where that does not say so; `None` in
+    /// all where it is not known which regions these are.
+    pub behind: Option<BTreeMap<RegionId, Option<Behind>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub enum No {
     NotOpen(PartitionId),
     #[error("the region may write everything")]
     Everything,
+    #[error("who owns what is not known here yet")]
+    OwnersUnknown,
     #[error("region \"{0}\" does not say how far this one is behind")]
     Unknown(RegionId),
     #[error("{0}")]
@@ -158,7 +161,7 @@ impl Seen {
     }
 
     fn is_within(&self, lag: Lag) -> Result<(), No> {
-        for (of, behind) in &self.behind {
+        for (of, behind) in self.behind.as_ref().ok_or(No::OwnersUnknown)? {
             let Some(behind) = *behind else { return Err(No::Unknown(of.clone())) };
             let within = match lag {
                 Lag::Age(most) => behind.age <= most,
@@ -186,7 +189,7 @@ mod tests {
             lease_live: true,
             partitions: 6,
             open: open.iter().map(|(first, last)| PartitionRange::new(*first, *last)).collect(),
-            behind: [("us".parse().unwrap(), Some(behind))].into(),
+            behind: Some([("us".parse().unwrap(), Some(behind))].into()),
         }
     }
 
@@ -251,8 +254,12 @@ mod tests {
         assert_eq!(within(Lag::Age(Millis(199))).unwrap_err().to_string(), too_far);
         assert_eq!(within(Lag::Bytes(4095)).unwrap_err().to_string(), too_far);
         let us: RegionId = "us".parse().unwrap();
-        let unknown = Seen { behind: [(us.clone(), None)].into(), ..seen };
-        assert_eq!(answer(Question::Replica(Some(Lag::Bytes(9))), &unknown), Err(No::Unknown(us)));
-        assert_eq!(answer(Question::Replica(None), &unknown), Ok(()));
+        for (behind, why) in
+            [(Some([(us.clone(), None)].into()), No::Unknown(us)), (None, No::OwnersUnknown)]
+        {
+            let unknown = Seen { behind, ..eu(&[]) };
+            assert_eq!(answer(Question::Replica(Some(Lag::Bytes(9))), &unknown), Err(why));
+            assert_eq!(answer(Question::Replica(None), &unknown), Ok(()));
+        }
     }
 }

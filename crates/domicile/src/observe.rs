@@ -426,12 +426,12 @@ impl Observer {
         })
     }
 
-    /// How far we are behind each other region that owns something, as that told; `None` where it does
-    /// not answer.
-    pub fn behind(&self, now: Time) -> BTreeMap<RegionId, Option<Behind>> {
+    /// How far we are behind each other region that owns something, as that told, `None` where it does
+    /// not answer; `None` in all until the directory was read.
+    pub fn behind(&self, now: Time) -> Option<BTreeMap<RegionId, Option<Behind>>> {
         let sources = &self.shared.sources;
         let view = sources.ownership.borrow().clone();
-        let Some(ownership) = view.ownership.as_ref() else { return BTreeMap::new() };
+        let ownership = view.ownership.as_ref()?;
         let seen = self.lock();
         let others = sources.config.regions.iter().map(|other| &other.id);
         let owners = others.filter(|other| **other != sources.region && ownership.owns_data(other));
@@ -446,7 +446,7 @@ impl Observer {
             });
             (owner.clone(), behind)
         });
-        behind.collect()
+        Some(behind.collect())
     }
 
     /// How often a region was suspected and heard again, by what we have seen ourselves.
