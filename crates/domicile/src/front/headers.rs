@@ -23,6 +23,8 @@ pub const REPLAY: [(HeaderName, HeaderName); 2] = [
 ];
 /// How often a request may come through one door.
 const PASSES_MAX: usize = 3;
+const WEBSOCKET: &[u8] = b"websocket";
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -30,6 +32,9 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Takes out what is meant for this connection, and returns the protocol that it shall go over to, if any.
+///
+/// That is WebSocket or none: behind what goes over to HTTP/2 (`h2c`) requests would pass that no door has looked at.
+/// Who asks for something else goes on as if it had not.
 pub fn of_connection(headers: &mut HeaderMap, version: Version) -> Option<HeaderValue> {
     let named: Vec<String> = headers
         .get_all(CONNECTION)
@@ -38,14 +43,27 @@ pub fn of_connection(headers: &mut HeaderMap, version: Version) -> Option<Header
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
-    let upgrade = headers.remove(UPGRADE).filter(|_| {
-        version == Version::HTTP_11 && named.iter().any(|name| name == UPGRADE.as_str())
+    let alone = headers.get_all(UPGRADE).iter().count() == 1;
+    let upgrade = headers.remove(UPGRADE).filter(|protocol| {
+        version == Version::HTTP_11
+            && named.iter().any(|name| name == UPGRADE.as_str())
+            && alone
+            && protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)
     });
     for name in named.iter().filter(|name| *name != "close") {
         headers.remove(name.as_str());
     }
     // We have told the client to go on already.
-    for name in [EXPECT, CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING] {
+    for name in [
+        EXPECT,
+        CONNECTION,
+        HTTP2_SETTINGS,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+    ] {
         headers.remove(name);
     }
     upgrade
@@ -146,6 +164,23 @@ mod tests {
         let upgrade = of_connection(&mut asked(), Version::HTTP_11);
         assert_eq!(upgrade.unwrap(), "websocket");
         assert_eq!(of_connection(&mut asked(), Version::HTTP_10), None);
+    }
+
+    #[test]
+    fn a_connection_goes_over_to_websocket_and_to_nothing_else() {
+        let over = |protocols: &[&str]| {
+            let asked = protocols.iter().map(|protocol| ("upgrade", *protocol));
+            let mut given: Vec<_> = asked.chain([("connection", "upgrade")]).collect();
+            given.push(("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA"));
+            let mut given = headers(&given);
+            let over = of_connection(&mut given, Version::HTTP_11);
+            assert!(given.is_empty(), "{given:?}");
+            over.is_some()
+        };
+        assert!(over(&["WebSocket"]));
+        for other in [&["h2c"][..], &["websocket, h2c"], &["websocket", "h2c"], &["shout"], &[]] {
+            assert!(!over(other), "{other:?}");
+        }
     }
 
     #[test]

@@ -243,21 +243,22 @@ impl<'a> Visit<'a> {
 
     fn finish(mut self, region: &RegionId, mut answer: Response<Incoming>) -> Response<Body> {
         let version = answer.version();
-        let server = (answer.status() == StatusCode::SWITCHING_PROTOCOLS)
-            .then(|| hyper::upgrade::on(&mut answer));
+        let switches = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let server = switches.then(|| hyper::upgrade::on(&mut answer));
         let protocol = headers::of_connection(answer.headers_mut(), version);
         if *region == self.door.region {
             answer.headers_mut().remove(REFUSED);
             headers::put(answer.headers_mut(), REGION, region.as_str());
         }
-        let Some((server, client)) = server.zip(self.upgrade.take()) else {
-            return passed_on(answer);
+        let Some(((server, client), protocol)) = server.zip(self.upgrade.take()).zip(protocol)
+        else {
+            // What nobody has asked for cannot be passed on.
+            let why = Why::BrokeOff { region: region.clone() };
+            return if switches { refusal(&why) } else { passed_on(answer) };
         };
         let (place, shutdown) = (self.guest.place.clone(), self.door.shutdown.clone());
         tokio::spawn(tunnel::run(client, server, place, shutdown));
-        if let Some(protocol) = protocol {
-            headers::put_upgrade(answer.headers_mut(), protocol);
-        }
+        headers::put_upgrade(answer.headers_mut(), protocol);
         answer.map(|_| Empty::new().map_err(|never| match never {}).boxed())
     }
 }

@@ -158,11 +158,13 @@ async fn write(state: &State, id: &str) -> Answer {
     }
 }
 
-/// Goes over to a protocol of capital letters.
+/// Goes over to a protocol of capital letters, under the name of the one that may be.
 fn shout(mut request: Request<Incoming>) -> Answer {
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        let mut stream = TokioIo::new(upgraded.await.unwrap());
+        // Nobody may have asked for it.
+        let Ok(upgraded) = upgraded.await else { return };
+        let mut stream = TokioIo::new(upgraded);
         let mut read = [0; 64];
         while let Ok(length @ 1..) = stream.read(&mut read).await {
             stream.write_all(&read[..length].to_ascii_uppercase()).await.unwrap();
@@ -171,6 +173,6 @@ fn shout(mut request: Request<Incoming>) -> Answer {
     let mut answer = words("");
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     answer.headers_mut().insert(CONNECTION, "upgrade".parse().unwrap());
-    answer.headers_mut().insert(UPGRADE, "shout".parse().unwrap());
+    answer.headers_mut().insert(UPGRADE, "websocket".parse().unwrap());
     answer
 }

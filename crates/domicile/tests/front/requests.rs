@@ -137,7 +137,7 @@ async fn a_connection_may_go_over_to_another_protocol(world: &World) {
     for path in ["/socket", "/near/socket", "/strong/socket"] {
         let mut stream = TcpStream::connect(world.regions.door("us")).await.unwrap();
         let asks = format!(
-            "GET {path} HTTP/1.1\r\nHost: us\r\nConnection: Upgrade\r\nUpgrade: shout\r\n\r\nhello"
+            "GET {path} HTTP/1.1\r\nHost: us\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello"
         );
         stream.write_all(asks.as_bytes()).await.unwrap();
         let mut came = Vec::new();
@@ -153,7 +153,7 @@ async fn a_connection_may_go_over_to_another_protocol(world: &World) {
         let region = if path.contains("strong") { "eu" } else { "us" };
         assert!(head.starts_with("http/1.1 101 "), "{head}");
         for header in
-            ["upgrade: shout", "connection: upgrade", &format!("domicile-region: {region}")]
+            ["upgrade: websocket", "connection: upgrade", &format!("domicile-region: {region}")]
         {
             assert!(head.contains(header), "{header}: {head}");
         }
@@ -162,6 +162,18 @@ async fn a_connection_may_go_over_to_another_protocol(world: &World) {
         stream.read_exact(&mut more).await.unwrap();
         assert_eq!(&more, b"AGAIN");
     }
+    let headers = [
+        ("connection", "upgrade, http2-settings"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA"),
+    ];
+    let answer = send(world.regions.door("us"), "GET", "/any", &headers, b"").await;
+    let told = &answer.json()["headers"];
+    assert_eq!(answer.status, 200, "as if nobody had asked for it");
+    assert!(told.get("upgrade").is_none() && told.get("http2-settings").is_none(), "{told}");
+    // An application that goes over to what nobody asked it for.
+    let answer = send(world.regions.door("us"), "GET", "/near/socket", &[], b"").await;
+    assert_eq!((answer.status.as_u16(), answer.header("domicile-refused")), (502, "broke-off"));
 }
 
 async fn http2_is_spoken_in_the_clear_as_well(world: &World) {
