@@ -13,12 +13,12 @@ pub struct Asked<'a> {
     /// As it was sent: percent-encoded, without the query.
     pub path: &'a str,
     pub query: Option<&'a str>,
-    /// Names in lowercase, in their order; those whose value is text.
-    pub headers: Vec<(&'a str, &'a str)>,
+    /// Names in lowercase, in their order, and values as they came: of several cookies in one, some may be text.
+    pub headers: Vec<(&'a str, &'a [u8])>,
 }
 
 impl<'a> Asked<'a> {
-    fn header(&self, wanted: &str) -> impl Iterator<Item = &'a str> {
+    fn header(&self, wanted: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.iter().filter(move |(name, _)| *name == wanted).map(|(_, value)| *value)
     }
 }
@@ -118,14 +118,18 @@ impl Rule {
         parts.filter(|parts| !parts.is_empty())
     }
 
-    /// Returns the value of a part; `None` where it is missing or empty.
+    /// Returns the value of a part; `None` where it is missing or empty, or stands in a header and is no text.
     fn part(&self, part: &KeyPart, asked: &Asked<'_>) -> Option<Vec<u8>> {
         let value = match part {
             KeyPart::Path(name) => self.path.value(name, asked.path),
-            KeyPart::Header(name) => asked.header(name).next().map(|value| value.trim().into()),
+            KeyPart::Header(name) => {
+                let text = asked.header(name).next().and_then(|value| str::from_utf8(value).ok());
+                text.map(|value| value.trim().into())
+            }
             KeyPart::Cookie(name) => {
-                let mut pairs = asked.header("cookie").flat_map(|cookies| cookies.split(';'));
+                let pairs = asked.header("cookie").flat_map(|all| all.split(|byte| *byte == b';'));
                 let value = pairs
+                    .filter_map(|pair| str::from_utf8(pair).ok())
                     .find_map(|pair| pair.trim().split_once('=').filter(|(key, _)| key == name));
                 value.map(|(_, value)| value.trim_matches('"').into())
             }
@@ -257,7 +261,11 @@ mod tests {
             method: "POST",
             path: "/u%73/orders",
             query: Some("a=1&home=%75s&b"),
-            headers: vec![("cookie", "a=b; home=\"us\""), ("x-home", " us ")],
+            headers: vec![
+                ("cookie", b"a=b; x=\xe9; home=\"us\""),
+                ("x-home", b" us "),
+                ("x-other", b"\xff"),
+            ],
         };
         assert_eq!(whose(named("home"), &request), US);
         assert_eq!(whose(KeyPart::Query("home".to_owned()), &request), US);

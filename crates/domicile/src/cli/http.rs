@@ -81,7 +81,7 @@ impl Explain {
         if config.regions.iter().all(|region| region.http.is_none()) {
             return Err(UsageError("no region has a door: see region[].http".to_owned()).into());
         }
-        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let headers = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let asked = Asked {
             method: &self.method,
             path: self.path.path(),

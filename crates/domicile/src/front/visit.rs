@@ -296,8 +296,6 @@ fn asked(request: &Request<Incoming>) -> Asked<'_> {
         method: request.method().as_str(),
         path: request.uri().path(),
         query: request.uri().query(),
-        headers: headers
-            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
-            .collect(),
+        headers: headers.map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
     }
 }
