@@ -61,7 +61,9 @@ pub async fn serve(listener: TcpListener, door: Door) {
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
                     let Ok(place) = room.clone().try_acquire_owned() else { continue };
-                    connections.spawn(connection(stream, from.ip(), place, door.clone()));
+                    // A socket for both families gives addresses of IPv4 as ones of IPv6.
+                    let address = from.ip().to_canonical();
+                    connections.spawn(connection(stream, address, place, door.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the door for HTTP failed to accept a connection");
