@@ -6,10 +6,10 @@ use super::{Metric, counter, gauge, histogram};
 use crate::front::Tally;
 
 pub fn metrics(tally: &Tally) -> Vec<Metric> {
-    let (answered, refused) = tally.answers();
-    let answered = answered.into_iter().map(|((by, status), count)| {
-        let status = format!("{status}xx");
-        (vec![by.map_or_else(String::new, |region| region.to_string()), status], count as f64)
+    let (ended, refused) = tally.ended();
+    let ended = ended.into_iter().map(|((by, ending), count)| {
+        let by = by.map_or_else(String::new, |region| region.to_string());
+        (vec![by, ending.to_string()], count as f64)
     });
     let refused = refused.into_iter().map(|(why, count)| (vec![why], count as f64)).collect();
     vec![
@@ -17,9 +17,10 @@ pub fn metrics(tally: &Tally) -> Vec<Metric> {
             .of(tally.under_way() as f64),
         counter(
             "http_requests",
-            "Requests that were answered, by the region whose application did so; none where the door did so itself.",
+            "Requests that came to their end, by the region whose application answered; none where the door did so itself. \
+             `gone`: nobody waited for the answer any more.",
         )
-        .by(&["answered_by", "status"], answered.collect()),
+        .by(&["answered_by", "status"], ended.collect()),
         counter(
             "http_refused_requests",
             "Of these, those that the door itself answered, by why (docs/operating/front-door.md).",
