@@ -21,6 +21,7 @@ mod front;
 pub mod gateway;
 pub mod guards;
 pub mod health;
+mod keepalive;
 mod kill_at;
 pub mod lab;
 pub mod log;

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::{Door, visit};
 use crate::gateway::{Other, SHUTDOWN_WAIT_MAX, STARTUP_WAIT_MAX, Secure, Socket};
+use crate::keepalive;
 
 /// How many connections a door serves at once; more are closed.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -124,7 +125,7 @@ async fn connection(
 
 /// Encrypts the connection if the client begins so.
 async fn open(stream: TcpStream, secure: &Secure) -> io::Result<(Box<dyn Socket>, Other)> {
-    stream.set_nodelay(true)?;
+    keepalive::set(&stream)?;
     let mut first = [0];
     stream.peek(&mut first).await?;
     if first != [HANDSHAKE] || !secure.can_encrypt() {

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::{SHUTDOWN_WAIT_MAX, Shared, door};
+use crate::keepalive;
 
 /// Beside the clients that may be served there is room for so many that have not said who they are, or are other
 /// gateways, or are just told why they are not served. Beyond, connections are closed without a word.
@@ -44,7 +45,7 @@ pub async fn run(listener: TcpListener, shared: Shared) {
 }
 
 fn take(stream: TcpStream, address: SocketAddr, connections: &mut JoinSet<()>, shared: &Shared) {
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = keepalive::set(&stream) {
         tracing::debug!(%error, "a client was gone before it was served");
         return;
     }

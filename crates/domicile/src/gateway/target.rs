@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::link::{Link, Socket};
 use super::secure::Secure;
+use crate::keepalive;
 
 /// A server that does not answer a connection request for so long is as good as gone.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
@@ -75,7 +76,7 @@ impl Target {
 
 async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
+    keepalive::set(&stream)?;
     Ok(stream)
 }
 
@@ -87,5 +88,19 @@ impl fmt::Display for Target {
             }
             Self::Unix { dir, port } => write!(f, "{}:{port}", dir.display()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_is_connected_to_is_asked_after_silence() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(keepalive::is_set(&tcp("127.0.0.1", port).await.unwrap()));
     }
 }
