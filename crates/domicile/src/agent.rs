@@ -45,6 +45,7 @@ use crate::notices::Notices;
 use crate::observe::{Observer, Sources};
 use crate::operate::Operator;
 use crate::origins::{self, Origins};
+use crate::pages;
 use crate::passed_over::Comparer;
 use crate::peer::client::Follower;
 use crate::peer::intake::Intake;
@@ -747,7 +748,7 @@ impl Parts {
             let place = (self.config.cluster.clone(), self.here.id.to_string());
             let sources = metrics::Sources { status: status.subscribe(), gateway, front };
             let router = metrics::router(sources, place);
-            let serve = async { axum::serve(listener, router).await.map_err(Into::into) };
+            let serve = pages::serve(listener, router);
             tasks.spawn(until(shutdown.clone(), "the metrics", serve));
         }
         if let Some(listener) = health {
@@ -757,7 +758,7 @@ impl Parts {
                 observer: observer.clone(),
                 clock: self.clock,
             });
-            let serve = async { axum::serve(listener, router).await.map_err(Into::into) };
+            let serve = pages::serve(listener, router);
             tasks.spawn(until(shutdown.clone(), "the answers to load balancers", serve));
         }
         if let Some(sockets) = dns {

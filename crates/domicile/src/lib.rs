@@ -31,6 +31,7 @@ pub mod notices;
 pub mod observe;
 pub mod operate;
 pub mod origins;
+mod pages;
 pub mod passed_over;
 pub mod peer;
 pub mod pieces;

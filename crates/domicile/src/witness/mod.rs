@@ -43,7 +43,7 @@ use crate::status::RegionStatus;
 use crate::tail::{Examined, Tails};
 use crate::tenure::TenureState;
 use crate::tls::{self, Credentials};
-use crate::{metrics, origins, peer};
+use crate::{metrics, origins, pages, peer};
 
 /// Runs the agent of `witness` until `shutdown`.
 pub async fn run(
@@ -285,7 +285,7 @@ impl Parts {
             let status = status.subscribe();
             let router =
                 metrics::router(metrics::Sources { status, gateway: None, front: None }, place);
-            let serve = async { axum::serve(readers, router).await.map_err(Into::into) };
+            let serve = pages::serve(readers, router);
             tasks.spawn(until(shutdown.clone(), "the metrics", serve));
         }
     }
