@@ -22,8 +22,10 @@ use target::Target;
 /// Doubled after each attempt.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Whose answer has not begun after half the time that there is, but at least so long, is asked anew.
+const PATIENCE_MIN: Duration = Duration::from_secs(5);
 
-/// Sends a message until it is answered, for `within` at most, and returns what came of it and what to
+/// Sends a message until an answer begins, for `within` at most, and returns what came of it and what to
 /// write down about it.
 pub async fn send(
     webhook: Option<&Webhook>,
@@ -42,9 +44,10 @@ pub async fn send(
     };
     let body = serde_json::to_vec(message).expect("a message of plain fields is always JSON");
     let (token, body) = (message.token.as_str(), Bytes::from(body));
-    let mut last = None;
-    match timeout(within, until_answered(&target, token, &body, &mut last)).await {
-        Ok(answered) => answered,
+    let (patience, mut last) = (PATIENCE_MIN.max(within / 2), None);
+    match timeout(within, until_answered(&target, token, &body, patience, &mut last)).await {
+        // What else it says is not part of that time: its status is known.
+        Ok((answer, posted)) => (answer, told(posted).await),
         Err(_) => {
             let last = last.map_or_else(String::new, |last| format!("; before: {last}"));
             (runbook::Answer::Failed, format!("no answer within {within:?}{last}"))
@@ -52,23 +55,20 @@ pub async fn send(
     }
 }
 
-/// `last` is what the last attempt came to.
+/// Returns the last attempt, and what it means; `last` is what the one before came to.
 async fn until_answered(
     target: &Target,
     token: &str,
     body: &Bytes,
+    patience: Duration,
     last: &mut Option<String>,
-) -> (runbook::Answer, String) {
+) -> (runbook::Answer, Result<Answer, PostError>) {
     let mut pause = PAUSE_FIRST;
     loop {
-        let posted = post(target, token, body.clone()).await;
-        let said = match &posted {
-            Ok(answer) => told(answer),
-            Err(error) => error.to_string(),
-        };
+        let posted = post(target, token, body.clone(), patience).await;
         match verdict(&posted) {
-            Some(answer) => return (answer, said),
-            None => *last = Some(said),
+            Some(answer) => return (answer, posted),
+            None => *last = Some(told(posted).await),
         }
         sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
@@ -81,7 +81,7 @@ fn verdict(posted: &Result<Answer, PostError>) -> Option<runbook::Answer> {
         Ok(answer) if answer.status.is_success() => Some(runbook::Answer::Passed),
         Ok(answer) => (!is_passing(answer.status)).then_some(runbook::Answer::Failed),
         Err(PostError::Encrypt(_) | PostError::Token(_)) => Some(runbook::Answer::Failed),
-        Err(PostError::Connect(_) | PostError::Exchange(_)) => None,
+        Err(PostError::Connect(_) | PostError::Exchange(_) | PostError::Silent(_)) => None,
     }
 }
 
@@ -91,10 +91,15 @@ fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || busy.contains(&status)
 }
 
-fn told(answer: &Answer) -> String {
-    match answer.first_line.as_str() {
-        "" => answer.status.to_string(),
-        line => format!("{}: {line}", answer.status),
+async fn told(posted: Result<Answer, PostError>) -> String {
+    let answer = match posted {
+        Ok(answer) => answer,
+        Err(error) => return error.to_string(),
+    };
+    let status = answer.status;
+    match answer.first_line().await.as_str() {
+        "" => status.to_string(),
+        line => format!("{status}: {line}"),
     }
 }
 

@@ -174,6 +174,43 @@ async fn a_connection_that_breaks_off_is_tried_anew() {
 }
 
 #[tokio::test]
+async fn who_has_answered_is_believed_though_the_rest_does_not_come() {
+    let (listener, port) = listen().await;
+    let (webhook, message) = (webhook(&format!("http://127.0.0.1:{port}")), message());
+    let begins = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        request(&mut stream).await;
+        let begun = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nheard";
+        stream.write_all(begun).await.unwrap();
+        let _held = stream;
+        std::future::pending::<()>().await;
+    };
+    let sent = tokio::select! {
+        sent = send(Some(&webhook), &message, Duration::from_millis(700)) => sent,
+        () = begins => unreachable!("it waits for ever"),
+    };
+    assert_eq!(sent, (Passed, "200 OK: heard".to_owned()));
+}
+
+#[tokio::test]
+async fn who_takes_a_connection_and_says_nothing_is_asked_anew() {
+    let (listener, port) = listen().await;
+    let (webhook, message) = (webhook(&format!("http://127.0.0.1:{port}")), message());
+    let silent_at_first = async {
+        let _held = listener.accept().await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        request(&mut stream).await;
+        answer(&mut stream, "200 OK", "").await;
+        std::future::pending::<()>().await;
+    };
+    let sent = tokio::select! {
+        sent = send(Some(&webhook), &message, SOON) => sent,
+        () = silent_at_first => unreachable!("it waits for ever"),
+    };
+    assert_eq!(sent, (Passed, "200 OK".to_owned()));
+}
+
+#[tokio::test]
 async fn who_is_not_there_is_told_of() {
     let (listener, port) = listen().await;
     drop(listener);
