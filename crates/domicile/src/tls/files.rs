@@ -1,7 +1,8 @@
 //! How is something that stands in files read again when they change?
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use time::OffsetDateTime;
 
@@ -21,11 +22,20 @@ pub struct Files<T> {
 }
 
 struct State<T> {
-    /// When each file was changed last; `None` where it is not there.
-    stamps: Vec<Option<SystemTime>>,
+    /// `None` where a file is not there.
+    stamps: Vec<Option<Stamp>>,
     held: T,
     /// Why the files as they are now cannot be used.
     fault: Option<String>,
+}
+
+/// What is different about a file that has changed. Its time alone may be kept from the one that it replaces.
+#[derive(PartialEq)]
+struct Stamp {
+    place: (u64, u64),
+    size: u64,
+    written: (i64, i64),
+    changed: (i64, i64),
 }
 
 impl<T: Clone + Ends> Files<T> {
@@ -43,9 +53,19 @@ impl<T: Clone + Ends> Files<T> {
 
     /// Returns what holds now, and why the newest files do not.
     pub fn current(&self) -> (T, Option<String>) {
+        self.look(|_| false)
+    }
+
+    /// The same; files that could not be used are read once more, though they have not changed: it may have been for
+    /// want of a file descriptor, or in the middle of a change.
+    pub fn tried_again(&self) -> (T, Option<String>) {
+        self.look(|state| state.fault.is_some())
+    }
+
+    fn look(&self, anew: impl FnOnce(&State<T>) -> bool) -> (T, Option<String>) {
         let mut state = self.lock();
         let stamps = stamps(&self.paths);
-        if stamps != state.stamps {
+        if stamps != state.stamps || anew(&state) {
             state.stamps = stamps;
             match (self.read)() {
                 Ok(held) => {
@@ -70,7 +90,18 @@ impl<T> std::fmt::Debug for Files<T> {
     }
 }
 
-fn stamps(paths: &[String]) -> Vec<Option<SystemTime>> {
-    let changed = |path: &String| std::fs::metadata(path).and_then(|file| file.modified()).ok();
-    paths.iter().map(changed).collect()
+fn stamps(paths: &[String]) -> Vec<Option<Stamp>> {
+    let stamp = |path: &String| std::fs::metadata(path).ok().as_ref().map(Stamp::of);
+    paths.iter().map(stamp).collect()
+}
+
+impl Stamp {
+    fn of(file: &Metadata) -> Self {
+        Self {
+            place: (file.dev(), file.ino()),
+            size: file.size(),
+            written: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
 }

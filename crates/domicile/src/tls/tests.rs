@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -134,6 +135,41 @@ async fn new_files_are_taken_up_and_those_that_do_not_go_together_are_not() {
         fs::write(path, sound).unwrap();
         assert_eq!(ours.current().1, None);
     }
+}
+
+#[test]
+fn a_file_that_keeps_the_time_of_the_one_that_it_replaces_is_taken_up() {
+    let (folder, ours) = credentials("127.0.0.1");
+    let (before, _) = ours.current();
+    let paths = ["ca.pem", "eu.pem", "eu.key"].map(|name| folder.path().join(name));
+    let times = || paths.each_ref().map(|path| fs::metadata(path).unwrap().modified().unwrap());
+    let kept = times();
+    issued(folder.path(), "127.0.0.1", 2 * DAYS);
+    for (path, time) in paths.iter().zip(kept) {
+        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+    assert_eq!(times(), kept);
+    assert_ne!(ours.current().0.ends, before.ends);
+}
+
+#[test]
+fn what_could_not_be_read_is_read_again_though_it_has_not_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = issued(folder.path(), "127.0.0.1", DAYS);
+    let (path, room) = (files.ca.clone(), Arc::new(AtomicBool::new(true)));
+    let enough = room.clone();
+    let ours = Credentials::read(vec![path.clone()], move || {
+        anyhow::ensure!(enough.load(Ordering::Relaxed), "too many open files");
+        load(&files)
+    });
+    let ours = ours.unwrap();
+    room.store(false, Ordering::Relaxed);
+    fs::write(&path, fs::read(&path).unwrap()).unwrap();
+    assert!(ours.current().1.is_some());
+    room.store(true, Ordering::Relaxed);
+    assert!(ours.current().1.is_some(), "not by everybody who connects");
+    assert_eq!(ours.tried_again().1, None);
+    assert_eq!(ours.current().1, None);
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub async fn watch<T: Clone + Ends>(
             () = shutdown.cancelled() => return,
             _ = turn.tick() => {}
         }
-        let (loaded, fault) = files.current();
+        let (loaded, fault) = files.tried_again();
         let left = loaded.ends().map(|ends| ends - OffsetDateTime::now_utc());
         let part = format!("certificate for {whom}");
         match fault {
