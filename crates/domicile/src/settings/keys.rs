@@ -281,7 +281,7 @@ pub const KEYS: &[Key] = &[
         "http.route[].owner",
         Text,
         Value("\"writes\""),
-        "What goes to the owner of the key, or of everything: `writes` (all methods but GET, HEAD, OPTIONS and TRACE), `always` or `never`. A request without its key is answered where it arrives.",
+        "What goes to the owner of the key, or of everything: `writes` (all methods but GET, HEAD, OPTIONS and TRACE), `always`, or `never`, where reads stay where they arrive, too. A request without its key is answered where it arrives.",
     ),
     key(
         "dns.zone",
