@@ -168,8 +168,14 @@ impl Zone {
         if asked.protocol == Protocol::Udp && !self.admits(asked.src.ip()) {
             return Answer { truncated: true, ..Answer::refusal(ResponseCode::NoError) };
         }
+        let is_led = name == self.name && [RecordType::A, RecordType::AAAA].contains(&kind);
+        if is_led && self.sources.ownership.borrow().ownership.is_none() {
+            // That there is none would be believed, and kept. So another server is asked.
+            return Answer::refusal(ResponseCode::ServFail);
+        }
         let told = subnet(request).and_then(|told| network(&told));
-        let here = self.records(&name, told.unwrap_or(IpNet::from(asked.src.ip().to_canonical())));
+        let client = told.unwrap_or(IpNet::from(asked.src.ip().to_canonical()));
+        let here = self.records(&name, client);
         let records: Vec<Record> = match &here {
             Some(here) => here.iter().filter(|r| r.record_type() == kind).cloned().collect(),
             None => Vec::new(),
@@ -194,7 +200,7 @@ impl Zone {
             let mut records: Vec<Record> = named.map(|data| self.record(name, data)).collect();
             records.push(self.soa());
             for region in self.led_to(client) {
-                records.extend(self.addresses(name, &region));
+                records.extend(self.addresses(&region).map(|data| self.record(name, data)));
             }
             return Some(records);
         }
@@ -203,7 +209,7 @@ impl Zone {
             place.as_ref() == Some(name)
                 || (region.dns.is_some() && self.name_server(&region.id).as_ref() == Some(name))
         })?;
-        Some(self.addresses(name, &region.id))
+        Some(self.addresses(&region.id).map(|data| self.record(name, data)).collect())
     }
 
     /// By the last ownership that was read, without those that are seen to be down or drained: where `client` is led.
@@ -248,14 +254,13 @@ impl Zone {
         drained
     }
 
-    fn addresses(&self, name: &Name, region: &RegionId) -> Vec<Record> {
+    fn addresses(&self, region: &RegionId) -> impl Iterator<Item = RData> {
         let region = self.sources.config.region(region);
         let addresses = region.map(|region| region.addresses.as_slice()).unwrap_or_default();
-        let data = addresses.iter().map(|address| match address {
+        addresses.iter().map(|address| match address {
             IpAddr::V4(address) => RData::A(A(*address)),
             IpAddr::V6(address) => RData::AAAA(AAAA(*address)),
-        });
-        data.map(|data| self.record(name, data)).collect()
+        })
     }
 
     fn record(&self, name: &Name, data: RData) -> Record {
@@ -295,4 +300,95 @@ fn subnet(request: &Request) -> Option<ClientSubnet> {
 fn network(told: &ClientSubnet) -> Option<IpNet> {
     let prefix = Some(told.source_prefix()).filter(|prefix| *prefix > 0)?;
     IpNet::new(told.addr(), prefix).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use domicile_core::lsn::Lsn;
+    use domicile_core::ownership::Ownership;
+    use hickory_server::proto::op::{Message, MessageType, Query};
+
+    use super::*;
+    use crate::log::Logs;
+    use crate::observe;
+    use crate::positions::Positions;
+    use crate::promises::Given;
+
+    const CONFIG: &str = r#"
+cluster = "shop"
+partition = "hash(id, 2)"
+[directory]
+address = "127.0.0.1:7400"
+data = "/var/lib/domicile/directory"
+[dns]
+zone = "db.example"
+answer = "one"
+[[region]]
+name = "eu"
+postgres = "host=127.0.0.1 port=5432 dbname=shop"
+peer = "127.0.0.1:7401"
+gateway = "127.0.0.1:6432"
+data = "/var/lib/domicile/eu"
+dns = "127.0.0.1:53"
+addresses = ["192.0.2.1", "2001:db8::1"]
+[[region]]
+name = "us"
+postgres = "host=127.0.0.1 port=5433 dbname=shop"
+peer = "127.0.0.1:7402"
+gateway = "127.0.0.1:6433"
+data = "/var/lib/domicile/us"
+addresses = "192.0.2.2"
+"#;
+
+    /// The zone as region eu answers for it, which sees nobody; where `known`, both regions own something.
+    fn zone(known: bool) -> Zone {
+        let config = Arc::new(crate::settings::parse(CONFIG).unwrap());
+        let regions: Vec<RegionId> = config.regions.iter().map(|r| r.id.clone()).collect();
+        let ownership = known.then(|| Ownership::initial(2, &regions));
+        let view = OwnershipView { ownership, ..OwnershipView::default() };
+        let ownership = watch::Sender::new(Arc::new(view)).subscribe();
+        let status = watch::Sender::new(Arc::new(RegionStatus::default())).subscribe();
+        let (clock, region) = (Clock::new(), regions[0].clone());
+        let folder = tempfile::tempdir().unwrap();
+        let observer = Observer::new(observe::Sources {
+            config: config.clone(),
+            region: region.clone(),
+            clock,
+            leases: watch::Sender::default().subscribe(),
+            ownership: ownership.clone(),
+            reseeds: watch::Sender::default().subscribe(),
+            logs: Logs::open(folder.path(), 1 << 20).unwrap().0,
+            positions: Positions::new(Lsn::ZERO),
+            own_status: status.clone(),
+            peers: BTreeMap::new(),
+            promises: Given::new(clock, config.lease),
+        });
+        Zone::new(Sources { config, region, ownership, status, observer, clock }).unwrap()
+    }
+
+    fn request(name: &str, kind: RecordType, edns: Option<(u8, u16)>) -> Request {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        if let Some((version, payload)) = edns {
+            let mut told = Edns::new();
+            told.set_version(version).set_max_payload(payload);
+            message.edns = Some(told);
+        }
+        let client = SocketAddr::from(([198, 51, 100, 1], 5353));
+        Request::from_bytes(message.to_vec().unwrap(), client, Protocol::Tcp).unwrap()
+    }
+
+    #[test]
+    fn who_does_not_know_the_owners_leaves_the_answer_to_others() {
+        let asked = |name: &str, kind| zone(false).answer(&request(name, kind, None));
+        for kind in [RecordType::A, RecordType::AAAA] {
+            let answer = asked("db.example.", kind);
+            assert_eq!(answer.code, ResponseCode::ServFail);
+            assert!(answer.soa.is_none(), "nothing to keep");
+        }
+        assert_eq!(asked("eu.db.example.", RecordType::A).records.len(), 1);
+        assert_eq!(asked("db.example.", RecordType::NS).records.len(), 1);
+    }
 }
