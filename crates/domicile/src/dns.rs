@@ -175,7 +175,7 @@ impl Zone {
         }
         let told = subnet(request).and_then(|told| network(&told));
         let client = told.unwrap_or(IpNet::from(asked.src.ip().to_canonical()));
-        let here = self.records(&name, client);
+        let here = self.records(&name, kind, client);
         let records: Vec<Record> = match &here {
             Some(here) => here.iter().filter(|r| r.record_type() == kind).cloned().collect(),
             None => Vec::new(),
@@ -190,8 +190,8 @@ impl Zone {
         self.rate.lock().unwrap_or_else(PoisonError::into_inner).admits(client, now)
     }
 
-    /// Everything of one name; `None` where there is no such name.
-    fn records(&self, name: &Name, client: IpNet) -> Option<Vec<Record>> {
+    /// Everything of one name, where it leads by who asks for which `kind`; `None` where there is no such name.
+    fn records(&self, name: &Name, kind: RecordType, client: IpNet) -> Option<Vec<Record>> {
         let regions = &self.sources.config.regions;
         if *name == self.name {
             let servers = regions.iter().filter(|region| region.dns.is_some());
@@ -199,7 +199,7 @@ impl Zone {
             let named = servers.map(|server| RData::NS(NS(server)));
             let mut records: Vec<Record> = named.map(|data| self.record(name, data)).collect();
             records.push(self.soa());
-            for region in self.led_to(client) {
+            for region in self.led_to(kind, client) {
                 records.extend(self.addresses(&region).map(|data| self.record(name, data)));
             }
             return Some(records);
@@ -212,8 +212,9 @@ impl Zone {
         Some(self.addresses(&region.id).map(|data| self.record(name, data)).collect())
     }
 
-    /// By the last ownership that was read, without those that are seen to be down or drained: where `client` is led.
-    fn led_to(&self, client: IpNet) -> Vec<RegionId> {
+    /// By the last ownership that was read, without those that are seen to be down or drained: where `client` is led
+    /// that asks for addresses of a `kind`.
+    fn led_to(&self, kind: RecordType, client: IpNet) -> Vec<RegionId> {
         let view = self.sources.ownership.borrow().clone();
         let Some(ownership) = view.ownership.as_ref() else { return Vec::new() };
         let (config, all) =
@@ -225,7 +226,10 @@ impl Zone {
         let capacity = |region: &RegionId| config.region(region).and_then(|region| region.capacity);
         let draw = || {
             let lot = self.lot.fetch_add(LOT_STEP, Ordering::Relaxed);
-            drawn(&all, capacity, lot)
+            // Who has no address of this kind would be no answer.
+            let mut with = all.clone();
+            with.retain(|region| self.addresses(region).any(|data| data.record_type() == kind));
+            drawn(&with, capacity, lot)
         };
         let one = config.dns.as_ref().is_some_and(|dns| dns.one);
         let found = nearest(&all, networks, client).or_else(|| if one { draw() } else { None });
@@ -390,5 +394,20 @@ addresses = "192.0.2.2"
         }
         assert_eq!(asked("eu.db.example.", RecordType::A).records.len(), 1);
         assert_eq!(asked("db.example.", RecordType::NS).records.len(), 1);
+    }
+
+    #[test]
+    fn one_region_is_drawn_from_those_that_have_such_an_address() {
+        let zone = zone(true);
+        let drawn = |kind| {
+            let answers = (0..20).map(|_| zone.answer(&request("db.example.", kind, None)));
+            let data = answers.map(|answer| match &answer.records[..] {
+                [one] => one.data.to_string(),
+                other => panic!("{other:?}"),
+            });
+            data.collect::<BTreeSet<String>>()
+        };
+        assert_eq!(drawn(RecordType::A).len(), 2);
+        assert_eq!(drawn(RecordType::AAAA), ["2001:db8::1".to_owned()].into());
     }
 }
