@@ -41,6 +41,8 @@ use crate::status::RegionStatus;
 
 /// A larger answer than this may be lost in pieces on the way (DNS flag day 2020).
 const PAYLOAD_MAX: u16 = 1232;
+/// Everybody takes as much (RFC 1035).
+const PAYLOAD_MIN: u16 = 512;
 /// Who says nothing for so long over TCP is let go.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Answers that wait for a slow client.
@@ -120,7 +122,7 @@ impl RequestHandler for Zone {
         metadata.authoritative = answer.authoritative;
         metadata.truncation = answer.truncated;
         let mut edns = Edns::new();
-        edns.set_max_payload(PAYLOAD_MAX).set_version(0);
+        edns.set_max_payload(payload(request)).set_version(0);
         let mut response = MessageResponseBuilder::from_message_request(request);
         if let Some(told) = subnet(request) {
             let scope = if self.asks_for_networks() { told.source_prefix() } else { 0 };
@@ -155,6 +157,10 @@ impl Zone {
     fn answer(&self, request: &Request) -> Answer {
         if request.metadata.op_code != OpCode::Query {
             return Answer::refusal(ResponseCode::NotImp);
+        }
+        // Of EDNS there is only version 0 (RFC 6891).
+        if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            return Answer::refusal(ResponseCode::BADVERS);
         }
         let Ok(asked) = request.request_info() else {
             return Answer::refusal(ResponseCode::FormErr);
@@ -292,6 +298,12 @@ impl Zone {
     }
 }
 
+/// How long an answer over UDP may be.
+fn payload(request: &Request) -> u16 {
+    let taken = request.edns.as_ref().map_or(PAYLOAD_MIN, Edns::max_payload);
+    taken.clamp(PAYLOAD_MIN, PAYLOAD_MAX)
+}
+
 /// What a resolver tells of its client (RFC 7871).
 fn subnet(request: &Request) -> Option<ClientSubnet> {
     match request.edns.as_ref()?.option(EdnsCode::Subnet)? {
@@ -409,5 +421,16 @@ addresses = "192.0.2.2"
         };
         assert_eq!(drawn(RecordType::A).len(), 2);
         assert_eq!(drawn(RecordType::AAAA), ["2001:db8::1".to_owned()].into());
+    }
+
+    #[test]
+    fn a_newer_edns_is_not_spoken_and_no_answer_is_longer_than_its_client_takes() {
+        let asked = |edns| request("db.example.", RecordType::A, edns);
+        let code = |version| zone(true).answer(&asked(Some((version, 1232)))).code;
+        assert_eq!((code(0), code(1)), (ResponseCode::NoError, ResponseCode::BADVERS));
+        for (taken, longest) in [(None, 512), (Some(0), 512), (Some(700), 700), (Some(4096), 1232)]
+        {
+            assert_eq!(payload(&asked(taken.map(|taken| (0, taken)))), longest, "{taken:?}");
+        }
     }
 }

@@ -125,6 +125,8 @@ fn nothing_else_is_answered(server: SocketAddr) {
         says(refused, &["status: REFUSED", "ANSWER: 0"]);
     }
     says("db.example AXFR", &["Transfer failed"]);
+    says("+edns=1 +noednsneg db.example A", &["status: BADVERS", "EDNS: version: 0", "ANSWER: 0"]);
+    says("+bufsize=600 db.example A", &["status: NOERROR", "udp: 600"]);
     says("+opcode=update db.example SOA", &["status: NOTIMP"]);
 }
 
