@@ -50,8 +50,9 @@ impl StandbyNames {
 
     /// The value that waits for all that this one names, and for `name`.
     pub fn with(&self, name: &str) -> String {
-        let others = self.names.iter().filter(|n| !n.eq_ignore_ascii_case(name) && *n != "*");
-        let names: Vec<String> = [name.to_owned()].iter().chain(others).map(written).collect();
+        let names = self.names.iter().map(String::as_str);
+        let others = names.filter(|other| !other.eq_ignore_ascii_case(name) && *other != "*");
+        let names: Vec<String> = [name].into_iter().chain(others).map(written).collect();
         match names.as_slice() {
             [only] => only.clone(),
             names => format!("FIRST {} ({})", names.len(), names.join(", ")),
@@ -59,12 +60,12 @@ impl StandbyNames {
     }
 }
 
-fn written(name: &String) -> String {
+fn written(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_lowercase() || b == b'_';
     let is_plain = name.bytes().next().is_some_and(plain)
         && name.bytes().all(|b| plain(b) || b.is_ascii_digit())
-        && !KEYWORDS.contains(&name.as_str());
-    if is_plain { name.clone() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+        && !KEYWORDS.contains(&name);
+    if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 const KEYWORDS: [&str; 2] = ["first", "any"];

@@ -64,13 +64,16 @@ impl HandOver {
         let intent = Intent::Switchover { range, to };
         let mut reasons = check(Plan::ready(&self.run, &intent), facts).err()?;
         // What has come to the target already need not come again, and a target that is lost ends the run.
-        reasons.retain(|reason| match reason {
-            Refusal::AlreadyOwner { .. }
-            | Refusal::Unreachable(_)
-            | Refusal::NoLease(_)
-            | Refusal::OwnerSilent(_) => false,
-            _ => true,
-        });
+        let passes = |reason: &Refusal| {
+            matches!(
+                reason,
+                Refusal::AlreadyOwner { .. }
+                    | Refusal::Unreachable(_)
+                    | Refusal::NoLease(_)
+                    | Refusal::OwnerSilent(_)
+            )
+        };
+        reasons.retain(|reason| !passes(reason));
         (!reasons.is_empty()).then_some(Blocker::NotNow { range, reasons })
     }
 
