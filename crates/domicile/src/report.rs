@@ -377,7 +377,9 @@ impl Reporter {
         let mut add = |name: &str, detail: &str| {
             conditions.push(Condition { name: name.into(), detail: detail.into() });
         };
-        if !tenure.postgres_reachable && !self.is_witness() {
+        // Before it is asked to come in, a newcomer does not try.
+        let tries = self.seeding.as_ref().is_none_or(|seeding| !seeding.borrow().seed.is_empty());
+        if !tenure.postgres_reachable && tries && !self.is_witness() {
             let why = tenure.postgres_fault.as_ref().map(|why| format!(": {why}"));
             let what = "the agent cannot reach this region's PostgreSQL";
             add("postgres_unreachable", &format!("{what}{}", why.unwrap_or_default()));

@@ -52,6 +52,9 @@ pub struct Table {
     pub foreign_keys: Vec<ForeignKey>,
     /// What is done for applied rows too.
     pub fires: Vec<Fires>,
+    /// What its rows must meet, applied ones too, as PostgreSQL prints it: checks, exclusions, unique indexes
+    /// other than the primary key.
+    pub demands: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -334,6 +337,7 @@ fn lift(row: &Row) -> Result<Table, CatalogError> {
         exclusions: list(row, "exclusions", &name)?,
         foreign_keys: foreign_keys.into_iter().map(WireForeignKey::lift).collect(),
         fires: list(row, "fires", &name)?,
+        demands: list(row, "demands", &name)?,
         name,
     })
 }

@@ -388,6 +388,7 @@ const FOUND: &[(&str, &str, &str)] = &[
     ("L124", "too few replication origins", "replication_origins"),
     ("L119", "a standby instead of a primary", "standby"),
     ("E55", "triggers and rules that fire for applied rows in one region alone", "fires_differ"),
+    ("E54", "a check or a unique index that one region alone has", "demands_differ"),
     ("E60", "generated columns that are computed otherwise in another region", "generated_differs"),
     (
         "D46",

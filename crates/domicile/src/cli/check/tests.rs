@@ -286,7 +286,9 @@ const DRIFT: [&str; 2] = [
      ALTER TABLE accounts ENABLE REPLICA RULE watching;
      CREATE TABLE days (bid int, day date, PRIMARY KEY (bid, day)) PARTITION BY RANGE (day);
      CREATE TABLE days_1 PARTITION OF days DEFAULT;
-     ALTER TABLE days_1 REPLICA IDENTITY FULL",
+     ALTER TABLE days_1 REPLICA IDENTITY FULL;
+     ALTER TABLE days ADD CHECK (bid > 0) NOT VALID;
+     ALTER TABLE accounts ADD CONSTRAINT named UNIQUE (name, bid)",
     "CREATE TYPE mood AS ENUM ('glad', 'sad', 'so so');
      CREATE TYPE size AS ENUM ('large', 'small');
      CREATE TYPE unused AS ENUM ('one');
@@ -299,7 +301,9 @@ const DRIFT: [&str; 2] = [
      CREATE TRIGGER alike BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION note();
      ALTER TABLE accounts ENABLE REPLICA TRIGGER noting, ENABLE ALWAYS TRIGGER alike;
      CREATE TABLE days (bid int, day date, PRIMARY KEY (bid, day)) PARTITION BY RANGE (day);
-     CREATE TABLE days_1 PARTITION OF days DEFAULT",
+     CREATE TABLE days_1 PARTITION OF days DEFAULT;
+     ALTER TABLE days ADD CHECK (bid > 0);
+     CREATE UNIQUE INDEX ON accounts (name, bid) WHERE bid > 7",
 ];
 
 #[tokio::test]
@@ -336,6 +340,10 @@ async fn what_drifts_apart_between_regions_is_told() {
              (bid * 2) in eu, as (bid + bid) in us"
                 .to_owned(),
             "Blocker enum_differs type \"public.mood\": has no \"so so\" in eu".to_owned(),
+            "Warn demands_differ table \"public.accounts\": UNIQUE btree (name, bid) in eu alone".to_owned(),
+            "Warn demands_differ table \"public.accounts\": UNIQUE btree (name, bid) WHERE (bid > 7) in us \
+             alone"
+                .to_owned(),
             "Warn fires_differ table \"public.accounts\": rule \"watching\" fires for applied rows in \
              eu alone"
                 .to_owned(),

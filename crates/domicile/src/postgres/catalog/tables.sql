@@ -19,7 +19,8 @@ SELECT
     coalesce(indexes.list, '[]') AS indexes,
     coalesce(exclusions.list, '[]') AS exclusions,
     coalesce(foreign_keys.list, '[]') AS foreign_keys,
-    coalesce(fires.list, '[]') AS fires
+    coalesce(fires.list, '[]') AS fires,
+    coalesce(demands.list, '[]') AS demands
 FROM pg_class c
 JOIN pg_roles owner ON owner.oid = c.relowner
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -199,6 +200,19 @@ LEFT JOIN LATERAL (
         WHERE r.ev_class = c.oid AND r.ev_enabled IN ('A', 'R') AND r.rulename <> '_RETURN'
     ) f
 ) fires ON true
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(d.definition ORDER BY d.definition) AS list
+    FROM (
+        SELECT regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', '') AS definition
+        FROM pg_constraint k
+        WHERE k.conrelid = c.oid AND k.contype IN ('c', 'x')
+        UNION ALL
+        -- The primary key is told by its columns.
+        SELECT regexp_replace(pg_get_indexdef(i.indexrelid), '^CREATE UNIQUE INDEX .*? USING', 'UNIQUE')
+        FROM pg_index i
+        WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indisprimary
+    ) d
+) demands ON true
 WHERE c.relkind IN ('r', 'p', 'f', 'm', 'v')
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'domicile')
     AND n.nspname NOT LIKE 'pg\_toast%'

@@ -23,6 +23,7 @@ pub fn judge(config: &Config, reached: &[(&RegionId, &Reached)], findings: &mut 
             }
             let (here, there) = ((*first, here, *first_facts), (*region, there, *facts));
             generated(here, there, findings);
+            demands(here, there, findings);
             // A partitioned table's leaves may be others: those of one name are compared.
             for part in parts(here.1, &first_facts.catalog) {
                 let Some(other) = facts.catalog.table(&part.name) else { continue };
@@ -116,6 +117,18 @@ fn generated((first, here, a): Here<'_>, (other, there, b): Here<'_>, findings: 
         let way_out =
             "Each region computes it by itself: make the column again, by one expression.";
         findings.add(None, finding(level, "generated_differs", object(&here.name), what, way_out));
+    }
+}
+
+/// What a row must meet in one region and need not in the other, which may send it.
+fn demands((first, here, _): Here<'_>, (other, there, _): Here<'_>, findings: &mut Findings) {
+    let alone = |table: &Table, than: &Table, region: &RegionId| -> Vec<String> {
+        let only = table.demands.iter().filter(|demand| !than.demands.contains(demand));
+        only.map(|demand| format!("{demand} in {region} alone")).collect()
+    };
+    for what in [alone(here, there, first), alone(there, here, other)].concat() {
+        let way_out = "Rows that do not meet it go to the conflict journal there: have it everywhere, or nowhere.";
+        findings.add(None, warn("demands_differ", object(&here.name), what, way_out));
     }
 }
 

@@ -85,6 +85,7 @@ fn table(name: &str, columns: &[(&str, &str)]) -> Table {
         exclusions: Vec::new(),
         foreign_keys: Vec::new(),
         fires: Vec::new(),
+        demands: Vec::new(),
     }
 }
 
