@@ -323,13 +323,11 @@ pub struct Pace {
 }
 
 impl Exposure {
-    /// What it may be once nothing was heard for `silence`: the region may have gone on at this pace, for as
-    /// long as its `lease` lasts.
-    pub fn after(self, silence: Millis, pace: Pace, lease: Millis) -> Self {
-        let silence = silence.min(lease);
-        let meanwhile = |per_s: u64| per_s.saturating_mul(silence.0).div_ceil(1000);
+    /// What it may be once the region may have written on for so long at this pace, unheard.
+    pub fn after(self, unheard: Millis, pace: Pace) -> Self {
+        let meanwhile = |per_s: u64| per_s.saturating_mul(unheard.0).div_ceil(1000);
         Self {
-            age: self.age + silence,
+            age: self.age + unheard,
             commits: self.commits.saturating_add(meanwhile(pace.commits_per_s)),
             bytes: self.bytes.saturating_add(meanwhile(pace.bytes_per_s)),
         }
@@ -388,8 +386,8 @@ impl CommitTimes {
     }
 
     /// Returns the age of the oldest commit that a reader at `position` lacks; zero when none. Where not
-    /// all are remembered it is no younger than that one. It is `now`, or later: a clock that has not been
-    /// asked yet may say anything.
+    /// all are remembered it is no younger than that one. A clock that has not been asked yet may
+    /// say anything: it is at least as late as the newest commit.
     pub fn age_beyond(&self, position: Lsn, now: PgTime) -> Millis {
         let now = self.commits.back().map_or(now, |last| last.at.max(now));
         self.first_beyond(position).map_or(Millis(0), |(at, _)| now.since(at))
@@ -689,11 +687,9 @@ mod tests {
     fn what_a_silent_region_may_cost_grows_up_to_what_the_rpo_allows() {
         let told = Exposure { age: Millis(100), commits: 3, bytes: 512 };
         let pace = Pace { commits_per_s: 10, bytes_per_s: 1000 };
-        let silent = told.after(Millis(900), pace, Millis(3000));
+        let silent = told.after(Millis(900), pace);
         assert_eq!(silent, Exposure { age: Millis(1000), commits: 12, bytes: 1412 });
         assert_eq!(silent.within(Rpo::None), silent);
-        let gone = told.after(Millis(3_600_000), pace, Millis(900));
-        assert_eq!(gone, silent, "nobody writes without a lease");
         let bounded = Rpo::Within { copies: 1, age: Millis(250) };
         assert_eq!(silent.within(bounded), Exposure { age: Millis(250), ..silent });
         assert_eq!(silent.within(ZERO), Exposure::default());

@@ -297,8 +297,8 @@ impl Observer {
         let status = remembered.status.as_ref();
         let reachable = remembered.answers(now);
         let told = status.map(|(_, status)| status);
-        let lease = &sources.config.lease;
-        let lasts = lease.drift.outlast(lease.ttl);
+        // Nobody writes without a lease, and nobody has heard of what is written with one.
+        let written_until = lease_over_at.map_or(now, |over_at| over_at.min(now));
         RegionFacts {
             reachable,
             lease_over_at,
@@ -318,7 +318,7 @@ impl Observer {
             knows_canary: told.is_some_and(|s| s.owns_canary.is_some()),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
             exposure: status
-                .map(|(at, s)| s.exposure().after(now.since(*at), s.pace(), lasts))
+                .map(|(at, s)| s.exposure().after(written_until.since(*at), s.pace()))
                 .unwrap_or_default(),
             open_writers: told.map(RegionStatus::open_writers).unwrap_or_default(),
             pace: told.map(RegionStatus::pace).unwrap_or_default(),

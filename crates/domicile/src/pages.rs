@@ -16,7 +16,7 @@ use tower::ServiceExt as _;
 
 /// How many are served at once; others wait.
 const CONNECTIONS_MAX: usize = 256;
-/// From the first byte of a request to the last one of its answer.
+/// From the connection to the last byte of the answer.
 const TAKES_MAX: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptors left, say) the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -215,14 +215,14 @@ pub struct LastHeard {
 }
 
 impl LastHeard {
-    /// What losing the region may cost now, which may write for as long as its `lease` lasts.
-    pub fn exposure(&self, lease: Millis) -> Exposure {
+    /// What losing the region may cost, which may have written on until `silent` ago.
+    pub fn exposure(&self, silent: Millis) -> Exposure {
         let told = Exposure {
             age: Millis(self.exposure_ms),
             commits: self.exposure_commits,
             bytes: self.exposure_bytes,
         };
-        told.after(Millis(self.ago_ms), self.pace(), lease)
+        told.after(Millis(self.ago_ms.saturating_sub(silent.0)), self.pace())
     }
 
     pub fn pace(&self) -> Pace {

@@ -253,7 +253,7 @@ impl Tenure {
             // A slot begins once all transactions have ended that were open, and those end with a slot.
             tokio::select! {
                 begun = self.continuity.begin(&client) => begun?,
-                failed = self.end_waiting(), if self.config.rpo.waits_for_capture() => failed?,
+                () = self.end_waiting(), if self.config.rpo.waits_for_capture() => {}
             }
         }
         self.continuity.note(&client).await?;
@@ -279,11 +279,17 @@ impl Tenure {
         })
     }
 
-    /// Returns only when it fails.
-    async fn end_waiting(&self) -> anyhow::Result<()> {
-        let client = session::connect(&self.postgres, "domicile agent").await?;
+    /// Does so until it is dropped, whatever comes of it.
+    async fn end_waiting(&self) {
+        let mut complaint = Complaint::default();
         loop {
-            guard::end_waiting(&client).await?;
+            let ended = async {
+                let client = session::connect(&self.postgres, "domicile agent").await?;
+                guard::end_waiting(&client).await
+            };
+            if let Err(error) = ended.await {
+                complaint.warn("sessions that wait for the slot are not ended", &error);
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -367,7 +373,9 @@ impl Tenure {
             guard::revoke_lease(&guard.client).await?;
             if self.config.rpo.waits_for_capture() {
                 // Their locks would hold up what comes from other regions.
-                guard::end_waiting(&guard.client).await?;
+                if let Err(error) = guard::end_waiting(&guard.client).await {
+                    complaint.warn("sessions that wait for the slot are not ended", &error);
+                }
             }
             return Err(halted.into());
         }

@@ -203,6 +203,12 @@ fn is_member(region: &RegionId, facts: &Facts) -> bool {
     facts.ownership.members().contains(region)
 }
 
+/// Do enough others agree that the region is gone?
+fn is_lost(region: &RegionId, facts: &Facts) -> bool {
+    let seen = facts.regions.get(region).and_then(|seen| seen.outage.as_ref());
+    matches!(seen, Some(Outage::Confirmed { .. }))
+}
+
 fn hand_back(plan: &Plan, facts: &Facts) -> Option<Next> {
     let step = plan.steps.iter().position(|step| matches!(step, Step::HandOver(_)))?;
     let mut in_hands = facts.ownership.ranges_of(&plan.run).peekable();
@@ -317,7 +323,7 @@ fn settled_otherwise(plan: &Plan, facts: &Facts) -> Option<Outcome> {
         return Some(Outcome::Overruled);
     }
     if let Intent::Switchover { range, to } = &plan.intent
-        && facts.lease_over(to)
+        && is_lost(to, facts)
         && !plan.steps.iter().any(|step| matches!(step, Step::Check(_)))
     {
         // Nobody wants it by surprise, whenever the target is back.

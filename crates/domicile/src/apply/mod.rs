@@ -258,20 +258,16 @@ impl Applier {
         // Whoever reads the WAL asks for the origin's name.
         let written = writer.close().await?;
         let mut end = self.log.watch_end();
-        let confirmed = async {
-            while self.positions.counts().confirmed < written {
-                tokio::time::sleep(LOOK_WHETHER_OVER).await;
+        let mut is_dropped = false;
+        loop {
+            if !is_dropped && self.positions.counts().confirmed >= written {
+                is_dropped = writer::drop_origins(&self.config).await?;
             }
-        };
-        tokio::select! {
-            grown = end.wait_for(|end| *end > applied) => return Ok(grown.map(drop)?),
-            changed = self.repairs.changed() => return Ok(changed?),
-            () = confirmed => {}
-        }
-        writer::drop_origins(&self.config).await?;
-        tokio::select! {
-            grown = end.wait_for(|end| *end > applied) => Ok(grown.map(drop)?),
-            changed = self.repairs.changed() => Ok(changed?),
+            tokio::select! {
+                grown = end.wait_for(|end| *end > applied) => return Ok(grown.map(drop)?),
+                changed = self.repairs.changed() => return Ok(changed?),
+                () = tokio::time::sleep(LOOK_WHETHER_OVER) => {}
+            }
         }
     }
 

@@ -98,10 +98,13 @@ impl<'a> Given<'a> {
 
     /// Leaves the rows alone that another owner has under the same key.
     fn meant_by(mut self, batch: &[Transaction], target: &'a Target) -> Self {
-        let stamped = batch.iter().all(|transaction| !transaction.stamps.is_empty());
-        self.meant = target.partition.as_deref().filter(|_| stamped).map(|partition| {
-            let stamps = batch.iter().flat_map(|transaction| &transaction.stamps);
-            (partition, numbers(stamps).into())
+        // Barriers and what is passed over change nothing, and say nothing of what is meant.
+        let mut changing = batch.iter().filter(|transaction| !transaction.changes.is_empty());
+        self.meant = target.partition.as_deref().and_then(|partition| {
+            let stamps = changing.clone().flat_map(|transaction| &transaction.stamps);
+            // One that has no stamp may mean any row.
+            let all = changing.all(|transaction| !transaction.stamps.is_empty());
+            all.then(|| (partition, numbers(stamps).into()))
         });
         self
     }

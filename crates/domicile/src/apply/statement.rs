@@ -159,7 +159,7 @@ pub fn update<'a>(
             each.map(|(name, text)| format!("{name} = {}", place(&mut parameters, text))).collect();
     }
     let condition = identify(target, relation, old.unwrap_or(new), &mut parameters);
-    let condition = format!("{condition}{same}{}", meant(target, stamps));
+    let condition = format!("{condition}{same}{}", meant(target, relation, stamps));
     let (rows, sets) = (target.rows(), sets.join(", "));
     let sql = match sets.as_str() {
         "" => format!("SELECT FROM {rows} row_ WHERE {condition}"),
@@ -178,7 +178,8 @@ pub fn replace<'a>(
     stamps: &[Stamp],
 ) -> Statement<'a> {
     let mut parameters = Vec::new();
-    let condition = identify(target, relation, old, &mut parameters) + &meant(target, stamps);
+    let condition =
+        identify(target, relation, old, &mut parameters) + &meant(target, relation, stamps);
     let (mut columns, mut values) = (Vec::new(), Vec::new());
     for (column, value) in relation.columns.iter().zip(new) {
         let name = quote_name(&column.name);
@@ -209,7 +210,8 @@ fn delete<'a>(
     stamps: &[Stamp],
 ) -> Statement<'a> {
     let mut parameters = Vec::new();
-    let condition = identify(target, relation, old, &mut parameters) + &meant(target, stamps);
+    let condition =
+        identify(target, relation, old, &mut parameters) + &meant(target, relation, stamps);
     Statement { sql: format!("DELETE FROM {} row_ WHERE {condition}", target.rows()), parameters }
 }
 
@@ -254,9 +256,11 @@ fn image(target: &Target, relation: &Relation) -> String {
 
 /// Holds for a row called `row_` that is of one of the partitions that were stamped, where another
 /// owner may have one under the same key.
-fn meant(target: &Target, stamps: &[Stamp]) -> String {
+fn meant(target: &Target, relation: &Relation, stamps: &[Stamp]) -> String {
+    // Who is known by all columns is known by those of the partition, too.
+    let by_all = relation.identity == Identity::Full && target.primary_key.is_empty();
     match &target.partition {
-        Some(partition) if !stamps.is_empty() => {
+        Some(partition) if !stamps.is_empty() && !by_all => {
             format!(" AND {}", is_one_of(partition, &format!("'{}'", numbers(stamps))))
         }
         _ => String::new(),

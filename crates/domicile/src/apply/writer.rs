@@ -325,13 +325,14 @@ async fn open_second(config: &ApplierConfig) -> anyhow::Result<Executor> {
 }
 
 /// Has PostgreSQL forget the replication origins of a writer whose sessions have ended: it keeps room for
-/// so many.
-pub(super) async fn drop_origins(config: &ApplierConfig) -> anyhow::Result<()> {
+/// so many. Returns whether that is done: it may not have noticed the end of the sessions yet.
+pub(super) async fn drop_origins(config: &ApplierConfig) -> anyhow::Result<bool> {
     let client = connect(config).await?;
+    let mut all = true;
     for name in [format!("{ORIGIN_PREFIX}{}", config.origin), second_origin(config)] {
-        slot::drop_origins(&client, &name.replace('_', "\\_")).await?;
+        all &= slot::drop_origins(&client, &name.replace('_', "\\_")).await?;
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Fails while a session of before, whose end PostgreSQL has not noticed yet, may still commit under

@@ -35,9 +35,10 @@ pub async fn connect(connection: &str) -> Result<Client, ConnectError> {
         None => OPTIONS.to_owned(),
     };
     config.options(&options);
-    // The limit of the connection string is for each address, and for getting through to it alone.
+    // The limit of the connection string is for each address, of which a host may have several, and for
+    // getting through to it alone.
     let each = config.get_connect_timeout().copied().unwrap_or(CONNECT_WAIT);
-    let within = each * u32::try_from(config.get_hosts().len().max(1)).unwrap_or(u32::MAX) * 2;
+    let within = each * u32::try_from(config.get_hosts().len().max(1)).unwrap_or(u32::MAX) * 4;
     let opened = tokio::time::timeout(within, config.connect(encryption.connector())).await;
     let opened = opened.map_err(|_| failed(format!("no session within {} s", within.as_secs())))?;
     let (client, session) = opened.map_err(|error| failed(cause(&error)))?;
@@ -97,7 +98,7 @@ mod tests {
         let error = connect(&format!("host=127.0.0.1 port={port} user=x connect_timeout=1"))
             .await
             .unwrap_err();
-        assert!(error.to_string().ends_with("no session within 2 s"), "{error}");
+        assert!(error.to_string().ends_with("no session within 4 s"), "{error}");
     }
 
     #[tokio::test]

@@ -89,6 +89,7 @@ impl Outside {
         let sightings: Vec<Sighting> = self.sightings(region).collect();
         let silent = sightings.iter().map(|s| s.silent_for).min().unwrap_or_default();
         let lasts = config.lease.drift.outlast(config.lease.ttl);
+        let over_for = Millis(silent.0.saturating_sub(lasts.0));
         let policy = &config.failover;
         let told = self.statuses.get(region).and_then(|s| s.as_ref().ok());
         let remembered = self.last_heard(region);
@@ -111,7 +112,7 @@ impl Outside {
             not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
             knows_canary: told.is_some_and(|s| s.owns_canary.is_some()),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
-            exposure: told.map_or_else(|| remembered.exposure(lasts), RegionStatus::exposure),
+            exposure: told.map_or_else(|| remembered.exposure(over_for), RegionStatus::exposure),
             open_writers: told.map(RegionStatus::open_writers).unwrap_or_default(),
             pace: told.map_or_else(|| remembered.pace(), RegionStatus::pace),
             capacity: config.region(region).and_then(|region| region.capacity),

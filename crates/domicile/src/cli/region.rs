@@ -227,10 +227,22 @@ impl Add {
         let bar = context.output.bar("");
         let mut waiting = Waiting::new(context, &bar);
         waiting.say("asks the agent");
+        let directory = directory::Client::open(config)?;
         loop {
+            // Before it is looked whether that was done.
+            let asked = seed::ask::asked(&directory, &self.region).await?;
             if read_ownership(config).await?.members().contains(&self.region) {
                 bar.finish_and_clear();
                 return Ok(None);
+            }
+            if asked.as_deref() != Some(seed) {
+                bar.finish_and_clear();
+                let why = if asked.is_some() {
+                    "somebody else asks for it by now"
+                } else {
+                    "that was taken back"
+                };
+                return Ok(Some(format!("it is not added by this command any more: {why}")));
             }
             match ask(config, &region.peer).await {
                 Ok(status) => {

@@ -476,20 +476,21 @@ pub async fn does_not_wait(client: &Client) -> anyhow::Result<Option<String>> {
 }
 
 /// Ends the sessions whose commits wait for a capture that will not come to them: they are told nothing of
-/// their outcome. Returns how many there were.
-pub async fn end_waiting(client: &Client) -> anyhow::Result<u64> {
-    let ended = client
-        .execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-             WHERE datname = current_database() AND wait_event = 'SyncRep'",
-            &[],
-        )
-        .await
-        .context("end sessions whose commits wait")?;
-    if ended > 0 {
-        tracing::warn!("{ended} sessions were ended whose commits waited for what is not captured");
+/// their outcome. Which those are is seen with `pg_read_all_stats`, and those of other roles are ended with
+/// `pg_signal_backend`.
+pub async fn end_waiting(client: &Client) -> anyhow::Result<()> {
+    // Of every database of the server: a slot waits for them all.
+    let sql = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    for row in client.query(sql, &[]).await.context("look for sessions whose commits wait")? {
+        let pid: i32 = row.get(0);
+        match client.execute("SELECT pg_terminate_backend($1)", &[&pid]).await {
+            Ok(_) => tracing::warn!(pid, "ended: its commit waited for what is not captured"),
+            Err(error) => {
+                tracing::warn!(pid, "waits for what is not captured, and is not ended: {error}")
+            }
+        }
     }
-    Ok(ended)
+    Ok(())
 }
 
 /// Lets this region act as owner from `granted_at` until `deadline`, both by the database's

@@ -7,7 +7,7 @@ use domicile_core::id::Origin;
 use domicile_core::lsn::Lsn;
 use tokio_postgres::{Client, Row};
 
-/// The slot's name: slots belong to the instance, which may serve several clusters.
+/// The slot's name: slots belong to the whole server.
 pub fn slot_name(config: &Config) -> String {
     format!("domicile_{}", config.cluster.replace('-', "_"))
 }
@@ -49,8 +49,7 @@ pub async fn survey(
         .context("look for the slot")?;
     if let Some(of) = found.as_ref().and_then(|row| row.get::<_, Option<&str>>(3)) {
         anyhow::bail!(
-            "slot {slot} is of database \"{of}\" on this server: every region needs a server of its own, \
-             and clusters that share one names of their own"
+            "slot {slot} is of database \"{of}\" on this server: every region needs a server of its own"
         );
     }
     let slot = found.as_ref().map(lift).transpose()?;
@@ -98,21 +97,24 @@ pub async fn forget(client: &Client, slot: &str) -> anyhow::Result<()> {
     remove(client, slot).await?;
     let sql = "DELETE FROM domicile.slot WHERE name = $1";
     client.execute(sql, &[&slot]).await.context("forget the slot")?;
-    drop_origins(client, "domicile\\_%").await
+    drop_origins(client, "domicile\\_%").await?;
+    Ok(())
 }
 
 /// Drops the replication origins whose names are like `pattern`, and which no session has. PostgreSQL
-/// keeps room for so many, in use or not.
-pub async fn drop_origins(client: &Client, pattern: &str) -> anyhow::Result<()> {
+/// keeps room for so many, in use or not. Returns whether none is left.
+pub async fn drop_origins(client: &Client, pattern: &str) -> anyhow::Result<bool> {
+    let mut all = true;
     let sql = "SELECT roname FROM pg_replication_origin WHERE roname LIKE $1";
     for row in client.query(sql, &[&pattern]).await.context("look for replication origins")? {
         let name: &str = row.get(0);
         let dropped = client.execute("SELECT pg_replication_origin_drop($1)", &[&name]).await;
         if let Err(error) = dropped {
             tracing::debug!(origin = name, "is not dropped: {error}");
+            all = false;
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Makes the slot. Returns once it can be read from: transactions that are open now are waited for.

@@ -61,6 +61,12 @@ pub async fn ask(directory: &Client, wanted: &Wanted, facts: &Facts) -> anyhow::
     }
 }
 
+/// Returns which seeding of a region is asked for now.
+pub async fn asked(directory: &Client, region: &RegionId) -> anyhow::Result<Option<String>> {
+    let document = directory.get(&seed_key(region)).await?;
+    Ok(document.as_ref().map(read).transpose()?.map(|document| document.id))
+}
+
 /// Takes back what `run` has asked, if it has.
 pub async fn give_up_of(directory: &Client, region: &RegionId, run: &RunId) -> anyhow::Result<()> {
     match directory.get(&seed_key(region)).await? {

@@ -305,16 +305,15 @@ impl Protocol {
         };
         let seen = |other: usize| {
             let there = &world.regions[other];
-            let outage = match belief.well {
-                true => Outage::None,
-                false => Outage::Confirmed { by: vec![id(by)] },
-            };
             let logs = || (0..3).map(|of| (origin(of), &there.logs[of]));
             let applied = |(of, log): (_, &Log)| match self.breaks(Fault::GrantEarly) {
                 true => (of, Lsn(u64::MAX)),
                 false => (of, log.applied),
             };
-            let lost = belief.target_lost && id(other) == *plan.intent.to();
+            let is_target = id(other) == *plan.intent.to();
+            let lost = belief.target_lost && is_target;
+            let gone = lost || Some(other) == from && !belief.well;
+            let outage = if gone { Outage::Confirmed { by: vec![id(by)] } } else { Outage::None };
             let lease_over_at = match region.seen[other] {
                 _ if lost => world.now,
                 Some(_) if self.breaks(Fault::CutEarly) => world.now,
@@ -322,7 +321,9 @@ impl Protocol {
                 _ => world.now + Millis(1),
             };
             RegionFacts {
-                reachable: belief.answers == Some(other) || from == Some(other),
+                reachable: belief.answers == Some(other)
+                    || from == Some(other)
+                    || is_target && from.is_none() && !lost,
                 lease_over_at: Some(lease_over_at),
                 outage: Some(outage),
                 flushed: logs().map(|(of, log)| (of, log.end)).collect::<Frontier>(),

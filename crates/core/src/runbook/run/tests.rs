@@ -636,7 +636,8 @@ fn what_speaks_against_a_hand_over_is_asked_again_before_anybody_is_kept_from_wr
     behind(&mut facts, 100);
     assert!(matches!(next(&plan, &recorded(false), &facts), Next::Do { .. }));
     // It does not come as a surprise once the target is back, either.
-    facts.regions.get_mut(&region("us")).unwrap().lease_over_at = Some(Time(0));
+    let us = facts.regions.get_mut(&region("us")).unwrap();
+    us.outage = Some(Outage::Confirmed { by: vec![region("ap"), region("eu")] });
     let called_off = Outcome::CalledOff { back_to: region("eu") };
     assert_eq!(next(&plan, &recorded(false), &facts), Next::Finished(called_off));
 }

@@ -63,14 +63,12 @@ impl HandOver {
         let (range, to) = (self.range, self.to.clone());
         let intent = Intent::Switchover { range, to };
         let mut reasons = check(Plan::ready(&self.run, &intent), facts).err()?;
-        // What has come to the target already need not come again, and a target that is lost ends the run.
+        // What has come to the target already need not come again; and of an end that is lost the run hears
+        // otherwise.
         let passes = |reason: &Refusal| {
             matches!(
                 reason,
-                Refusal::AlreadyOwner { .. }
-                    | Refusal::Unreachable(_)
-                    | Refusal::NoLease(_)
-                    | Refusal::OwnerSilent(_)
+                Refusal::AlreadyOwner { .. } | Refusal::NoLease(_) | Refusal::OwnerSilent(_)
             )
         };
         reasons.retain(|reason| !passes(reason));
