@@ -21,6 +21,8 @@ pub enum Caution {
     OpenWriters { owner: RegionId, writers: Vec<OpenWriter> },
     /// It would commit more in a second than it is made for.
     NoHeadroom { region: RegionId, commits: u64, capacity: u64 },
+    /// So many others have to hold a commit of it, and fewer could.
+    NoCopies { region: RegionId, copies: usize, able: usize },
 }
 
 impl fmt::Display for Caution {
@@ -42,6 +44,11 @@ impl fmt::Display for Caution {
                 f,
                 "{region} would commit about {commits} transactions a second, and its capacity is {capacity}"
             ),
+            Self::NoCopies { region, copies, able } => write!(
+                f,
+                "no commit of {region} would return: {copies} others have to hold it, and {able} answer. \
+                 It takes another region, a witness, or rpo = \"none\""
+            ),
         }
     }
 }
@@ -60,6 +67,14 @@ pub fn cautions(plan: &Plan, facts: &Facts) -> Vec<Caution> {
             cautions.extend(
                 writers.map(|writers| Caution::OpenWriters { owner: owner.clone(), writers }),
             );
+        }
+    }
+    if let Intent::Failover { from, to, .. } = &plan.intent {
+        let copies = facts.rpo.copies();
+        let others = facts.ownership.holders().filter(|holder| ![from, to].contains(holder));
+        let able = others.filter(|holder| facts.is_reachable(holder)).count();
+        if able < copies {
+            cautions.push(Caution::NoCopies { region: to.clone(), copies, able });
         }
     }
     let targets: BTreeSet<&RegionId> = moves.iter().map(|each| &each.to).collect();
@@ -169,6 +184,18 @@ mod tests {
         );
         facts.regions.get_mut(&to).unwrap().capacity = None;
         assert!(told(&to_us(3, 3), &facts).is_empty());
+    }
+
+    #[test]
+    fn a_failover_after_which_no_commit_returns_says_so() {
+        let mut facts = facts(Rpo::Zero { copies: 1 });
+        lose_eu(&mut facts);
+        let (from, to) = (region("eu"), region("us"));
+        let intent = Intent::Failover { from, to, attested: false };
+        assert!(told(&intent, &facts).is_empty(), "ap is there");
+        facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
+        let said = told(&intent, &facts);
+        assert!(said[0].starts_with("no commit of us would return: 1 others have to hold it"));
     }
 
     #[test]
