@@ -17,12 +17,21 @@ use crate::proto::{
     RepairRequest, Value, compare_response as answer, describe_response,
 };
 
+/// Who asks waits for the answer: a table that somebody holds is told of, and not waited for without end.
+const LOCK_WAIT: &str = "SET lock_timeout = '30s'";
+
+async fn open(postgres: &str) -> anyhow::Result<tokio_postgres::Client> {
+    let client = session::connect(postgres, "domicile compare").await?;
+    client.batch_execute(LOCK_WAIT).await.context("wait for no table without end")?;
+    Ok(client)
+}
+
 /// Answers what this region's table is like.
 pub async fn describe(
     postgres: &str,
     request: DescribeRequest,
 ) -> anyhow::Result<DescribeResponse> {
-    let client = session::connect(postgres, "domicile compare").await?;
+    let client = open(postgres).await?;
     let table = TableName::new(request.schema, request.table);
     let Some((shape, rows_estimate)) = compare::shape(&client, &table).await? else {
         return Ok(DescribeResponse::default());
@@ -45,7 +54,7 @@ pub async fn answer(
     config: &Config,
     request: CompareRequest,
 ) -> anyhow::Result<CompareResponse> {
-    let mut client = session::connect(postgres, "domicile compare").await?;
+    let mut client = open(postgres).await?;
     let table = TableName::new(request.schema, request.table);
     let (columns, key) = (&request.columns, &request.key);
     let comparison = Comparison::new(&client, config, &table, columns, key).await?;
