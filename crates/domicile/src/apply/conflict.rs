@@ -15,7 +15,7 @@ use tokio_postgres::types::ToSql;
 use super::behind::explains;
 use super::is_transient;
 use super::statement::{
-    Statement, insert, replace, select, select_given, statement, target, update,
+    Statement, insert, replace, select, select_incoming, statement, target, update,
 };
 use crate::pieces::Piece;
 use crate::postgres::journal;
@@ -189,8 +189,9 @@ async fn insert_exists(
     let Some(local) = fetch(postgres, &select(target, relation, new)).await? else {
         return Err(Taken.into());
     };
-    if let Some(given) = of_other_owner(postgres, target, relation, new, &local).await? {
-        return lower_stays(postgres, target, relation, (new, given), local, "insert_exists").await;
+    if let Some(incoming) = of_other_owner(postgres, target, relation, new, &local).await? {
+        return lower_stays(postgres, target, relation, (new, incoming), local, "insert_exists")
+            .await;
     }
     put(postgres, target, relation, new).await?;
     Ok(Some(Met {
@@ -210,9 +211,9 @@ async fn update_missing(
     new: &Row,
 ) -> anyhow::Result<Option<Met>> {
     if let Some(local) = fetch(postgres, &select(target, relation, new)).await?
-        && let Some(given) = of_other_owner(postgres, target, relation, new, &local).await?
+        && let Some(incoming) = of_other_owner(postgres, target, relation, new, &local).await?
     {
-        let rows = (new, given);
+        let rows = (new, incoming);
         return lower_stays(postgres, target, relation, rows, local, "update_origin_differs").await;
     }
     // A key change may have been applied already: then the row stands under its new key.
@@ -249,9 +250,9 @@ async fn of_other_owner(
     if local.partition.is_none() {
         return Ok(None);
     }
-    let given = fetch(postgres, &select_given(target, relation, new)).await?;
-    let given = given.and_then(|given| given.partition);
-    Ok(given.filter(|_| given != local.partition))
+    let incoming = fetch(postgres, &select_incoming(target, relation, new)).await?;
+    let incoming = incoming.and_then(|incoming| incoming.partition);
+    Ok(incoming.filter(|_| incoming != local.partition))
 }
 
 /// Two owners have each written a row under one key, and their changes come in another order to each
@@ -260,20 +261,20 @@ async fn lower_stays(
     postgres: &impl GenericClient,
     target: &Target,
     relation: &Relation,
-    (new, given): (&Row, i32),
+    (new, incoming): (&Row, i32),
     local: Found,
     conflict: &'static str,
 ) -> anyhow::Result<Option<Met>> {
     let here = local.partition.unwrap_or_default();
-    let stays = here < given;
+    let stays = here < incoming;
     if !stays {
         put(postgres, target, relation, new).await?;
     }
-    let lower = here.min(given);
+    let lower = here.min(incoming);
     Ok(Some(Met {
         conflict,
         reason: format!(
-            "two owners have a row with this key, of partitions {here} and {given}: the one of \
+            "two owners have a row with this key, of partitions {here} and {incoming}: the one of \
              partition {lower} stays"
         ),
         local: Some(local.image),

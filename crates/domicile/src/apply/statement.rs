@@ -228,7 +228,7 @@ pub fn select<'a>(target: &Target, relation: &Relation, identity: &'a Row) -> St
 }
 
 /// Selects the same of a row that need not be there. What was not sent is taken for null.
-pub fn select_given<'a>(target: &Target, relation: &Relation, row: &'a Row) -> Statement<'a> {
+pub fn select_incoming<'a>(target: &Target, relation: &Relation, row: &'a Row) -> Statement<'a> {
     let mut parameters = Vec::new();
     let each = relation.columns.iter().zip(row).map(|(column, value)| {
         let place = place(&mut parameters, sent(value).unwrap_or(Text(None)));
