@@ -57,6 +57,9 @@ async fn the_row_of_the_lower_partition_stays_in_every_region() {
             ),
             format!("INSERT INTO line SELECT i, {ticket}, {sign} FROM generate_series(1, 9) i"),
             // What was too large stays as it is.
+            format!("INSERT INTO ticket VALUES (4, '{owner}', {sign})"),
+            // Children of parents that have one key themselves.
+            format!("INSERT INTO line VALUES (1001, 1, {sign})"),
             "UPDATE ticket SET n = n * 2 WHERE id < 4".to_owned(),
             "UPDATE ticket SET n = n * 3 WHERE id > 300".to_owned(),
             "UPDATE line SET n = n * 5 WHERE id < 10".to_owned(),
@@ -82,9 +85,16 @@ async fn the_row_of_the_lower_partition_stays_in_every_region() {
         }
     })
     .await;
+    // What loses goes just when what stays takes its place.
+    let (holder, ap) = (regions.connect("ap").await.unwrap(), regions.connect("ap").await.unwrap());
+    holder.batch_execute("BEGIN; SELECT FROM ticket WHERE id = 4 FOR UPDATE").await.unwrap();
+    us.batch_execute("DELETE FROM ticket WHERE id = 4").await.unwrap();
+    wait_for_locks(&ap, 1).await;
     for peer in ["us", "ap"] {
         links.heal("eu", peer);
     }
+    wait_for_locks(&ap, 2).await;
+    holder.batch_execute("COMMIT").await.unwrap();
     converge(&regions).await;
 
     let shown = "SELECT string_agg(concat_ws(':', id, home, n, left(body, 2)), ' ' ORDER BY id)
@@ -96,11 +106,16 @@ async fn the_row_of_the_lower_partition_stays_in_every_region() {
         let client = regions.connect(region).await.unwrap();
         assert_eq!(
             text(&client, shown).await,
-            "1:eu:2:eu 2:eu:2:eu 3:eu:2:eu 33:us:-2:us",
+            "1:eu:2:eu 2:eu:2:eu 3:eu:2:eu 4:eu:1 33:us:-2:us",
             "{region}"
         );
         assert_eq!(text(&client, all).await, "100 300 100", "{region}");
         assert_eq!(text(&client, lines).await, "9 45", "{region}");
+        assert_eq!(
+            text(&client, "SELECT n::text FROM line WHERE id = 1001").await,
+            "1",
+            "{region}"
+        );
     }
     assert_alike(&regions, &["ticket", "line"]).await;
     // us was told that its row is here: what it was is in the journal, for a person to look at.
@@ -128,6 +143,18 @@ async fn the_row_of_the_lower_partition_stays_in_every_region() {
         let client = regions.connect(region).await.unwrap();
         assert_eq!(text(&client, again).await, "1:us:-2:us", "{region}");
     }
+}
+
+/// Waits until so many appliers wait for a row.
+async fn wait_for_locks(client: &Client, wanted: i64) {
+    eventually(&format!("{wanted} wait for a row"), async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                   WHERE application_name LIKE 'domicile%' AND wait_event_type = 'Lock'";
+        let row = client.query_one(sql, &[]).await.map_err(|e| e.to_string())?;
+        let waiting: i64 = row.get(0);
+        if waiting == wanted { Ok(()) } else { Err(format!("{waiting} do")) }
+    })
+    .await;
 }
 
 async fn text(client: &Client, sql: &str) -> String {

@@ -101,7 +101,10 @@ async fn apply_one(
             let relation = relation(*r);
             match inserted(postgres, &statement).await? {
                 true => Ok(None),
-                false => insert_exists(postgres, target(targets, relation)?, relation, new).await,
+                false => {
+                    insert_exists(postgres, target(targets, relation)?, transaction, relation, new)
+                        .await
+                }
             }
         }
         Change::Update { relation: r, old, new } => {
@@ -119,7 +122,7 @@ async fn apply_one(
             {
                 return Ok(None);
             }
-            update_missing(postgres, target, relation, identity, new).await
+            update_missing(postgres, target, transaction, relation, identity, new).await
         }
         Change::Delete { .. } if execute(postgres, &statement).await? > 0 => Ok(None),
         Change::Delete { .. } => Ok(Some(Met {
@@ -183,17 +186,19 @@ const RESTART_IDENTITY: &str = "
 async fn insert_exists(
     postgres: &impl GenericClient,
     target: &Target,
+    transaction: &Transaction,
     relation: &Relation,
     new: &Row,
 ) -> anyhow::Result<Option<Met>> {
     let Some(local) = fetch(postgres, &select(target, relation, new)).await? else {
         return Err(Taken.into());
     };
-    if let Some(incoming) = of_other_owner(postgres, target, relation, new, &local).await? {
+    let other = of_other_owner(postgres, target, (transaction, relation, new), &local).await?;
+    if let Some(incoming) = other {
         return lower_stays(postgres, target, relation, (new, incoming), local, "insert_exists")
             .await;
     }
-    put(postgres, target, relation, new).await?;
+    put_or_insert(postgres, target, relation, new).await?;
     Ok(Some(Met {
         conflict: "insert_exists",
         reason: "a row with this key was there; the owner's version replaced it".into(),
@@ -206,12 +211,14 @@ async fn insert_exists(
 async fn update_missing(
     postgres: &impl GenericClient,
     target: &Target,
+    transaction: &Transaction,
     relation: &Relation,
     identity: &Row,
     new: &Row,
 ) -> anyhow::Result<Option<Met>> {
     if let Some(local) = fetch(postgres, &select(target, relation, new)).await?
-        && let Some(incoming) = of_other_owner(postgres, target, relation, new, &local).await?
+        && let Some(incoming) =
+            of_other_owner(postgres, target, (transaction, relation, new), &local).await?
     {
         let rows = (new, incoming);
         return lower_stays(postgres, target, relation, rows, local, "update_origin_differs").await;
@@ -243,15 +250,18 @@ async fn update_missing(
 async fn of_other_owner(
     postgres: &impl GenericClient,
     target: &Target,
-    relation: &Relation,
-    new: &Row,
+    (transaction, relation, new): (&Transaction, &Relation, &Row),
     local: &Found,
 ) -> anyhow::Result<Option<i32>> {
     if local.partition.is_none() {
         return Ok(None);
     }
-    let incoming = fetch(postgres, &select_incoming(target, relation, new)).await?;
-    let incoming = incoming.and_then(|incoming| incoming.partition);
+    let found = fetch(postgres, &select_incoming(target, relation, new)).await?;
+    let found = found.and_then(|incoming| incoming.partition);
+    // Its parent here may be another owner's row, too: it was written under one of these.
+    let stamps = transaction.stamps.iter().map(|stamp| stamp.partition.0.cast_signed());
+    let is_stamped = found.is_some_and(|found| stamps.clone().any(|stamp| stamp == found));
+    let incoming = if is_stamped { found } else { stamps.min().or(found) };
     Ok(incoming.filter(|_| incoming != local.partition))
 }
 
@@ -268,7 +278,7 @@ async fn lower_stays(
     let here = local.partition.unwrap_or_default();
     let stays = here < incoming;
     if !stays {
-        put(postgres, target, relation, new).await?;
+        put_or_insert(postgres, target, relation, new).await?;
     }
     let lower = here.min(incoming);
     Ok(Some(Met {
@@ -285,6 +295,20 @@ async fn lower_stays(
 
 fn is_whole(row: &Row) -> bool {
     !row.contains(&Value::Unchanged)
+}
+
+/// The row in the way may have gone meanwhile, by what comes from another region.
+async fn put_or_insert(
+    postgres: &impl GenericClient,
+    target: &Target,
+    relation: &Relation,
+    new: &Row,
+) -> anyhow::Result<()> {
+    if !put(postgres, target, relation, new).await? && is_whole(new) {
+        let inserted = execute(postgres, &insert(target, relation, new)).await?;
+        anyhow::ensure!(inserted > 0, "a row comes and goes under this key: it is tried again");
+    }
+    Ok(())
 }
 
 /// Makes the row that stands under the key of `new` the same; returns whether there is one.

@@ -28,6 +28,7 @@ pub fn judge(config: &Config, table: &Table, catalog: &Catalog, add: &mut impl F
         }
         Some(TableKind::Owned(KeySource::Parent { table: parent, columns, references })) => {
             parent_link(table, columns, add);
+            uniqueness(config, table, columns, add);
             if let Some(parent) = catalog.table(parent) {
                 parent_row(table, parent, columns, references, add);
             }
@@ -180,8 +181,9 @@ fn uniqueness(config: &Config, table: &Table, key: &[String], add: &mut impl FnM
             key.join(", ")
         );
         let way_out = "Two owners may use the same value at the same time. Of one primary key, the row of the lower \
-                       partition then stays everywhere; of another unique value, regions show different \
-                       rows. A person has to settle it (conflict journal). Make values distinct (uuid, \
+                       partition then stays everywhere (conflict journal); of another unique value, each \
+                       row stays where it was written, and other regions say repair_fails until one of \
+                       them is deleted at its owner. Make values distinct (uuid, \
                        ranges per region), or add the key to the index.";
         add(warn("unique_per_owner", object(&table.name), what, way_out));
     }
