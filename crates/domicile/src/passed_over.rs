@@ -1,6 +1,7 @@
-//! Do other regions lack what the publication has passed over?
+//! Do other regions lack what the publication, or a lost slot, has passed over?
 //!
-//! The look at the publication (`guards.rs`) notes which tables are in question. They are compared
+//! The look at the publication (`guards.rs`), and the begin of another incarnation (`continuity`), note which tables
+//! are in question. They are compared
 //! between all members, again and again, and nothing is changed: whether this region's rows are the
 //! right ones is for a person to say, who may have lost a table and made it again. A table that is
 //! alike everywhere is in question no more.
@@ -171,7 +172,7 @@ impl Comparer {
         });
         let tables = tables.collect::<Vec<_>>().join("; ");
         let detail = format!(
-            "somebody changed the publication, which is put back, and other regions may lack changes \
+            "the publication or the slot was changed, which is mended, and other regions may lack changes \
              of {tables}. Where rows differ, \"domicile verify --repair\" makes them what their \
              owners have; it ends by itself once all regions are alike"
         );

@@ -4,10 +4,13 @@
 use std::process::Command;
 use std::time::Duration;
 
+use domicile::directory::Client as Directory;
+use domicile::directory::change::begin_incarnation;
 use domicile::lab::cluster::{Cluster, ClusterConfig, PgBin};
 use domicile::lab::regions::Regions;
 use domicile::status::RegionStatus;
 use domicile_core::continuity::RESEEDABLE;
+use domicile_core::id::Origin;
 use tokio_postgres::error::SqlState;
 
 mod regions;
@@ -43,6 +46,7 @@ async fn a_slot_that_does_not_follow_on_what_was_read_is_told_and_nothing_is_ski
     what_a_local_failover_lost_is_applied_again(&mut regions).await;
     a_data_folder_that_is_lost(&mut regions).await;
     what_postgres_cannot_decode(&mut regions).await;
+    who_compares_may_be_interrupted(&mut regions).await;
 }
 
 /// Commits wait for the capture that the slot is for, and a new slot for all that is open.
@@ -93,6 +97,7 @@ async fn a_lost_slot_is_made_again_though_commits_wait_for_it() {
     let seeded = seed_again(&regions, "eu", 2);
     tokio::join!(seeded, futures_util::future::join_all(writes));
     regions.wait_until_ready().await.unwrap();
+    is_compared(&regions, "eu").await;
     write_everywhere(&regions, 2).await;
     settle(&regions, "after").await;
     assert_alike(&regions, &["kept", "setting"]).await;
@@ -117,6 +122,7 @@ async fn a_lost_slot_is_made_again_though_commits_wait_for_it() {
 async fn everything_is_alike(regions: &mut Regions, region: &str) {
     assert_alike(regions, &["kept"]).await;
     regions.wait_until_ready().await.unwrap();
+    is_compared(regions, region).await;
     write_everywhere(regions, 8).await;
     settle(regions, &format!("after {region}")).await;
     assert_alike(regions, &["kept"]).await;
@@ -127,6 +133,15 @@ async fn everything_is_alike(regions: &mut Regions, region: &str) {
                WHERE conflict <> 'differed' OR current_setting('cluster_name') = 'eu'";
     let lost: String = client.query_one(sql, &[]).await.unwrap().get(0);
     assert!(lost.is_empty(), "something lost in {region}: {lost}");
+}
+
+/// What was not captured is looked at until all regions are alike, whoever else looks.
+async fn is_compared(regions: &Regions, region: &str) {
+    eventually(&format!("{region} says nothing any more"), async || {
+        let status = regions.status(region).await.map_err(|e| e.to_string())?;
+        if status.conditions.is_empty() { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+    })
+    .await;
 }
 
 async fn noted(regions: &Regions, region: &str, note: &str) -> i64 {
@@ -322,12 +337,35 @@ async fn what_postgres_cannot_decode(regions: &mut Regions) {
         assert!(told.contains("publication \"domicile\" does not exist"), "{told}");
         seed_again(regions, "us", 4).await;
     }
-    eventually("us says nothing any more", async || {
-        let status = regions.status("us").await.map_err(|e| e.to_string())?;
-        if status.conditions.is_empty() { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+    everything_is_alike(regions, "us").await;
+}
+
+/// Nothing that was committed unseen is taken for wrong because nobody looked.
+async fn who_compares_may_be_interrupted(regions: &mut Regions) {
+    write_unseen(regions, "ap").await;
+    drop_slot(&regions.connect("ap").await.unwrap()).await;
+    regions.start_agent("ap").unwrap();
+    let before = says(regions, "ap", "slot_lost").await.origin;
+    // As "domicile reseed" does, before it compares.
+    let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
+    let before: Origin = before.parse().unwrap();
+    begin_incarnation(&directory, &before.region, before.incarnation).await.unwrap();
+    eventually("it says how many rows differ", async || {
+        let status = regions.status("ap").await.map_err(|e| e.to_string())?;
+        let mut told = status.conditions.iter();
+        match told.any(|c| c.name == "changes_passed_over" && c.detail.contains("rows differ")) {
+            true => Ok(()),
+            false => Err(format!("{:?}", status.conditions)),
+        }
     })
     .await;
-    everything_is_alike(regions, "us").await;
+    let repaired = Command::new(regions.binary())
+        .args(["verify", "--repair", "--config"])
+        .arg(regions.config_file("ap"))
+        .output();
+    assert!(repaired.as_ref().unwrap().status.success(), "{repaired:?}");
+    assert!(noted(regions, "eu", "round 6").await > 0, "ap owns the rows");
+    everything_is_alike(regions, "ap").await;
 }
 
 /// Commits what no agent sees: the guard still admits it.

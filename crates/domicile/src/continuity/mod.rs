@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::Context;
 use domicile_core::config::Config;
 use domicile_core::continuity::{Break, Known, Ours, Server, Verdict, judge, shown};
-use domicile_core::id::Origin;
+use domicile_core::id::{Origin, TableName};
 use domicile_core::lsn::Lsn;
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::complain::Complaint;
 use crate::log::{Log, Logs};
 use crate::notices::Notices;
-use crate::postgres::slot;
+use crate::postgres::{guard, passed_over, setup, slot};
 pub use record::Record;
 
 /// Under which the notice stands.
@@ -50,6 +50,8 @@ pub struct Continuity {
 struct Shared {
     origin: Origin,
     slot: String,
+    /// What is captured.
+    tables: Vec<TableName>,
     log: Log,
     /// Of the incarnation before this one.
     before: Option<(Origin, Log)>,
@@ -82,6 +84,7 @@ impl Continuity {
         let shared = Shared {
             origin,
             slot,
+            tables: setup::published(config).into_iter().filter(is_users).collect(),
             before,
             log,
             must_reach,
@@ -136,6 +139,11 @@ impl Continuity {
             // What our tables lost of it is applied again.
             let shown = self.shown(&server, log.end())?;
             slot::resume(client, before, shown).await?;
+        }
+        if slot::was_read(client, slot).await? {
+            // Durably, before the slot is whole again: whoever compares may be interrupted.
+            let since = self.shared.before.as_ref().map_or(Lsn::ZERO, |(_, log)| log.end());
+            passed_over::note(client, &self.shared.tables, since).await?;
         }
         if self.shared.origin.incarnation > 1 {
             // Wherever it stands: what lies before its successor is compared, not captured.
@@ -319,6 +327,10 @@ impl Continuity {
         // A record is written before it is known.
         self.shared.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_users(table: &TableName) -> bool {
+    table.schema != guard::SCHEMA
 }
 
 /// Returns the logs of earlier incarnations of this region, oldest first.

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use domicile_core::id::TableName;
 use domicile_core::lsn::Lsn;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{Client, GenericClient};
 
 /// Changes of one table that other regions may lack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +20,12 @@ pub struct PassedOver {
 /// Notes that changes since `since` may have been passed over; of a table that was noted before, it
 /// is the earlier position that counts.
 pub async fn note(
-    transaction: &Transaction<'_>,
-    tables: &[&TableName],
+    client: &impl GenericClient,
+    tables: impl IntoIterator<Item = &TableName>,
     since: Lsn,
 ) -> anyhow::Result<()> {
     for table in tables {
-        transaction
+        client
             .execute(
                 "INSERT INTO domicile.passed_over (schema_name, table_name, since)
                  VALUES ($1, $2, $3::text::pg_lsn)

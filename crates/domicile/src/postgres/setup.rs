@@ -78,7 +78,7 @@ pub async fn publish(client: &mut Client, config: &Config) -> anyhow::Result<()>
     let now = now.unwrap_or_default();
     let touched = passed_over(&known, &now, &carried);
     if !touched.is_empty() {
-        noted::note(&transaction, &concerned(config, &touched), looked_at).await?;
+        noted::note(&transaction, concerned(config, &touched), looked_at).await?;
         tracing::warn!(?touched, ?todo, "somebody changed the publication");
     }
     let marks = remember(&known, &now, &wanted, &carried);

@@ -146,6 +146,13 @@ pub async fn note(
     Ok(())
 }
 
+/// Was a slot of this name ever read here, as a member?
+pub async fn was_read(client: &Client, slot: &str) -> anyhow::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM domicile.slot WHERE name = $1)";
+    let noted = client.query_one(sql, &[&slot]).await.context("read what is noted of the slot")?;
+    Ok(noted.get(0))
+}
+
 /// A copy of the database in another cluster carries the note of the first one.
 async fn noted(client: &Client, slot: &str, system: u64, incarnation: u32) -> anyhow::Result<bool> {
     let sql = "SELECT FROM domicile.slot WHERE name = $1 AND system = $2 AND incarnation >= $3";
