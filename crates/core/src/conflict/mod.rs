@@ -13,6 +13,7 @@
 //! ```
 
 pub mod hlc;
+pub mod one_key;
 pub mod policy;
 pub mod unique;
 pub mod version;

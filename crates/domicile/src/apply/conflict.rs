@@ -7,7 +7,8 @@
 //! about to be applied: then nothing was displaced and nothing is journaled.
 
 use domicile_core::change::{Change, Relation, Row, Transaction, Value};
-use domicile_core::id::Origin;
+use domicile_core::conflict::one_key;
+use domicile_core::id::{Origin, PartitionId};
 use tokio_postgres::GenericClient;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -195,8 +196,7 @@ async fn insert_exists(
     };
     let other = of_other_owner(postgres, target, (transaction, relation, new), &local).await?;
     if let Some(incoming) = other {
-        return lower_stays(postgres, target, relation, (new, incoming), local, "insert_exists")
-            .await;
+        return settle(postgres, target, relation, (new, incoming), local, "insert_exists").await;
     }
     put_or_insert(postgres, target, relation, new).await?;
     Ok(Some(Met {
@@ -221,7 +221,7 @@ async fn update_missing(
             of_other_owner(postgres, target, (transaction, relation, new), &local).await?
     {
         let rows = (new, incoming);
-        return lower_stays(postgres, target, relation, rows, local, "update_origin_differs").await;
+        return settle(postgres, target, relation, rows, local, "update_origin_differs").await;
     }
     // A key change may have been applied already: then the row stands under its new key.
     let moved = put(postgres, target, relation, new).await?;
@@ -252,40 +252,37 @@ async fn of_other_owner(
     target: &Target,
     (transaction, relation, new): (&Transaction, &Relation, &Row),
     local: &Found,
-) -> anyhow::Result<Option<i32>> {
+) -> anyhow::Result<Option<PartitionId>> {
     if local.partition.is_none() {
         return Ok(None);
     }
     let found = fetch(postgres, &select_incoming(target, relation, new)).await?;
     let found = found.and_then(|incoming| incoming.partition);
-    // Its parent here may be another owner's row, too: it was written under one of these.
-    let stamps = transaction.stamps.iter().map(|stamp| stamp.partition.0.cast_signed());
-    let is_stamped = found.is_some_and(|found| stamps.clone().any(|stamp| stamp == found));
-    let incoming = if is_stamped { found } else { stamps.min().or(found) };
+    let incoming = one_key::written_under(found, &transaction.stamps);
     Ok(incoming.filter(|_| incoming != local.partition))
 }
 
-/// Two owners have each written a row under one key, and their changes come in another order to each
-/// region: everywhere the row of the lower partition stays.
-async fn lower_stays(
+/// Two owners have each written a row under one key: makes it the one that stays everywhere.
+async fn settle(
     postgres: &impl GenericClient,
     target: &Target,
     relation: &Relation,
-    (new, incoming): (&Row, i32),
+    (new, incoming): (&Row, PartitionId),
     local: Found,
     conflict: &'static str,
 ) -> anyhow::Result<Option<Met>> {
-    let here = local.partition.unwrap_or_default();
-    let stays = here < incoming;
+    let here = local.partition.unwrap_or(incoming);
+    let stays = one_key::local_stays(here, incoming);
     if !stays {
         put_or_insert(postgres, target, relation, new).await?;
     }
-    let lower = here.min(incoming);
+    let (PartitionId(of), PartitionId(and)) = (here, incoming);
+    let PartitionId(kept) = if stays { here } else { incoming };
     Ok(Some(Met {
         conflict,
         reason: format!(
-            "two owners have a row with this key, of partitions {here} and {incoming}: the one of \
-             partition {lower} stays"
+            "two owners have a row with this key, of partitions {of} and {and}: the one of \
+             partition {kept} stays"
         ),
         local: Some(local.image),
         winner: Some(if stays { "local" } else { "incoming" }),
@@ -306,7 +303,8 @@ async fn put_or_insert(
 ) -> anyhow::Result<()> {
     if !put(postgres, target, relation, new).await? && is_whole(new) {
         let inserted = execute(postgres, &insert(target, relation, new)).await?;
-        anyhow::ensure!(inserted > 0, "a row comes and goes under this key: it is tried again");
+        // Another has come into its place: what stays is read from a peer.
+        anyhow::ensure!(inserted > 0, Taken);
     }
     Ok(())
 }
@@ -347,7 +345,7 @@ async fn execute(client: &impl GenericClient, statement: &Statement<'_>) -> anyh
 /// A row, and its partition where another owner may have one under the same key.
 struct Found {
     image: serde_json::Value,
-    partition: Option<i32>,
+    partition: Option<PartitionId>,
 }
 
 async fn fetch(
@@ -355,7 +353,10 @@ async fn fetch(
     statement: &Statement<'_>,
 ) -> anyhow::Result<Option<Found>> {
     let row = client.query_opt(&statement.sql, &parameters(statement)).await?;
-    Ok(row.map(|row| Found { image: row.get(0), partition: row.get(1) }))
+    let partition = |row: &tokio_postgres::Row| {
+        row.get::<_, Option<i32>>(1).map(|n| PartitionId(n.cast_unsigned()))
+    };
+    Ok(row.map(|row| Found { image: row.get(0), partition: partition(&row) }))
 }
 
 fn parameters<'a>(statement: &'a Statement<'_>) -> Vec<&'a (dyn ToSql + Sync)> {

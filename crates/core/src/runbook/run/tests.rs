@@ -185,6 +185,18 @@ pub(in crate::runbook) fn go_on_with(
     panic!("the run does not end: {story:?}");
 }
 
+/// Goes on until a step is due that is `meant`, and returns its place.
+fn go_up_to(plan: &Plan, facts: &mut Facts, meant: fn(&Step) -> bool) -> usize {
+    loop {
+        match next(plan, &recorded(facts.ownership.had_its_turn(&plan.run)), facts) {
+            Next::Do { step, .. } if meant(&plan.steps[step]) => return step,
+            Next::Do { effect, .. } => perform(facts, effect),
+            Next::Wait { blocker, .. } => settle(facts, &blocker, plan),
+            Next::Finished(outcome) => panic!("{outcome:?}"),
+        }
+    }
+}
+
 pub(in crate::runbook) fn run() -> RunId {
     RunId("1".into())
 }
@@ -646,15 +658,7 @@ fn what_speaks_against_a_hand_over_is_asked_again_before_anybody_is_kept_from_wr
 fn no_canary_is_written_to_a_region_that_does_not_answer() {
     let mut facts = facts(Rpo::Zero { copies: 1 });
     let plan = switchover(&facts);
-    let verify = plan.steps.iter().position(|step| matches!(step, Step::Verify(_))).unwrap();
-    loop {
-        match next(&plan, &recorded(facts.ownership.had_its_turn(&run())), &facts) {
-            Next::Do { step, .. } if step == verify => break,
-            Next::Do { effect, .. } => perform(&mut facts, effect),
-            Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
-            Next::Finished(outcome) => panic!("{outcome:?}"),
-        }
-    }
+    let verify = go_up_to(&plan, &mut facts, |step| matches!(step, Step::Verify(_)));
     facts.regions.get_mut(&region("us")).unwrap().reachable = false;
     let blocker = Blocker::Unwell { region: region("us"), why: Unwell::Silent };
     let waits = Next::Wait { step: verify, blocker };
@@ -1337,15 +1341,7 @@ fn a_drill_whose_canary_came_from_a_region_that_has_left_ends_where_it_is() {
     let all = facts.regions.keys().cloned().collect::<Vec<_>>();
     facts.ownership = Ownership::initial(9, &owners).with_members(all);
     let plan = drill(&mut facts);
-    let give_back = plan.steps.iter().position(|step| matches!(step, Step::GiveBack(_))).unwrap();
-    loop {
-        match next(&plan, &recorded(facts.ownership.had_its_turn(&run())), &facts) {
-            Next::Do { step, .. } if step == give_back => break,
-            Next::Do { effect, .. } => perform(&mut facts, effect),
-            Next::Wait { blocker, .. } => settle(&mut facts, &blocker, &plan),
-            Next::Finished(outcome) => panic!("{outcome:?}"),
-        }
-    }
+    go_up_to(&plan, &mut facts, |step| matches!(step, Step::GiveBack(_)));
     change(&mut facts, OwnershipChange::Leave { region: region("ap") });
     assert_eq!(go_on(&plan, true, &mut facts).1, Outcome::Overruled);
 }
