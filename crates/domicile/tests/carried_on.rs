@@ -149,16 +149,20 @@ impl World {
         let point = self.regions.folder().join(to).join("agent/kill-at");
         std::fs::write(&point, format!("{step} {moment}")).unwrap();
         if step == "catch_up" {
+            self.is_known_to_follow(to).await;
             self.regions.links().stop_reading(to);
         }
         let mut command = self.begin(called);
-        eventually(&format!("the agent of {to} dies: {what}"), || {
-            let ended = self.regions.agent_has_ended(to);
-            async move { if ended { Ok(()) } else { Err("it lives".to_owned()) } }
-        })
-        .await;
-        self.regions.links().resume_reading(to);
         let fresh = |run: &RunDocument| !known.contains(&run.run);
+        let died = Instant::now();
+        while !self.regions.agent_has_ended(to) {
+            let runs = self.runs().await;
+            let ours = runs.iter().filter(|run| fresh(run)).collect::<Vec<_>>();
+            let told = command.try_wait().unwrap();
+            assert!(died.elapsed() < regions::PATIENCE, "{what}: {to} lives; {told:?}, {ours:#?}");
+            tokio::time::sleep(regions::LOOK_AGAIN).await;
+        }
+        self.regions.links().resume_reading(to);
         eventually(&format!("another agent goes on: {what}"), async || {
             let runs = self.runs().await;
             let mut ours = runs.iter().filter(|run| fresh(run));
@@ -183,6 +187,19 @@ impl World {
             assert_eq!(run.state, RunState::Succeeded, "{what}: {run:#?}");
         }
         println!("{:>6} ms  {what}", self.began.elapsed().as_millis());
+    }
+
+    /// Waits until the others know that a region has what they wrote: to somebody who may be far behind
+    /// nothing is handed over, and who was started again heard nothing yet.
+    async fn is_known_to_follow(&self, region: &str) {
+        for other in self.regions.names().iter().filter(|other| *other != region) {
+            eventually(&format!("{other} knows that {region} follows"), async || {
+                let status = self.regions.status(other).await.map_err(|e| e.to_string())?;
+                let behind = status.staleness()[&region.parse().unwrap()];
+                if behind.0 == 0 { Ok(()) } else { Err(format!("it is {behind} behind")) }
+            })
+            .await;
+        }
     }
 
     async fn is_done_once(&self, before: &Ownership, to: &str, what: &str) {
@@ -233,6 +250,6 @@ impl World {
     fn begin(&self, arguments: &[&str]) -> Child {
         let mut command = Command::new(self.regions.binary());
         command.args(arguments).arg("--config").arg(self.regions.config_file("ap"));
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        command.stdout(Stdio::null()).spawn().unwrap()
     }
 }

@@ -134,9 +134,20 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
         reasons.extend(against.filter(|why| !matches!(why, Refusal::NoLease(_))));
     }
     if !reasons.is_empty() {
-        return Err(reasons);
+        return Err(each_once(reasons));
     }
     Ok(Plan { estimate: estimate(intent, facts), ..plan })
+}
+
+/// What holds for many partitions is told once.
+fn each_once(reasons: Vec<Refusal>) -> Vec<Refusal> {
+    let mut told = Vec::new();
+    for reason in reasons {
+        if !told.contains(&reason) {
+            told.push(reason);
+        }
+    }
+    told
 }
 
 /// What is against a region that is to become a member.

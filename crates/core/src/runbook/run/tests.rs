@@ -626,7 +626,14 @@ fn a_planned_hand_over_waits_for_no_target_that_is_far_behind() {
     assert_eq!(behind(5000), None);
     let refusal =
         Refusal::TooFarBehind { to: region("us"), owner: region("eu"), staleness: Millis(120_000) };
-    assert_eq!(behind(120_000), Some(vec![refusal]));
+    assert_eq!(behind(120_000), Some(vec![refusal.clone()]));
+
+    // Once, however many epochs there are.
+    let (run, range) = (RunId("other".to_owned()), PartitionRange::new(4, 4));
+    let change = OwnershipChange::HandOver { range, to: to.clone(), run };
+    facts.ownership = facts.ownership.apply(&change).unwrap();
+    let intent = Intent::Switchover { range: PartitionRange::new(3, 5), to };
+    assert_eq!(plan(&self::run(), &intent, &facts).err(), Some(vec![refusal]));
 }
 
 #[test]
