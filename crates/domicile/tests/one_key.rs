@@ -145,6 +145,64 @@ async fn the_row_of_the_lower_partition_stays_in_every_region() {
     }
 }
 
+/// Each row stays where its owner was told that it is: which of them shall go, a person says.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_rows_with_one_unique_value_stay_at_home_and_wait_for_a_person() {
+    let mut config = config(&["eu", "us"], "home(home)", 0);
+    config.rpo = "none".to_owned();
+    config.seed_sql =
+        "CREATE TABLE person (id int PRIMARY KEY, home text NOT NULL, mail text UNIQUE);
+                       INSERT INTO person VALUES (10, 'eu', 'e'), (20, 'us', 'u'), (21, 'us', 'v')"
+            .to_owned();
+    config.tables = "[[table]]\nname = \"person\"\nkey = [\"home\"]\n".to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    let (eu, us) = (regions.connect("eu").await.unwrap(), regions.connect("us").await.unwrap());
+    regions.links().cut("eu", "us");
+    eu.batch_execute(
+        "INSERT INTO person VALUES (1, 'eu', 'x'); INSERT INTO person VALUES (3, 'eu', 'y')",
+    )
+    .await
+    .unwrap();
+    us.batch_execute(
+        "INSERT INTO person VALUES (2, 'us', 'x'); UPDATE person SET mail = 'y' WHERE id = 20",
+    )
+    .await
+    .unwrap();
+    regions.links().heal("eu", "us");
+    let shown = "SELECT string_agg(concat_ws(':', id, mail), ' ' ORDER BY id) FROM person";
+    for (region, client, others) in [("eu", &eu, "2 us"), ("us", &us, "1 eu")] {
+        eventually(&format!("{region} says that rows cannot be repaired"), async || {
+            let status = regions.status(region).await.map_err(|e| e.to_string())?;
+            let said = status.says("repair_fails");
+            if said { Ok(()) } else { Err(format!("{:?}", status.conditions)) }
+        })
+        .await;
+        let entries =
+            "SELECT string_agg(concat_ws(' ', key ->> 'id', new ->> 'home'), ', ' ORDER BY id)
+                       FROM domicile.journal WHERE status = 'open' AND conflict = 'apply_error'";
+        assert_eq!(text(client, entries).await, others, "the first of them is for a person");
+    }
+    assert_eq!(text(&eu, shown).await, "1:x 3:y 10:e 20:u 21:v");
+    assert_eq!(text(&us, shown).await, "2:x 10:e 20:y 21:v");
+
+    // Whichever goes, the other one is shown everywhere.
+    eu.batch_execute("DELETE FROM person WHERE id = 1").await.unwrap();
+    us.batch_execute("UPDATE person SET mail = 'z' WHERE id = 20").await.unwrap();
+    for (region, client) in [("eu", &eu), ("us", &us)] {
+        eventually(&format!("{region} shows what is left"), async || {
+            match text(client, shown).await.as_str() {
+                "2:x 3:y 10:e 20:z 21:v" => Ok(()),
+                other => Err(other.to_owned()),
+            }
+        })
+        .await;
+    }
+    converge(&regions).await;
+    let verified = run(&regions, &["verify"]);
+    assert!(verified.status.success(), "{verified:?}");
+}
+
 /// Waits until so many appliers wait for a row.
 async fn wait_for_locks(client: &Client, wanted: i64) {
     eventually(&format!("{wanted} wait for a row"), async || {

@@ -52,17 +52,19 @@ pub async fn apply(
         };
         postgres.batch_execute("RELEASE SAVEPOINT change").await?;
         let Some(met) = met else { continue };
+        // What somebody was told is here is not, or not everywhere. A unique value may be any row's.
+        let displaces = met.local.is_some() || met.conflict == "apply_error";
+        let open = displaces
+            && match met.repair {
+                true => !journal::has_marks(postgres, transaction, change).await?,
+                false => !journal::is_in_question(postgres, transaction, change).await?,
+            };
         if met.repair {
             journal::mark_for_repair(postgres, transaction, change).await?;
         }
         if !converging || met.conflict == "apply_error" {
             tracing::warn!(%origin, lsn = %transaction.lsn, conflict = met.conflict, "{}", met.reason);
             let (conflict, reason) = (met.conflict, met.reason.as_str());
-            // What somebody was told is here is not, or not everywhere.
-            let displaces = met.local.is_some() || met.conflict == "apply_error";
-            let open = displaces
-                && !met.repair
-                && !journal::is_in_question(postgres, transaction, change).await?;
             let Met { local, winner, .. } = met;
             let entry =
                 journal::Entry { origin, piece, index, local, conflict, reason, winner, open };

@@ -309,9 +309,7 @@ pub async fn is_in_question(
     transaction: &Transaction,
     change: &Change,
 ) -> anyhow::Result<bool> {
-    let index = change.relations().first();
-    let relation = index.and_then(|index| transaction.relations.get(*index as usize));
-    let Some(relation) = relation else { return Ok(false) };
+    let Some(relation) = relation_of(transaction, change) else { return Ok(false) };
     let marked = format!("SELECT EXISTS (SELECT FROM domicile.repair WHERE {MARKED})");
     for key in keys(relation, change) {
         let table = &relation.table;
@@ -321,6 +319,26 @@ pub async fn is_in_question(
         }
     }
     Ok(relation.table == guard::canary_table())
+}
+
+/// Is any row of the change's table marked, or its table the canary's?
+pub async fn has_marks(
+    client: &impl GenericClient,
+    transaction: &Transaction,
+    change: &Change,
+) -> anyhow::Result<bool> {
+    let Some(relation) = relation_of(transaction, change) else { return Ok(false) };
+    let marked = "SELECT EXISTS (SELECT FROM domicile.repair
+                                 WHERE schema_name = $1 AND table_name = $2)";
+    let TableName { schema, name } = &relation.table;
+    let found = client.query_one(marked, &[schema, name]).await;
+    let found: bool = found.context("read whether rows are in question")?.get(0);
+    Ok(found || relation.table == guard::canary_table())
+}
+
+fn relation_of<'t>(transaction: &'t Transaction, change: &Change) -> Option<&'t Relation> {
+    let index = change.relations().first()?;
+    transaction.relations.get(*index as usize).map(AsRef::as_ref)
 }
 
 /// A row that was found to differ from its owner's, and what it became.
