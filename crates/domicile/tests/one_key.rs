@@ -129,13 +129,17 @@ async fn the_row_of_the_lower_partition_stays_in_every_region() {
     let verified = run(&regions, &["verify"]);
     assert!(verified.status.success(), "{verified:?}");
 
-    // What lost is written again under the key that is free by now.
-    eu.batch_execute("DELETE FROM ticket WHERE id = 1").await.unwrap();
-    converge(&regions).await;
+    // What lost is written again under its key once that is free.
     let id = "SELECT id::text FROM domicile.journal
               WHERE conflict = 'insert_exists' AND relation = 'public.ticket' AND key ->> 'id' = '1'";
     let id = text(&us, id).await;
-    let replayed = run(&regions, &["journal", "replay", &id, "--region", "us", "--force"]);
+    let replay = ["journal", "replay", &id, "--region", "us", "--force"];
+    let refused = run(&regions, &replay);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("have two owners"), "{said}");
+    eu.batch_execute("DELETE FROM ticket WHERE id = 1").await.unwrap();
+    converge(&regions).await;
+    let replayed = run(&regions, &replay);
     assert!(replayed.status.success(), "{replayed:?}");
     converge(&regions).await;
     let again = "SELECT concat_ws(':', id, home, n, left(body, 2)) FROM ticket WHERE id = 1";

@@ -78,6 +78,12 @@ impl Replay {
                 Err(Refused::Elsewhere { owner: Some(owner), .. }) if !asked.contains(&owner) => {
                     region = known(config, &owner)?;
                 }
+                // One would have to write what is the other's.
+                Err(Refused::Elsewhere { by, owner: Some(owner) }) => anyhow::bail!(
+                    "the row that stands under this key and the one that lost have two owners, \
+                     \"{owner}\" and \"{by}\": delete the one that stands at its owner first, or write \
+                     the one that lost under another key"
+                ),
                 Err(refused) => return Err(refused.into()),
             }
         }
