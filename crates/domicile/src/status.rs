@@ -11,6 +11,7 @@ use domicile_core::runbook::{OpenWriter, Seeding};
 use domicile_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
+use crate::apply;
 use crate::log::Logs;
 
 /// One region, as its own agent sees it. Durations are in milliseconds, LSNs as PostgreSQL prints
@@ -247,6 +248,11 @@ impl RegionStatus {
     /// Does it hold no lease, or a state in which nothing is captured?
     pub fn cannot_write(&self) -> bool {
         !self.lease_live || self.conditions.iter().any(|condition| halts(&condition.name))
+    }
+
+    /// Is it in a state in which what comes from another region waits for a person?
+    pub fn cannot_apply(&self) -> bool {
+        self.conditions.iter().any(|condition| apply::waits_for_a_person(&condition.name))
     }
 
     /// What losing this region would cost: what it has committed and no peer has flushed.

@@ -49,8 +49,8 @@ pub fn started_by(here: &RegionId, policy: &FailoverPolicy, facts: &Facts) -> Ve
 /// Returns the reachable region that shows most of what `from` has written, and of those the one
 /// that holds most: to fetch a log costs less time than to apply it, and writes wait for both.
 ///
-/// One that has rows to repair only where there is no other: it would open what it is given later. And
-/// so one that comes and goes: it would be lost again.
+/// One that has rows to repair only where there is no other: it would open what it is given later. So one
+/// that cannot apply what comes, which may never show all; and one that comes and goes: it would be lost again.
 pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
     let end = |positions: &Frontier| -> (u32, Lsn) {
         let origins = positions.iter().filter(|(origin, _)| origin.region == *from);
@@ -59,7 +59,8 @@ pub fn successor(from: &RegionId, facts: &Facts) -> Option<RegionId> {
     let near = |region: &RegionId| {
         let seen = facts.regions.get(region);
         seen.map(|seen| {
-            (seen.is_settled(), !seen.on_probation, end(&seen.applied), end(&seen.flushed))
+            let is_well = (!seen.cannot_apply, seen.is_settled(), !seen.on_probation);
+            (is_well, end(&seen.applied), end(&seen.flushed))
         })
     };
     let candidates = facts.regions.keys().filter(|region| may_take_over(region, from, facts));

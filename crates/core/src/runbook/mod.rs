@@ -228,6 +228,8 @@ pub struct RegionFacts {
     /// It says that it holds no lease, or that what is committed there is not captured
     /// ([`crate::continuity`]), so that it will hold none for long.
     pub cannot_write: bool,
+    /// What comes from another region cannot be applied there, until a person has done something.
+    pub cannot_apply: bool,
     /// Others may lack what it has written: nothing of it stands in any log.
     pub passed_over: bool,
     /// Its tables may show what it alone wrote and is no history: that is not all found yet.
@@ -517,6 +519,11 @@ impl Facts {
     /// Does `run` have partitions in its hands?
     pub fn in_hands(&self, run: &RunId) -> bool {
         self.ownership.ranges_of(run).next().is_some()
+    }
+
+    /// See [`RegionFacts::cannot_apply`].
+    pub fn cannot_apply(&self, region: &RegionId) -> bool {
+        self.regions.get(region).is_some_and(|seen| seen.cannot_apply)
     }
 
     /// By what `region` may have acknowledged commits.

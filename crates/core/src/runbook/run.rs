@@ -175,11 +175,14 @@ fn return_canary(plan: &Plan, from: &RegionId, facts: &Facts) -> Option<Next> {
     Some(Next::Do { step, effect: Effect::Change(back) })
 }
 
-/// Whoever is lost takes over nothing. Once it is known where the old owner's history ends, what was
-/// meant for it goes to the survivor that has least to do, for nobody can write meanwhile.
+/// Whoever is lost takes over nothing, and whoever cannot apply the rest of the history may never do so. Once it
+/// is known where that ends, what was meant for it goes to the survivor that has least to do, for nobody can
+/// write meanwhile.
 fn replace_target(plan: &Plan, facts: &Facts) -> Option<Next> {
     let Intent::Failover { from, to, .. } = &plan.intent else { return None };
-    if is_member(to, facts) && !facts.lease_over(to) {
+    let catch_up = |to: &RegionId| CatchUp { run: plan.run.clone(), to: to.clone() };
+    let is_lost = !is_member(to, facts) || facts.lease_over(to);
+    if !is_lost && (!facts.cannot_apply(to) || catch_up(to).done(facts)) {
         return None;
     }
     let mut in_hands = facts.ownership.ranges_of(&plan.run).peekable();
@@ -188,9 +191,8 @@ fn replace_target(plan: &Plan, facts: &Facts) -> Option<Next> {
         return None;
     }
     let place = |meant: fn(&Step) -> bool| plan.steps.iter().position(meant);
-    let to = successor(from, facts)?;
-    let catch_up = CatchUp { run: plan.run.clone(), to: to.clone() };
-    if let Some(blocker) = catch_up.blocked(facts) {
+    let to = successor(from, facts).filter(|other| is_lost || !facts.cannot_apply(other))?;
+    if let Some(blocker) = catch_up(&to).blocked(facts) {
         let step = place(|step| matches!(step, Step::CatchUp(_)))?;
         return Some(Next::Wait { step, blocker });
     }

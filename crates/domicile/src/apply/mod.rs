@@ -70,6 +70,11 @@ const LOOK_WHETHER_OVER: Duration = Duration::from_secs(5);
 /// How often it is looked whether somebody has run the DDL that is missing here.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// Is this a state in which what comes from another region waits until a person has done something?
+pub fn waits_for_a_person(condition: &str) -> bool {
+    [STOPPED, behind::CONDITION, migration::CONDITION].contains(&condition)
+}
+
 #[derive(Clone)]
 pub struct ApplierConfig {
     pub postgres: String,

@@ -105,6 +105,7 @@ impl Outside {
             ownership_read: told.map_or(0, |s| s.ownership_read),
             left_behind: self.left_behind.contains(region),
             cannot_write: told.is_some_and(RegionStatus::cannot_write),
+            cannot_apply: told.is_some_and(RegionStatus::cannot_apply),
             passed_over: told.is_some_and(|s| s.says(PASSED_OVER)),
             unsettled: told.is_some_and(|s| s.says(UNSETTLED)),
             repairs_pending: told.map_or(0, |s| s.repairs_pending),

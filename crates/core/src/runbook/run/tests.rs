@@ -512,8 +512,86 @@ fn another_survivor_takes_over_where_the_target_is_lost_behind_the_fence() {
     assert_eq!(*waits, region("ap"), "it stands in once it shows all");
     facts.regions.get_mut(&region("ap")).unwrap().applied.advance(&eu(), Lsn(100));
     take_a_step(&plan, &mut facts);
-    assert!(owner_is_not(&facts, 0, "us") && !owner_is_not(&facts, 0, "ap"));
+    assert!(owner_is_not(&facts, 3, "us") && !owner_is_not(&facts, 3, "ap"));
     assert_eq!(next(&plan, &recorded(true), &facts), Next::Finished(Outcome::Overruled));
+}
+
+#[test]
+fn another_survivor_takes_over_where_the_target_cannot_apply_the_rest() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let plan = failover(&facts);
+    while !facts.ownership.ranges_of(&plan.run).any(|entry| entry.state.cut().is_some()) {
+        take_a_step(&plan, &mut facts);
+    }
+    let waits_for = |facts: &Facts| match next(&plan, &recorded(true), facts) {
+        Next::Wait { blocker: Blocker::Behind { region, .. }, .. } => region.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let stuck = |facts: &mut Facts, name: &str, stuck| {
+        facts.regions.get_mut(&region(name)).unwrap().cannot_apply = stuck;
+    };
+    assert_eq!(waits_for(&facts), "us");
+    stuck(&mut facts, "us", true);
+    assert_eq!(waits_for(&facts), "ap");
+    stuck(&mut facts, "ap", true);
+    assert_eq!(waits_for(&facts), "us", "nobody is better");
+    stuck(&mut facts, "ap", false);
+    let mut applied = facts.clone();
+    applied.regions.get_mut(&region("us")).unwrap().applied.advance(&eu(), Lsn(100));
+    take_a_step(&plan, &mut applied);
+    assert!(!owner_is_not(&applied, 3, "us"), "what it cannot apply is another's");
+    facts.regions.get_mut(&region("ap")).unwrap().applied.advance(&eu(), Lsn(100));
+    take_a_step(&plan, &mut facts);
+    assert!(!owner_is_not(&facts, 3, "ap"));
+}
+
+#[test]
+fn what_stands_in_the_log_before_a_new_one_is_applied_before_others_write() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let second = Origin::new(region("eu"), 2);
+    facts.regions.get_mut(&region("ap")).unwrap().flushed.advance(&eu(), Lsn(120));
+    facts.regions.get_mut(&region("us")).unwrap().flushed.advance(&second, Lsn(7));
+    let plan = failover(&facts);
+    while !facts.in_hands(&plan.run) {
+        take_a_step(&plan, &mut facts);
+    }
+    change(
+        &mut facts,
+        OwnershipChange::Cut {
+            run: plan.run.clone(),
+            cut: Cut { origin: second.clone(), lsn: Lsn(7) },
+        },
+    );
+    let needs = |facts: &Facts| match next(&plan, &recorded(true), facts) {
+        Next::Wait { blocker: Blocker::Behind { needs, .. }, .. } => {
+            Some((needs.origin, needs.lsn))
+        }
+        Next::Do { .. } => None,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(needs(&facts), Some((second.clone(), Lsn(7))));
+    facts.regions.get_mut(&region("us")).unwrap().applied.advance(&second, Lsn(7));
+    assert_eq!(needs(&facts), Some((eu(), Lsn(120))), "ap holds more of it");
+    facts.regions.get_mut(&region("us")).unwrap().applied.advance(&eu(), Lsn(120));
+    assert_eq!(needs(&facts), None);
+}
+
+#[test]
+fn nobody_is_chosen_who_cannot_apply_what_others_wrote_where_another_can() {
+    let mut facts = facts(Rpo::Zero { copies: 1 });
+    lose_eu(&mut facts);
+    let (us, ap) = (region("us"), region("ap"));
+    assert_eq!(successor(&region("eu"), &facts), Some(us.clone()));
+    facts.regions.get_mut(&us).unwrap().cannot_apply = true;
+    assert_eq!(successor(&region("eu"), &facts), Some(ap.clone()));
+    let intent = Intent::Failover { from: region("eu"), to: us.clone(), attested: true };
+    let refused = plan(&run(), &intent, &facts);
+    assert_eq!(refused, Err(vec![Refusal::CannotApply(us.clone())]));
+    facts.regions.get_mut(&ap).unwrap().cannot_apply = true;
+    assert_eq!(successor(&region("eu"), &facts), Some(us));
+    assert!(plan(&run(), &intent, &facts).is_ok(), "nobody else could");
 }
 
 #[test]

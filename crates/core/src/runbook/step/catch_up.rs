@@ -1,5 +1,8 @@
 //! The new owner has applied everything up to the cut, and up to those of the epochs before.
 //!
+//! Where the log of the old owner has begun anew, what it says does not come after what the one before said
+//! until something is written: of that one, what the new owner has of it is to be applied, and what others have.
+//!
 //! Its own writes tell the others what they come after. An owner that wrote nothing told nobody, so
 //! the end of the epoch before its own does not follow from having all of its log.
 //!
@@ -8,7 +11,7 @@
 
 use super::{Blocker, Effect, Facts};
 use crate::id::{Origin, RegionId, RunId};
-use crate::lsn::Cut;
+use crate::lsn::{Cut, Lsn};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatchUp {
@@ -28,19 +31,30 @@ impl CatchUp {
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
         let seen = facts.regions.get(&self.to);
         let has = |origin: &Origin| seen.map(|r| r.applied.get(origin)).unwrap_or_default();
-        let behind = |cut: &&Cut| cut.origin.region != self.to && has(&cut.origin) < cut.lsn;
-        facts.ownership.ranges_of(&self.run).find_map(|entry| {
+        let behind = |cut: &Cut| cut.origin.region != self.to && has(&cut.origin) < cut.lsn;
+        let needs = facts.ownership.ranges_of(&self.run).find_map(|entry| {
             let last = entry.state.cut()?;
-            let mut cuts = entry.closed.iter().map(|closed| &closed.cut).chain([last]);
-            cuts.find(behind).map(|needs| Blocker::Behind {
-                region: self.to.clone(),
-                needs: needs.clone(),
-                has: has(&needs.origin),
-            })
-        })
+            let cuts = entry.closed.iter().map(|closed| &closed.cut).chain([last]).cloned();
+            cuts.chain(self.before(&last.origin, facts)).find(behind)
+        })?;
+        let has = has(&needs.origin);
+        Some(Blocker::Behind { region: self.to.clone(), needs, has })
     }
 
     pub fn effect(&self, _: &Facts) -> Option<Effect> {
         None
+    }
+
+    /// The ends of the logs that the region of `origin` has written before it, of those that are kept.
+    fn before(&self, origin: &Origin, facts: &Facts) -> Vec<Cut> {
+        let Some(seen) = facts.regions.get(&self.to) else { return Vec::new() };
+        let earlier = |(other, _): &(&Origin, Lsn)| {
+            other.region == origin.region && other.incarnation < origin.incarnation
+        };
+        let end = |(other, _): (&Origin, Lsn)| {
+            let held = facts.regions.values().map(|seen| seen.flushed.get(other)).max()?;
+            Some(Cut { origin: other.clone(), lsn: held })
+        };
+        seen.flushed.iter().filter(earlier).filter_map(end).collect()
     }
 }
