@@ -286,6 +286,7 @@ impl Observer {
                 on_probation: on_probation(region, seen, now),
                 knows_canary: true,
                 ownership_seen: own.ownership_seen,
+                unheard: false,
                 exposure: own.exposure(),
                 open_writers: own.open_writers(),
                 pace: own.pace(),
@@ -319,6 +320,7 @@ impl Observer {
             on_probation: on_probation(region, seen, now),
             knows_canary: told.is_some_and(|s| s.owns_canary.is_some()),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
+            unheard: status.is_none(),
             exposure: status
                 .map(|(at, s)| s.exposure().after(written_until.since(*at), s.pace()))
                 .unwrap_or_default(),

@@ -23,6 +23,8 @@ pub enum Caution {
     NoHeadroom { region: RegionId, commits: u64, capacity: u64 },
     /// So many others have to hold a commit of it, and fewer could.
     NoCopies { region: RegionId, copies: usize, able: usize },
+    /// What its loss would cost is not known.
+    Unheard { region: RegionId },
 }
 
 impl fmt::Display for Caution {
@@ -48,6 +50,11 @@ impl fmt::Display for Caution {
                 f,
                 "no commit of {region} would return: {copies} others have to hold it, and {able} answer. \
                  It takes another region, a witness, or rpo = \"none\""
+            ),
+            Self::Unheard { region } => write!(
+                f,
+                "none of the agents that answer has heard {region} since it was started: what only {region} has \
+                 committed is not in the estimated loss"
             ),
         }
     }
@@ -75,6 +82,10 @@ pub fn cautions(plan: &Plan, facts: &Facts) -> Vec<Caution> {
         let able = others.filter(|holder| facts.is_reachable(holder)).count();
         if able < copies {
             cautions.push(Caution::NoCopies { region: to.clone(), copies, able });
+        }
+        let loses_nothing = facts.rpo_of(from).loss_max() == Some(Millis(0));
+        if facts.regions.get(from).is_some_and(|seen| seen.unheard) && !loses_nothing {
+            cautions.push(Caution::Unheard { region: from.clone() });
         }
     }
     let targets: BTreeSet<&RegionId> = moves.iter().map(|each| &each.to).collect();
@@ -196,6 +207,19 @@ mod tests {
         facts.regions.get_mut(&region("ap")).unwrap().reachable = false;
         let said = told(&intent, &facts);
         assert!(said[0].starts_with("no commit of us would return: 1 others have to hold it"));
+    }
+
+    #[test]
+    fn a_loss_of_which_nothing_is_known_is_not_told_as_none() {
+        for (rpo, said) in [(Rpo::None, 1), (Rpo::Zero { copies: 1 }, 0)] {
+            let mut facts = facts(rpo);
+            lose_eu(&mut facts);
+            let (from, to) = (region("eu"), region("us"));
+            let intent = Intent::Failover { from, to, attested: false };
+            assert!(told(&intent, &facts).is_empty());
+            facts.regions.get_mut(&region("eu")).unwrap().unheard = true;
+            assert_eq!(told(&intent, &facts).len(), said, "{rpo:?}");
+        }
     }
 
     #[test]

@@ -246,6 +246,8 @@ pub struct RegionFacts {
     pub ownership_seen: u64,
     /// What it has committed and no other region has flushed, by its own clock.
     pub exposure: Exposure,
+    /// Nobody who answers has heard it since he began: of its exposure nothing is known.
+    pub unheard: bool,
     /// Its transactions that have written and been open for long, the oldest first.
     pub open_writers: Vec<OpenWriter>,
     pub pace: Pace,

@@ -113,9 +113,16 @@ impl Outside {
             not_opened: told.is_some_and(|s| s.says(NOT_OPENED)),
             knows_canary: told.is_some_and(|s| s.owns_canary.is_some()),
             ownership_seen: told.map_or(0, |s| s.ownership_seen),
-            exposure: told.map_or_else(|| remembered.exposure(over_for), RegionStatus::exposure),
+            unheard: told.is_none() && remembered.is_none(),
+            exposure: told.map_or_else(
+                || remembered.clone().unwrap_or_default().exposure(over_for),
+                RegionStatus::exposure,
+            ),
             open_writers: told.map(RegionStatus::open_writers).unwrap_or_default(),
-            pace: told.map_or_else(|| remembered.pace(), RegionStatus::pace),
+            pace: told
+                .map(RegionStatus::pace)
+                .or(remembered.map(|it| it.pace()))
+                .unwrap_or_default(),
             capacity: config.region(region).and_then(|region| region.capacity),
             staleness: told.map(RegionStatus::staleness).unwrap_or_default(),
             aware_of: told.map(RegionStatus::aware_of).unwrap_or_default(),
@@ -124,11 +131,11 @@ impl Outside {
     }
 
     /// What the others remember of a region, by whoever has heard it last.
-    fn last_heard(&self, region: &RegionId) -> LastHeard {
+    fn last_heard(&self, region: &RegionId) -> Option<LastHeard> {
         let peers = self.statuses.values().flatten().flat_map(|status| &status.peers);
         let about = peers.filter(|peer| peer.region == region.as_str());
         let heard = about.filter_map(|peer| peer.last_heard.clone());
-        heard.min_by_key(|heard| heard.ago_ms).unwrap_or_default()
+        heard.min_by_key(|heard| heard.ago_ms)
     }
 
     fn is_on_probation(&self, region: &RegionId) -> bool {
