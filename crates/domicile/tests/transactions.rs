@@ -151,6 +151,7 @@ async fn odd_ones_hold_nobody_up(world: &mut World) {
              BEGIN; SELECT count(*) FROM item; COMMIT;
              BEGIN; CREATE TABLE stays_here (id int); INSERT INTO stays_here VALUES (1); COMMIT;
              BEGIN; CREATE INDEX ON stays_here (id); DROP TABLE stays_here; COMMIT;
+             BEGIN; CREATE TABLE stays_nowhere (id int); COMMIT;
              BEGIN; UPDATE item SET extra = 9; ROLLBACK;",
         )
         .await;
@@ -178,8 +179,15 @@ async fn odd_ones_hold_nobody_up(world: &mut World) {
              SELECT pg_logical_emit_message(true, 'theirs', '\\xff00'::bytea),
                     pg_logical_emit_message(true, 'domicile.barrier', 'nobodys'),
                     pg_logical_emit_message(true, 'domicile.stamp', '\\xff00'::bytea),
-                    pg_logical_emit_message(true, 'domicile.stamp', 'no stamp');
+                    pg_logical_emit_message(true, 'domicile.stamp', 'no stamp'),
+                    pg_logical_emit_message(true, 'domicile.stamp', '0:999999'),
+                    pg_logical_emit_message(true, 'domicile.stamp', '0:0'),
+                    pg_logical_emit_message(true, 'domicile.stamp', '9:1:1');
              INSERT INTO one_2 VALUES (1000, 1);
+             COMMIT;
+             BEGIN;
+             SELECT pg_logical_emit_message(true, 'domicile.stamp', '0:999999');
+             INSERT INTO stays_nowhere VALUES (1);
              COMMIT;",
         )
         .await;

@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use domicile_core::change::{Column, Identity, Relation, Stamp, Transaction};
-use domicile_core::id::{Epoch, PartitionId, RunId, TableName};
+use domicile_core::change::{Column, Identity, Relation, Transaction};
+use domicile_core::id::TableName;
 use domicile_core::lsn::Lsn;
 use domicile_core::record::Field;
 use domicile_core::time::PgTime;
@@ -19,8 +19,9 @@ use domicile_pg::pgoutput::{self, Decoded, Message, Old, ReplicaIdentity, Tuple}
 
 use super::body::{Body, Place};
 use crate::log::{Log, LogError};
-use crate::postgres::guard::{BARRIER_PREFIX, STAMP_PREFIX, progress_table};
+use crate::postgres::guard::progress_table;
 use crate::postgres::setup;
+use crate::postgres::stamp::{BARRIER_PREFIX, STAMP_PREFIX, StampKey};
 
 /// Replication origins of our own applier start with this.
 pub const ORIGIN_PREFIX: &str = "domicile_";
@@ -61,6 +62,7 @@ pub enum AssembleError {
 /// Puts transactions together. One per stream: what is open when the stream breaks comes again.
 pub struct Assembler {
     log: Log,
+    key: StampKey,
     relations: BTreeMap<u32, Arc<Relation>>,
     /// Where apply keeps its checkpoints, once it was described.
     progress: Option<u32>,
@@ -75,10 +77,10 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    pub fn new(log: Log) -> Self {
+    pub fn new(log: Log, key: StampKey) -> Self {
         let (relations, streamed) = (BTreeMap::new(), BTreeMap::new());
         let (progress, private) = (None, BTreeSet::new());
-        Self { log, relations, progress, private, open: None, streamed, block: None }
+        Self { log, key, relations, progress, private, open: None, streamed, block: None }
     }
 
     /// Has a transaction committed of which some messages are still to come?
@@ -151,9 +153,10 @@ impl Assembler {
                 self.current("origin")?.0.applied |= name.starts_with(ORIGIN_PREFIX);
             }
             Message::Logical { prefix, content, .. } => {
+                let key = self.key;
                 let (open, _) = self.current("message")?;
                 open.mark(stream_xid);
-                open.note(&prefix, &content);
+                open.note(&key, &prefix, &content);
             }
             Message::Insert { .. }
             | Message::Update { .. }
@@ -361,23 +364,17 @@ impl Open {
         self.body.cut(mark.place).await
     }
 
-    /// Takes in a logical message.
-    fn note(&mut self, prefix: &str, content: &[u8]) {
+    /// Takes in a logical message: anybody may emit one.
+    fn note(&mut self, key: &StampKey, prefix: &str, content: &[u8]) {
         let Ok(content) = std::str::from_utf8(content) else { return };
+        let xid = self.head.xid;
         if prefix == STAMP_PREFIX {
-            // Anybody may emit such a message. One that does not parse is none of the guard's; a
-            // false one is judged against the directory like a true one.
-            let stamp = content.split_once(':').and_then(|(partition, epoch)| {
-                let partition = PartitionId(partition.parse().ok()?);
-                Some(Stamp { partition, epoch: Epoch(epoch.parse().ok()?) })
-            });
-            if let Some(stamp) = stamp
-                && !self.head.stamps.contains(&stamp)
-            {
-                self.head.stamps.push(stamp);
-            }
-        } else if prefix == BARRIER_PREFIX {
-            self.head.barrier = Some(RunId(content.to_owned()));
+            let stamp = key.stamp(xid, content);
+            self.head.stamps.extend(stamp.filter(|stamp| !self.head.stamps.contains(stamp)));
+        } else if prefix == BARRIER_PREFIX
+            && let Some(run) = key.barrier(xid, content)
+        {
+            self.head.barrier = Some(run);
         }
     }
 

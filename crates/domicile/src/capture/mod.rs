@@ -42,6 +42,7 @@ use crate::notices::Notices;
 use crate::pieces::{LargePieces, Piece};
 use crate::positions::Positions;
 use crate::postgres::shared::is_shared;
+use crate::postgres::stamp::StampKey;
 use crate::postgres::stream::{ServerError, Stream, StreamConfig, StreamError};
 use crate::postgres::{journal, session};
 use crate::tenure::TenureState;
@@ -184,6 +185,7 @@ impl Capture {
         self.config.continuity.check()?;
         ensure!(verdict == Verdict::GoesOn, "the slot is not made yet");
         self.claim_shown(&postgres).await?;
+        let key = StampKey::read(&postgres).await?;
         self.positions.restarted();
         let stream = Stream::start(&StreamConfig {
             connection: session::configure(&self.config.postgres, APPLICATION_NAME)?,
@@ -203,7 +205,7 @@ impl Capture {
             stream,
             postgres,
             decoder: Decoder::new(),
-            assembler: Assembler::new(self.log.clone()),
+            assembler: Assembler::new(self.log.clone(), key),
             undecided: VecDeque::new(),
             undecided_bytes: 0,
             old: false,

@@ -30,8 +30,9 @@ use domicile_core::runbook::caution;
 use tokio::time::Instant;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::guard::{BARRIER_PREFIX, Map};
-use super::session::{self, quote_text};
+use super::guard::Map;
+use super::session;
+use super::stamp::emit_barrier;
 use crate::status::OpenWriterStatus;
 
 const DRAIN_BUDGET: Duration = Duration::from_millis(caution::DRAIN_BUDGET.0);
@@ -117,10 +118,7 @@ pub async fn drain(
 /// barrier: a record of the log has room for one.
 fn closing(map: Map<'_>, barriers: &[RunId], stragglers: Stragglers) -> String {
     let map = map.function();
-    let barriers = barriers.iter().map(|RunId(run)| {
-        let run = quote_text(run);
-        format!("SELECT pg_logical_emit_message(true, '{BARRIER_PREFIX}', {run});")
-    });
+    let barriers = barriers.iter().map(|run| format!("{};", emit_barrier(run)));
     let generation = match stragglers {
         Stragglers::Terminate => {
             "SELECT setval('domicile.generation', \

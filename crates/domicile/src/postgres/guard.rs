@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context, ensure};
+use domicile_core::change::Stamp;
 use domicile_core::config::{Config, KeySource, TableKind};
 use domicile_core::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId, TableName};
 use domicile_core::opening::{Open, Repairs, without};
@@ -18,6 +19,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::session::{function_for, quote_name, quote_text};
 use super::shared;
+use super::stamp::{StampKey, emit_stamp};
 use crate::capture::APPLICATION_NAME;
 
 /// The schema of everything that is Domicile's in a database.
@@ -40,10 +42,6 @@ const WAIT_FOR_COPIES: &str = "
 /// Who stands in the map as the owner of what is ours and not opened: no region has this name.
 pub const NOBODY_YET: &str = "";
 
-/// The replication prefix of the guard's stamps and of barriers.
-pub const STAMP_PREFIX: &str = "domicile.stamp";
-pub const BARRIER_PREFIX: &str = "domicile.barrier";
-
 /// The table of canary writes: guarded by its own partition number.
 pub fn canary_table() -> TableName {
     TableName::new("domicile", "canary")
@@ -65,6 +63,7 @@ pub async fn be_alone(client: &Client) -> anyhow::Result<()> {
 /// takes no lock on tables that are guarded.
 pub async fn install(client: &Client, config: &Config, region: &RegionId) -> anyhow::Result<()> {
     client.batch_execute(SCHEMA_SQL).await.context("create schema domicile")?;
+    StampKey::draw(client).await?;
     let sync = if config.rpo.waits_for_capture() { WAIT_FOR_COPIES } else { "" };
     let applier: String = client.query_one("SELECT session_user::text", &[]).await?.get(0);
     let admit = ADMIT_SQL
@@ -78,6 +77,7 @@ pub async fn install(client: &Client, config: &Config, region: &RegionId) -> any
         client.batch_execute(&map_function(&[])).await?;
     }
     client.batch_execute(&admit).await.context("create the guard's functions")?;
+    StampKey::in_force(client).await?;
     shared::install(client, config, region).await?;
     install_triggers(client, config).await
 }
@@ -553,7 +553,7 @@ pub async fn write_late(
     run: &str,
 ) -> anyhow::Result<u32> {
     let (number, table) = (i32::try_from(partition.0).context("partition number")?, canary_table());
-    let (table, stamp) = (qualified(&table), format!("{number}:{epoch}"));
+    let table = qualified(&table);
     let switch = |how: &str| {
         format!(
             "ALTER TABLE {table} {how} TRIGGER domicile_guard_insert;
@@ -562,9 +562,7 @@ pub async fn write_late(
     };
     let transaction = client.transaction().await?;
     transaction.batch_execute(&switch("DISABLE")).await.context("switch the guard off")?;
-    transaction
-        .query_one("SELECT pg_logical_emit_message(true, $1, $2)", &[&STAMP_PREFIX, &stamp])
-        .await?;
+    transaction.batch_execute(&emit_stamp(Stamp { partition, epoch })).await?;
     let write = format!(
         "INSERT INTO {table} (partition, run) VALUES ($1, $2)
          ON CONFLICT (partition) DO UPDATE SET run = excluded.run, at = clock_timestamp()

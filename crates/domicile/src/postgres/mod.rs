@@ -18,6 +18,7 @@ pub mod setup;
 pub mod shared;
 pub mod slot;
 pub mod snapshot;
+pub mod stamp;
 pub mod stream;
 pub mod target;
 pub mod written;

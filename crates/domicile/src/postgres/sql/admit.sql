@@ -42,7 +42,9 @@ BEGIN
         IF entry.owner IS DISTINCT FROM {region} THEN
             PERFORM domicile.refuse(number, entry.owner, entry.epoch, entry.address);
         END IF;
-        stamped := pg_logical_emit_message(true, 'domicile.stamp', number || ':' || entry.epoch);
+        -- The key tells it from what anybody may emit.
+        stamped := pg_logical_emit_message(true, 'domicile.stamp',
+            number || ':' || entry.epoch || ':' || pg_sequence_last_value('domicile.stamp_key'));
         touched := set_config('domicile.touched', touched || ' ' || number || ' ', true);
     END LOOP;
     IF NOT domicile.lease_live() THEN

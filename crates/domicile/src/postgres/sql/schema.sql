@@ -12,6 +12,10 @@ CREATE SEQUENCE IF NOT EXISTS domicile.granted_at MINVALUE 0 START 0;
 CREATE SEQUENCE IF NOT EXISTS domicile.postmaster MINVALUE 0 START 0;
 -- Counts how often something was taken away from this region.
 CREATE SEQUENCE IF NOT EXISTS domicile.generation MINVALUE 0 START 0;
+-- What the guard's messages in the WAL are known by, and the first transaction whose messages all have it. Nobody
+-- else may read it.
+CREATE SEQUENCE IF NOT EXISTS domicile.stamp_key MINVALUE 0 START 0;
+CREATE SEQUENCE IF NOT EXISTS domicile.stamped_since MINVALUE 0 START 0;
 
 -- The apply checkpoint, written in the transaction whose rows it describes.
 CREATE TABLE IF NOT EXISTS domicile.progress (
