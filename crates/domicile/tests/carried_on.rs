@@ -15,7 +15,8 @@ use domicile::directory::documents::{
 };
 use domicile::lab::regions::Regions;
 use domicile_core::id::PartitionId;
-use domicile_core::ownership::{Ownership, State};
+use domicile_core::ownership::{Entry, Ownership, State};
+use tokio_postgres::Client;
 
 // Not all of it is of use here.
 #[allow(dead_code)]
@@ -42,11 +43,15 @@ const FAILOVER: &[(&str, &[&str])] = &[
     ("fence", EFFECT),
     ("seal", EFFECT),
     ("cut", EFFECT),
+    ("catch_up", WAIT),
     ("grant", EFFECT),
     ("reroute", WAIT),
     ("verify", EFFECT),
     ("run", END),
 ];
+/// Between its check and its end it is a switchover.
+const FAILBACK: &[(&str, &[&str])] =
+    &[("hand_over", EFFECT), ("grant", EFFECT), ("reroute", WAIT), ("run", END)];
 /// The first line at the end of a run is of one that it has begun.
 const EVACUATION: &[(&str, &[&str])] = &[("for_each", EFFECT), ("for_each", WAIT), ("run", END)];
 /// The way there is a switchover's.
@@ -91,21 +96,26 @@ async fn wherever_the_agent_that_performs_a_run_is_killed_another_carries_it_on(
         assert!(world.begin(&everything).wait().unwrap().success());
     }
     let mut round = 0;
-    for (steps, runbook) in
-        [(SWITCHOVER, "switchover"), (FAILOVER, "failover"), (EVACUATION, "evacuate-region")]
-    {
+    for (steps, runbook) in [
+        (SWITCHOVER, "switchover"),
+        (FAILOVER, "failover"),
+        (FAILBACK, "failback"),
+        (EVACUATION, "evacuate-region"),
+    ] {
         for (step, moments) in steps {
             for moment in *moments {
                 let (from, to) = there_and_back(round);
                 let (from_told, to_told) = (format!("from={from}"), format!("to={to}"));
                 let evacuation = ["runbook", "run", "evacuate-region", &from_told, &to_told];
+                let failback = ["runbook", "run", "failback", "partitions=0-5", &to_told];
                 let plan;
                 let called = match runbook {
                     "switchover" => vec!["switchover", "--partitions", "0-5", "--to", to],
                     "failover" => vec!["failover", "--from", from, "--to", to, "--attest"],
-                    _ => {
-                        plan = world.plan(&evacuation[2..]).await;
-                        [&evacuation[..], &["--plan", &plan]].concat()
+                    runbook => {
+                        let run = if runbook == "failback" { failback } else { evacuation };
+                        plan = world.plan(&run[2..]).await;
+                        [&run[..], &["--plan", &plan]].concat()
                     }
                 };
                 world.carries_on(&called, to, step, moment).await;
@@ -148,7 +158,10 @@ impl World {
         let known: BTreeSet<String> = self.runs().await.into_iter().map(|run| run.run).collect();
         let point = self.regions.folder().join(to).join("agent/kill-at");
         std::fs::write(&point, format!("{step} {moment}")).unwrap();
-        if step == "catch_up" {
+        let mut holder = None;
+        if step == "catch_up" && called[0] == "failover" {
+            holder = Some(self.falls_behind(to, &before).await);
+        } else if step == "catch_up" {
             self.is_known_to_follow(to).await;
             self.regions.links().stop_reading(to);
         }
@@ -163,6 +176,7 @@ impl World {
             tokio::time::sleep(regions::LOOK_AGAIN).await;
         }
         self.regions.links().resume_reading(to);
+        drop(holder);
         eventually(&format!("another agent goes on: {what}"), async || {
             let runs = self.runs().await;
             let mut ours = runs.iter().filter(|run| fresh(run));
@@ -200,6 +214,16 @@ impl World {
             })
             .await;
         }
+    }
+
+    /// A row that its owner writes stays in the log of `region`, until the session is closed that is returned.
+    async fn falls_behind(&self, region: &str, before: &Ownership) -> Client {
+        let owner = before.entry(PartitionId(0)).and_then(Entry::owner).unwrap();
+        let holder = self.regions.connect(region).await.unwrap();
+        holder.batch_execute("BEGIN; LOCK TABLE item IN EXCLUSIVE MODE").await.unwrap();
+        let owner = self.regions.connect(owner.as_str()).await.unwrap();
+        owner.batch_execute("INSERT INTO item VALUES (1)").await.unwrap();
+        holder
     }
 
     async fn is_done_once(&self, before: &Ownership, to: &str, what: &str) {
@@ -250,6 +274,6 @@ impl World {
     fn begin(&self, arguments: &[&str]) -> Child {
         let mut command = Command::new(self.regions.binary());
         command.args(arguments).arg("--config").arg(self.regions.config_file("ap"));
-        command.stdout(Stdio::null()).spawn().unwrap()
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 }

@@ -328,8 +328,8 @@ pub const KEYS: &[Key] = &[
     key(
         "failover.automatic",
         Flag,
-        Value("true"),
-        "Fail over a confirmed outage without a person.",
+        Words("`true`, or `false` with two regions and no witness"),
+        "Fail over a confirmed outage without a person. Of two regions, one alone says that the other is gone, and takes over: with a directory in a third place the one that it sees.",
     ),
     key(
         "failover.observers",

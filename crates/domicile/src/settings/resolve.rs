@@ -280,7 +280,9 @@ fn failover_policy(
             ),
         );
     }
-    FailoverPolicy { automatic: written.automatic.unwrap_or(true), observers, suspect_after }
+    // Of two, one alone would say that the other is gone, and take over.
+    let automatic = written.automatic.unwrap_or(holders > 2);
+    FailoverPolicy { automatic, observers, suspect_after }
 }
 
 fn log_terms(written: &WrittenLog, regions: usize, mistakes: &mut Mistakes) -> LogTerms {

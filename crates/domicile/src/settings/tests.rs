@@ -138,8 +138,9 @@ fn a_short_file_gets_all_the_defaults() {
     let config = sound_with("");
     assert_eq!(config.rpo, Rpo::Zero { copies: 1 });
     assert_eq!((config.lease.ttl, config.lease.renew_every), (Millis(3000), Millis(500)));
-    assert!(config.failover.automatic);
+    assert!(!config.failover.automatic, "one of two would say by itself that the other is gone");
     assert_eq!(config.failover.observers, 1, "two regions leave one observer");
+    assert!(sound_with("[failover]\nautomatic = true").failover.automatic);
     assert_eq!(config.regions[0].peer_listen, "127.0.0.1:7401");
     assert_eq!(config.regions[1].peer_listen, "0.0.0.0:7402");
     assert_eq!(config.layout.scheme, Scheme::Hash { count: 48 });

@@ -19,4 +19,9 @@ pub fn judge(config: &Config, findings: &mut Findings) {
     } else if config.failover.automatic && config.failover.observers < 2 {
         add("one region alone says that the other is gone, and takes over (failover.observers)");
     }
+    if !config.failover.automatic && holders < 3 {
+        add(
+            "neither of two regions takes over by itself: a person has to say that the other is gone",
+        );
+    }
 }

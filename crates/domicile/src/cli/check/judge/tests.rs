@@ -161,10 +161,14 @@ fn two_regions_want_a_witness_for_what_the_loss_of_one_leaves() {
         );
         let config = settings::parse(&text).unwrap_or_else(|wrong| panic!("{wrong:?}"));
         let found = judge(&config, &[]);
-        found.into_iter().find(|f| f.name == "no_witness").map(|f| f.what)
+        let found = found.into_iter().filter(|f| f.name == "no_witness").map(|f| f.what);
+        found.reduce(|all, next| format!("{all}, {next}"))
     };
-    assert!(what("", 2, "").unwrap().contains("too few are left to hold copies"));
-    assert!(what("rpo = \"none\"", 2, "").unwrap().contains("failover.observers"));
+    let said = what("", 2, "").unwrap();
+    assert!(said.contains("too few are left to hold copies") && said.contains("neither of two"));
+    assert!(what("rpo = \"none\"", 2, "").unwrap().contains("neither of two"));
+    let automatic = "rpo = \"none\"\nfailover.automatic = true";
+    assert!(what(automatic, 2, "").unwrap().contains("failover.observers"));
     assert_eq!(what("", 2, WITNESS), None);
     assert_eq!(what("", 3, ""), None);
     assert!(what("copies = 2", 3, "").is_some());
