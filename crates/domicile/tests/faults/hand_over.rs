@@ -1,6 +1,8 @@
 //! Planned hand-overs: two at once, through an open transaction, and of regions that are lost in the
 //! middle.
 
+use domicile_core::id::PartitionId;
+use domicile_core::ownership::State;
 use tokio_postgres::error::SqlState;
 
 use super::regions::eventually;
@@ -10,6 +12,8 @@ pub async fn try_all(world: &mut World) {
     two_runs_for_one_partition_leave_one_owner(world).await;
     a_transaction_that_stays_open_is_terminated(world).await;
     an_owner_that_is_lost_while_it_hands_over_is_taken_over(world).await;
+    an_owner_that_is_lost_behind_its_barrier_costs_nothing(world).await;
+    an_owner_that_is_lost_as_its_partition_is_granted_is_not_missed(world).await;
     a_target_that_is_lost_gets_nothing(world).await;
 }
 
@@ -65,6 +69,51 @@ async fn an_owner_that_is_lost_while_it_hands_over_is_taken_over(world: &mut Wor
     // Whatever became of it, it ends.
     succeeds(run).await;
     world.holds("an owner that is lost while it hands over is taken over").await;
+}
+
+/// F27: the writers have ended, the target lacks the last of what they wrote, and only a third region has it.
+async fn an_owner_that_is_lost_behind_its_barrier_costs_nothing(world: &mut World) {
+    let (_, partition) = world.branch_of("us").await;
+    world.regions.links().stop_reading("ap");
+    let range = partition.to_string();
+    let run = world.begin(&["switchover", "--partitions", &range, "--to", "ap"], "eu");
+    eventually("its last write has a name", async || {
+        let ownership = world.ownership().await?;
+        let entry = ownership.entry(PartitionId(partition)).expect("it is one of them");
+        match &entry.state {
+            State::HandingOver { barrier: Some(_), .. } => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    world.regions.kill_region("us");
+    world.regions.links().resume_reading("ap");
+    world.is_taken_over("us").await;
+    world.others_go_on(&["us"], "while us is gone").await;
+    world.regions.start_region("us").await.unwrap();
+    // By itself, or a failover took it over: it ends.
+    succeeds(run).await;
+    world.holds("an owner that is lost behind its barrier costs nothing").await;
+}
+
+/// F27: the new owner is named, and the old one dies before it can have heard.
+async fn an_owner_that_is_lost_as_its_partition_is_granted_is_not_missed(world: &mut World) {
+    let (_, partition) = world.branch_of("us").await;
+    let range = partition.to_string();
+    let run = world.begin(&["switchover", "--partitions", &range, "--to", "eu"], "ap");
+    eventually("it is granted", async || {
+        match world.owners().await[partition as usize].0.as_deref() {
+            Some("eu") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    world.regions.kill_region("us");
+    assert!(succeeds(run).await, "nothing of it needs the old owner any more");
+    world.is_taken_over("us").await;
+    world.others_go_on(&["us"], "while us is gone").await;
+    world.regions.start_region("us").await.unwrap();
+    world.holds("an owner that is lost as its partition is granted is not missed").await;
 }
 
 /// F28: the target cannot have applied the barrier before it is lost.

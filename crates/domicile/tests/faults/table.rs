@@ -531,6 +531,18 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
     ),
     (
         27,
+        "behind the barrier, of which a third region alone has all: nothing is missing",
+        "tests/faults/hand_over.rs",
+        "an_owner_that_is_lost_behind_its_barrier_costs_nothing",
+    ),
+    (
+        27,
+        "once the new owner is named: the run ends without it",
+        "tests/faults/hand_over.rs",
+        "an_owner_that_is_lost_as_its_partition_is_granted_is_not_missed",
+    ),
+    (
+        27,
         "and a person may have that very run forced: once, whoever is killed as it begins",
         "tests/escalate.rs",
         "a_run_is_escalated_once_wherever_the_agent_that_performs_it_is_killed",
@@ -618,6 +630,12 @@ const TRIED: &[(usize, &str, &str, &str)] = &[
         "with `rpo = \"none\"` and the directory as the witness",
         "tests/faults/two.rs",
         "of_two_regions_the_one_that_the_directory_sees_goes_on",
+    ),
+    (
+        34,
+        "without a witness at RPO 0: a person has it taken over, its commits wait for a copy, and it says so",
+        "tests/alone.rs",
+        "a_region_whose_commits_wait_fills_no_server_with_its_own_sessions",
     ),
     (
         34,
@@ -758,9 +776,7 @@ const OPEN: &[(usize, &str)] = &[
     (21, "an error of fsync"),
     (24, "packets that are lost; writers are made to wait, not slowed down"),
     (26, "the last of three alone: two must agree on an outage, and seal"),
-    (27, "with real processes: between barrier and grant, and after it"),
     (33, "the directory is lost together with the owner"),
-    (34, "at RPO 0 the last of two regions writes nothing: nobody else holds a copy"),
     (39, "a clone of a disk beside its original"),
     (40, "past the gateways PostgreSQL tells a success with a warning"),
     (41, "messages carry no version"),
