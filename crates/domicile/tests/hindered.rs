@@ -265,6 +265,11 @@ async fn ddl_of_two_regions_waits_for_each_other(regions: &Regions) {
     us.batch_execute(&at_us).await.unwrap();
     says_of(regions, "eu", "schema_behind", &["column \"colour\"", "region us is ahead"]).await;
     says_of(regions, "us", "schema_behind", &["column \"size\"", "region eu is ahead"]).await;
+    let mut plan = Command::new(regions.binary());
+    let plan = plan.args(["plan", "switchover", "--from", "eu", "--to", "us", "--config"]);
+    let refused = plan.arg(regions.config_file("ap")).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stdout);
+    assert!(!refused.status.success() && said.contains("us\" cannot apply"), "{refused:?}");
     // Each has the other's columns: only the type of one of them is still in the way.
     eu.batch_execute(&alter("ADD COLUMN colour text")).await.unwrap();
     us.batch_execute(&alter("ADD COLUMN size int")).await.unwrap();

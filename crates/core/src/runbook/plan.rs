@@ -171,7 +171,7 @@ fn against_target(to: &RegionId, intent: &Intent, facts: &Facts) -> Option<Refus
         Some(seen) if seen.cannot_write => Some(Refusal::CannotWrite(to.clone())),
         Some(_) if facts.lease_over(to) => Some(Refusal::NoLease(to.clone())),
         Some(seen) if seen.left_behind => Some(Refusal::LeftBehind(to.clone())),
-        Some(seen) if seen.cannot_apply && has_better(intent, facts) => {
+        Some(seen) if seen.cannot_apply && !is_best(intent, facts) => {
             Some(Refusal::CannotApply(to.clone()))
         }
         Some(seen) if !seen.is_settled() => unsettled(to, intent, seen, facts),
@@ -179,10 +179,11 @@ fn against_target(to: &RegionId, intent: &Intent, facts: &Facts) -> Option<Refus
     }
 }
 
-/// Could another region take a lost one over, that can apply all of its history?
-fn has_better(intent: &Intent, facts: &Facts) -> bool {
+/// Is a region lost, and none could take it over that can apply all of its history? What is well may wait for a
+/// better target.
+fn is_best(intent: &Intent, facts: &Facts) -> bool {
     let Intent::Failover { from, .. } = intent else { return false };
-    successor(from, facts).is_some_and(|other| !facts.cannot_apply(&other))
+    successor(from, facts).is_none_or(|other| facts.cannot_apply(&other))
 }
 
 /// What is against a target whose rows are not all history: its guard would keep closed what it is
@@ -351,8 +352,8 @@ pub enum Refusal {
     )]
     CannotWrite(RegionId),
     #[error(
-        "region \"{0}\" cannot apply what others have written, and another region can: domicile status names the \
-         state (docs/operating/recover.md)"
+        "region \"{0}\" cannot apply what others have written: domicile status names the state \
+         (docs/operating/recover.md)"
     )]
     CannotApply(RegionId),
     #[error("region \"{0}\" lacks records that are gone, it has to be seeded again first")]

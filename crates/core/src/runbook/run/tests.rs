@@ -547,6 +547,16 @@ fn another_survivor_takes_over_where_the_target_cannot_apply_the_rest() {
 }
 
 #[test]
+fn nothing_is_handed_over_to_whom_cannot_apply_what_others_wrote() {
+    let mut facts = facts(Rpo::None);
+    let us = region("us");
+    let intent = Intent::Switchover { range: PartitionRange::new(3, 3), to: us.clone() };
+    assert!(plan(&run(), &intent, &facts).is_ok());
+    facts.regions.get_mut(&us).unwrap().cannot_apply = true;
+    assert_eq!(plan(&run(), &intent, &facts), Err(vec![Refusal::CannotApply(us)]));
+}
+
+#[test]
 fn what_stands_in_the_log_before_a_new_one_is_applied_before_others_write() {
     let mut facts = facts(Rpo::Zero { copies: 1 });
     lose_eu(&mut facts);
