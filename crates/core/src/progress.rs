@@ -184,6 +184,11 @@ impl OriginProgress {
         }
     }
 
+    /// Where history ends of what was captured: the log may go on with what is none.
+    pub fn history(&self) -> Lsn {
+        self.captured
+    }
+
     /// Up to where everything in the stream was read and judged.
     pub fn position(&self) -> Lsn {
         self.seen
@@ -383,6 +388,13 @@ impl CommitTimes {
         }
         self.commits.push_back(Commit { lsn, at, before: self.count });
         self.count += count;
+    }
+
+    /// Forgets what is behind `end`: it is no history, and nobody lacks it.
+    pub fn forget_behind(&mut self, end: Lsn) {
+        while let Some(last) = self.commits.pop_back_if(|last| last.lsn > end) {
+            self.count = last.before;
+        }
     }
 
     /// Returns the age of the oldest commit that a reader at `position` lacks; zero when none. Where not
@@ -643,6 +655,23 @@ mod tests {
         let mut progress = at(9);
         progress.advance(Progress { received: Lsn(8), flushed: Lsn(12), applied: Lsn(11) });
         assert_eq!(progress, at(9));
+    }
+
+    #[test]
+    fn what_is_no_history_is_lacked_by_nobody() {
+        let mut times = CommitTimes::new(8);
+        for second in 1..=5 {
+            times.note(Lsn(second * 10), PgTime(second as i64 * 1_000_000));
+        }
+        times.forget_behind(Lsn(30));
+        let now = PgTime(9_000_000);
+        assert_eq!((times.age_beyond(Lsn(30), now), times.count_beyond(Lsn(30))), (Millis(0), 0));
+        assert_eq!(times.age_beyond(Lsn(20), now), Millis(6000));
+        times.note(Lsn(60), PgTime(6_000_000));
+        assert_eq!(
+            (times.age_beyond(Lsn(30), now), times.count_beyond(Lsn(30))),
+            (Millis(3000), 1)
+        );
     }
 
     #[test]

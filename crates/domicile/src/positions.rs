@@ -92,7 +92,11 @@ impl Positions {
 
     /// Records of our log that are not history were found.
     pub fn withdrawn(&self, found: Sifted) {
-        self.change(|state| state.own.withdrawn(found));
+        self.change(|state| {
+            state.own.withdrawn(found);
+            let history = state.own.history();
+            state.times.forget_behind(history);
+        });
     }
 
     /// Tells of every change after this call.
@@ -215,14 +219,15 @@ impl Positions {
     pub fn peer_view(&self, region: &RegionId, now: PgTime) -> PeerView {
         let state = self.lock();
         let progress = state.own.of_peer(region);
+        let end = state.own_flushed.min(state.own.history());
         PeerView {
             progress,
             heard: state.heard.get(region).copied(),
-            lag_bytes: state.own_flushed.bytes_since(progress.applied),
+            lag_bytes: end.bytes_since(progress.applied),
             exposure: Exposure {
                 age: state.times.age_beyond(progress.flushed, now),
                 commits: state.times.count_beyond(progress.flushed),
-                bytes: state.own_flushed.bytes_since(progress.flushed),
+                bytes: end.bytes_since(progress.flushed),
             },
             staleness: state.times.age_beyond(progress.applied, now),
         }
@@ -343,5 +348,13 @@ mod tests {
         // Peers that are not far behind are where every commit is known.
         assert_eq!(lacks(last - 1), (10, 1));
         assert_eq!(lacks(last), (0, 0));
+
+        // The last three are no history: nobody lacks them, and nobody ever will be where they are.
+        let mut found = Sifted::behind(Lsn((last - 3) * 100));
+        found.divert(Lsn(last * 100));
+        positions.withdrawn(found);
+        assert_eq!(lacks(last - 3), (0, 0));
+        let view = positions.peer_view(&us, now);
+        assert_eq!(view.exposure, Exposure::default());
     }
 }

@@ -6,6 +6,8 @@
 use domicile::lab::regions::Regions;
 use tokio_postgres::Client;
 
+// Not all of it is of use here.
+#[allow(dead_code)]
 mod regions;
 use regions::{config, eventually, start};
 

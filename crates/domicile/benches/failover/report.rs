@@ -120,6 +120,7 @@ impl Report {
         match name {
             Name::OursDefault => drop(self.ours.insert("default", figures)),
             Name::OursMany => drop(self.ours.insert("many", figures)),
+            Name::OursShared => drop(self.ours.insert("shared", figures)),
             Name::OursFast => drop(self.ours.insert("fast", figures)),
             Name::OursSealed => drop(self.ours.insert("sealed", figures)),
             Name::PatroniDefault => self.patroni_default = Some(figures),
@@ -168,7 +169,15 @@ impl Report {
                 figures.switchover_errors.to_string(),
             ]);
         }
-        table.to_string()
+        let mut words = table.to_string();
+        for (name, events) in &self.events {
+            for (deed, events) in
+                [("failovers", &events.failovers), ("switchovers", &events.switchovers)]
+            {
+                words += &format!("\n{}: errors in {deed}: {}", name.words(), kinds(events));
+            }
+        }
+        words
     }
 }
 
@@ -205,6 +214,17 @@ impl Events {
 
 fn errors(events: &[Event]) -> usize {
     events.iter().flat_map(|event| event.errors.values()).sum()
+}
+
+/// How often which SQLSTATE.
+fn kinds(events: &[Event]) -> String {
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for (what, count) in events.iter().flat_map(|event| &event.errors) {
+        *kinds.entry(what).or_default() += count;
+    }
+    let kinds: Vec<String> =
+        kinds.iter().map(|(what, count)| format!("{count} times {what}")).collect();
+    if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") }
 }
 
 /// In milliseconds.

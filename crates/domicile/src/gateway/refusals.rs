@@ -189,7 +189,7 @@ pub fn answers_otherwise(region: &RegionId) -> End {
 /// A statement was sent and no answer came.
 pub fn outcome_unknown() -> End {
     End::saying(
-        sqlstate::CONNECTION_FAILURE,
+        sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
         "connection to the owner was lost; the outcome of the statement is unknown",
     )
     .hint("Connect again and look whether the statement took effect before repeating it.")

@@ -69,7 +69,7 @@ async fn a_postgres_that_was_dead_to_the_world_commits_nothing_late(world: &mut 
     world.regions.pause_postgres("us");
     world.is_taken_over("us").await;
     let error = comes_to_an_end(sent_on).await.expect_err("it was told a success");
-    assert_eq!(error.code().map(|code| code.code()), Some("08006"), "{error:?}");
+    assert_eq!(error.code().map(|code| code.code()), Some("08007"), "{error:?}");
     for region in ["eu", "ap"] {
         world.new_sessions_write_everything(region).await;
     }

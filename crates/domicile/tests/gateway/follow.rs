@@ -187,7 +187,7 @@ async fn a_transaction_that_lost_its_owner_is_reported_as_rolled_back() {
         }
     })
     .await;
-    assert!(["08006", "no code"].contains(&code(&error)), "{error:?}");
+    assert!(["08006", "08007", "no code"].contains(&code(&error)), "{error:?}");
 }
 
 #[tokio::test]

@@ -168,7 +168,7 @@ async fn a_statement_that_lost_its_server_has_an_unknown_outcome() {
     until(&eu, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'DO %')").await;
     eu.cluster.kill();
     let error = within(spinning).await.unwrap().unwrap_err();
-    assert_eq!(code(&error), "08006");
+    assert_eq!(code(&error), "08007");
     assert!(format!("{error:?}").contains("the outcome of the statement is unknown"));
 }
 

@@ -22,7 +22,7 @@ async fn a_statement_in_a_silent_region_has_an_unknown_outcome() {
     until(&us, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')").await;
     link.control().cut();
     let error = within(sleeping).await.unwrap().unwrap_err();
-    assert_eq!(code(&error), "08006");
+    assert_eq!(code(&error), "08007");
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn nobody_waits_for_a_server_that_is_silent_and_owns_nothing_any_more() {
     us.publish(Routes { abandoned: true, ..owned_by(2, Some("eu")) });
     for sleeping in sleeping {
         let error = within(sleeping).await.unwrap().unwrap_err();
-        assert_eq!(code(&error), "08006");
+        assert_eq!(code(&error), "08007");
     }
     assert_eq!(place(&idle).await, "eu", "it goes where the owner is");
     us.cluster.resume();

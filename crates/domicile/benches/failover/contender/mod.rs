@@ -29,6 +29,8 @@ pub enum Name {
     OursDefault,
     /// As ours_default, but with 10,000 partitions in place of one
     OursMany,
+    /// As ours_default, but clients share the gateways' servers: gateway.sharing "transaction"
+    OursShared,
     /// rpo "none", lease.ttl "1500ms", failover.suspect_after "1s"
     OursFast,
     /// rpo "0", failover.suspect_after "1s"
@@ -44,6 +46,7 @@ impl Name {
         match self {
             Self::OursDefault => "ours, default",
             Self::OursMany => "ours, 10,000 partitions",
+            Self::OursShared => "ours, shared servers",
             Self::OursFast => "ours, fast",
             Self::OursSealed => "ours, sealed",
             Self::PatroniDefault => "Patroni, default",
@@ -70,10 +73,11 @@ impl Contender {
         round_trip: Duration,
         binary: &Path,
     ) -> anyhow::Result<Option<Self>> {
+        let gateway = if name == Name::OursShared { "sharing = \"transaction\"\n" } else { "" };
         let ours = async |partitions, rpo, lease_ms, suspect_ms| {
             let lease = Duration::from_millis(lease_ms);
             let suspect_after = Duration::from_millis(suspect_ms);
-            let profile = Profile { partitions, rpo, lease, suspect_after };
+            let profile = Profile { partitions, rpo, lease, suspect_after, gateway };
             let made = Ours::start(profile, round_trip, binary).await?;
             anyhow::Ok(Some(Kind::Ours(Box::new(made))))
         };
@@ -82,7 +86,7 @@ impl Contender {
             anyhow::Ok(made.map(|made| Kind::Patroni(Box::new(made))))
         };
         let kind = match name {
-            Name::OursDefault => ours(1, "none", 3000, 2000).await?,
+            Name::OursDefault | Name::OursShared => ours(1, "none", 3000, 2000).await?,
             Name::OursMany => ours(MANY, "none", 3000, 2000).await?,
             Name::OursFast => ours(1, "none", 1500, 1000).await?,
             Name::OursSealed => ours(1, "0", 3000, 1000).await?,

@@ -24,6 +24,8 @@ pub struct Profile {
     pub rpo: &'static str,
     pub lease: Duration,
     pub suspect_after: Duration,
+    /// What its configuration says of gateways.
+    pub gateway: &'static str,
 }
 
 impl Ours {
@@ -42,6 +44,7 @@ impl Ours {
         config.lease = profile.lease;
         config.suspect_after = profile.suspect_after;
         config.round_trip = round_trip;
+        config.gateway = profile.gateway.to_owned();
         config.seed_sql = super::TABLE.to_owned();
         config.tables = match whole {
             true => "[[table]]\nname = \"entry\"\n".to_owned(),
