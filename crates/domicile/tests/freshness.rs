@@ -88,6 +88,7 @@ async fn where_every_region_writes_a_read_is_as_new_as_it_asks_for() {
     a_session_finds_what_it_wrote_and_passes_it_on(&regions).await;
     a_session_is_told_its_token_after_each_transaction(&regions).await;
     a_transaction_reads_what_it_began_with(&regions).await;
+    a_statement_asks_for_its_own_freshness_in_a_comment(&regions).await;
     what_is_too_old_is_said(&regions).await;
     what_is_asked_for_has_to_be_a_freshness(&regions).await;
 }
@@ -174,6 +175,51 @@ async fn a_transaction_reads_what_it_began_with(regions: &Regions) {
     transaction.commit().await.unwrap();
 }
 
+/// A statement that says how new what it reads has to be.
+fn reading(freshness: &str, sql: &str) -> String {
+    format!("/* domicile.freshness={freshness} */ {sql}")
+}
+
+async fn a_statement_asks_for_its_own_freshness_in_a_comment(regions: &Regions) {
+    let (writer, client) =
+        (connect(regions, "eu", "").await.unwrap(), reader(regions, "us", "eventual").await);
+    let plain = client.prepare(READ).await.unwrap();
+    let strong = client.prepare(&reading("strong", READ)).await.unwrap();
+    let mut older = 0;
+    for _ in 0..10 {
+        writer.batch_execute(WRITE).await.unwrap();
+        let written = balance(&writer).await.unwrap();
+        let first: i32 = client.query_one(&plain, &[]).await.unwrap().get(0);
+        older += i32::from(first < written);
+        assert_eq!(one(&client, &reading("strong", READ)).await.unwrap(), written.to_string());
+        writer.batch_execute(WRITE).await.unwrap();
+        // The second waits for the end of the first to know that it begins a transaction.
+        let (first, second) =
+            tokio::join!(client.query_one(&plain, &[]), client.query_one(&strong, &[]));
+        older += i32::from(first.unwrap().get::<_, i32>(0) < written + 1);
+        assert_eq!(second.unwrap().get::<_, i32>(0), written + 1);
+    }
+    assert!(older > 0, "nothing was to be waited for");
+    assert_eq!(one(&client, "SHOW domicile.freshness").await.unwrap(), "eventual");
+
+    writer.batch_execute(WRITE).await.unwrap();
+    let written = balance(&writer).await.unwrap();
+    client.batch_execute(&reading("strong", "BEGIN")).await.unwrap();
+    assert_eq!(balance(&client).await.unwrap(), written);
+    assert_eq!(one(&client, "SHOW domicile.freshness").await.unwrap(), "strong");
+    let same = client.query_one(&reading("strong", READ), &[]).await.unwrap();
+    assert_eq!(same.get::<_, i32>(0), written);
+    // What it began with it keeps.
+    let refused = one(&client, &reading("session", READ)).await.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{refused:?}");
+    assert!(refused.as_db_error().unwrap().message().contains("began with"), "{refused:?}");
+    client.batch_execute(&reading("session", "ROLLBACK")).await.unwrap();
+    client.batch_execute("BEGIN").await.unwrap();
+    let refused = client.query_one(&strong, &[]).await.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{refused:?}");
+    client.batch_execute("ROLLBACK").await.unwrap();
+}
+
 async fn what_is_too_old_is_said(regions: &Regions) {
     let client = reader(regions, "us", "bounded(2s)").await;
     balance(&client).await.unwrap();
@@ -230,6 +276,13 @@ async fn where_one_region_owns_everything_reads_stay_near_while_they_are_new_eno
     client.batch_execute(WRITE).await.unwrap();
     assert_eq!(balance(&client).await.unwrap(), 1, "it was written at the owner");
     assert_eq!(one(&client, PORT).await.unwrap(), us);
+
+    for _ in 0..2 {
+        assert_eq!(one(&plain, &reading("eventual", PORT)).await.unwrap(), us);
+        assert_eq!(one(&plain, PORT).await.unwrap(), eu);
+        assert_eq!(one(&client, &reading("strong", PORT)).await.unwrap(), eu);
+        assert_eq!(one(&client, PORT).await.unwrap(), us);
+    }
 
     set(&plain, "freshness", "eventual").await;
     assert_eq!(one(&plain, PORT).await.unwrap(), us);

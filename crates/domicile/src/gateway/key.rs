@@ -2,7 +2,7 @@
 //!
 //! `domicile.key` is the value of the partition key, as text. Who sets it, for the session or with
 //! `SET LOCAL` for the transaction, has his transactions at the owner from their first statement on, and
-//! may read before he writes. Without it the statement itself may say ([`statement`](super::statement)).
+//! may read before he writes; so may who says it [in a comment](super::comment). Without it the statement itself may say ([`statement`](super::statement)).
 //! When that is looked at, `core::route` says.
 
 use std::collections::BTreeSet;
@@ -30,6 +30,8 @@ pub struct Key {
     value: Option<String>,
     /// Of this transaction alone.
     local: Option<String>,
+    /// What a statement says of its transaction; an empty one is none.
+    pub said: Option<String>,
     /// That the client was told why its key leads nowhere is enough.
     told: bool,
 }
@@ -66,18 +68,22 @@ impl Key {
 
     /// What `SHOW` says.
     pub fn shown(&self) -> String {
-        self.local.as_ref().or(self.value.as_ref()).cloned().unwrap_or_default()
+        self.holds().unwrap_or_default().to_owned()
+    }
+
+    fn holds(&self) -> Option<&str> {
+        let key = self.said.as_ref().or(self.local.as_ref()).or(self.value.as_ref())?;
+        Some(key.as_str()).filter(|key| !key.is_empty())
     }
 
     /// The transaction is over.
     pub fn forget_local(&mut self) {
-        self.local = None;
+        (self.local, self.said) = (None, None);
     }
 
     /// The partition that it leads to.
     fn partition(&self, layout: &Layout) -> Option<PartitionId> {
-        let key = self.local.as_ref().or(self.value.as_ref())?;
-        layout.partition_of(&[key.as_bytes()]).ok()
+        layout.partition_of(&[self.holds()?.as_bytes()]).ok()
     }
 }
 
@@ -139,15 +145,11 @@ mod tests {
         setting::assignments(sql.as_bytes()).iter().for_each(|assignment| key.set(assignment));
     }
 
-    fn says(key: &Key) -> Option<&str> {
-        key.local.as_deref().or(key.value.as_deref())
-    }
-
     #[test]
     fn a_key_is_the_sessions_or_the_transactions() {
         let parameters = vec![("options".to_owned(), "-c domicile.key=7".to_owned())];
         let mut key = Key::begin(&Startup { major: 3, minor: 0, parameters });
-        assert_eq!(says(&key), Some("7"));
+        assert_eq!(key.holds(), Some("7"));
         for (sql, expected) in [
             ("SET LOCAL domicile.key = '8'", "8"),
             ("SET LOCAL other.key = '9'", "8"),
@@ -158,13 +160,17 @@ mod tests {
             ("SET domicile.key = 'x'; RESET ALL", "7"),
         ] {
             set(&mut key, sql);
-            assert_eq!(says(&key), Some(expected), "{sql}");
+            assert_eq!(key.holds(), Some(expected), "{sql}");
         }
         set(&mut key, "SET domicile.key = ''");
-        assert_eq!(says(&key), None, "the role's own is set aside");
+        assert_eq!(key.holds(), None, "the role's own is set aside");
         set(&mut key, "SET domicile.key = DEFAULT");
         set(&mut key, "SET LOCAL domicile.key = '8'");
+        key.said = Some("9".to_owned());
+        assert_eq!(key.holds(), Some("9"), "the statement has said so itself");
+        key.said = Some(String::new());
+        assert_eq!(key.holds(), None);
         key.forget_local();
-        assert_eq!(says(&key), Some("7"));
+        assert_eq!(key.holds(), Some("7"));
     }
 }

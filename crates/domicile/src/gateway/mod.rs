@@ -36,6 +36,7 @@ mod attempt;
 mod backend;
 mod cancel;
 mod columns;
+mod comment;
 mod console;
 mod cut;
 mod decided;

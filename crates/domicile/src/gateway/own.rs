@@ -11,6 +11,7 @@ use domicile_core::route::Caller;
 use domicile_pg::backend::{self, TransactionStatus};
 use domicile_pg::frontend::{self, Frontend, Named};
 
+use super::comment;
 use super::cut;
 use super::refusals::{self, End};
 use super::reworded::Place;
@@ -28,10 +29,15 @@ impl Session {
         if self.caller == Caller::Peer || !self.begun {
             return Ok(Some(raw));
         }
-        let body = cut::body(&raw);
+        let (body, begins) = (cut::body(&raw), self.track.is_idle());
+        if begins {
+            self.forget_comment();
+            self.take_comment_behind(tag, &body);
+        }
         match frontend::read(tag, &body) {
             Ok(Frontend::Query(sql)) => {
-                if let Err(why) = self.take_in(&setting::assignments(sql)) {
+                let comment = self.take_comment(comment::read(sql));
+                if let Err(why) = comment.and_then(|()| self.take_in(&setting::assignments(sql))) {
                     return self.refuse_setting(tag, &raw, why);
                 }
                 match setting::shown(sql) {
@@ -41,15 +47,22 @@ impl Session {
                 }
             }
             Ok(Frontend::Parse { statement, sql }) => {
-                if !self.setters.prepare(statement, setting::assignments(sql)) {
+                let comment = comment::read(sql);
+                if begins {
+                    // What is wrong is told when it is executed, as of what it sets.
+                    let _ = self.take_comment(comment.clone());
+                }
+                if !self.setters.prepare(statement, setting::assignments(sql), comment) {
                     return Err(refusals::too_many_setters());
                 }
                 let shown = setting::shown(sql);
                 Ok(Some(shown.map_or(raw.clone(), |name| self.reworded.show(&raw, name))))
             }
             Ok(Frontend::Bind { statement, .. }) => {
-                let Some(set) = self.setters.get(statement).cloned() else { return Ok(Some(raw)) };
-                match self.take_in(&[set]) {
+                let comment = self.setters.comment(statement).cloned();
+                let set = self.setters.get(statement).cloned();
+                let taken = self.take_comment(comment);
+                match taken.and_then(|()| self.take_in(set.as_slice())) {
                     Ok(()) => Ok(Some(raw)),
                     Err(why) => self.refuse_setting(tag, &raw, why),
                 }
@@ -63,12 +76,40 @@ impl Session {
     }
 
     /// Of a large message only the beginning is here: it sets nothing, and what it prepares is another statement
-    /// than before.
-    pub fn hear_beginning(&mut self, tag: u8, raw: &Bytes) {
-        let body = cut::body(raw);
-        if let (frontend::tag::PARSE, Some(name)) = (tag, body.split(|byte| *byte == 0).next()) {
-            self.setters.forget(name);
+    /// than before. What it says of itself stands there.
+    pub fn hear_beginning(&mut self, tag: u8, raw: &Bytes) -> Result<(), End> {
+        if self.caller == Caller::Peer || !self.begun {
+            return Ok(());
         }
+        let (body, begins) = (cut::body(raw), self.track.is_idle());
+        if begins {
+            self.forget_comment();
+        }
+        let taken = match tag {
+            frontend::tag::QUERY => self.take_comment(comment::read(&body)),
+            frontend::tag::PARSE => {
+                let name = body.iter().position(|byte| *byte == 0).unwrap_or(body.len());
+                let (name, sql) = (&body[..name], body.get(name + 1..).unwrap_or_default());
+                let comment = comment::read(sql);
+                if begins {
+                    let _ = self.take_comment(comment.clone());
+                }
+                match self.setters.prepare(name, Vec::new(), comment) {
+                    true => Ok(()),
+                    false => return Err(refusals::too_many_setters()),
+                }
+            }
+            frontend::tag::BIND => {
+                let statement = match frontend::read(tag, &body) {
+                    Ok(Frontend::Bind { statement, .. }) => statement,
+                    _ => return Ok(()),
+                };
+                self.take_comment(self.setters.comment(statement).cloned())
+            }
+            _ => Ok(()),
+        };
+        // The rest of it is not here yet, and cannot be refused alone.
+        taken.map_err(refusals::invalid_for_session)
     }
 
     /// Returns what the client is to hear where its server says this.

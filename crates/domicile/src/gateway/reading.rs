@@ -4,7 +4,7 @@
 //! for; then the owner is asked, where there is one for everything; then the client is told.
 //!
 //! The settings count from when they are sent, in whatever transaction: `SET LOCAL` does nothing, and a
-//! ROLLBACK takes nothing back.
+//! ROLLBACK takes nothing back. What a statement asks [in its comment](super::comment) stands above them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -57,6 +57,8 @@ pub struct Reading {
     /// As the session began.
     first: Terms,
     terms: Terms,
+    /// What a statement asks for the transaction that it begins.
+    pub said: Option<Freshness>,
     /// What the session was given to see, and has seen elsewhere.
     seen: Frontier,
     /// It has been there, and how far that region was then is not known here yet.
@@ -175,9 +177,9 @@ impl Reading {
         }
     }
 
-    /// How new the session asks its reads to be.
+    /// How new the reads have to be of the transaction that runs or comes next.
     pub fn freshness(&self) -> Option<Freshness> {
-        self.terms.freshness
+        self.said.or(self.terms.freshness)
     }
 
     /// How long a transaction of the session waits for that.
@@ -192,7 +194,7 @@ impl Reading {
 
     /// The session reads in its own region, whoever owns what.
     pub fn is_here(&self) -> bool {
-        route::reads_near(self.terms.freshness) && !self.at_owner
+        route::reads_near(self.freshness()) && !self.at_owner
     }
 
     /// The session was in `region`: what it saw and wrote there it has to find again.
@@ -231,7 +233,7 @@ impl Session {
     /// Returns whether it may begin; if not, the client has heard why.
     pub async fn be_fresh(&mut self, tag: u8, raw: &Bytes, whole: bool) -> Result<bool, End> {
         self.reading.at_owner = false;
-        let (Some(freshness), Caller::Client) = (self.reading.terms.freshness, self.caller) else {
+        let (Some(freshness), Caller::Client) = (self.reading.freshness(), self.caller) else {
             return Ok(true);
         };
         if !route::waits(self.shared.config.mode, freshness) {

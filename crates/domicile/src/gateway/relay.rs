@@ -23,7 +23,12 @@ impl Session {
         // What comes behind a statement that may have to go elsewhere must not be done before.
         while !self.is_owed() && !self.track.is_full() && self.active().link.has_room() {
             // Whether the next message begins a transaction, only the server can say.
-            if self.reading.freshness().is_some() && self.begun && self.track.awaits_end() {
+            if self.begun
+                && self.track.awaits_end()
+                && (self.reading.freshness().is_some()
+                    || self.key.said.is_some()
+                    || self.is_commented_next())
+            {
                 break;
             }
             if self.is_early() {
@@ -93,7 +98,7 @@ impl Session {
                 return Ok(());
             }
         } else {
-            self.hear_beginning(tag, &raw);
+            self.hear_beginning(tag, &raw)?;
         }
         if self.begun && self.track.is_idle() {
             if !self.pass_gate(tag, whole).await? {
@@ -192,6 +197,7 @@ impl Session {
             if self.track.is_idle() {
                 self.attempt = None;
                 self.key.forget_local();
+                self.reading.said = None;
                 self.leave_other();
             }
             return Ok(());

@@ -1,7 +1,8 @@
-//! Which prepared statements set something of the gateway's own, whenever they are executed?
+//! Which prepared statements set something of the gateway's own, or say it of themselves, whenever they are executed?
 
 use std::collections::BTreeMap;
 
+use super::comment::Comment;
 use super::setting::{Assignment, is_heard};
 
 /// So much may be remembered of one session.
@@ -13,17 +14,28 @@ pub const BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub struct Setters {
     by_name: BTreeMap<Vec<u8>, Assignment>,
+    /// In their comments.
+    said: BTreeMap<Vec<u8>, Comment>,
     bytes: usize,
 }
 
 impl Setters {
-    /// The client prepares a statement with these assignments. Returns whether there is room for what has to be
-    /// remembered of it.
-    pub fn prepare(&mut self, name: &[u8], mut assignments: Vec<Assignment>) -> bool {
+    /// The client prepares a statement with these assignments, and this comment. Returns whether there is room for
+    /// what has to be remembered of it.
+    pub fn prepare(
+        &mut self,
+        name: &[u8],
+        mut assignments: Vec<Assignment>,
+        comment: Option<Comment>,
+    ) -> bool {
         self.forget(name);
+        if let Some(comment) = comment {
+            self.bytes += bytes_of_comment(name, &comment);
+            self.said.insert(name.to_vec(), comment);
+        }
         // PostgreSQL prepares no text of several statements.
         let (Some(assignment), true) = (assignments.pop(), assignments.is_empty()) else {
-            return true;
+            return self.bytes <= BYTES_MAX;
         };
         if is_heard(&assignment.name) {
             self.bytes += bytes_of(name, &assignment);
@@ -36,11 +48,19 @@ impl Setters {
         if let Some(assignment) = self.by_name.remove(name) {
             self.bytes -= bytes_of(name, &assignment);
         }
+        if let Some(comment) = self.said.remove(name) {
+            self.bytes -= bytes_of_comment(name, &comment);
+        }
     }
 
     /// Returns what is set when the statement is executed.
     pub fn get(&self, name: &[u8]) -> Option<&Assignment> {
         self.by_name.get(name)
+    }
+
+    /// Returns what the statement says of itself.
+    pub fn comment(&self, name: &[u8]) -> Option<&Comment> {
+        self.said.get(name)
     }
 }
 
@@ -49,13 +69,23 @@ fn bytes_of(name: &[u8], assignment: &Assignment) -> usize {
     size_of::<Assignment>() + name.len() + assignment.name.len() + value
 }
 
+fn bytes_of_comment(name: &[u8], comment: &Comment) -> usize {
+    let said = match comment {
+        Ok(said) => said.key.as_ref().map_or(0, String::len),
+        Err(why) => why.len(),
+    };
+    size_of::<Comment>() + name.len() + said
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::comment;
     use super::super::setting::assignments;
     use super::*;
 
     fn prepare(setters: &mut Setters, name: &str, sql: &str) -> bool {
-        setters.prepare(name.as_bytes(), assignments(sql.as_bytes()))
+        let sql = sql.as_bytes();
+        setters.prepare(name.as_bytes(), assignments(sql), comment::read(sql))
     }
 
     #[test]
@@ -75,6 +105,20 @@ mod tests {
         prepare(&mut setters, "s", "SELECT 1");
         setters.forget(b"t");
         assert_eq!((setters.get(b"s"), setters.get(b"t"), setters.bytes), (None, None, 0));
+    }
+
+    #[test]
+    fn a_statement_says_of_itself_what_its_last_text_said() {
+        let mut setters = Setters::default();
+        assert!(prepare(&mut setters, "s", "/* domicile.key=7 */ SELECT 1"));
+        assert!(prepare(&mut setters, "s", "/* domicile.key=8 */ SELECT 1"));
+        let said = setters.comment(b"s").unwrap().clone().unwrap();
+        assert_eq!(said.key.as_deref(), Some("8"));
+        prepare(&mut setters, "t", "/* domicile.freshness=soon */ SELECT 1");
+        assert!(setters.comment(b"t").unwrap().is_err());
+        prepare(&mut setters, "s", "SELECT 1");
+        setters.forget(b"t");
+        assert_eq!((setters.comment(b"s"), setters.comment(b"t"), setters.bytes), (None, None, 0));
     }
 
     #[test]

@@ -436,7 +436,8 @@ fn escaped(rest: &[u8]) -> usize {
     rest.len()
 }
 
-fn comment(rest: &[u8]) -> usize {
+/// Returns how many bytes the comment at the front has, with those in it; all where it has no end.
+pub fn comment(rest: &[u8]) -> usize {
     let (mut depth, mut at) = (0_usize, 0);
     while at < rest.len() {
         match &rest[at..] {

@@ -2,6 +2,7 @@
 
 use domicile_core::ownership::Ownership;
 
+use crate::own::{Wire, at_once, bind, execute, parse, query, sync, told};
 use crate::*;
 
 /// Two regions: what the first does not own of [`PARTITIONS`] is the second's, and it owns all notes.
@@ -117,6 +118,120 @@ async fn a_session_is_told_where_its_last_transaction_went_and_why() {
     client.batch_execute(&format!("DELETE FROM item WHERE k = {}", key())).await.unwrap();
     let named = format!("us: the owner of partition {partition}, which the statement names");
     assert_eq!(route(&client).await, named);
+}
+
+const PLACE: &str = "SELECT current_setting('cluster_name')";
+
+/// A statement that says whose rows its transaction is about.
+fn about(key: &str, sql: &str) -> String {
+    format!("/* domicile.key='{key}' */ {sql}")
+}
+
+#[tokio::test]
+async fn a_statement_says_in_its_comment_whose_rows_its_transaction_is_about() {
+    let (eu, us) = two(["eu", "us"]).await;
+    let client = eu.connect().await;
+    led_by(&client, &about(&key(), PLACE)).await;
+    assert_eq!(place(&client).await, "eu", "it was said of the one before");
+    assert_eq!(simple(&client, &about(&key(), "SHOW domicile.key")).await.unwrap(), key());
+    assert_eq!(simple(&client, "SHOW domicile.key").await.unwrap(), "");
+    client.batch_execute(&about(&key(), "INSERT INTO note VALUES (1)")).await.unwrap();
+    assert_eq!(us.count("SELECT count(*) FROM note").await, 1);
+
+    // Of a transaction it is said with its beginning, or before it has shown anything.
+    for begin in [about(&key(), "BEGIN"), "BEGIN".to_owned()] {
+        client.batch_execute(&begin).await.unwrap();
+        assert_eq!(simple(&client, &about(&key(), PLACE)).await.unwrap(), "us", "{begin}");
+        assert_eq!(place(&client).await, "us");
+        client.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(place(&client).await, "eu");
+    }
+    client.batch_execute("BEGIN").await.unwrap();
+    assert_eq!(place(&client).await, "eu");
+    assert_eq!(simple(&client, &about(&key(), PLACE)).await.unwrap(), "eu");
+    client.batch_execute("COMMIT").await.unwrap();
+
+    // It stands above what the session has set.
+    client.batch_execute(&format!("SET domicile.key = '{}'", key())).await.unwrap();
+    assert_eq!(place(&client).await, "us");
+    assert_eq!(simple(&client, &about("", PLACE)).await.unwrap(), "eu");
+    assert_eq!(place(&client).await, "us");
+}
+
+async fn led_by(client: &Client, sql: &str) {
+    within(async { while simple(client, sql).await.unwrap() != "us" {} }).await;
+}
+
+#[tokio::test]
+async fn a_prepared_statement_says_in_its_comment_whose_rows_it_is_about_each_time() {
+    let (eu, _us) = two(["eu", "us"]).await;
+    let client = eu.connect().await;
+    led_by(&client, &about(&key(), PLACE)).await;
+    let [plain, led] = [PLACE.to_owned(), about(&key(), PLACE)];
+    let (plain, led) = (client.prepare(&plain).await.unwrap(), client.prepare(&led).await.unwrap());
+    for _ in 0..3 {
+        for (statement, expected) in [(&led, "us"), (&plain, "eu")] {
+            let row = within(client.query_one(statement, &[])).await.unwrap();
+            assert_eq!(row.get::<_, &str>(0), expected);
+        }
+    }
+    // All at once: each has to wait for the end of the one before it.
+    let [a, b, c] = [&plain, &led, &plain].map(|statement| client.query_one(statement, &[]));
+    let (a, b, c) = within(async { tokio::join!(a, b, c) }).await;
+    let places = [a, b, c].map(|row| row.unwrap().get::<_, String>(0));
+    assert_eq!(places, ["eu", "us", "eu"]);
+    assert_eq!(place(&client).await, "eu");
+}
+
+#[tokio::test]
+async fn a_comment_counts_behind_a_begin_that_is_sent_with_it() {
+    let (eu, _us) = two(["eu", "us"]).await;
+    led_by(&eu.connect().await, &about(&key(), PLACE)).await;
+    let mut wire = Wire::connect(eu.address.port()).await;
+    let first = [&at_once("BEGIN")[..], &at_once(&about(&key(), PLACE)), &[sync()]].concat();
+    assert_eq!(told(&wire.ask(&first).await), "1 2 n C(BEGIN) 1 2 T D(us) C(SELECT 1) Z(T)");
+    wire.ask(&[query("COMMIT")]).await;
+    let prepared = [parse("b", "BEGIN"), sync(), parse("s", &about(&key(), PLACE)), sync()];
+    assert_eq!(told(&wire.ask(&prepared).await), "1 Z(I) 1 Z(I)");
+    let run = |name: &str| [bind("", name, 0), execute("", 0)];
+    let first = [&run("b")[..], &run("s"), &[sync(), query("COMMIT"), query(PLACE)]].concat();
+    let expected = "2 C(BEGIN) 2 D(us) C(SELECT 1) Z(T) C(COMMIT) Z(I) T D(eu) C(SELECT 1) Z(I)";
+    assert_eq!(told(&wire.ask(&first).await), expected);
+    // Of a simple query, behind another one that is not answered yet.
+    let both = [query("SELECT 1"), query(&about(&key(), PLACE)), query(PLACE)];
+    let expected = "T D(1) C(SELECT 1) Z(I) T D(us) C(SELECT 1) Z(I) T D(eu) C(SELECT 1) Z(I)";
+    assert_eq!(told(&wire.ask(&both).await), expected);
+}
+
+#[tokio::test]
+async fn what_a_comment_cannot_set_is_refused_as_set_is() {
+    let eu = Wanted::new(Mode::Local).region().await;
+    let mut wire = Wire::connect(eu.address.port()).await;
+    let wrong = "/* domicile.freshness=soon */ SELECT 1";
+    wire.ask(&[parse("wrong", wrong), sync()]).await;
+    let large = format!("/* domicile.keys=7 */ SELECT '{}'", "x".repeat(1024 * 1024));
+    for (asked, expected) in [
+        (vec![query(wrong), query("SELECT 2")], "E(22023) Z(I) T D(2) C(SELECT 1) Z(I)"),
+        (vec![query("/* domicile.token='1' */ SELECT 1")], "E(22023) Z(I)"),
+        ([&at_once(wrong)[..], &[sync()]].concat(), "1 E(22023) Z(I)"),
+        (vec![bind("", "wrong", 0), execute("", 0), sync()], "E(22023) Z(I)"),
+        (
+            vec![query("BEGIN"), query(wrong), query("/* domicile.key=? ! */ ROLLBACK")],
+            "C(BEGIN) Z(T) E(22023) Z(E) C(ROLLBACK) Z(I)",
+        ),
+        (vec![query("/* domicile.freshness soon */ SELECT 1")], "T D(1) C(SELECT 1) Z(I)"),
+    ] {
+        assert_eq!(told(&wire.ask(&asked).await), expected);
+    }
+    let client = eu.connect().await;
+    assert_eq!(code(&client.batch_execute(&large).await.unwrap_err()), "22023");
+    // The rest of it cannot be passed over.
+    within(async {
+        while !client.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -8,13 +8,13 @@ use tokio::net::TcpStream;
 use crate::*;
 
 /// One connection, message by message.
-struct Wire {
+pub struct Wire {
     stream: TcpStream,
     buffer: BytesMut,
 }
 
 impl Wire {
-    async fn connect(port: u16) -> Self {
+    pub async fn connect(port: u16) -> Self {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         stream.write_all(&hostile::startup(3 << 16)).await.unwrap();
         let mut wire = Self { stream, buffer: BytesMut::new() };
@@ -23,7 +23,7 @@ impl Wire {
     }
 
     /// Sends all at once, and returns all answers.
-    async fn ask(&mut self, messages: &[Vec<u8>]) -> Vec<Message> {
+    pub async fn ask(&mut self, messages: &[Vec<u8>]) -> Vec<Message> {
         let ends = messages.iter().filter(|m| matches!(m[0], b'S' | b'Q')).count();
         self.stream.write_all(&messages.concat()).await.unwrap();
         self.until_ready(ends).await
@@ -49,16 +49,16 @@ fn message(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     out.to_vec()
 }
 
-fn query(sql: &str) -> Vec<u8> {
+pub fn query(sql: &str) -> Vec<u8> {
     message(b'Q', &[sql.as_bytes(), b"\0"])
 }
 
-fn parse(name: &str, sql: &str) -> Vec<u8> {
+pub fn parse(name: &str, sql: &str) -> Vec<u8> {
     message(b'P', &[name.as_bytes(), b"\0", sql.as_bytes(), b"\0\0\0"])
 }
 
 /// Asks for results in this format: 0 is text, 1 binary.
-fn bind(portal: &str, statement: &str, format: u8) -> Vec<u8> {
+pub fn bind(portal: &str, statement: &str, format: u8) -> Vec<u8> {
     let (portal, statement) = (portal.as_bytes(), statement.as_bytes());
     message(b'B', &[portal, b"\0", statement, b"\0\0\0\0\0\0\x01\0", &[format]])
 }
@@ -67,7 +67,7 @@ fn describe(kind: &str, name: &str) -> Vec<u8> {
     message(b'D', &[kind.as_bytes(), name.as_bytes(), b"\0"])
 }
 
-fn execute(portal: &str, rows_max: u8) -> Vec<u8> {
+pub fn execute(portal: &str, rows_max: u8) -> Vec<u8> {
     message(b'E', &[portal.as_bytes(), b"\0\0\0\0", &[rows_max]])
 }
 
@@ -79,17 +79,17 @@ fn flush() -> Vec<u8> {
     message(b'H', &[])
 }
 
-fn sync() -> Vec<u8> {
+pub fn sync() -> Vec<u8> {
     message(b'S', &[])
 }
 
 /// A statement by the extended protocol, as drivers send it that prepare nothing.
-fn at_once(sql: &str) -> [Vec<u8>; 4] {
+pub fn at_once(sql: &str) -> [Vec<u8>; 4] {
     [parse("", sql), bind("", "", 0), describe("P", ""), execute("", 0)]
 }
 
 /// What was answered, in short: tags, values and error codes.
-fn told(answers: &[Message]) -> String {
+pub fn told(answers: &[Message]) -> String {
     let tell = |message: &Message| match message.tag {
         b'D' => format!("D({})", String::from_utf8_lossy(&message.body[6..])),
         b'E' => {
