@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::admission::Admission;
 use crate::conflict::policy::Policy;
+use crate::freshness::Freshness;
 use crate::front::rule::Rule;
 use crate::id::{PartitionId, RegionId, TableName};
 use crate::lease::LeaseTerms;
@@ -254,6 +255,8 @@ pub struct Region {
     /// `host:port` of the region's gateway, for clients and for other gateways.
     pub gateway: String,
     pub gateway_listen: String,
+    /// Where it listens beside, for whom it is settled how new reads have to be.
+    pub gateway_ports: Vec<GatewayPort>,
     /// `host:port` at which the agent gives its metrics, if it does.
     pub metrics: Option<String>,
     /// `host:port` at which the agent answers questions for names, if it does.
@@ -270,6 +273,15 @@ pub struct Region {
     pub capacity: Option<u64>,
     /// Folder of the agent's replication logs and seals.
     pub data: String,
+}
+
+/// A further address of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayPort {
+    /// `host:port`.
+    pub listen: String,
+    /// What sessions that come in there ask of their reads, unless they say otherwise.
+    pub freshness: Freshness,
 }
 
 /// Where a region takes requests of HTTP, and who answers them.

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use domicile_core::config::{self, Config, Identity, Region};
+use domicile_core::config::{self, Config, GatewayPort, Identity, Region};
+use domicile_core::freshness::Freshness;
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::ownership::Ownership;
@@ -152,7 +153,7 @@ pub async fn run(
 
 struct Listeners {
     peer: TcpListener,
-    gateway: SocketAddr,
+    gateway: (SocketAddr, Vec<(SocketAddr, Freshness)>),
     front: Option<TcpListener>,
     outlets: Outlets,
 }
@@ -172,7 +173,12 @@ impl Listeners {
             Some(door) => Some(listen(&door.listen, "clients of HTTP").await?),
             None => None,
         };
-        Ok(Self { peer, gateway: resolve(&here.gateway_listen).await?, front, outlets })
+        let mut ports = Vec::new();
+        for GatewayPort { listen, freshness } in &here.gateway_ports {
+            ports.push((resolve(listen).await?, *freshness));
+        }
+        let gateway = (resolve(&here.gateway_listen).await?, ports);
+        Ok(Self { peer, gateway, front, outlets })
     }
 }
 
@@ -778,7 +784,7 @@ impl Parts {
     /// Returns what it knows of ownership, and of its clients. Stops everything once they are served after `shutdown`.
     async fn start_gateway(
         &self,
-        listen: SocketAddr,
+        (listen, ports): (SocketAddr, Vec<(SocketAddr, Freshness)>),
         tenure: watch::Receiver<TenureState>,
         silence: watch::Receiver<Silence>,
         (staleness, status): (Staleness, watch::Receiver<Arc<RegionStatus>>),
@@ -789,6 +795,7 @@ impl Parts {
         let config = gateway::Config {
             region: self.here.id.clone(),
             listen,
+            ports,
             local: local_target(&self.database),
             peers: self
                 .config

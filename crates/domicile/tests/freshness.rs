@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use domicile::lab::cluster::free_port;
 use domicile::lab::regions::{Regions, RegionsConfig};
 use futures_util::StreamExt;
 use tokio_postgres::error::SqlState;
@@ -30,7 +31,7 @@ const PORT: &str = "SELECT current_setting('port')";
 async fn world(mut config: RegionsConfig) -> Regions {
     config.seed_sql = SEED.to_owned();
     let key = if config.partition == "whole" { "" } else { "key = \"branch\"\n" };
-    config.tables = format!("{TABLES}{key}");
+    config.tables = format!("{TABLES}{key}{}", config.tables);
     let mut regions = Regions::create(config).await.unwrap();
     start(&mut regions).await;
     regions.links().set_delay(DISTANCE);
@@ -264,10 +265,16 @@ async fn where_one_region_owns_everything_reads_stay_near_while_they_are_new_eno
     config.rpo = "none".to_owned();
     config.automatic_failover = true;
     config.lease = Duration::from_secs(5);
+    // Of the last region.
+    let near = free_port();
+    config.tables = format!(
+        "[[region.gateway_port]]\nlisten = \"127.0.0.1:{near}\"\nfreshness = \"eventual\"\n"
+    );
     let mut regions = world(config).await;
     let port =
         async |region: &str| one(&regions.connect(region).await.unwrap(), PORT).await.unwrap();
     let (eu, us) = (port("eu").await, port("us").await);
+    who_comes_in_where_less_is_asked_for_reads_near(near, &port("ap").await).await;
 
     let plain = connect(&regions, "us", "").await.unwrap();
     let client = reader(&regions, "us", "session").await;
@@ -297,6 +304,14 @@ async fn where_one_region_owns_everything_reads_stay_near_while_they_are_new_eno
     eventually("us is as new as that again", async || is(&client, &us).await).await;
 
     what_was_lost_is_not_waited_for(&mut regions).await;
+}
+
+async fn who_comes_in_where_less_is_asked_for_reads_near(near: u16, here: &str) {
+    let address = format!("host=127.0.0.1 port={near} user=postgres dbname=postgres");
+    let (client, connection) = tokio_postgres::connect(&address, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    assert_eq!(one(&client, "SHOW domicile.freshness").await.unwrap(), "eventual");
+    assert_eq!(one(&client, PORT).await.unwrap(), here);
 }
 
 async fn is(client: &Client, port: &str) -> Result<(), String> {

@@ -72,6 +72,7 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Box<dyn Any>)> {
     let config = Config {
         region: "eu".parse()?,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        ports: Vec::new(),
         local: Target::Tcp { host: "127.0.0.1".to_owned(), port: cluster.port() },
         peers: Default::default(),
         park_budget: Duration::from_secs(10),

@@ -23,10 +23,12 @@ use std::time::Duration;
 
 use domicile_core::admission::Admission;
 use domicile_core::config::Sharing;
+use domicile_core::freshness::Freshness;
 use domicile_core::id::RegionId;
 use domicile_core::partition::Layout;
 use domicile_core::progress::Rpo;
 pub use domicile_core::route::{Mode, Routes};
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +114,8 @@ pub struct Config {
     pub region: RegionId,
     /// Port 0 takes any free one: see [`Gateway::address`].
     pub listen: SocketAddr,
+    /// Where it listens beside, and how new reads have to be of who comes in there and says nothing else.
+    pub ports: Vec<(SocketAddr, Freshness)>,
     /// The region's own PostgreSQL.
     pub local: Target,
     /// The other regions' gateways.
@@ -164,6 +168,7 @@ impl Config {
 pub struct Gateway {
     listener: TcpListener,
     address: SocketAddr,
+    ports: Vec<(TcpListener, Freshness)>,
     shared: Shared,
     silent: watch::Sender<BTreeSet<RegionId>>,
 }
@@ -183,6 +188,8 @@ struct Shared {
     secure: Secure,
     clock: Clock,
     shutdown: CancellationToken,
+    /// How new reads have to be of who has come in where this session did, unless somebody says otherwise.
+    freshness: Option<Freshness>,
 }
 
 impl Gateway {
@@ -190,6 +197,10 @@ impl Gateway {
     pub async fn bind(config: Config, routes: watch::Receiver<Arc<Routes>>) -> io::Result<Self> {
         let listener = sockets::listen(config.listen).await?;
         let address = listener.local_addr()?;
+        let mut ports = Vec::new();
+        for (address, freshness) in &config.ports {
+            ports.push((sockets::listen(*address).await?, *freshness));
+        }
         let (silent, seen) = watch::channel(BTreeSet::new());
         let shared = Shared {
             secure: config.secure.clone(),
@@ -204,13 +215,19 @@ impl Gateway {
             first_turns: Turns::new(),
             clock: Clock::new(),
             shutdown: CancellationToken::new(),
+            freshness: None,
         };
-        Ok(Self { listener, address, shared, silent })
+        Ok(Self { listener, address, ports, shared, silent })
     }
 
     /// Returns where the gateway really listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns where it listens beside, in the order of [`Config::ports`].
+    pub fn ports(&self) -> Vec<SocketAddr> {
+        self.ports.iter().filter_map(|(listener, _)| listener.local_addr().ok()).collect()
     }
 
     /// Returns the servers that its clients share, to look at.
@@ -230,7 +247,11 @@ impl Gateway {
         let _pulses = pulse::listen(&self.shared.config, self.shared.routes.clone(), &self.silent);
         let pools = self.shared.pools.clone();
         let shared = Shared { shutdown: shutdown.clone(), ..self.shared };
-        tokio::join!(listener::run(self.listener, shared), pools.sweep(&shutdown));
+        let ports = self.ports.into_iter().map(|(listener, freshness)| {
+            listener::run(listener, Shared { freshness: Some(freshness), ..shared.clone() })
+        });
+        let ports = join_all(ports.collect::<Vec<_>>());
+        tokio::join!(listener::run(self.listener, shared), ports, pools.sweep(&shutdown));
     }
 }
 

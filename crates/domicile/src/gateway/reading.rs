@@ -70,9 +70,14 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Reads the startup packet of a session with a gateway of `cluster`.
-    pub fn begin(startup: &Startup, staleness: Option<&Staleness>) -> Result<Self, End> {
+    /// Reads the startup packet of a session that has come in where `freshness` is asked for, unless it says otherwise.
+    pub fn begin(
+        startup: &Startup,
+        freshness: Option<Freshness>,
+        staleness: Option<&Staleness>,
+    ) -> Result<Self, End> {
         let mut reading = Self::default();
+        reading.terms.freshness = freshness;
         for (name, value) in setting::at_startup(startup) {
             let set = reading.set(&name, Some(&value), staleness);
             set.map_err(refusals::invalid_for_session)?;
@@ -434,7 +439,7 @@ mod tests {
     fn begin(parameters: &[(&str, &str)]) -> Result<Reading, String> {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let parameters = parameters.iter().map(own).collect();
-        let begun = Reading::begin(&Startup { major: 3, minor: 0, parameters }, None);
+        let begun = Reading::begin(&Startup { major: 3, minor: 0, parameters }, None, None);
         begun.map_err(|end| format!("{end:?}"))
     }
 

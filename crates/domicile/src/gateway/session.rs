@@ -123,7 +123,9 @@ pub async fn begin(
         startup = console::startup(&startup, &shared.config.console);
     }
     let reading = match caller {
-        Caller::Client => Reading::begin(&startup, shared.config.staleness.as_ref()),
+        Caller::Client => {
+            Reading::begin(&startup, shared.freshness, shared.config.staleness.as_ref())
+        }
         // The client's own gateway has looked after that.
         Caller::Peer => Ok(Reading::default()),
     };

@@ -471,6 +471,18 @@ pub const KEYS: &[Key] = &[
         "`host:port` at which the gateway listens, when that differs.",
     ),
     key(
+        "region[].gateway_port[].listen",
+        Text,
+        Required,
+        "`host:port` at which the region's gateway listens, too.",
+    ),
+    key(
+        "region[].gateway_port[].freshness",
+        Text,
+        Required,
+        "How new reads have to be of sessions that come in there: `strong`, `bounded(5s)`, `session` or `eventual` (docs/operating/freshness.md). What their role has set, the connection string, `SET` and comments count before it.",
+    ),
+    key(
         "region[].metrics",
         Text,
         Words("none"),
@@ -677,6 +689,11 @@ const SECTIONS: &[(&str, &str, &str)] = &[
         "region[].",
         "`[[region]]`",
         "Once for each region, 2 to 16 of them, in the same order in every region's file.",
+    ),
+    (
+        "region[].gateway_port[].",
+        "`[[region.gateway_port]]`",
+        "Further addresses of a region's gateway, for programs that cannot say themselves how new what they read has to be.",
     ),
     (
         "witness[].",

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use domicile_core::config::{Directory, Region, Witness};
+use domicile_core::config::{Directory, GatewayPort, Region, Witness};
+use domicile_core::freshness::Freshness;
 use domicile_core::id::RegionId;
 use tokio_postgres::config::Host;
 
 use super::mistake::Mistakes;
 use super::resolve::required;
-use super::written::{WrittenRegion, WrittenWitness};
+use super::written::{WrittenGatewayPort, WrittenRegion, WrittenWitness};
 use crate::postgres::database::{Database, is_loopback};
 
 /// Returns the regions and the witnesses, unless one of them is wrong.
@@ -93,6 +94,10 @@ fn resolve_one(
     let peer_listen = listen(&path("peer_listen"), &written.peer_listen, &peer, mistakes);
     let gateway_listen =
         listen(&path("gateway_listen"), &written.gateway_listen, &gateway, mistakes);
+    let ports = (1..).zip(&written.gateway_port).map(|(number, port)| {
+        gateway_port(port, |key| path(&format!("gateway_port[{number}].{key}")), mistakes)
+    });
+    let gateway_ports: Vec<_> = ports.collect();
     let metrics = optional(&path("metrics"), &written.metrics, mistakes);
     let dns = optional(&path("dns"), &written.dns, mistakes);
     let addresses = super::dns::addresses(
@@ -113,6 +118,7 @@ fn resolve_one(
         peer_listen: peer_listen?,
         gateway: gateway?,
         gateway_listen: gateway_listen?,
+        gateway_ports: gateway_ports.into_iter().collect::<Option<_>>()?,
         metrics: metrics?,
         dns: dns?,
         addresses,
@@ -122,6 +128,23 @@ fn resolve_one(
         capacity: capacity?,
         data: data?.to_owned(),
     })
+}
+
+fn gateway_port(
+    written: &WrittenGatewayPort,
+    path: impl Fn(&str) -> String,
+    mistakes: &mut Mistakes,
+) -> Option<GatewayPort> {
+    let listen = address(&path("listen"), written.listen.as_deref(), mistakes);
+    let freshness = required(&path("freshness"), written.freshness.as_deref(), mistakes);
+    let freshness = freshness.and_then(|text| match text.parse::<Freshness>() {
+        Ok(freshness) => Some(freshness),
+        Err(wrong) => {
+            mistakes.add(path("freshness"), wrong.to_string());
+            None
+        }
+    });
+    Some(GatewayPort { listen: listen?, freshness: freshness? })
 }
 
 /// Commits a second; none where nothing is said.
@@ -233,6 +256,12 @@ pub(super) fn check_addresses(
         ] {
             if let Some(address) = address {
                 taken.claim(format!("listen {machine} {address}"), path(key));
+            }
+        }
+        for (number, port) in (1..).zip(&region.gateway_port) {
+            if let Some(address) = &port.listen {
+                let path = path(&format!("gateway_port[{number}].listen"));
+                taken.claim(format!("listen {machine} {address}"), path);
             }
         }
         if let Some(data) = &region.data {

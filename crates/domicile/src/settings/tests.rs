@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use domicile_core::admission::{Admission, AllowRule, Limits};
 use domicile_core::config::{
-    Directory, Etcd, Http, KeySource, PoolMode, Secret, Sharing, TableKind, Url,
+    Directory, Etcd, GatewayPort, Http, KeySource, PoolMode, Secret, Sharing, TableKind, Url,
 };
 use domicile_core::conflict::policy::{ColumnPolicy, Deletes, Policy};
 use domicile_core::frame::Compression;
+use domicile_core::freshness::Freshness;
 use domicile_core::front::rule::{KeyPart, Owner};
 use domicile_core::partition::Scheme;
 use domicile_core::progress::Rpo;
@@ -412,6 +413,47 @@ fn a_zone_without_names_or_names_without_a_zone_answer_nothing() {
     let found = mistakes_with(&format!("{host}clients = [\"10.0.0.0/8\", \"10.0.0.0/40\"]"));
     let text = "region[3].clients: \"10.0.0.0/40\" is no address: expected one as in 10.1.2.3, 10.0.0.0/8 or 2001:db8::/32";
     assert_eq!(found, [text]);
+}
+
+#[test]
+fn further_addresses_of_a_gateway_say_how_new_reads_are_there() {
+    let sound = SOUND.replacen(
+        "gateway = \"127.0.0.1:6432\"\n",
+        "gateway = \"127.0.0.1:6432\"\ngateway_port = [{ listen = \"0.0.0.0:6434\", freshness = \"bounded(5s)\" }]\n",
+        1,
+    );
+    let config = parse(&sound).unwrap();
+    let freshness = Freshness::Bounded(Millis(5000));
+    let port = GatewayPort { listen: "0.0.0.0:6434".to_owned(), freshness };
+    assert_eq!(config.regions[0].gateway_ports, [port]);
+    assert!(config.regions[1].gateway_ports.is_empty());
+    let found = mistakes_with(
+        r#"
+        [[region.gateway_port]]
+        listen = "0.0.0.0:6434"
+        freshness = "soon"
+
+        [[region.gateway_port]]
+        listen = "0.0.0.0:6434"
+        fresh = true
+
+        [[region.gateway_port]]
+        listen = "0.0.0.0"
+        freshness = "strong"
+        "#,
+    );
+    let expected = [
+        "region[2].gateway_port[1].freshness: \"soon\" is not a freshness: expected strong, bounded(5s), session or eventual",
+        "region[2].gateway_port[2].listen: is the same as region[2].gateway_port[1].listen",
+        "region[2].gateway_port[2].freshness: is missing",
+        "region[2].gateway_port[2].fresh: unknown key; known here: listen, freshness",
+        "region[2].gateway_port[3].listen: \"0.0.0.0\" is not an address: expected host:port",
+    ];
+    let sorted = |mut list: Vec<String>| {
+        list.sort_unstable();
+        list
+    };
+    assert_eq!(sorted(found), sorted(expected.map(str::to_owned).to_vec()));
 }
 
 #[test]

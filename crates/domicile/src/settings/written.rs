@@ -191,6 +191,8 @@ pub(super) struct WrittenRegion {
     pub peer_listen: Option<String>,
     pub gateway: Option<String>,
     pub gateway_listen: Option<String>,
+    #[serde(default)]
+    pub gateway_port: Vec<WrittenGatewayPort>,
     pub metrics: Option<String>,
     pub dns: Option<String>,
     pub addresses: Option<Names>,
@@ -201,6 +203,13 @@ pub(super) struct WrittenRegion {
     pub app: Option<String>,
     pub capacity: Option<i64>,
     pub data: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenGatewayPort {
+    pub listen: Option<String>,
+    pub freshness: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,4 +1,4 @@
-//! Does a session begin with what its role has set?
+//! Does a session begin with what its role has set, or else with what is said of where it came in?
 
 use crate::*;
 
@@ -29,6 +29,41 @@ async fn a_role_reads_as_near_as_it_has_set() {
     let said = connect(&eu, "options='-c domicile.freshness=strong'").await;
     assert_eq!(place(&said).await, "us");
     assert_eq!(simple(&eu.connect().await, "SHOW domicile.freshness").await.unwrap(), "strong");
+}
+
+#[tokio::test]
+async fn who_comes_in_where_less_is_asked_for_reads_near() {
+    let wanted = Wanted::new(Mode::FollowOwner).owner("us");
+    let wanted = wanted.port(Freshness::Eventual).port(Freshness::Strong);
+    let (eu, us) = wanted.two_regions().await;
+    eu.run("CREATE ROLE app LOGIN; ALTER ROLE app SET domicile.freshness = 'session'").await;
+    us.run("CREATE ROLE app LOGIN").await;
+    let connect = async |port: usize, more: &str| {
+        let address = format!("host=127.0.0.1 port={} dbname=postgres", eu.ports[port].port());
+        let (client, connection) =
+            within(tokio_postgres::connect(&format!("{address} {more}"), NoTls)).await.unwrap();
+        tokio::spawn(connection);
+        client
+    };
+    let shown = async |client: &Client| simple(client, "SHOW domicile.freshness").await.unwrap();
+    assert_eq!(shown(&eu.connect().await).await, "", "where nothing is said of that");
+    for (port, freshness, at) in [(0, "eventual", "eu"), (1, "strong", "us")] {
+        let client = connect(port, "user=postgres").await;
+        assert_eq!((shown(&client).await.as_str(), place(&client).await.as_str()), (freshness, at));
+        client.batch_execute("SET domicile.freshness = 'eventual'").await.unwrap();
+        assert_eq!(place(&client).await, "eu");
+        client.batch_execute("RESET domicile.freshness").await.unwrap();
+        assert_eq!(shown(&client).await, freshness);
+        // Whoever says something himself, says more.
+        assert_eq!(shown(&connect(port, "user=app").await).await, "session");
+        let options = "user=app options='-c domicile.freshness=bounded(1s)'";
+        assert_eq!(shown(&connect(port, options).await).await, "bounded(1000ms)");
+    }
+    let client = connect(0, "user=postgres").await;
+    let strong =
+        format!("/* domicile.freshness=strong */ {}", "SELECT current_setting('cluster_name')");
+    assert_eq!(simple(&client, &strong).await.unwrap(), "us");
+    assert_eq!(place(&client).await, "eu");
 }
 
 #[tokio::test]

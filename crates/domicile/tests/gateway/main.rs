@@ -15,6 +15,7 @@ use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, tempora
 use domicile::notices::Notices;
 use domicile_core::admission::{Admission, AllowRule, Limits};
 use domicile_core::config::{KeySource, PoolMode, Sharing, TableKind};
+use domicile_core::freshness::Freshness;
 use domicile_core::id::{RegionId, TableName};
 use domicile_core::partition::{Layout, Scheme};
 use domicile_core::progress::Rpo;
@@ -54,6 +55,7 @@ struct Region {
     name: RegionId,
     cluster: Cluster,
     address: SocketAddr,
+    ports: Vec<SocketAddr>,
     routes: watch::Sender<Arc<Routes>>,
     warm_ups: WarmUps,
     stop: CancellationToken,
@@ -76,6 +78,8 @@ struct Wanted {
     viewers: Vec<String>,
     sharing: Option<Sharing>,
     notices: Notices,
+    /// Each at any free port.
+    ports: Vec<Freshness>,
 }
 
 impl Wanted {
@@ -92,7 +96,13 @@ impl Wanted {
             viewers: Vec::new(),
             sharing: None,
             notices: Notices::default(),
+            ports: Vec::new(),
         }
+    }
+
+    fn port(mut self, freshness: Freshness) -> Self {
+        self.ports.push(freshness);
+        self
     }
 
     fn admission(mut self, rules: &[AllowRule], limits: Limits) -> Self {
@@ -167,6 +177,7 @@ impl Wanted {
         let config = Config {
             region: name.clone(),
             listen,
+            ports: self.ports.iter().map(|freshness| (free_address(), *freshness)).collect(),
             local: tcp(cluster.port()),
             peers,
             park_budget: self.park_budget,
@@ -191,13 +202,15 @@ impl Wanted {
             warm_ups: warm_ups.clone(),
         };
         let gateway = Gateway::bind(config, seen).await.unwrap();
-        let (address, stop) = (gateway.address(), CancellationToken::new());
+        let (address, ports) = (gateway.address(), gateway.ports());
+        let stop = CancellationToken::new();
         let (pools, tally) = (gateway.pools(), gateway.tally());
         let served = tokio::spawn(gateway.run(stop.clone()));
         Region {
             name,
             cluster,
             address,
+            ports,
             routes,
             warm_ups,
             stop,
@@ -285,6 +298,10 @@ fn keyed() -> BTreeMap<TableName, TableKind> {
 
 fn region(name: &str) -> RegionId {
     name.parse().unwrap()
+}
+
+fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 fn tcp(port: u16) -> Target {
