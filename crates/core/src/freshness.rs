@@ -190,8 +190,8 @@ impl AsOf {
 
 /// What a session has written and seen: another one, anywhere, that is given it sees no less.
 ///
-/// For passing on: `1.eu-1@0/16B3748,us-1@0/4F0.shop`, with the version of this form, the places in
-/// logs, and the name of the cluster.
+/// What gateways sign of it, for passing on: `1.eu-1@0/16B3748,us-1@0/4F0.shop`, with the version of this form, the
+/// places in logs, and the name of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     pub cluster: String,

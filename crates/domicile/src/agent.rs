@@ -71,6 +71,7 @@ use crate::status::{RegionStatus, SeedingStatus};
 use crate::tail::{Examined, Tails};
 use crate::tenure::{Tenure, TenureState};
 use crate::tls::{self, Credentials, Protocol, Shown};
+use crate::tokens::Tokens;
 use crate::{guards, log, peer, sockets};
 
 /// How long a region that was a member starts up without knowing whether it still is one.
@@ -534,7 +535,8 @@ impl Parts {
         self.start_replication(&observer, stop, tasks, ours, settled)?;
         let answers = Answers { marker: marker.clone(), examined: newest.clone(), newcomer: false };
         self.start_peer_server(listeners.peer, status.subscribe(), answers, stop, tasks);
-        let staleness = Staleness::new(self.config.cluster.clone(), marker, self.other_regions());
+        let tokens = Tokens::of_directory(&self.config.cluster, &self.directory, stop);
+        let staleness = Staleness::new(tokens, marker, self.other_regions());
         tasks.spawn(staleness.clone().run(stop.clone()));
         let (tenure, heard) = (tenure_state.subscribe(), silence.subscribe());
         let known = (staleness, status.subscribe());

@@ -54,6 +54,7 @@ pub mod status;
 pub mod tail;
 pub mod tenure;
 pub mod tls;
+pub mod tokens;
 pub mod verify;
 mod webhooks;
 pub mod witness;

@@ -25,6 +25,7 @@ use crate::complain::Complaint;
 use crate::peer::mark::Marker;
 use crate::peer::{self, lift_epochs};
 use crate::proto::{MarkRequest, MarkResponse};
+use crate::tokens::Tokens;
 
 /// How often the owners are asked while somebody reads with a bound.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -48,7 +49,7 @@ pub struct Staleness {
 }
 
 struct Shared {
-    cluster: String,
+    tokens: Tokens,
     marker: Marker,
     peers: BTreeMap<RegionId, peer::Client>,
     clock: Clock,
@@ -67,9 +68,9 @@ impl std::fmt::Debug for Staleness {
 }
 
 impl Staleness {
-    pub fn new(cluster: String, marker: Marker, peers: BTreeMap<RegionId, peer::Client>) -> Self {
+    pub fn new(tokens: Tokens, marker: Marker, peers: BTreeMap<RegionId, peer::Client>) -> Self {
         let shared = Shared {
-            cluster,
+            tokens,
             clock: marker.clock,
             marker,
             peers,
@@ -80,9 +81,9 @@ impl Staleness {
         Self { shared: Arc::new(shared) }
     }
 
-    /// The cluster whose tokens are understood here.
-    pub fn cluster(&self) -> &str {
-        &self.shared.cluster
+    /// By which sessions tell each other what they have seen.
+    pub fn tokens(&self) -> &Tokens {
+        &self.shared.tokens
     }
 
     pub fn now(&self) -> Time {

@@ -83,7 +83,7 @@ fn is_refused(error: &Error) -> bool {
 async fn where_every_region_writes_a_read_is_as_new_as_it_asks_for() {
     let mut config = config(&["eu", "us", "ap"], "home(branch)", 3);
     config.rpo = "none".to_owned();
-    let regions = world(config).await;
+    let mut regions = world(config).await;
     settle(&regions, "start").await;
     strong_reads_show_what_was_acknowledged(&regions).await;
     a_session_finds_what_it_wrote_and_passes_it_on(&regions).await;
@@ -92,6 +92,65 @@ async fn where_every_region_writes_a_read_is_as_new_as_it_asks_for() {
     a_statement_asks_for_its_own_freshness_in_a_comment(&regions).await;
     what_is_too_old_is_said(&regions).await;
     what_is_asked_for_has_to_be_a_freshness(&regions).await;
+    tokens_that_no_gateway_has_signed_are_refused(&regions).await;
+    nothing_is_signed_where_the_secret_is_not_known(&mut regions).await;
+}
+
+async fn tokens_that_no_gateway_has_signed_are_refused(regions: &Regions) {
+    let client = connect(regions, "us", "").await.unwrap();
+    let token = one(&client, "SHOW domicile.token").await.unwrap();
+    let other = connect(regions, "ap", "").await.unwrap();
+    set(&other, "token", &token).await;
+    let last = if token.ends_with('A') { 'B' } else { 'A' };
+    let longer = format!("{token}AAAA");
+    let changed = format!("{}{last}", &token[..token.len() - 1]);
+    for (made_up, why) in [
+        (longer.as_str(), "not written by a gateway"),
+        (&changed, ""),
+        ("1.eu-1@0/9.lab", "not signed"),
+        ("2.AAAA", "not a token"),
+    ] {
+        let sql = format!("SET domicile.token = '{made_up}'");
+        let refused = other.batch_execute(&sql).await.unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::INVALID_PARAMETER_VALUE), "{made_up}");
+        assert!(refused.as_db_error().unwrap().message().contains(why), "{refused:?}");
+    }
+    let options = format!("-c domicile.token={longer}");
+    let refused = connect(regions, "ap", &options).await.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::INVALID_PARAMETER_VALUE));
+    for region in regions.names() {
+        let log = std::fs::read_to_string(regions.agent_log(region)).unwrap();
+        assert!(!log.contains("\"secret\""), "{region} shows it");
+    }
+}
+
+async fn nothing_is_signed_where_the_secret_is_not_known(regions: &mut Regions) {
+    let client = connect(regions, "eu", "").await.unwrap();
+    let token = one(&client, "SHOW domicile.token").await.unwrap();
+    regions.kill_directory();
+    regions.kill_agent("us");
+    regions.start_agent("us").unwrap();
+    eventually("it says why there is none", async || {
+        let client = connect(regions, "us", "").await.map_err(|e| format!("{e:?}"))?;
+        match one(&client, "SHOW domicile.token").await {
+            Err(error) if is_refused(&error) => {
+                let why = error.as_db_error().unwrap().message();
+                if why.contains("is not known here") { Ok(()) } else { Err(why.to_owned()) }
+            }
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let client = connect(regions, "us", "").await.unwrap();
+    let given = client.batch_execute(&format!("SET domicile.token = '{token}'")).await;
+    let why = given.unwrap_err();
+    assert!(why.as_db_error().unwrap().message().contains("is not known here"), "{why:?}");
+    regions.start_directory().unwrap();
+    eventually("it is heard, and is the same", async || {
+        let sql = format!("SET domicile.token = '{token}'");
+        client.batch_execute(&sql).await.map_err(|e| format!("{e:?}"))
+    })
+    .await;
 }
 
 async fn strong_reads_show_what_was_acknowledged(regions: &Regions) {

@@ -27,6 +27,8 @@ pub use run::{
 /// The one document that says who owns what.
 pub const OWNERSHIP_KEY: &str = "ownership";
 pub const PLACES_KEY: &str = "sequences";
+/// The secret with which gateways sign tokens; it has to stay one.
+pub const TOKEN_SECRET_KEY: &str = "token/secret";
 pub const MIGRATION_KEY: &str = "migration";
 pub const LEASE_PREFIX: &str = "lease/";
 pub const RUN_PREFIX: &str = "run/";

@@ -18,6 +18,7 @@ use super::reworded::Place;
 use super::session::Session;
 use super::setting::ours::{FRESHNESS, KEY, REPORT, ROUTE, STALENESS, TOKEN, WAIT};
 use super::setting::{self, Assignment};
+use crate::staleness::Staleness;
 
 /// What PostgreSQL says it has done.
 const SHOW: &[u8] = b"SHOW";
@@ -150,7 +151,8 @@ impl Session {
         for assignment in assignments {
             self.key.set(assignment);
             let Assignment { name, value, local: false } = assignment else { continue };
-            self.reading.set(name, value.as_deref(), self.shared.config.staleness.as_ref())?;
+            let tokens = self.shared.config.staleness.as_ref().map(Staleness::tokens);
+            self.reading.set(name, value.as_deref(), tokens)?;
         }
         Ok(())
     }

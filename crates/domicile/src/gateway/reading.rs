@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
-use domicile_core::freshness::{Freshness, Token, duration};
+use domicile_core::freshness::{Freshness, duration};
 use domicile_core::id::RegionId;
 use domicile_core::lsn::{Cut, Frontier};
 use domicile_core::route::{self, Caller, Mode};
@@ -27,6 +27,7 @@ use super::setting::Meaning;
 use super::setting::ours::{FRESHNESS, REPORT, TOKEN, WAIT};
 use super::{Shared, cut, setting};
 use crate::staleness::Staleness;
+use crate::tokens::{Refused, Tokens};
 
 /// How long a transaction waits for what it asks for, unless it says otherwise.
 const WAIT_DEFAULT: Millis = Millis(1000);
@@ -74,12 +75,12 @@ impl Reading {
     pub fn begin(
         startup: &Startup,
         freshness: Option<Freshness>,
-        staleness: Option<&Staleness>,
+        tokens: Option<&Tokens>,
     ) -> Result<Self, End> {
         let mut reading = Self::default();
         reading.terms.freshness = freshness;
         for (name, value) in setting::at_startup(startup) {
-            let set = reading.set(&name, Some(&value), staleness);
+            let set = reading.set(&name, Some(&value), tokens);
             set.map_err(refusals::invalid_for_session)?;
         }
         reading.first = reading.terms.clone();
@@ -92,12 +93,12 @@ impl Reading {
         &mut self,
         defaults: &[(String, String)],
         startup: &Startup,
-        staleness: Option<&Staleness>,
+        tokens: Option<&Tokens>,
     ) -> Vec<String> {
         let mut wrong = Vec::new();
         for (name, value) in defaults {
             if setting::at_startup(startup).all(|(said, _)| said != *name) {
-                wrong.extend(self.set(name, Some(value), staleness).err());
+                wrong.extend(self.set(name, Some(value), tokens).err());
             }
         }
         self.first = self.terms.clone();
@@ -109,7 +110,7 @@ impl Reading {
         &mut self,
         name: &str,
         value: Option<&str>,
-        staleness: Option<&Staleness>,
+        tokens: Option<&Tokens>,
     ) -> Result<(), String> {
         let invalid = |why: String| format!("invalid value for parameter \"{name}\": {why}");
         match (name, value) {
@@ -130,10 +131,9 @@ impl Reading {
             }
             (REPORT, None) => self.terms.reports_token = self.first.reports_token,
             (TOKEN, Some(value)) => {
-                let cluster = staleness.map(Staleness::cluster).unwrap_or_default();
-                let token = Token::read(value, cluster).map_err(|e| invalid(e.to_string()))?;
+                let given = tokens.ok_or(Refused::NoSecret).and_then(|tokens| tokens.read(value));
                 let mut seen = self.seen.clone();
-                seen.join(&token.shown);
+                seen.join(&given.map_err(|e| invalid(e.to_string()))?);
                 if seen.iter().count() > SEEN_MAX {
                     return Err(invalid(format!(
                         "with it the session has seen more than {SEEN_MAX} logs"
@@ -228,8 +228,8 @@ impl Session {
     /// The client is let in, and its role begins with these.
     pub fn begin_with(&mut self, defaults: &[(String, String)]) {
         self.key.default_to(defaults, &self.startup);
-        let staleness = self.shared.config.staleness.as_ref();
-        for why in self.reading.default_to(defaults, &self.startup, staleness) {
+        let tokens = self.shared.config.staleness.as_ref().map(Staleness::tokens);
+        for why in self.reading.default_to(defaults, &self.startup, tokens) {
             refusals::ignored(why).put_notice(&mut self.client.outgoing);
         }
     }
@@ -383,7 +383,7 @@ impl Session {
             shown.join(&everything);
         }
         shown.join(&reading.seen);
-        Ok(Token { cluster: staleness.cluster().to_owned(), shown }.to_string())
+        Ok(staleness.tokens().write(shown)?)
     }
 
     /// Answers a message with an error, in the server's stead: nothing is asked of that now. What it has
@@ -435,6 +435,7 @@ pub fn sets_only(tag: u8, raw: &Bytes, ahead: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokens;
 
     fn begin(parameters: &[(&str, &str)]) -> Result<Reading, String> {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -513,12 +514,17 @@ mod tests {
 
     #[test]
     fn who_is_given_a_token_reads_by_it() {
+        let tokens = tokens::tests::tokens("shop", Some(7));
+        let token = tokens.write(Frontier::default()).unwrap();
         let mut reading = Reading::default();
-        reading.set(TOKEN, Some("1.eu-1@0/9."), None).unwrap();
+        let unknown = reading.set(TOKEN, Some(&token), None).unwrap_err();
+        assert!(unknown.contains("not known here"), "{unknown}");
+        assert_eq!(reading.terms.freshness, None);
+        reading.set(TOKEN, Some(&token), Some(&tokens)).unwrap();
         assert_eq!(reading.terms.freshness, Some(Freshness::Session));
         assert!(reading.is_here());
         let mut reading = begin(&[("domicile.freshness", "strong")]).unwrap();
-        reading.set(TOKEN, Some("1.eu-1@0/9."), None).unwrap();
+        reading.set(TOKEN, Some(&token), Some(&tokens)).unwrap();
         assert_eq!(reading.terms.freshness, Some(Freshness::Strong));
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! client   SHOW domicile.token ──>  SELECT '<mark>domicile.token'  ──> PostgreSQL
-//!          1.eu-1@0/9.shop    <──      <mark>domicile.token       <──
+//!          2.c2hvcA           <──      <mark>domicile.token       <──
 //! ```
 //!
 //! The mark is the session's: what it asks for itself is all that it can have replaced.

@@ -44,6 +44,7 @@ use super::track::Track;
 use super::turns::FirstTurn;
 use super::unconfirmed::Unconfirmed;
 use super::{Shared, console, door, gate};
+use crate::staleness::Staleness;
 
 /// A server may take so long for its first answer even when the budget is nearly over.
 const DIAL_WAIT_MIN: Duration = Duration::from_secs(1);
@@ -124,7 +125,8 @@ pub async fn begin(
     }
     let reading = match caller {
         Caller::Client => {
-            Reading::begin(&startup, shared.freshness, shared.config.staleness.as_ref())
+            let tokens = shared.config.staleness.as_ref().map(Staleness::tokens);
+            Reading::begin(&startup, shared.freshness, tokens)
         }
         // The client's own gateway has looked after that.
         Caller::Peer => Ok(Reading::default()),
