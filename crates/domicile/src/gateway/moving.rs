@@ -190,7 +190,8 @@ impl Session {
         matches!(self.wanted_home(), Home::At(region) if region != self.shared.config.region)
     }
 
-    fn wanted_home(&mut self) -> Home {
+    /// Where its next transaction should begin.
+    pub fn wanted_home(&mut self) -> Home {
         let config = &self.shared.config;
         if self.caller == Caller::Peer {
             // Waiting for an owner is for the gateway that the client is connected to.

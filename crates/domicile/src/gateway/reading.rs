@@ -14,7 +14,7 @@ use bytes::Bytes;
 use domicile_core::freshness::{Freshness, duration};
 use domicile_core::id::RegionId;
 use domicile_core::lsn::{Cut, Frontier};
-use domicile_core::route::{self, Caller, Mode};
+use domicile_core::route::{self, Caller, Home, Mode};
 use domicile_core::time::Millis;
 use domicile_pg::backend::{self, Report};
 use domicile_pg::frontend::{self, Frontend, tag as from_client};
@@ -242,8 +242,10 @@ impl Session {
             return Ok(true);
         };
         if !route::waits(self.shared.config.mode, freshness) {
+            // It may go there with this very message. Who waits for an owner waits as others do.
+            let Home::At(owner) = self.wanted_home() else { return Ok(true) };
             let staleness = self.shared.config.staleness.as_ref();
-            if staleness.is_none_or(|staleness| staleness.is_current(&self.home.region)) {
+            if staleness.is_none_or(|staleness| staleness.is_current(&owner)) {
                 return Ok(true);
             }
         }
@@ -297,12 +299,16 @@ impl Session {
 
     /// Waits until the session reads what it asks for where it lives, no longer than it wants to.
     async fn wait_or_hear(&mut self, freshness: Freshness) -> Result<Waited, End> {
-        let Self { reading, shared, cancellable, client, home, .. } = self;
+        let owner = match self.wanted_home() {
+            Home::At(region) => region,
+            Home::Wait => self.home.region.clone(),
+        };
+        let Self { reading, shared, cancellable, client, .. } = self;
         let wait = Duration::from_millis(reading.terms.wait.0);
         let fresh = async {
             match (&shared.config.staleness, reading.at_owner) {
                 (Some(staleness), true) => {
-                    staleness.becomes_current(&home.region).await;
+                    staleness.becomes_current(&owner).await;
                     Ok(())
                 }
                 (None, true) => Ok(()),
