@@ -145,7 +145,7 @@ impl Plan {
     }
 }
 
-/// Starts a run for each call and tells what happens until all have ended.
+/// Starts a run for each call, or none when one is refused, and tells what happens until all have ended.
 ///
 /// `approved` is the id of the plan that a person has seen.
 pub async fn start_and_follow(
@@ -156,7 +156,7 @@ pub async fn start_and_follow(
     approved: Option<&str>,
 ) -> anyhow::Result<Exit> {
     let facts = outside.facts(config);
-    let mut runs = Vec::new();
+    let mut all = Vec::new();
     for call in calls {
         let prepared = match Prepared::new(call, &facts, &person()) {
             Ok(prepared) => prepared,
@@ -176,6 +176,10 @@ pub async fn start_and_follow(
             );
             return Ok(Exit::Refused);
         }
+        all.push(prepared);
+    }
+    let mut runs = Vec::new();
+    for prepared in all {
         runs.push(prepared.start(&outside.directory).await?);
     }
     let mut documents = Vec::new();
