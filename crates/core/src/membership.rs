@@ -294,6 +294,7 @@ mod tests {
     use crate::id::RunId;
     use crate::ownership::OwnershipChange;
     use crate::progress::Rpo;
+    use crate::runbook::safety::Safety;
     use crate::runbook::{Successor, WitnessFacts};
     use crate::time::{Millis, Time};
 
@@ -335,6 +336,8 @@ mod tests {
             canary_written: false,
             late_write_kept_out: false,
             seed_given_up: false,
+            safety: Safety::default(),
+            overridden: None,
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,

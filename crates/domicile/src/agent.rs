@@ -23,6 +23,7 @@ use domicile_core::ownership::Ownership;
 use domicile_core::partition::Scheme;
 use domicile_core::progress::Rpo;
 use domicile_core::route::router::Router;
+use domicile_core::runbook::safety::Safety;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
@@ -33,7 +34,7 @@ use crate::clock::Clock;
 use crate::continuity::{self, Continuity};
 use crate::copies::{self, Copies};
 use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
-use crate::directory::{self, view};
+use crate::directory::{self, safety, view};
 use crate::dns;
 use crate::durable::Durability;
 use crate::front::{self, Upstream};
@@ -256,6 +257,7 @@ struct Parts {
     ownership: watch::Receiver<Arc<view::OwnershipView>>,
     leases: watch::Receiver<Arc<directory::View>>,
     runs: watch::Receiver<Arc<directory::View>>,
+    safety: watch::Receiver<Arc<Safety>>,
     reseeds: watch::Receiver<Arc<directory::View>>,
     incarnations: watch::Receiver<Arc<directory::View>>,
     notices: Notices,
@@ -301,6 +303,7 @@ impl Parts {
         let ownership = view::follow(&directory, &config.cluster, remembered, stop.clone());
         let leases = directory.follow(LEASE_PREFIX, stop.clone());
         let runs = directory.follow(RUN_PREFIX, stop.clone());
+        let safety = safety::follow(&directory, stop.clone());
         let reseeds = directory.follow(RESEED_PREFIX, stop.clone());
         let incarnations = directory.follow(INCARNATION_PREFIX, stop.clone());
         let clock = Clock::new();
@@ -330,6 +333,7 @@ impl Parts {
             ownership,
             leases,
             runs,
+            safety,
             reseeds,
             incarnations,
             notices,
@@ -423,6 +427,7 @@ impl Parts {
             region: self.here.id.clone(),
             clock: self.clock,
             leases: self.leases.clone(),
+            safety: self.safety.clone(),
             ownership: self.ownership.clone(),
             reseeds: self.reseeds.clone(),
             logs: self.logs.clone(),

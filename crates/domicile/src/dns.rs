@@ -373,6 +373,7 @@ addresses = "192.0.2.2"
             region: region.clone(),
             clock,
             leases: watch::Sender::default().subscribe(),
+            safety: watch::Sender::default().subscribe(),
             ownership: ownership.clone(),
             reseeds: watch::Sender::default().subscribe(),
             logs: Logs::open(folder.path(), 1 << 20).unwrap().0,

@@ -17,13 +17,14 @@ use domicile_core::ownership::Ownership;
 use domicile_core::probation::{LossCount, Losses};
 use domicile_core::publication::PASSED_OVER;
 use domicile_core::retention::LeftBehind;
+use domicile_core::runbook::safety::Safety;
 use domicile_core::runbook::{Facts, RegionFacts, Successor, WitnessFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::directory::View;
 use crate::directory::documents::{LeaseDocument, lease_key, lift_left_behind, lift_terms};
 use crate::directory::view::OwnershipView;
@@ -51,6 +52,7 @@ pub struct Sources {
     pub region: RegionId,
     pub clock: Clock,
     pub leases: watch::Receiver<Arc<View>>,
+    pub safety: watch::Receiver<Arc<Safety>>,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     /// Regions that nobody waits for any more.
     pub reseeds: watch::Receiver<Arc<View>>,
@@ -236,6 +238,8 @@ impl Observer {
             canary_written: false,
             late_write_kept_out: false,
             seed_given_up: false,
+            safety: self.safety(),
+            overridden: None,
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,
@@ -393,6 +397,12 @@ impl Observer {
     fn probed(&self, region: &RegionId, ours: Option<&Remembered>) -> Option<Probe> {
         let promised = self.shared.sources.promises.holds(region).then_some(Probe::Promised);
         promised.or(ours.and_then(|ours| ours.probe))
+    }
+
+    /// The rules of the cluster, as far as is known here.
+    pub fn safety(&self) -> Safety {
+        let known = self.shared.sources.safety.borrow().clone();
+        Safety { now: clock::unix(), ..(*known).clone() }
     }
 
     /// By this agent's clock.

@@ -17,9 +17,11 @@ use domicile_core::promise;
 use domicile_core::runbook::drill::PastDrill;
 use domicile_core::runbook::file::{Call, CallError, Runbook};
 use domicile_core::runbook::plan::{self, check};
+use domicile_core::runbook::safety::Undertaking;
 use domicile_core::runbook::{
     Answer, Blocker, Effect, Facts, Intent, Next, Outcome, Plan, PlanId, Recorded, Step, Successor,
-    canary, drill, ended, executor, failover, forced_of, next, range_of_part, waits_for_people,
+    canary, drill, ended, executor, failover, forced_of, next, range_of_part, safety,
+    waits_for_people,
 };
 use domicile_core::time::{Millis, Time};
 use sha2::{Digest, Sha256};
@@ -32,8 +34,10 @@ use crate::complain::Complaint;
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
     RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_answers,
-    lift_approvals, lift_outcome, lift_plan, lift_wish, lower_answer, run_key,
+    lift_approvals, lift_outcome, lift_override, lift_plan, lift_wish, lower_answer,
+    lower_override, run_key,
 };
+use crate::directory::safety::Grounds;
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View, Written};
 use crate::drills::{self, Drills};
@@ -257,7 +261,8 @@ impl Operator {
     async fn add_canary(&self, facts: &Facts) -> anyhow::Result<()> {
         let Some(change) = canary::due(&self.region, facts) else { return Ok(()) };
         let known = (&facts.ownership, facts.ownership_revision);
-        change_ownership(&self.directory, &self.config.cluster, &change, known).await?;
+        let (cluster, grounds) = (&self.config.cluster, Grounds::default());
+        change_ownership(&self.directory, cluster, &change, known, &grounds).await?;
         Ok(())
     }
 
@@ -372,6 +377,7 @@ impl Operator {
             facts.seed_given_up = run.seed_given_up;
             facts.canary_written = run.canary_written;
             facts.late_write_kept_out = run.late_write_kept_out;
+            facts.overridden = run.document.safety_override.as_ref().map(lift_override);
             facts.approvals = lift_approvals(&run.document.approvals);
             facts.run_known_for = facts.now.since(run.known_since);
             facts.answers = lift_answers(&run.document.answers);
@@ -484,7 +490,9 @@ impl Operator {
                 let cluster = &self.config.cluster;
                 // First, because clients may be waiting: a compare-and-set is safe whether its line
                 // was written before it or not.
-                let changed = change_ownership(&self.directory, cluster, change, known).await?;
+                let grounds = grounds(change, facts);
+                let changed =
+                    change_ownership(&self.directory, cluster, change, known, &grounds).await?;
                 between();
                 run.note_start(&changed.0, changed.1);
                 self.journal(run, step, what).await?;
@@ -548,8 +556,9 @@ impl Operator {
             Effect::Seed { region, from, replace } => {
                 let (region, from) = (region.clone(), from.clone());
                 let run_id = Some(run.plan.run.clone());
+                let (replace, overridden) = (*replace, facts.overridden.clone());
                 let wanted =
-                    Wanted { region, from, exactly: false, replace: *replace, run: run_id };
+                    Wanted { region, from, exactly: false, replace, run: run_id, overridden };
                 seed::ask::ask(&self.directory, &wanted, facts).await?;
                 between();
                 self.journal(run, step, what).await?;
@@ -789,7 +798,13 @@ impl Prepared {
         let id = plan_id(&plan, facts);
         let Call { text, arguments } = call.clone();
         let runbook = RunbookDocument { name: runbook.name, text, arguments, plan: id.0.clone() };
-        let document = RunDocument::new(&plan, &facts.ownership, runbook, by);
+        let mut document = RunDocument::new(&plan, &facts.ownership, runbook, by);
+        if let Some(overridden) = &facts.overridden {
+            let undertaking = Undertaking::of_plan(&plan, facts);
+            let against = safety::against(&undertaking, &facts.safety);
+            let against = against.iter().map(ToString::to_string).collect();
+            document.note_override(lower_override(overridden, against));
+        }
         Ok(Self { run: run.clone(), plan: id, document })
     }
 
@@ -829,6 +844,15 @@ fn fenced_epochs(ownership: &Ownership, run: &RunId) -> Vec<(PartitionRange, Epo
         .ranges_of(run)
         .map(|entry| (entry.range, Epoch(entry.epoch.0.saturating_sub(1))))
         .collect()
+}
+
+/// What the rules of safety have to know of a change.
+fn grounds(change: &OwnershipChange, facts: &Facts) -> Grounds {
+    let loss = match change {
+        OwnershipChange::Fence { from, .. } => safety::loss_at_most(from, facts),
+        _ => None,
+    };
+    Grounds { loss, overridden: facts.overridden.clone() }
 }
 
 /// The runs that have partitions in their hands.

@@ -14,6 +14,7 @@ use domicile_core::rate::Rate;
 use domicile_core::runbook::caution::little_headroom;
 use domicile_core::runbook::drill::{self, DRILL_OVERDUE, PastDrill};
 use domicile_core::runbook::readiness::{Found, NOT_FAILOVER_READY, Unready, Watch};
+use domicile_core::runbook::safety::Freeze;
 use domicile_core::time::{Millis, PgTime, Time, Wall};
 use tokio::sync::watch;
 use tokio::try_join;
@@ -32,7 +33,7 @@ use crate::positions::Positions;
 use crate::postgres::drain::open_writers;
 use crate::postgres::session;
 use crate::status::{
-    Condition, DrillsStatus, JournalCount, OpenWriterStatus, OwnedRange, PeerStatus,
+    Condition, DrillsStatus, FreezeStatus, JournalCount, OpenWriterStatus, OwnedRange, PeerStatus,
     ReadinessStatus, RegionStatus, SeedingStatus, log_ends, probe_word,
 };
 use crate::tenure::TenureState;
@@ -303,6 +304,7 @@ impl Reporter {
             readiness: readiness.found().iter().map(lower_found).collect(),
             drills: DrillsStatus::default(),
             conditions,
+            freeze: self.observer.safety().policy.freeze.map(told_freeze),
             seeding: self.seeding.as_ref().map(|seeding| seeding.borrow().clone()),
         }
     }
@@ -444,6 +446,11 @@ impl Reporter {
         conditions.extend(self.notices.all());
         conditions
     }
+}
+
+fn told_freeze(freeze: Freeze) -> FreezeStatus {
+    let Freeze { of, by, reason } = freeze;
+    FreezeStatus { of: of.to_string(), by, reason }
 }
 
 fn lower_found((lost, found): (&RegionId, &Found)) -> ReadinessStatus {

@@ -93,6 +93,9 @@ pub struct RegionStatus {
     pub readiness: Vec<ReadinessStatus>,
     #[serde(default)]
     pub drills: DrillsStatus,
+    /// Of the whole cluster; absent where owners may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze: Option<FreezeStatus>,
     /// Named states that a person may want to know of.
     pub conditions: Vec<Condition>,
     /// Of a region that is not a member of the cluster yet.
@@ -109,6 +112,15 @@ pub struct ReadinessStatus {
     /// What is in the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub against: Vec<String>,
+}
+
+/// A person has had it that no owner changes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FreezeStatus {
+    /// `planned` leaves failovers alone, `all` does not.
+    pub of: String,
+    pub by: String,
+    pub reason: String,
 }
 
 /// Drills, as far as the region knows. Unix time in milliseconds.

@@ -41,6 +41,7 @@ use crate::directory::documents::{
     LeaseDocument, OWNERSHIP_KEY, json, lease_key, lift_ownership, lower_ownership, lower_terms,
 };
 use crate::directory::places;
+use crate::directory::safety::Grounds;
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, DirectoryError, Written};
 use crate::log::Log;
@@ -704,7 +705,8 @@ impl Tenure {
             if let Some((_, barrier)) = known.iter().rev().find(|(of, _)| *of == run) {
                 let change = OwnershipChange::Barrier { run, barrier: barrier.clone() };
                 let (known, cluster) = ((ownership, view.revision), &self.config.cluster);
-                change_ownership(&self.directory, cluster, &change, known).await?;
+                let grounds = Grounds::default();
+                change_ownership(&self.directory, cluster, &change, known, &grounds).await?;
             }
         }
         Ok(())

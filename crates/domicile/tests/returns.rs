@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use domicile::directory::Client as Directory;
 use domicile::directory::change::change_ownership;
 use domicile::directory::documents::{OWNERSHIP_KEY, lift_ownership};
+use domicile::directory::safety::Grounds;
 use domicile::lab::regions::Regions;
 use domicile::status::RegionStatus;
 use domicile_core::id::{PartitionRange, RunId};
@@ -311,7 +312,9 @@ async fn hand_over(regions: &Regions, run: &str) {
     let (run, to) = (RunId(run.to_owned()), "eu".parse().unwrap());
     let known = ownership(&directory).await.unwrap();
     let change = OwnershipChange::HandOver { range: OF_EU, to, run: run.clone() };
-    change_ownership(&directory, "lab", &change, (&known.0, known.1)).await.unwrap();
+    let (cluster, grounds) = ("lab", Grounds::default());
+    let known = (&known.0, known.1);
+    change_ownership(&directory, cluster, &change, known, &grounds).await.unwrap();
     let drained = eventually("us has drained", async || {
         let known = ownership(&directory).await?;
         let drained = known.0.ranges_of(&run).all(|entry| entry.state.cut().is_some());
@@ -319,7 +322,8 @@ async fn hand_over(regions: &Regions, run: &str) {
     })
     .await;
     let change = OwnershipChange::Grant { run, to: "eu".parse().unwrap() };
-    change_ownership(&directory, "lab", &change, (&drained.0, drained.1)).await.unwrap();
+    let known = (&drained.0, drained.1);
+    change_ownership(&directory, cluster, &change, known, &grounds).await.unwrap();
     eventually("eu goes by it", async || {
         let (_, revision) = ownership(&directory).await?;
         let status = regions.status("eu").await.map_err(|e| e.to_string())?;

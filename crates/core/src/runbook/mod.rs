@@ -15,6 +15,7 @@
 //! | `escalation.rs` | may a planned run be turned into a forced one? |
 //! | `failover.rs` | which failover does nobody have to ask for? |
 //! | `readiness.rs` | could each region be lost now? |
+//! | `safety.rs` | may it begin, by the rules that people have set for the whole cluster? |
 //! | `drill.rs` | when does a drill start by itself? |
 //! | `canary.rs` | who adds the canary partition where there is none? |
 
@@ -39,11 +40,13 @@ pub mod plan;
 pub mod readiness;
 pub mod ready;
 pub mod run;
+pub mod safety;
 pub mod step;
 
 pub use escalation::{NotEscalated, Successor, escalation, forced_of};
 pub use plan::{Estimate, Plan, plan};
 pub use run::{Next, Outcome, TooLate, ended, executor, next, too_late_to_abort, waits_for_people};
+use safety::{Override, Safety, Undertaking, Violation};
 pub use step::Step;
 
 /// What somebody wants to happen.
@@ -145,6 +148,10 @@ pub struct Facts {
     pub late_write_kept_out: bool,
     /// What this run has asked a region for was taken back.
     pub seed_given_up: bool,
+    /// The rules that hold for the whole cluster.
+    pub safety: Safety,
+    /// Who has this run begin although they are against it.
+    pub overridden: Option<Override>,
     /// Who has approved this run.
     pub approvals: Vec<Approval>,
     /// How long the one who asks has known of this run, by its own clock.
@@ -411,6 +418,10 @@ pub enum Blocker {
     },
     /// What the step waits for has just become true; the next look will say so.
     Settling,
+    /// The rules of the cluster are against it.
+    AgainstSafety {
+        violations: Vec<Violation>,
+    },
 }
 
 /// What is amiss with a region.
@@ -494,6 +505,10 @@ impl fmt::Display for Blocker {
                 write!(f, "region {region} cannot be added: {}", obstacles.join("; "))
             }
             Self::Settling => write!(f, "the facts are settling"),
+            Self::AgainstSafety { violations } => {
+                let violations: Vec<String> = violations.iter().map(ToString::to_string).collect();
+                f.write_str(&violations.join("; "))
+            }
             Self::NotOpened { region } => {
                 write!(f, "region {region} opens what it was given once its rows are repaired")
             }
@@ -521,6 +536,14 @@ impl Facts {
     /// Does `run` have partitions in its hands?
     pub fn in_hands(&self, run: &RunId) -> bool {
         self.ownership.ranges_of(run).next().is_some()
+    }
+
+    /// Which rules of the cluster are against it, unless somebody has it begin all the same?
+    pub fn against_safety(&self, undertaking: &Undertaking) -> Vec<Violation> {
+        match self.overridden {
+            Some(_) => Vec::new(),
+            None => safety::against(undertaking, &self.safety),
+        }
     }
 
     /// See [`RegionFacts::cannot_apply`].

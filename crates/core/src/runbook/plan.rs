@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::failover::successor;
 use super::file::Call;
+use super::safety::{Undertaking, Violation};
 use super::{Blocker, Facts, Intent, RegionFacts, Step};
 use crate::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use crate::membership::{Obstacle, addable};
@@ -133,6 +134,8 @@ pub fn check(plan: Plan, facts: &Facts) -> Result<Plan, Vec<Refusal>> {
         // That an owner is silent is told already.
         reasons.extend(against.filter(|why| !matches!(why, Refusal::NoLease(_))));
     }
+    let against = facts.against_safety(&Undertaking::of_plan(&plan, facts));
+    reasons.extend(against.into_iter().map(Refusal::Safety));
     if !reasons.is_empty() {
         return Err(each_once(reasons));
     }
@@ -324,11 +327,17 @@ fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
             let (seen, rpo) = (facts.regions.get(from), facts.rpo_of(from));
             let over_at = seen.and_then(|s| s.lease_over_at).filter(|_| rpo.runs_ahead());
             Estimate {
-                loss: seen.map(|s| s.exposure).unwrap_or_default().within(rpo),
+                loss: expected_loss(from, facts),
                 lease_wait: over_at.map_or(Millis(0), |t| t.since(facts.now)),
             }
         }
     }
+}
+
+/// What `from` has acknowledged and no survivor holds, as far as is known.
+pub(super) fn expected_loss(from: &RegionId, facts: &Facts) -> Exposure {
+    let exposure = facts.regions.get(from).map(|seen| seen.exposure);
+    exposure.unwrap_or_default().within(facts.rpo_of(from))
 }
 
 /// Why a plan must not be started.
@@ -399,4 +408,6 @@ pub enum Refusal {
     Scattered(OwnershipRefusal),
     #[error("{0}")]
     Blocked(Blocker),
+    #[error("{0} (domicile safety show)")]
+    Safety(Violation),
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::plan::{Refusal, STALENESS_MAX, against_failover};
+use super::safety::Undertaking;
 use super::{Facts, Intent};
 use crate::config::FailoverPolicy;
 use crate::id::RegionId;
@@ -56,6 +57,9 @@ pub fn unready(lost: &RegionId, policy: &FailoverPolicy, facts: &Facts) -> Vec<U
     if able < needed {
         found.push(Unready::TooFewSeals { able, needed });
     }
+    // How much may be lost is another question, and has another answer each second.
+    let frozen = facts.against_safety(&Undertaking::TakeOver { loss: Some(Millis(0)) });
+    found.extend(frozen.into_iter().map(|why| Unready::Refused(Refusal::Safety(why))));
     let survivors = facts.ownership.members().iter().filter(|member| *member != lost);
     let refusals: Vec<Vec<Refusal>> = survivors.map(|to| against(lost, to, facts)).collect();
     if !refusals.iter().any(Vec::is_empty) {
@@ -137,6 +141,7 @@ mod tests {
     use super::*;
     use crate::progress::Rpo;
     use crate::runbook::run::tests::{facts, lose_eu};
+    use crate::runbook::safety::{Freeze, Frozen};
 
     const POLICY: FailoverPolicy =
         FailoverPolicy { automatic: true, observers: 2, suspect_after: Millis(2000) };
@@ -203,6 +208,16 @@ mod tests {
         assert_eq!(told("eu", &facts).len(), 2, "it does not answer either");
         facts.witnesses.get_mut(&region("metro")).unwrap().reachable = true;
         assert!(told("eu", &facts).is_empty(), "{:?}", told("eu", &facts));
+    }
+
+    #[test]
+    fn nobody_takes_over_while_all_is_frozen() {
+        let mut facts = facts(Rpo::Zero { copies: 1 });
+        for (of, reasons) in [(Frozen::Planned, 0), (Frozen::All, 1)] {
+            let (by, reason) = ("ada".to_owned(), "the sale".to_owned());
+            facts.safety.policy.freeze = Some(Freeze { of, by, reason });
+            assert_eq!(told("eu", &facts).len(), reasons, "{:?}", told("eu", &facts));
+        }
     }
 
     #[test]

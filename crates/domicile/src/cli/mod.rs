@@ -34,6 +34,7 @@ mod region;
 mod reseed;
 mod runbook;
 mod runs;
+mod safety;
 mod status;
 mod verify;
 
@@ -49,6 +50,7 @@ Examples:
   domicile status                                            how is every region?
   domicile switchover --from eu --to us                      move partitions, losing nothing
   domicile runbook list                                      what can be run, ready-made and your own
+  domicile safety set --freeze planned --reason \"the sale\"    let nothing move that can wait
   domicile journal list --region eu                          what lost, and why
   domicile migrate add-column.sql                            run DDL in every region
   domicile verify                                            do all regions hold the same rows?
@@ -120,6 +122,8 @@ enum Command {
     Switchover(runs::Switchover),
     /// Read, check, plan and run runbooks, and see what became of a run
     Runbook(runbook::RunbookCommand),
+    /// Show and set the rules that say when no owner is to change
+    Safety(safety::Safety),
     /// Show what lost against another region's change
     Journal(journal::Journal),
     /// Compare the rows of all regions, and repair those that differ
@@ -216,6 +220,7 @@ impl Cli {
             Command::Failover(command) => command.run(&context).await,
             Command::Switchover(command) => command.run(&context).await,
             Command::Runbook(command) => command.run(&context).await,
+            Command::Safety(command) => command.run(&context).await,
             Command::Journal(command) => command.run(&context).await,
             Command::Verify(command) => command.run(&context).await,
             Command::Reseed(command) => command.run(&context).await,

@@ -10,6 +10,7 @@ use domicile_core::opening::{NOT_OPENED, UNSETTLED};
 use domicile_core::outage::{Sighting, judge};
 use domicile_core::ownership::Ownership;
 use domicile_core::publication::PASSED_OVER;
+use domicile_core::runbook::safety::Safety;
 use domicile_core::runbook::{Facts, RegionFacts, Successor, WitnessFacts};
 use domicile_core::time::{Millis, Time};
 use tokio::time::timeout;
@@ -28,6 +29,8 @@ pub struct Outside {
     pub directory: directory::Client,
     pub ownership: Ownership,
     pub ownership_revision: u64,
+    /// The rules of the cluster.
+    pub safety: Safety,
     /// Regions that have to be seeded again.
     pub left_behind: BTreeSet<RegionId>,
     /// Witnesses' too. `Err` says why one does not answer.
@@ -47,6 +50,7 @@ impl Outside {
             left_behind: left.collect::<anyhow::Result<_>>()?,
             ownership: lift_ownership(&config.cluster, &document.value)?,
             ownership_revision: document.revision,
+            safety: directory::safety::read(&directory).await?.0,
             statuses: ask_all(config).await,
             directory,
         })
@@ -71,6 +75,8 @@ impl Outside {
             canary_written: false,
             late_write_kept_out: false,
             seed_given_up: false,
+            safety: self.safety.clone(),
+            overridden: None,
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::output::trimmed;
 use super::outside::Outside;
-use super::runs::start_and_follow;
+use super::runs::{Overriding, facts, start_and_follow};
 use super::{Context, Exit};
 
 #[derive(Debug, Args)]
@@ -38,6 +38,8 @@ enum PartitionCommand {
         range: PartitionRange,
         #[arg(long, value_name = "REGION")]
         to: RegionId,
+        #[command(flatten)]
+        overriding: Overriding,
     },
 }
 
@@ -79,9 +81,10 @@ impl Partition {
                 anyhow::ensure!(!rows.is_empty(), "there is no partition {partition}");
                 print(context, &rows)?;
             }
-            PartitionCommand::Move { range, to } => {
+            PartitionCommand::Move { range, to, overriding } => {
                 let calls = [Call::ready(&Intent::Switchover { range, to })];
-                return start_and_follow(context, &config, &outside, &calls, None).await;
+                let facts = facts(&outside, &config, &overriding);
+                return start_and_follow(context, &outside, &facts, &calls, None).await;
             }
         }
         Ok(Exit::Done)

@@ -4,12 +4,14 @@ use domicile_core::id::RunId;
 use domicile_core::runbook::caution::{Caution, cautions};
 use domicile_core::runbook::file::{Call, CallError};
 use domicile_core::runbook::plan::{Move, Refusal, check};
+use domicile_core::runbook::safety::{self, Override, Undertaking, Violation};
 use domicile_core::runbook::{Estimate, Facts, Plan, PlanId};
 use domicile_core::time::Millis;
 use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
 
 use super::runbook::past::Past;
+use crate::directory::documents::{OverrideDocument, lower_override};
 use crate::operate::plan_id;
 
 /// What a call comes to, as things stand.
@@ -22,6 +24,8 @@ pub struct Planned {
     command: String,
     past: Option<Past>,
     cautions: Vec<Caution>,
+    /// What the rules of safety say, where a person does not heed it.
+    overridden: Vec<Violation>,
 }
 
 impl Planned {
@@ -33,13 +37,18 @@ impl Planned {
         let arguments = call.arguments.iter().map(|(name, value)| format!("{name}={value}"));
         let words = std::iter::once(name.to_owned()).chain(arguments);
         let words: Vec<String> = words.map(|word| quoted(&word)).collect();
-        let command = format!("domicile runbook run {} --plan {}", words.join(" "), id.0);
+        let mut command = format!("domicile runbook run {} --plan {}", words.join(" "), id.0);
+        let mut overridden = Vec::new();
+        if let Some(Override { reason, .. }) = &facts.overridden {
+            command.push_str(&format!(" --override-safety {}", quoted(reason)));
+            overridden = safety::against(&Undertaking::of_plan(&plan, facts), &facts.safety);
+        }
         let (plan, reasons_against) = match check(plan.clone(), facts) {
             Ok(plan) => (plan, Vec::new()),
             Err(reasons) => (plan, reasons),
         };
         let cautions = cautions(&plan, facts);
-        Ok(Self { plan, id, moves, reasons_against, command, past: None, cautions })
+        Ok(Self { plan, id, moves, reasons_against, command, past: None, cautions, overridden })
     }
 
     /// Says how long the runbook took before.
@@ -55,6 +64,12 @@ impl Planned {
     /// The age of the oldest acknowledged write that may be lost; zero where it is refused.
     pub fn loss(&self) -> Millis {
         self.plan.estimate.loss.age
+    }
+
+    /// How a run's document says that the rules of safety are not heeded.
+    pub fn overrides(&self, facts: &Facts) -> Option<OverrideDocument> {
+        let against = self.overridden.iter().map(ToString::to_string).collect();
+        facts.overridden.as_ref().map(|by_hand| lower_override(by_hand, against))
     }
 
     pub fn is_refused(&self) -> bool {
@@ -84,6 +99,7 @@ impl Planned {
             "estimated_loss_bytes": estimate.map(|e| e.loss.bytes),
             "lease_wait_ms": estimate.map(|e| e.lease_wait.0),
             "cautions": self.cautions.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "overridden": self.overridden.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "reasons_against": against.collect::<Vec<_>>(),
             "past": self.past,
             "command": (!self.is_refused()).then_some(&self.command),
@@ -109,6 +125,7 @@ impl Planned {
                 loss.commits,
                 HumanBytes(loss.bytes)
             ));
+            lines.extend(self.overridden.iter().map(|why| format!("  overridden: {why}")));
             lines.extend(self.cautions.iter().map(|caution| format!("  caution: {caution}")));
             lines.extend(self.past.iter().map(|past| format!("  {}", past.text())));
             lines.push(format!("  to run it: {}", self.command));
@@ -118,7 +135,7 @@ impl Planned {
 }
 
 /// A word as a shell takes it for one.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=".contains(c);
     if word.chars().all(plain) {
         return word.to_owned();

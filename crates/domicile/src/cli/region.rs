@@ -12,15 +12,19 @@ use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::membership::{Obstacle, addable, against_newcomer, counted_on, obstacles};
 use domicile_core::ownership::OwnershipChange;
 use domicile_core::retention::LeftBehind;
+use domicile_core::runbook::Facts;
+use domicile_core::runbook::safety::{self, Undertaking};
 use domicile_core::time::Millis;
 use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use super::outside::{Outside, ask, read_ownership};
+use super::runs::Overriding;
 use super::{Context, Exit, UsageError};
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{folder_key, lower_left_behind, reseed_key};
+use crate::directory::safety::Grounds;
 use crate::directory::{self, Written};
 use crate::seed::{self, ask::Wanted};
 
@@ -80,6 +84,8 @@ pub struct Remove {
     /// It will be added again: it may be the home of rows
     #[arg(long)]
     comes_back: bool,
+    #[command(flatten)]
+    overriding: Overriding,
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +116,8 @@ pub struct Add {
     /// Remove the rows that the new region's tables have already
     #[arg(long)]
     replace: bool,
+    #[command(flatten)]
+    overriding: Overriding,
 }
 
 #[derive(Debug, Args)]
@@ -149,12 +157,16 @@ impl Add {
         let outside = Outside::look(config).await?;
         let facts = outside.facts(config);
         if !facts.ownership.members().contains(&self.region) {
+            if let Some(refused) = against_safety(context, &self.overriding, &facts)? {
+                return Ok(refused);
+            }
             let from = match addable(&self.region, self.from.as_ref(), &facts) {
                 Ok(from) => from,
                 Err(found) => return refuse(context, &found),
             };
             let (region, exactly) = (self.region.clone(), self.from.is_some());
-            let wanted = Wanted { region, from, exactly, replace: self.replace, run: None };
+            let (replace, overridden) = (self.replace, self.overriding.by_hand());
+            let wanted = Wanted { region, from, exactly, replace, run: None, overridden };
             let seed = seed::ask::ask(&outside.directory, &wanted, &facts).await?;
             if let Some(why) = self.follow(context, config, &seed).await? {
                 let way_out = "it goes on by itself once that is done";
@@ -184,9 +196,13 @@ impl Add {
             if !found.is_empty() {
                 return refuse(context, &found);
             }
+            if let Some(refused) = against_safety(context, &self.overriding, &facts)? {
+                return Ok(refused);
+            }
             let change = OwnershipChange::Witness { witness: witness.clone() };
             let known = (&outside.ownership, outside.ownership_revision);
-            let changed = change_ownership(&outside.directory, &config.cluster, &change, known);
+            let (cluster, grounds) = (&config.cluster, self.overriding.grounds());
+            let changed = change_ownership(&outside.directory, cluster, &change, known, &grounds);
             if !changed.await?.0.witnesses().contains(witness) {
                 bail!("a failover is being decided: try again");
             }
@@ -364,6 +380,9 @@ impl Remove {
         let (scheme, comes_back) = (&config.layout.scheme, self.comes_back);
         let seen = Outside::look(config).await?.facts(config);
         let mut found = obstacles(region, comes_back, scheme, &seen, &Frontier::default());
+        if let Some(refused) = against_safety(context, &self.overriding, &seen)? {
+            return Ok(refused);
+        }
         found.retain(|obstacle| !obstacle.passes());
         if !found.is_empty() {
             return refuse(context, &found);
@@ -384,7 +403,7 @@ impl Remove {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         };
-        leave(region, &outside, config).await?;
+        leave(region, &outside, config, &self.overriding.grounds()).await?;
         if config.region(region).is_some() {
             leave_behind(region, &outside, config).await?;
         }
@@ -447,10 +466,16 @@ impl Accept {
 }
 
 /// Makes the region one that nobody counts on, and that nobody seeds.
-async fn leave(region: &RegionId, outside: &Outside, config: &Config) -> anyhow::Result<()> {
+async fn leave(
+    region: &RegionId,
+    outside: &Outside,
+    config: &Config,
+    grounds: &Grounds,
+) -> anyhow::Result<()> {
     let change = OwnershipChange::Leave { region: region.clone() };
     let known = (&outside.ownership, outside.ownership_revision);
-    let (now, _) = change_ownership(&outside.directory, &config.cluster, &change, known).await?;
+    let (directory, cluster) = (&outside.directory, &config.cluster);
+    let (now, _) = change_ownership(directory, cluster, &change, known, grounds).await?;
     if now.holders().any(|holder| holder == region) {
         bail!("a failover is being decided, or region {region} is given partitions: try again");
     }
@@ -483,6 +508,21 @@ async fn leave_behind(region: &RegionId, outside: &Outside, config: &Config) -> 
         }
     }
     Ok(())
+}
+
+/// Says which rules of safety are against it that a holder comes or goes.
+fn against_safety(
+    context: &Context,
+    overriding: &Overriding,
+    facts: &Facts,
+) -> anyhow::Result<Option<Exit>> {
+    let against = safety::against(&Undertaking::Membership, &facts.safety);
+    if against.is_empty() || overriding.by_hand().is_some() {
+        return Ok(None);
+    }
+    let way_out = "domicile safety show";
+    let found: Vec<_> = against.iter().map(|why| (why.to_string(), way_out.to_owned())).collect();
+    print_refusals(context, &found).map(Some)
 }
 
 fn refuse(context: &Context, found: &[Obstacle]) -> anyhow::Result<Exit> {

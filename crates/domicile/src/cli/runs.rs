@@ -3,18 +3,21 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use domicile_core::config::Config;
 use domicile_core::id::{PartitionRange, RegionId, RunId};
 use domicile_core::ownership::State;
 use domicile_core::runbook::file::Call;
-use domicile_core::runbook::{Intent, PlanId};
+use domicile_core::runbook::safety::Override;
+use domicile_core::runbook::{Facts, Intent, PlanId};
 
 use super::outside::Outside;
-use super::planned::Planned;
+use super::planned::{Planned, quoted};
 use super::{Context, Exit, UsageError};
 use crate::directory::Client as Directory;
 use crate::directory::documents::{RunDocument, RunState, run_key};
+use crate::directory::safety::Grounds;
 use crate::operate::{Prepared, Start};
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -26,7 +29,8 @@ confirm the outage; --attest takes your word for it instead.
 
 Examples:
   domicile plan failover --from eu --to us
-  domicile failover --from eu --to us"
+  domicile failover --from eu --to us
+  domicile failover --from eu --to us --override-safety \"eu is lost for good\""
 )]
 pub struct Failover {
     /// The region that is gone
@@ -38,6 +42,8 @@ pub struct Failover {
     /// I know that the region is gone: do not ask the other regions
     #[arg(long)]
     attest: bool,
+    #[command(flatten)]
+    overriding: Overriding,
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +64,35 @@ pub struct Switchover {
     /// The new owner
     #[arg(long, value_name = "REGION")]
     to: RegionId,
+    #[command(flatten)]
+    overriding: Overriding,
+}
+
+/// What all commands share that begin something.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Overriding {
+    /// Begin although the rules of safety are against it (domicile safety); a run's report says why
+    #[arg(long, value_name = "REASON", value_parser = NonEmptyStringValueParser::new())]
+    override_safety: Option<String>,
+}
+
+impl Overriding {
+    /// The same, as if the person who types had said it.
+    pub fn by_hand(&self) -> Option<Override> {
+        let reason = self.override_safety.clone()?;
+        Some(Override { by: person(), reason })
+    }
+
+    /// For a change that no run makes.
+    pub fn grounds(&self) -> Grounds {
+        Grounds { loss: None, overridden: self.by_hand() }
+    }
+
+    /// What says the same again, behind a command.
+    pub fn words(&self) -> String {
+        let reason = self.override_safety.as_ref();
+        reason.map_or_else(String::new, |why| format!(" --override-safety {}", quoted(why)))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -88,7 +123,8 @@ impl Failover {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         let outside = Outside::look(&config).await?;
-        start_and_follow(context, &config, &outside, &self.calls(), None).await
+        let facts = facts(&outside, &config, &self.overriding);
+        start_and_follow(context, &outside, &facts, &self.calls(), None).await
     }
 }
 
@@ -118,7 +154,8 @@ impl Switchover {
         let config = context.config()?;
         let outside = Outside::look(&config).await?;
         let calls = self.calls(&outside)?;
-        start_and_follow(context, &config, &outside, &calls, None).await
+        let facts = facts(&outside, &config, &self.overriding);
+        start_and_follow(context, &outside, &facts, &calls, None).await
     }
 }
 
@@ -126,11 +163,13 @@ impl Plan {
     pub async fn run(self, context: &Context) -> anyhow::Result<Exit> {
         let config = context.config()?;
         let outside = Outside::look(&config).await?;
-        let (name, calls) = match &self.command {
-            PlanCommand::Failover(failover) => ("failover", failover.calls()),
-            PlanCommand::Switchover(switchover) => ("switchover", switchover.calls(&outside)?),
+        let (name, calls, overriding) = match &self.command {
+            PlanCommand::Failover(failover) => ("failover", failover.calls(), &failover.overriding),
+            PlanCommand::Switchover(switchover) => {
+                ("switchover", switchover.calls(&outside)?, &switchover.overriding)
+            }
         };
-        let facts = outside.facts(&config);
+        let facts = facts(&outside, &config, overriding);
         let plans = calls.iter().map(|call| Planned::new(name, call, &facts));
         let plans = plans.collect::<Result<Vec<Planned>, _>>()?;
         if context.output.is_json() {
@@ -145,20 +184,24 @@ impl Plan {
     }
 }
 
+/// What a plan is made of, when a person has said that.
+pub fn facts(outside: &Outside, config: &Config, overriding: &Overriding) -> Facts {
+    Facts { overridden: overriding.by_hand(), ..outside.facts(config) }
+}
+
 /// Starts a run for each call, or none when one is refused, and tells what happens until all have ended.
 ///
 /// `approved` is the id of the plan that a person has seen.
 pub async fn start_and_follow(
     context: &Context,
-    config: &Config,
     outside: &Outside,
+    facts: &Facts,
     calls: &[Call],
     approved: Option<&str>,
 ) -> anyhow::Result<Exit> {
-    let facts = outside.facts(config);
     let mut all = Vec::new();
     for call in calls {
-        let prepared = match Prepared::new(call, &facts, &person()) {
+        let prepared = match Prepared::new(call, facts, &person()) {
             Ok(prepared) => prepared,
             Err(Start::Failed(error)) => return Err(error),
             Err(Start::Refused(reasons)) => {

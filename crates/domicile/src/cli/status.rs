@@ -9,7 +9,7 @@ use serde_json::json;
 use super::output::trimmed;
 use super::outside::ask_all;
 use super::{Context, Exit, Output};
-use crate::status::{RegionStatus, SeedingStatus};
+use crate::status::{FreezeStatus, RegionStatus, SeedingStatus};
 
 #[derive(Debug, Args)]
 #[command(
@@ -43,7 +43,8 @@ impl Status {
         } else {
             context.output.print(&regions(&context.output, &statuses))?;
             context.output.print(&links(&context.output, &statuses))?;
-            for line in unready(&statuses).into_iter().chain(drills(&statuses)) {
+            let lines = frozen(&statuses).into_iter().chain(unready(&statuses));
+            for line in lines.chain(drills(&statuses)) {
                 context.output.print(&line)?;
             }
         }
@@ -139,6 +140,13 @@ fn links(output: &Output, statuses: &Statuses) -> String {
         }
     }
     format!("\n{}", trimmed(&table))
+}
+
+/// That owners are not to change, where a person has wanted that. All regions know the same.
+fn frozen(statuses: &Statuses) -> Option<String> {
+    let FreezeStatus { of, by, reason } =
+        statuses.values().flatten().find_map(|status| status.freeze.clone())?;
+    Some(format!("ownership is frozen ({of}), as {by} wanted: {reason}"))
 }
 
 /// What each region knows to be in the way of a failover.

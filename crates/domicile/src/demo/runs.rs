@@ -113,6 +113,7 @@ mod tests {
             started_revision: 2,
             wish: None,
             approvals: Vec::new(),
+            safety_override: None,
             answers: Default::default(),
             estimated_loss_ms: 0,
             steps: steps.to_vec(),

@@ -3,10 +3,12 @@
 use anyhow::{Context, bail};
 use domicile_core::id::RegionId;
 use domicile_core::ownership::{Ownership, OwnershipChange};
+use domicile_core::runbook::safety::Undertaking;
 
 use super::documents::{
     IncarnationDocument, OWNERSHIP_KEY, incarnation_key, json, lift_ownership, lower_ownership,
 };
+use super::safety::{Grounds, admit};
 use super::{Client, Written};
 
 /// Attempts at a compare-and-set before the facts are gathered anew.
@@ -16,18 +18,24 @@ const ATTEMPTS: usize = 8;
 ///
 /// The first attempt builds on `known`, which costs one round trip when nothing has changed since;
 /// the others read first. A change that core refuses has been made already, or overruled: that is
-/// no error here, and what stands now is returned.
+/// no error here, and what stands now is returned. One that begins something fails with
+/// [`super::safety::AgainstSafety`] where the rules are against it, as the directory has them now.
 pub async fn change_ownership(
     directory: &Client,
     cluster: &str,
     change: &OwnershipChange,
     known: (&Ownership, u64),
+    grounds: &Grounds,
 ) -> anyhow::Result<(Ownership, u64)> {
     let (mut ownership, mut revision) = (known.0.clone(), known.1);
     let mut read = false;
     for _ in 0..ATTEMPTS {
         match ownership.apply(change) {
             Ok(next) => {
+                let begins = Undertaking::of_change(change, &ownership, grounds.loss);
+                if let Some(undertaking) = begins {
+                    admit(directory, &undertaking, grounds.overridden.as_ref()).await?;
+                }
                 let value = lower_ownership(cluster, &next);
                 let written = directory.write(OWNERSHIP_KEY, revision, Some(value)).await?;
                 if let Written::At(revision) = written {

@@ -17,11 +17,17 @@ use domicile_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
 mod run;
+mod safety;
 
 pub use run::{
     AnswerDocument, ApprovalDocument, IntentDocument, RunDocument, RunEntry, RunState,
     RunbookDocument, StepDocument, WishDocument, lift_answers, lift_approvals, lift_drill,
     lift_outcome, lift_plan, lift_wish, lower_answer,
+};
+
+pub use safety::{
+    BEGUN_KEY, FreezeDocument, FrozenDocument, OverrideDocument, POLICY_KEY, PolicyDocument,
+    SAFETY_PREFIX, lift_override, lift_safety, lower_begun, lower_override,
 };
 
 /// The one document that says who owns what.
@@ -116,6 +122,9 @@ pub struct SeedDocument {
     /// The run that has asked; nobody else's abort takes it back. Absent where a person did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
+    /// Who has it become a member although the rules of safety are against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safety_override: Option<OverrideDocument>,
 }
 
 /// The folder in which a region or a witness holds logs.

@@ -21,6 +21,7 @@ mod follow;
 mod limits;
 pub mod places;
 pub mod relocate;
+pub mod safety;
 pub mod server;
 mod store;
 pub mod view;

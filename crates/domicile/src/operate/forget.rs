@@ -86,6 +86,7 @@ mod tests {
             started_revision: 1,
             wish: None,
             approvals: Vec::new(),
+            safety_override: None,
             answers: BTreeMap::new(),
             executor: None,
             estimated_loss_ms: 0,

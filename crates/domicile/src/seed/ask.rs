@@ -6,9 +6,12 @@ use anyhow::{Context as _, bail};
 use domicile_core::id::{RegionId, RunId};
 use domicile_core::membership::last_incarnation;
 use domicile_core::runbook::Facts;
+use domicile_core::runbook::safety::Override;
 
 use crate::directory::change::begin_incarnation;
-use crate::directory::documents::{RESEED_PREFIX, SeedDocument, json, lift_left_behind, seed_key};
+use crate::directory::documents::{
+    RESEED_PREFIX, SeedDocument, json, lift_left_behind, lower_override, seed_key,
+};
 use crate::directory::{Client, Document, Written};
 
 /// What a region is to be seeded with.
@@ -23,11 +26,13 @@ pub struct Wanted {
     pub replace: bool,
     /// The run that asks, if one does.
     pub run: Option<RunId>,
+    /// Who has it join although the rules of safety are against it.
+    pub overridden: Option<Override>,
 }
 
 /// Writes down what is wanted, unless as much stands there already. Returns which seeding it is.
 pub async fn ask(directory: &Client, wanted: &Wanted, facts: &Facts) -> anyhow::Result<String> {
-    let Wanted { region, from, exactly, replace, run } = wanted;
+    let Wanted { region, from, exactly, replace, run, overridden } = wanted;
     let before = last_incarnation(region, facts);
     if before > 0 {
         // What it wrote when it was a member before stays what it was.
@@ -42,18 +47,23 @@ pub async fn ask(directory: &Client, wanted: &Wanted, facts: &Facts) -> anyhow::
     let key = seed_key(region);
     let found = directory.get(&key).await?;
     let known = found.as_ref().map(read).transpose()?;
-    let document = SeedDocument {
-        id: uuid::Uuid::now_v7().to_string(),
-        from: from.to_string(),
-        replace: *replace,
-        run: run.as_ref().map(ToString::to_string),
+    let fits = known
+        .filter(|known| (!exactly || known.from == from.as_str()) && (known.replace || !replace));
+    let safety_override = overridden.as_ref().map(|by| lower_override(by, Vec::new()));
+    let document = match fits {
+        Some(known) if known.safety_override.is_some() || safety_override.is_none() => {
+            return Ok(known.id);
+        }
+        // It is the same seeding: what was copied need not be copied again.
+        Some(known) => SeedDocument { safety_override, ..known },
+        None => SeedDocument {
+            id: uuid::Uuid::now_v7().to_string(),
+            from: from.to_string(),
+            replace: *replace,
+            run: run.as_ref().map(ToString::to_string),
+            safety_override,
+        },
     };
-    if let Some(known) = known
-        && (!exactly || known.from == document.from)
-        && (known.replace || !replace)
-    {
-        return Ok(known.id);
-    }
     let seen = found.map_or(0, |document| document.revision);
     match directory.write(&key, seen, Some(json(&document))).await? {
         Written::At(_) => Ok(document.id),

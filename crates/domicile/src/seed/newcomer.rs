@@ -25,7 +25,8 @@ use crate::apply::become_applier;
 use crate::complain::Complaint;
 use crate::continuity::Continuity;
 use crate::directory::change::change_ownership;
-use crate::directory::documents::{SeedDocument, seed_key};
+use crate::directory::documents::{SeedDocument, lift_override, seed_key};
+use crate::directory::safety::Grounds;
 use crate::directory::view::OwnershipView;
 use crate::directory::{Client as Directory, View};
 use crate::log::Logs;
@@ -209,7 +210,7 @@ impl Newcomer {
         if directory.get(&key).await?.is_none_or(|now| now.value != document.value) {
             return Ok(false);
         }
-        self.join().await?;
+        self.join(&seed).await?;
         forget(&client).await?;
         directory.write(&key, document.revision, None).await?;
         Ok(true)
@@ -447,13 +448,16 @@ impl Newcomer {
         Ok(())
     }
 
-    async fn join(&self) -> anyhow::Result<()> {
+    async fn join(&self, seed: &SeedDocument) -> anyhow::Result<()> {
         let Self { config, region, directory, .. } = self;
         let view = self.ownership.borrow().clone();
         let known = view.ownership.as_ref().context("the ownership is not known yet")?;
         let change = OwnershipChange::Join { region: region.clone() };
         let known = (known, view.revision);
-        let (now, _) = change_ownership(directory, &config.cluster, &change, known).await?;
+        let overridden = seed.safety_override.as_ref().map(lift_override);
+        let grounds = Grounds { loss: None, overridden };
+        let (now, _) =
+            change_ownership(directory, &config.cluster, &change, known, &grounds).await?;
         let joined = now.members().contains(region);
         ensure!(joined, "a failover is being decided: this region joins when that is over");
         Ok(())

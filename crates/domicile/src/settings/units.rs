@@ -49,7 +49,7 @@ fn measure(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// Prints a duration as one would write it in the file.
-pub(super) fn written(duration: Millis) -> String {
+pub(crate) fn written(duration: Millis) -> String {
     with_unit(duration.0, TIMES)
 }
 

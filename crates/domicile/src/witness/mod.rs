@@ -18,6 +18,7 @@ use domicile_core::config::{Config, Witness};
 use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::Lsn;
 use domicile_core::progress::Rpo;
+use domicile_core::runbook::safety::Safety;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
@@ -27,7 +28,7 @@ use crate::agent::{listen, mend, until};
 use crate::clock::Clock;
 use crate::copies::{self, Copies};
 use crate::directory::documents::{INCARNATION_PREFIX, LEASE_PREFIX, RESEED_PREFIX, RUN_PREFIX};
-use crate::directory::{self, View, view};
+use crate::directory::{self, View, safety, view};
 use crate::gateway::WarmUps;
 use crate::log::{Logs, Room};
 use crate::notices::Notices;
@@ -88,6 +89,7 @@ struct Parts {
     ownership: watch::Receiver<Arc<view::OwnershipView>>,
     leases: watch::Receiver<Arc<View>>,
     runs: watch::Receiver<Arc<View>>,
+    safety: watch::Receiver<Arc<Safety>>,
     reseeds: watch::Receiver<Arc<View>>,
     incarnations: watch::Receiver<Arc<View>>,
     examined: Examined,
@@ -121,6 +123,7 @@ impl Parts {
         let ownership = view::follow(&directory, &config.cluster, remembered, shutdown.clone());
         let follow = |prefix| directory.follow(prefix, shutdown.clone());
         let (leases, runs) = (follow(LEASE_PREFIX), follow(RUN_PREFIX));
+        let safety = safety::follow(&directory, shutdown.clone());
         let (reseeds, incarnations) = (follow(RESEED_PREFIX), follow(INCARNATION_PREFIX));
         let clock = Clock::new();
         let promises = Given::new(clock, config.lease);
@@ -136,6 +139,7 @@ impl Parts {
             ownership,
             leases,
             runs,
+            safety,
             reseeds,
             incarnations,
             examined,
@@ -239,6 +243,7 @@ impl Parts {
             region: self.origin.region.clone(),
             clock: self.clock,
             leases: self.leases.clone(),
+            safety: self.safety.clone(),
             ownership: self.ownership.clone(),
             reseeds: self.reseeds.clone(),
             logs: self.logs.clone(),

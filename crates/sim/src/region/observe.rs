@@ -8,6 +8,7 @@ use domicile_core::lsn::Frontier;
 use domicile_core::outage::{Probe, Sighting, judge};
 use domicile_core::ownership::Ownership;
 use domicile_core::progress::{Exposure, Pace};
+use domicile_core::runbook::safety::Safety;
 use domicile_core::runbook::{Facts, RegionFacts, Successor, WitnessFacts};
 use domicile_core::time::{Millis, Time};
 
@@ -142,6 +143,8 @@ impl Agent {
             canary_written: execution.is_some_and(|e| e.canary_written),
             late_write_kept_out: execution.is_some_and(|e| e.late_written),
             seed_given_up: false,
+            safety: Safety::default(),
+            overridden: None,
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,

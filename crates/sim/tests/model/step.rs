@@ -7,6 +7,7 @@ use domicile_core::id::{Epoch, RegionId};
 use domicile_core::lsn::{Frontier, Lsn};
 use domicile_core::outage::Outage;
 use domicile_core::ownership::OwnershipChange;
+use domicile_core::runbook::safety::Safety;
 use domicile_core::runbook::{
     Answer, Effect, Facts, Intent, Next, Outcome, Recorded, RegionFacts, Successor, WitnessFacts,
     ended, next,
@@ -355,6 +356,8 @@ impl Protocol {
             canary_written: owner.is_some(),
             late_write_kept_out: false,
             seed_given_up: false,
+            safety: Safety::default(),
+            overridden: None,
             approvals: Vec::new(),
             run_known_for: Millis(0),
             successor: Successor::NotBegun,

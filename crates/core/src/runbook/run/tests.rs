@@ -10,6 +10,7 @@ use crate::ownership::{Entry, Ownership, OwnershipRefusal};
 use crate::progress::Rpo;
 use crate::runbook::file::{Arguments, Runbook};
 use crate::runbook::plan::{Refusal, check};
+use crate::runbook::safety::Safety;
 use crate::runbook::{Answer, Approval, PlanId, RegionFacts, Successor, Unwell};
 use crate::runbook::{part_of, plan, range_of_part};
 use crate::time::{Millis, Time};
@@ -45,6 +46,8 @@ pub(in crate::runbook) fn facts(rpo: Rpo) -> Facts {
         canary_written: false,
         late_write_kept_out: false,
         seed_given_up: false,
+        safety: Safety::default(),
+        overridden: None,
         approvals: Vec::new(),
         run_known_for: Millis(0),
         successor: Successor::NotBegun,

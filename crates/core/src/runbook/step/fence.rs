@@ -3,6 +3,7 @@
 use super::{Blocker, Effect, Facts};
 use crate::id::{RegionId, RunId};
 use crate::ownership::OwnershipChange;
+use crate::runbook::safety::{Undertaking, loss_at_most};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
@@ -22,8 +23,11 @@ impl Fence {
         fenced || !facts.ownership.owns_anything(&self.from)
     }
 
-    pub fn blocked(&self, _: &Facts) -> Option<Blocker> {
-        None
+    /// What was no danger when it was planned may be one by now.
+    pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
+        let loss = loss_at_most(&self.from, facts);
+        let violations = facts.against_safety(&Undertaking::TakeOver { loss });
+        (!violations.is_empty()).then_some(Blocker::AgainstSafety { violations })
     }
 
     pub fn effect(&self, _: &Facts) -> Option<Effect> {

@@ -4,6 +4,7 @@ use super::{Blocker, Effect, Facts};
 use crate::id::{PartitionId, RegionId, RunId};
 use crate::ownership::OwnershipChange;
 use crate::runbook::Unwell;
+use crate::runbook::safety::Undertaking;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FenceCanary {
@@ -26,8 +27,11 @@ impl FenceCanary {
 
     /// A region that is gone has no need of a drill.
     pub fn blocked(&self, facts: &Facts) -> Option<Blocker> {
-        let silent = !facts.is_reachable(&self.from) || facts.lease_over(&self.from);
-        silent.then(|| Blocker::Unwell { region: self.from.clone(), why: Unwell::Silent })
+        if !facts.is_reachable(&self.from) || facts.lease_over(&self.from) {
+            return Some(Blocker::Unwell { region: self.from.clone(), why: Unwell::Silent });
+        }
+        let violations = facts.against_safety(&Undertaking::Drill);
+        (!violations.is_empty()).then_some(Blocker::AgainstSafety { violations })
     }
 
     pub fn effect(&self, _: &Facts) -> Option<Effect> {

@@ -11,22 +11,19 @@ use domicile_core::runbook::file::Call;
 use domicile_core::runbook::{Intent, NotEscalated, Plan, Step, escalation, forced_of};
 
 use super::asking::{Asked, ask};
-use super::history;
+use super::{Escalate, history};
 use crate::cli::outside::Outside;
 use crate::cli::planned::Planned;
-use crate::cli::runs::{follow, person};
+use crate::cli::runs::{facts, follow, person};
 use crate::cli::{Context, Exit};
 use crate::directory::Client as Directory;
 use crate::directory::documents::{RunDocument, RunState, WishDocument, lift_plan, run_key};
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-pub async fn escalate(
-    context: &Context,
-    name: &str,
-    attest: bool,
-    yes: bool,
-) -> anyhow::Result<Exit> {
+pub(super) async fn escalate(context: &Context, typed: &Escalate) -> anyhow::Result<Exit> {
+    let Escalate { run: name, attest, yes, overriding } = typed;
+    let (attest, yes) = (*attest, *yes);
     let config = context.config()?;
     let document = history::find(&config, name).await?;
     let run = RunId(document.run.clone());
@@ -38,14 +35,14 @@ pub async fn escalate(
     if document.state != RunState::Running {
         return refuse(&run, "it has ended");
     }
-    let facts = outside.facts(&config);
+    let facts = facts(&outside, &config, overriding);
     let plan = lift_plan(&document)?;
     let intent = match escalation(&plan, document.started, attest, &facts) {
         Ok(intent) => intent,
         Err(why) => return refuse(&run, &explained(&why, &plan)),
     };
     let vouches = if attest { " --attest" } else { "" };
-    let command = format!("domicile runbook escalate {run}{vouches} --yes");
+    let command = format!("domicile runbook escalate {run}{vouches}{} --yes", overriding.words());
     let planned = Planned::new("failover", &Call::ready(&intent), &facts)?.run_by(command);
     match (context.output.is_json(), yes) {
         (true, true) => {}
@@ -59,6 +56,7 @@ pub async fn escalate(
         return refuse(&run, "nothing was changed: --yes does it");
     }
     let by = person();
+    let overrides = planned.overrides(&facts);
     let Intent::Failover { from, .. } = &intent else { unreachable!("{intent} is forced") };
     let wish = WishDocument::Escalate {
         by: by.clone(),
@@ -70,6 +68,9 @@ pub async fn escalate(
         format!("asks to escalate: region {from} is gone, estimated loss {}", planned.loss());
     let asked = ask(context, &run.0, &by, |document| {
         document.wish = Some(wish.clone());
+        if let Some(overrides) = &overrides {
+            document.note_override(overrides.clone());
+        }
         Ok(what.clone())
     });
     match asked.await? {

@@ -174,6 +174,7 @@ mod tests {
             started_revision: 0,
             wish: None,
             approvals: Vec::new(),
+            safety_override: None,
             answers: Default::default(),
             estimated_loss_ms: 0,
             steps: Vec::new(),

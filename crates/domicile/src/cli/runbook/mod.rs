@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::runs::Overriding;
 use super::{Context, Exit};
 
 mod asking;
@@ -117,6 +118,8 @@ struct Run {
     /// The id that domicile runbook plan printed
     #[arg(long, value_name = "ID")]
     plan: String,
+    #[command(flatten)]
+    overriding: Overriding,
 }
 
 #[derive(Debug, Args)]
@@ -162,6 +165,8 @@ struct Escalate {
     /// I have seen what it would do and lose: do not ask me
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    overriding: Overriding,
 }
 
 #[derive(Debug, Args)]
@@ -209,7 +214,8 @@ impl RunbookCommand {
             Command::Plan(call) => planning::plan(context, &call.name, &call.arguments).await,
             Command::Run(run) => {
                 let call = &run.call;
-                planning::run(context, &call.name, &call.arguments, &run.plan).await
+                planning::run(context, &call.name, &call.arguments, &run.plan, &run.overriding)
+                    .await
             }
             Command::Approve(Approve { run, role, name }) => {
                 asking::approve(context, &run, &role, name).await
@@ -217,9 +223,7 @@ impl RunbookCommand {
             Command::Pause(asked) => asking::pause(context, &asked.run).await,
             Command::Resume(asked) => asking::resume(context, &asked.run).await,
             Command::Abort(asked) => asking::abort(context, &asked.run).await,
-            Command::Escalate(Escalate { run, attest, yes }) => {
-                escalating::escalate(context, &run, attest, yes).await
-            }
+            Command::Escalate(escalate) => escalating::escalate(context, &escalate).await,
             Command::History => history::list(context).await,
             Command::Report(report) => {
                 let format = if context.output.is_json() { Format::Json } else { report.format };

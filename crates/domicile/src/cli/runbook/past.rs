@@ -90,6 +90,7 @@ mod tests {
             estimated_loss_ms: 0,
             escalation: None,
             approvals: Vec::new(),
+            safety_override: None,
             timeline: spans.iter().map(span).collect(),
             journal: Vec::new(),
         }

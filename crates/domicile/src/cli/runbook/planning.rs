@@ -6,7 +6,7 @@ use domicile_core::runbook::file::{Arguments, Call, CallError, Runbook};
 use super::{files, past};
 use crate::cli::outside::Outside;
 use crate::cli::planned::Planned;
-use crate::cli::runs::start_and_follow;
+use crate::cli::runs::{Overriding, facts, start_and_follow};
 use crate::cli::{Context, Exit, UsageError};
 
 pub async fn plan(context: &Context, name: &str, arguments: &[String]) -> anyhow::Result<Exit> {
@@ -29,11 +29,13 @@ pub async fn run(
     name: &str,
     arguments: &[String],
     approved: &str,
+    overriding: &Overriding,
 ) -> anyhow::Result<Exit> {
     let config = context.config()?;
     let call = call(context, name, arguments)?;
     let outside = Outside::look(&config).await?;
-    start_and_follow(context, &config, &outside, &[call], Some(approved)).await
+    let facts = facts(&outside, &config, overriding);
+    start_and_follow(context, &outside, &facts, &[call], Some(approved)).await
 }
 
 /// Reads what was typed, before anything is asked of the cluster.

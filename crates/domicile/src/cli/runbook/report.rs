@@ -12,7 +12,7 @@ use domicile_core::time::Wall;
 use serde::Serialize;
 
 use crate::directory::documents::{
-    ApprovalDocument, RunDocument, RunEntry, RunState, WishDocument,
+    ApprovalDocument, OverrideDocument, RunDocument, RunEntry, RunState, WishDocument,
 };
 
 /// Width of a bar in Markdown.
@@ -43,6 +43,8 @@ pub struct Story {
     /// Who has turned it into a forced one, and what became of it.
     pub escalation: Option<Escalation>,
     pub approvals: Vec<ApprovalDocument>,
+    /// Who has had it begin although the rules of safety were against it.
+    pub safety_override: Option<OverrideDocument>,
     pub timeline: Vec<Span>,
     pub journal: Vec<Line>,
 }
@@ -131,6 +133,7 @@ impl Story {
             estimated_loss_ms: document.estimated_loss_ms,
             escalation: Escalation::of(document),
             approvals: document.approvals.clone(),
+            safety_override: document.safety_override.clone(),
             timeline: timeline(document, &journal),
             journal,
         }
@@ -172,6 +175,11 @@ impl Story {
         }
         for ApprovalDocument { role, by } in &self.approvals {
             facts.push(("Approved", format!("{by}, as {role}")));
+        }
+        if let Some(OverrideDocument { by, reason, against }) = &self.safety_override {
+            let against = against.iter().map(|why| format!("; {why}"));
+            let text = format!("{by}: {reason}{}", against.collect::<String>());
+            facts.push(("Safety overridden", text));
         }
         if let Some(escalation) = &self.escalation {
             facts.push(("Escalated", escalation.text()));

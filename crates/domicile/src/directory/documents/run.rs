@@ -11,6 +11,8 @@ use domicile_core::runbook::{Answer, Approval, Intent, Outcome, Plan, Step, Wish
 use domicile_core::time::Wall;
 use serde::{Deserialize, Serialize};
 
+use super::OverrideDocument;
+
 /// One execution of a runbook: what was wanted, and what was done so far. Any agent can continue
 /// it from here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +43,9 @@ pub struct RunDocument {
     pub wish: Option<WishDocument>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<ApprovalDocument>,
+    /// Who has it begin although the rules of safety are against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safety_override: Option<OverrideDocument>,
     /// By the numbers of its steps: what those that act outside came to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub answers: BTreeMap<usize, AnswerDocument>,
@@ -263,12 +268,24 @@ impl RunDocument {
             started_revision: 0,
             wish: None,
             approvals: Vec::new(),
+            safety_override: None,
             answers: BTreeMap::new(),
             executor: None,
             estimated_loss_ms: plan.estimate.loss.age.0,
             steps: plan.steps.iter().map(step).collect(),
             journal: Vec::new(),
         }
+    }
+
+    /// Notes that the rules of safety do not hold for it, in its journal too.
+    pub fn note_override(&mut self, noted: OverrideDocument) {
+        self.journal.push(RunEntry {
+            at_ms: crate::clock::unix_ms(),
+            executor: noted.by.clone(),
+            step: "run".to_owned(),
+            what: format!("overrides the rules of safety: {}", noted.reason),
+        });
+        self.safety_override = Some(noted);
     }
 
     pub fn runbook_name(&self) -> &str {

@@ -43,6 +43,7 @@ fn document() -> RunDocument {
         started_revision: 2,
         wish: None,
         approvals: Vec::new(),
+        safety_override: None,
         answers: Default::default(),
         estimated_loss_ms: 0,
         steps: steps.to_vec(),
@@ -80,6 +81,20 @@ fn who_has_had_a_run_forced_stands_in_its_story() {
     assert!(page.contains(told), "{page}");
     assert_eq!(serde_json::to_value(&story).unwrap()["escalation"]["estimated_loss_ms"], 120);
     assert_eq!(Story::of(&document()).escalation, None);
+}
+
+#[test]
+fn who_has_had_a_run_begin_against_the_rules_stands_in_its_story() {
+    let mut run = document();
+    run.note_override(OverrideDocument {
+        by: "ada".to_owned(),
+        reason: "the audit".to_owned(),
+        against: vec!["it is frozen".to_owned()],
+    });
+    let page = markdown(&Story::of(&run));
+    assert!(page.contains("| Safety overridden | ada: the audit; it is frozen |"), "{page}");
+    assert!(page.contains("overrides the rules of safety: the audit"), "{page}");
+    assert!(!markdown(&Story::of(&document())).contains("afety"));
 }
 
 #[test]
