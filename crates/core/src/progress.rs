@@ -392,8 +392,9 @@ impl CommitTimes {
 
     /// Forgets what is behind `end`: it is no history, and nobody lacks it.
     pub fn forget_behind(&mut self, end: Lsn) {
-        while let Some(last) = self.commits.pop_back_if(|last| last.lsn > end) {
+        while let Some(last) = self.commits.back().filter(|last| last.lsn > end) {
             self.count = last.before;
+            self.commits.pop_back();
         }
     }
 

@@ -87,7 +87,7 @@ async fn whoever_shares_servers_writes_again_after_a_failover_and_nothing_is_mis
     assert!(back.status.success(), "{back:?}");
     assert_alike(&regions, &["item"]).await;
 
-    let noted = noted.lock().unwrap();
+    let noted = std::mem::take(&mut *noted.lock().unwrap());
     let failed: usize = noted.errors.values().sum();
     println!("{} written, {failed} failed: {:?}", noted.acknowledged.len(), noted.errors);
     assert!(
