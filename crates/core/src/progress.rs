@@ -355,6 +355,8 @@ pub struct CommitTimes {
     limit: usize,
     /// How many there were, remembered or not.
     count: u64,
+    /// None of them is behind this, as far as that is known.
+    end: Lsn,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -368,7 +370,8 @@ struct Commit {
 impl CommitTimes {
     /// Remembers at least `limit / 2` commits, spread over the whole time that is asked about.
     pub fn new(limit: usize) -> Self {
-        Self { commits: VecDeque::with_capacity(limit), limit: limit.max(2), count: 0 }
+        let (commits, end) = (VecDeque::with_capacity(limit), Lsn(u64::MAX));
+        Self { commits, limit: limit.max(2), count: 0, end }
     }
 
     pub fn note(&mut self, lsn: Lsn, at: PgTime) {
@@ -388,6 +391,7 @@ impl CommitTimes {
         }
         self.commits.push_back(Commit { lsn, at, before: self.count });
         self.count += count;
+        self.end = if count == 1 { lsn } else { Lsn(u64::MAX) };
     }
 
     /// Forgets what is behind `end`: it is no history, and nobody lacks it.
@@ -396,6 +400,7 @@ impl CommitTimes {
             self.count = last.before;
             self.commits.pop_back();
         }
+        self.end = self.end.min(end);
     }
 
     /// Returns the age of the oldest commit that a reader at `position` lacks; zero when none. Where not
@@ -414,6 +419,9 @@ impl CommitTimes {
     /// When the first commit behind `position` was made, and how many came before it. Between two that
     /// are remembered it may be any: it came behind the earlier one.
     fn first_beyond(&self, position: Lsn) -> Option<(PgTime, u64)> {
+        if position >= self.end {
+            return None;
+        }
         let next = self.commits.partition_point(|commit| commit.lsn <= position);
         let before = self.commits.get(next).map_or(self.count, |commit| commit.before);
         match next.checked_sub(1).and_then(|last| self.commits.get(last)) {
