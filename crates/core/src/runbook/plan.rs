@@ -174,7 +174,7 @@ fn against_target(to: &RegionId, intent: &Intent, facts: &Facts) -> Option<Refus
         Some(seen) if seen.cannot_write => Some(Refusal::CannotWrite(to.clone())),
         Some(_) if facts.lease_over(to) => Some(Refusal::NoLease(to.clone())),
         Some(seen) if seen.left_behind => Some(Refusal::LeftBehind(to.clone())),
-        Some(seen) if seen.cannot_apply && !is_best(intent, facts) => {
+        Some(seen) if seen.cannot_apply && !is_without_better(intent, facts) => {
             Some(Refusal::CannotApply(to.clone()))
         }
         Some(seen) if !seen.is_settled() => unsettled(to, intent, seen, facts),
@@ -182,9 +182,8 @@ fn against_target(to: &RegionId, intent: &Intent, facts: &Facts) -> Option<Refus
     }
 }
 
-/// Is a region lost, and none could take it over that can apply all of its history? What is well may wait for a
-/// better target.
-fn is_best(intent: &Intent, facts: &Facts) -> bool {
+/// Is this a failover that nobody could make who can apply all of the history?
+fn is_without_better(intent: &Intent, facts: &Facts) -> bool {
     let Intent::Failover { from, .. } = intent else { return false };
     successor(from, facts).is_none_or(|other| facts.cannot_apply(&other))
 }

@@ -1,17 +1,15 @@
 //! The new owner has applied everything up to the cut, and up to those of the epochs before.
 //!
-//! Where the log of the old owner has begun anew, what it says does not come after what the one before said
-//! until something is written: of that one, what the new owner has of it is to be applied, and what others have.
-//!
 //! Its own writes tell the others what they come after. An owner that wrote nothing told nobody, so
-//! the end of the epoch before its own does not follow from having all of its log.
+//! the end of the epoch before its own does not follow from having all of its log. So with a log that has
+//! begun anew and in which nothing stands yet: all is applied that is held here of the one before.
 //!
 //! It fetches what it lacks from whichever survivor holds it, all the time and unasked: this
 //! step only waits.
 
 use super::{Blocker, Effect, Facts};
 use crate::id::{Origin, RegionId, RunId};
-use crate::lsn::{Cut, Lsn};
+use crate::lsn::Cut;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatchUp {
@@ -45,16 +43,13 @@ impl CatchUp {
         None
     }
 
-    /// The ends of the logs that the region of `origin` has written before it, of those that are kept.
+    /// The ends of the target's copies of the logs that the region of `origin` has written before it. What others
+    /// hold beyond them may lie behind an older cut: the target leaves that out, and would wait for it for ever.
     fn before(&self, origin: &Origin, facts: &Facts) -> Vec<Cut> {
         let Some(seen) = facts.regions.get(&self.to) else { return Vec::new() };
-        let earlier = |(other, _): &(&Origin, Lsn)| {
+        let earlier = seen.flushed.iter().filter(|(other, _)| {
             other.region == origin.region && other.incarnation < origin.incarnation
-        };
-        let end = |(other, _): (&Origin, Lsn)| {
-            let held = facts.regions.values().map(|seen| seen.flushed.get(other)).max()?;
-            Some(Cut { origin: other.clone(), lsn: held })
-        };
-        seen.flushed.iter().filter(earlier).filter_map(end).collect()
+        });
+        earlier.map(|(other, lsn)| Cut { origin: other.clone(), lsn }).collect()
     }
 }
