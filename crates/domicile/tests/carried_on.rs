@@ -143,8 +143,9 @@ impl World {
         let mut config = config(&["ap", "eu", "us"], partition, partitions);
         config.seed_sql = "CREATE TABLE item (id int PRIMARY KEY)".to_owned();
         config.tables = "[[table]]\nname = \"item\"\n".to_owned();
-        // Whoever is killed is back before anybody gives him up.
+        // Whoever is killed is back before anybody gives him up, or calls off what was to come to him.
         config.lease = std::time::Duration::from_secs(30);
+        config.suspect_after = std::time::Duration::from_secs(30);
         let mut regions = Regions::create(config).await.unwrap();
         start(&mut regions).await;
         let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
