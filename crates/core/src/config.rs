@@ -201,6 +201,8 @@ pub enum Directory {
         address: String,
         /// Folder of its data.
         data: String,
+        /// Where everything goes by etcd as soon as a person has had it moved there.
+        next: Option<Etcd>,
     },
     Etcd(Etcd),
 }

@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::Blocked;
 use crate::clock::{self, Clock};
-use crate::directory::View;
 use crate::directory::view::OwnershipView;
+use crate::directory::{self, MoveState, View};
 use crate::drills::Drills;
 use crate::log::Logs;
 use crate::notices::Notices;
@@ -33,8 +33,8 @@ use crate::positions::Positions;
 use crate::postgres::drain::open_writers;
 use crate::postgres::session;
 use crate::status::{
-    Condition, DrillsStatus, FreezeStatus, JournalCount, OpenWriterStatus, OwnedRange, PeerStatus,
-    ReadinessStatus, RegionStatus, SeedingStatus, log_ends, probe_word,
+    Condition, DirectoryMoveStatus, DrillsStatus, FreezeStatus, JournalCount, OpenWriterStatus,
+    OwnedRange, PeerStatus, ReadinessStatus, RegionStatus, SeedingStatus, log_ends, probe_word,
 };
 use crate::tenure::TenureState;
 
@@ -60,6 +60,7 @@ pub struct Reporter {
     pub clock: Clock,
     pub logs: Logs,
     pub positions: Positions,
+    pub directory: directory::Client,
     pub ownership: watch::Receiver<Arc<OwnershipView>>,
     pub runs: watch::Receiver<Arc<View>>,
     pub observer: Observer,
@@ -283,6 +284,7 @@ impl Reporter {
             ownership_seen: view.revision.min(tenure.guard_revision),
             ownership_read: view.revision,
             directory_connected: view.connected,
+            directory_move: self.directory.move_state().map(lower_move),
             log_end: counts.log_end.to_string(),
             confirmed: counts.confirmed.to_string(),
             flushed: log_ends(&self.logs),
@@ -391,6 +393,11 @@ impl Reporter {
                           regions renew it instead";
             add("directory_unreachable", detail);
         }
+        if self.directory.move_state() == Some(MoveState::Gone) {
+            let detail = "the directory has moved to etcd: take address and data out of [directory] here, and stop \
+                          \"domicile directory\" once every region's agent says so";
+            add("directory_moved", detail);
+        }
         if !tenure.promised_by.is_empty() {
             let by: Vec<&str> = tenure.promised_by.iter().map(RegionId::as_str).collect();
             let detail = format!(
@@ -458,6 +465,13 @@ fn lower_found((lost, found): (&RegionId, &Found)) -> ReadinessStatus {
         lost: lost.to_string(),
         ready: found.against.is_empty(),
         against: found.against.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn lower_move(state: MoveState) -> DirectoryMoveStatus {
+    match state {
+        MoveState::Gone => DirectoryMoveStatus { moved: true, unreachable: None },
+        MoveState::Here { other } => DirectoryMoveStatus { moved: false, unreachable: other.err() },
     }
 }
 

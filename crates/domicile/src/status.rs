@@ -46,6 +46,9 @@ pub struct RegionStatus {
     #[serde(default)]
     pub ownership_read: u64,
     pub directory_connected: bool,
+    /// Where the directory is to move to etcd, or has moved; absent where nothing is to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_move: Option<DirectoryMoveStatus>,
     /// End of this region's own replication log.
     pub log_end: String,
     /// Up to where PostgreSQL was told that its commits are safe.
@@ -101,6 +104,16 @@ pub struct RegionStatus {
     /// Of a region that is not a member of the cluster yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seeding: Option<SeedingStatus>,
+}
+
+/// How far the directory is on its way from the embedded one to etcd, as this agent sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryMoveStatus {
+    /// This agent goes by etcd.
+    pub moved: bool,
+    /// Why it could not, by what it saw last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreachable: Option<String>,
 }
 
 /// Could another region take over now what this one owns?

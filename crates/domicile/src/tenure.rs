@@ -713,10 +713,13 @@ impl Tenure {
     }
 }
 
-/// Did the directory say nothing? Anything that it says has to be heeded.
+/// Did the directory say nothing? Anything that it says has to be heeded, but that everything is on its way to
+/// another one: no owner changes meanwhile.
 fn is_silence(error: &anyhow::Error) -> bool {
-    let unreachable = |error: &DirectoryError| matches!(error, DirectoryError::Unreachable { .. });
-    error.chain().any(|cause| cause.downcast_ref().is_some_and(unreachable))
+    let says_nothing = |error: &DirectoryError| {
+        matches!(error, DirectoryError::Unreachable { .. } | DirectoryError::Closed { .. })
+    };
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(says_nothing))
 }
 
 /// Returns when what is held is over by our own clock.

@@ -3,10 +3,13 @@
 use std::process::Command;
 use std::time::Duration;
 
+use domicile::directory::Client as Directory;
 use domicile::lab::etcd::{Etcd, EtcdConfig};
 use domicile::lab::regions::Regions;
 use serde_json::Value as Json;
 use tokio::time::Instant;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 // Not all of it is of use here.
 #[allow(dead_code)]
@@ -222,4 +225,127 @@ async fn regions_go_over_from_the_embedded_directory_to_etcd() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_moves_to_etcd_while_everybody_writes() {
+    const NAMES: [&str; 3] = ["eu", "us", "ap"];
+    let mut etcd = Etcd::start(3, EtcdConfig::default()).await.unwrap();
+    let mut config = config(&NAMES, "home(branch)", 3);
+    config.seed_sql = SEED.to_owned();
+    config.tables = TABLES.to_owned();
+    config.automatic_failover = true;
+    config.lease = LEASE;
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    settle(&regions, "start").await;
+    let before = partitions(&regions).unwrap();
+    regions.leave_for_etcd(etcd.endpoints()).unwrap();
+    let (binary, file) = (regions.binary().to_owned(), regions.config_file("us").to_owned());
+    let migrate = || {
+        let mut command = tokio::process::Command::new(&binary);
+        command.args(["directory", "migrate", "--config"]).arg(&file);
+        async move { command.output().await.unwrap() }
+    };
+
+    let refused = migrate().await;
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(said.contains("ap has no directory.endpoints beside directory.address"), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(3));
+    for region in NAMES {
+        regions.kill_agent(region);
+        regions.start_agent(region).unwrap();
+        regions.wait_until_ready().await.unwrap();
+    }
+    etcd.kill_member(0);
+    etcd.kill_member(1);
+    eventually("all see that etcd has no majority", async || {
+        let refused = migrate().await;
+        let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+        let all = NAMES.iter().all(|name| said.contains(&format!("{name} does not reach etcd")));
+        if all { Ok(()) } else { Err(format!("{refused:?}")) }
+    })
+    .await;
+    etcd.start_member(0).unwrap();
+    etcd.start_member(1).unwrap();
+
+    let stop = CancellationToken::new();
+    let mut writers = Vec::new();
+    for region in NAMES {
+        let client = regions.connect(region).await.unwrap();
+        writers.push(tokio::spawn(keep_writing(client, region, stop.clone())));
+    }
+    // It breaks off once it has begun, and for longer than what the directory had granted lasts.
+    let old = Directory::embedded(&regions.directory().to_string()).unwrap();
+    let to = etcd.endpoints().join(", ");
+    let closed = format!("{{\"to\":\"{to}\",\"complete\":false}}");
+    old.write("moved", 0, Some(closed.into())).await.unwrap();
+    let closed = Instant::now();
+    eventually("peers renew every lease", async || {
+        for region in NAMES {
+            let status = regions.status(region).await.map_err(|e| e.to_string())?;
+            if closed.elapsed() < 2 * LEASE || !status.lease_live || status.promised_by.is_empty() {
+                return Err(format!("{region}: {:?}", status.promised_by));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    eventually("everything has moved", async || {
+        let moved = migrate().await;
+        if moved.status.success() { Ok(()) } else { Err(format!("{moved:?}")) }
+    })
+    .await;
+    regions.kill_directory();
+    eventually("the new directory renews every lease", async || {
+        for region in NAMES {
+            let status = regions.status(region).await.map_err(|e| e.to_string())?;
+            let named = status.conditions.iter().any(|c| c.name == "directory_moved");
+            if !status.lease_live || !status.promised_by.is_empty() || !named {
+                return Err(format!("{region}: {:?}, {:?}", status.promised_by, status.conditions));
+            }
+        }
+        Ok(())
+    })
+    .await;
+    stop.cancel();
+    for writer in writers {
+        let written = writer.await.unwrap();
+        assert!(written > 0, "somebody wrote");
+    }
+    assert_eq!(partitions(&regions).unwrap(), before, "owners and epochs are what they were");
+
+    // Whoever is started again finds the way without the old directory; owners change as always.
+    regions.kill_agent("us");
+    regions.start_agent("us").unwrap();
+    eventually("partition 1 moves", async || {
+        let mut switchover = tokio::process::Command::new(&binary);
+        switchover.args(["switchover", "--partitions", "1", "--to", "ap", "--config"]).arg(&file);
+        let done = switchover.output().await.map_err(|e| e.to_string())?;
+        if done.status.success() { Ok(()) } else { Err(format!("{done:?}")) }
+    })
+    .await;
+    regions.kill_region("eu");
+    eventually("eu's partition has another owner", async || {
+        let listed = partitions(&regions)?;
+        let new = owners(&listed)[0];
+        if new == "us" || new == "ap" { Ok(()) } else { Err(format!("{listed}")) }
+    })
+    .await;
+    regions.start_region("eu").await.unwrap();
+    regions.wait_until_ready().await.unwrap();
+    converge(&regions).await;
+    assert_alike(&regions, &["account"]).await;
+}
+
+/// Writes what a region owns until it is to stop, and returns how often. No write may be refused.
+async fn keep_writing(client: Client, region: &'static str, stop: CancellationToken) -> u64 {
+    let sql = format!("UPDATE account SET balance = balance + 1 WHERE branch = '{region}'");
+    let mut written = 0;
+    while !stop.is_cancelled() {
+        let rows = client.execute(&sql, &[]).await;
+        assert_eq!(rows.unwrap_or_else(|error| panic!("{region}: {error:?}")), 1);
+        written += 1;
+    }
+    written
 }

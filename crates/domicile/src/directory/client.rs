@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Event;
 use super::follow::{self, View};
+use super::leaving::{Leaving, MoveState};
 use super::limits::{self, OutOfLimits};
 use super::{Document, Snapshot, Written, embedded, etcd};
 use crate::tls::Credentials;
@@ -32,6 +33,9 @@ pub enum DirectoryError {
     /// There was no usable answer. A write may have happened nevertheless.
     #[error("directory at {address} did not answer: {reason}")]
     Unreachable { address: String, reason: String },
+    /// Everything in it is on its way to another one. Nothing was written.
+    #[error("directory at {address} is closed: {reason}")]
+    Closed { address: String, reason: String },
     /// The directory will not do this, now or later. Nothing was written.
     #[error("directory at {address} refused: {reason}")]
     Refused { address: String, reason: String },
@@ -52,6 +56,14 @@ pub struct Client {
 
 #[derive(Clone, Debug)]
 enum Backend {
+    One(Store),
+    /// The embedded one, until all of it is in etcd.
+    Leaving(Leaving),
+}
+
+/// Which of the two is asked.
+#[derive(Clone, Debug)]
+pub(super) enum Store {
     Embedded(embedded::Client),
     Etcd(etcd::Client),
 }
@@ -63,31 +75,48 @@ impl Client {
     /// within a tokio runtime.
     pub fn open(config: &config::Config) -> anyhow::Result<Self> {
         match &config.directory {
-            config::Directory::Embedded { address, .. } => {
+            config::Directory::Embedded { address, next, .. } => {
                 let credentials = Credentials::of(config)?;
-                let client = embedded::Client::new(address, credentials.as_ref())?;
-                Ok(Self { backend: Backend::Embedded(client) })
+                let from = Self::embedded_at(address, credentials.as_ref())?;
+                match next {
+                    None => Ok(from),
+                    Some(etcd) => Ok(Self::leaving(from, Self::etcd(etcd, &config.cluster)?)),
+                }
             }
             config::Directory::Etcd(etcd) => Ok(Self::etcd(etcd, &config.cluster)?),
         }
     }
 
+    /// Returns a client of the directory `from`, until everything has moved `to` another one.
+    pub fn leaving(from: Self, to: Self) -> Self {
+        Self { backend: Backend::Leaving(Leaving::start(from, to)) }
+    }
+
     /// Returns a client of the embedded directory at `address`, a `host:port`, in the clear.
     pub fn embedded(address: &str) -> Result<Self, DirectoryError> {
-        Ok(Self { backend: Backend::Embedded(embedded::Client::new(address, None)?) })
+        Self::embedded_at(address, None)
+    }
+
+    /// The same, encrypted where there are credentials.
+    pub fn embedded_at(
+        address: &str,
+        credentials: Option<&Arc<Credentials>>,
+    ) -> Result<Self, DirectoryError> {
+        let client = embedded::Client::new(address, credentials)?;
+        Ok(Self { backend: Backend::One(Store::Embedded(client)) })
     }
 
     /// Returns a client of what `cluster` keeps in etcd.
     pub fn etcd(config: &config::Etcd, cluster: &str) -> Result<Self, DirectoryError> {
-        Ok(Self { backend: Backend::Etcd(etcd::Client::new(config, cluster)?) })
+        Ok(Self { backend: Backend::One(Store::Etcd(etcd::Client::new(config, cluster)?)) })
     }
 
     /// Returns every document whose key starts with `prefix`, all read at the same instant.
     pub async fn read(&self, prefix: &str) -> Result<Snapshot, DirectoryError> {
         limits::check_prefix(prefix).map_err(|error| self.refuse(&error))?;
-        let snapshot = match &self.backend {
-            Backend::Embedded(client) => client.read(prefix).await,
-            Backend::Etcd(client) => client.read(prefix).await,
+        let snapshot = match self.store().await? {
+            Store::Embedded(client) => client.read(prefix).await,
+            Store::Etcd(client) => client.read(prefix).await,
         }?;
         limits::check_read(prefix, &snapshot.documents).map_err(|error| self.refuse(&error))?;
         Ok(snapshot)
@@ -110,9 +139,9 @@ impl Client {
         value: Option<Bytes>,
     ) -> Result<Written, DirectoryError> {
         limits::check_write(key, expected, value.as_ref()).map_err(|error| self.refuse(&error))?;
-        match &self.backend {
-            Backend::Embedded(client) => client.write(key, expected, value).await,
-            Backend::Etcd(client) => client.write(key, expected, value).await,
+        match self.store().await? {
+            Store::Embedded(client) => client.write(key, expected, value).await,
+            Store::Etcd(client) => client.write(key, expected, value).await,
         }
     }
 
@@ -124,20 +153,49 @@ impl Client {
         follow::start(self.clone(), prefix.to_owned(), shutdown)
     }
 
+    /// How far everything is on its way to another directory; `None` where nothing is to go anywhere.
+    pub fn move_state(&self) -> Option<MoveState> {
+        match &self.backend {
+            Backend::One(_) => None,
+            Backend::Leaving(leaving) => Some(leaving.state()),
+        }
+    }
+
     /// Where the directory is, for a person.
     pub(super) fn address(&self) -> &str {
         match &self.backend {
-            Backend::Embedded(client) => client.address(),
-            Backend::Etcd(client) => client.address(),
+            Backend::One(Store::Embedded(client)) => client.address(),
+            Backend::One(Store::Etcd(client)) => client.address(),
+            Backend::Leaving(leaving) => leaving.now().address(),
         }
     }
 
     /// Opens the stream of events after revision `seen`.
     pub(super) async fn watch(&self, prefix: &str, seen: u64) -> Result<Changes, End> {
-        Ok(match &self.backend {
-            Backend::Embedded(client) => Changes::Embedded(client.watch(prefix, seen).await?),
-            Backend::Etcd(client) => Changes::Etcd(client.watch(prefix, seen).await?),
-        })
+        let stream = match self.store().await.map_err(End::Lost)? {
+            Store::Embedded(client) => Stream::Embedded(client.watch(prefix, seen).await?),
+            Store::Etcd(client) => Stream::Etcd(client.watch(prefix, seen).await?),
+        };
+        let left = match (&self.backend, &stream) {
+            (Backend::Leaving(leaving), Stream::Embedded(_)) => Some(leaving.clone()),
+            _ => None,
+        };
+        Ok(Changes { stream, left })
+    }
+
+    async fn store(&self) -> Result<Store, DirectoryError> {
+        match &self.backend {
+            Backend::One(store) => Ok(store.clone()),
+            Backend::Leaving(leaving) => leaving.store().await,
+        }
+    }
+
+    /// The one that is asked; `None` where that may change.
+    pub(super) fn one(&self) -> Option<&Store> {
+        match &self.backend {
+            Backend::One(store) => Some(store),
+            Backend::Leaving(_) => None,
+        }
     }
 
     fn refuse(&self, error: &OutOfLimits) -> DirectoryError {
@@ -147,7 +205,13 @@ impl Client {
 }
 
 /// What changes under one prefix, in order and without a gap.
-pub(super) enum Changes {
+pub(super) struct Changes {
+    stream: Stream,
+    /// All that is in the directory may go to another one.
+    left: Option<Leaving>,
+}
+
+enum Stream {
     Embedded(embedded::Changes),
     Etcd(etcd::Changes),
 }
@@ -155,9 +219,23 @@ pub(super) enum Changes {
 impl Changes {
     /// Waits for the next events. Those of one revision come together.
     pub(super) async fn next(&mut self) -> Result<Vec<Event>, End> {
-        match self {
-            Self::Embedded(changes) => changes.next().await,
-            Self::Etcd(changes) => changes.next().await,
+        let Self { stream, left } = self;
+        let left = async {
+            match left {
+                Some(leaving) => leaving.has_left().await,
+                None => std::future::pending().await,
+            }
+        };
+        let next = async {
+            match stream {
+                Stream::Embedded(changes) => changes.next().await,
+                Stream::Etcd(changes) => changes.next().await,
+            }
+        };
+        tokio::select! {
+            next = next => next,
+            // What comes next is told by the other one.
+            () = left => Err(End::Compacted),
         }
     }
 }

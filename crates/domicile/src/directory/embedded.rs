@@ -76,7 +76,14 @@ impl Client {
     }
 
     fn lift_error(&self, status: &Status) -> DirectoryError {
-        call::lift_error(&self.address, status)
+        match status.code() {
+            // What it says of a write since everything moves.
+            Code::Aborted => DirectoryError::Closed {
+                address: self.address.to_string(),
+                reason: status.message().to_owned(),
+            },
+            _ => call::lift_error(&self.address, status),
+        }
     }
 }
 

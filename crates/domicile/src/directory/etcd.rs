@@ -8,6 +8,9 @@
 //!   events after revision R                    Watch from R + 1
 //! ```
 //!
+//! What has moved here from another directory goes on with that one's revisions: all of etcd's count from
+//! there, so that for whoever compares them nothing has begun anew.
+//!
 //! Other things may be kept in the same etcd: its revision then rises without ours, which nothing
 //! here minds. etcd's own leases are not used: they count in whole seconds and are extended when
 //! the leader changes.
@@ -17,7 +20,7 @@
 
 mod members;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use domicile_core::config;
@@ -29,7 +32,9 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use self::members::{Members, Repeat};
 use super::client::{DirectoryError, End};
+use super::documents::OWNERSHIP_KEY;
 use super::events::Event;
+use super::relocate::{ARRIVED_KEY, ArrivedDocument};
 use super::{Document, MESSAGE_BYTES_MAX, Snapshot, Written};
 use crate::proto::etcd as proto;
 use proto::event::EventType;
@@ -47,12 +52,15 @@ pub(super) struct Client {
     members: Arc<Members>,
     /// Before every key.
     root: Arc<str>,
+    /// How far the directory was that has moved here: 0 if none has. Known once somebody has begun here.
+    base: Arc<OnceLock<u64>>,
 }
 
 impl Client {
     pub(super) fn new(config: &config::Etcd, cluster: &str) -> Result<Self, DirectoryError> {
         let members = Arc::new(Members::new(config)?);
-        Ok(Self { members, root: format!("domicile/{cluster}/").into() })
+        let root = format!("domicile/{cluster}/").into();
+        Ok(Self { members, root, base: Arc::default() })
     }
 
     pub(super) fn address(&self) -> &str {
@@ -60,15 +68,48 @@ impl Client {
     }
 
     pub(super) async fn read(&self, prefix: &str) -> Result<Snapshot, DirectoryError> {
+        let base = self.base().await?;
         let (key, range_end) = self.range(prefix);
-        let request = proto::RangeRequest { key, range_end };
+        let (address, answer) = self.look(proto::RangeRequest { key, range_end }).await?;
+        let snapshot = self.lift_snapshot(answer, base);
+        snapshot.map_err(|reason| DirectoryError::Refused { address, reason })
+    }
+
+    async fn look(
+        &self,
+        request: proto::RangeRequest,
+    ) -> Result<(String, proto::RangeResponse), DirectoryError> {
         let call = |channel, metadata| {
             let request = Request::from_parts(metadata, Extensions::default(), request.clone());
             async move { kv(channel).range(request).await }
         };
         let (address, answer) = self.members.ask(Repeat::Always, call).await?;
-        let snapshot = self.lift_snapshot(answer.into_inner());
-        snapshot.map_err(|reason| DirectoryError::Refused { address, reason })
+        Ok((address, answer.into_inner()))
+    }
+
+    /// Where nobody has begun yet another directory may still move here.
+    async fn base(&self) -> Result<u64, DirectoryError> {
+        if let Some(base) = self.base.get() {
+            return Ok(*base);
+        }
+        let get = async |key: &str| {
+            let key = Bytes::from(format!("{}{key}", self.root));
+            let request = proto::RangeRequest { key, range_end: Bytes::new() };
+            let (address, found) = self.look(request).await?;
+            Ok((address, found.kvs.into_iter().next().map(|kv| kv.value)))
+        };
+        // In this order: what has moved here has not begun before the other one was written.
+        let begun = get(OWNERSHIP_KEY).await?.1.is_some();
+        let (address, arrived) = get(ARRIVED_KEY).await?;
+        let Some(arrived) = arrived else {
+            return Ok(if begun { *self.base.get_or_init(|| 0) } else { 0 });
+        };
+        let unread = |error: serde_json::Error| DirectoryError::Refused {
+            address,
+            reason: format!("document {ARRIVED_KEY:?} is unreadable: {error}"),
+        };
+        let arrived: ArrivedDocument = serde_json::from_slice(&arrived).map_err(unread)?;
+        Ok(*self.base.get_or_init(|| arrived.after))
     }
 
     pub(super) async fn write(
@@ -77,22 +118,24 @@ impl Client {
         expected: u64,
         value: Option<Bytes>,
     ) -> Result<Written, DirectoryError> {
+        let base = self.base().await?;
         let key = Bytes::from(format!("{}{key}", self.root));
-        let request = compare_and_set(key, lower_revision(expected), value);
+        let request = compare_and_set(key, lower_revision(expected, base), value);
         let call = |channel, metadata| {
             let request = Request::from_parts(metadata, Extensions::default(), request.clone());
             async move { kv(channel).txn(request).await }
         };
         let (address, answer) = self.members.ask(Repeat::IfNeverSent, call).await?;
-        let written = lift_written(answer.into_inner());
+        let written = lift_written(answer.into_inner(), base);
         // It may have happened.
         written.map_err(|reason| DirectoryError::Unreachable { address, reason })
     }
 
     /// Opens the stream of events after revision `seen`.
     pub(super) async fn watch(&self, prefix: &str, seen: u64) -> Result<Changes, End> {
+        let base = self.base().await.map_err(End::Lost)?;
         let (key, range_end) = self.range(prefix);
-        let start_revision = lower_revision(seen.saturating_add(1));
+        let start_revision = lower_revision(seen.saturating_add(1), base);
         let create = proto::WatchCreateRequest { key, range_end, start_revision };
         let request_union = Some(proto::watch_request::RequestUnion::CreateRequest(create));
         let request = proto::WatchRequest { request_union };
@@ -100,7 +143,7 @@ impl Client {
         let opened = self.members.ask(Repeat::Always, call).await.map_err(End::Lost)?;
         let (address, opened) = opened;
         let (first, stream) = opened.into_inner();
-        let changes = Changes { client: self.clone(), address, stream };
+        let changes = Changes { client: self.clone(), base, address, stream };
         changes.lift(first)?;
         Ok(changes)
     }
@@ -123,23 +166,23 @@ impl Client {
         ours.map(str::to_owned).ok_or_else(|| format!("key {:?} is none of ours", shown()))
     }
 
-    fn lift_snapshot(&self, answer: proto::RangeResponse) -> Result<Snapshot, String> {
+    fn lift_snapshot(&self, answer: proto::RangeResponse, base: u64) -> Result<Snapshot, String> {
         let header = answer.header.ok_or("an answer without a header")?;
         let lift = |kv: proto::KeyValue| {
-            let revision = lift_revision(kv.mod_revision)?;
+            let revision = lift_revision(kv.mod_revision, base)?;
             Ok(Document { key: self.lift_key(&kv.key)?, value: kv.value, revision })
         };
         Ok(Snapshot {
             documents: answer.kvs.into_iter().map(lift).collect::<Result<_, String>>()?,
-            revision: lift_revision(header.revision)?,
+            revision: lift_revision(header.revision, base)?,
             store: header.cluster_id,
         })
     }
 
-    fn lift_event(&self, event: proto::Event) -> Result<Event, String> {
+    fn lift_event(&self, event: proto::Event, base: u64) -> Result<Event, String> {
         let deleted = event.r#type() == EventType::Delete;
         let kv = event.kv.ok_or("an event without a key")?;
-        let revision = lift_revision(kv.mod_revision)?;
+        let revision = lift_revision(kv.mod_revision, base)?;
         let value = (!deleted).then_some(kv.value);
         Ok(Event { key: self.lift_key(&kv.key)?, value, revision })
     }
@@ -148,6 +191,7 @@ impl Client {
 /// One watch, on one member.
 pub(super) struct Changes {
     client: Client,
+    base: u64,
     address: String,
     stream: Streaming<proto::WatchResponse>,
 }
@@ -175,7 +219,8 @@ impl Changes {
         if message.canceled {
             return Err(lost(format!("watch ended: {}", message.cancel_reason)));
         }
-        let events = message.events.into_iter().map(|event| self.client.lift_event(event));
+        let lift = |event| self.client.lift_event(event, self.base);
+        let events = message.events.into_iter().map(lift);
         events.collect::<Result<_, String>>().map_err(lost)
     }
 }
@@ -218,25 +263,34 @@ fn compare_and_set(key: Bytes, expected: i64, value: Option<Bytes>) -> proto::Tx
     proto::TxnRequest { compare: vec![compare], success: op(change), failure: op(look) }
 }
 
-fn lift_written(answer: proto::TxnResponse) -> Result<Written, String> {
+fn lift_written(answer: proto::TxnResponse, base: u64) -> Result<Written, String> {
     if answer.succeeded {
         let header = answer.header.ok_or("an answer without a header")?;
-        return Ok(Written::At(lift_revision(header.revision)?));
+        return Ok(Written::At(lift_revision(header.revision, base)?));
     }
     match answer.responses.into_iter().next().and_then(|did| did.response) {
         Some(Did::ResponseRange(found)) => {
             let revision = found.kvs.first().map_or(0, |kv| kv.mod_revision);
-            Ok(Written::Conflict(lift_revision(revision)?))
+            Ok(Written::Conflict(lift_revision(revision, base)?))
         }
         _ => Err("an answer that does not say what stands in the way".to_owned()),
     }
 }
 
-fn lift_revision(revision: i64) -> Result<u64, String> {
-    u64::try_from(revision).map_err(|_| format!("revision {revision}"))
+/// 0 stands for none, in either.
+fn lift_revision(revision: i64, base: u64) -> Result<u64, String> {
+    match u64::try_from(revision) {
+        Ok(0) => Ok(0),
+        Ok(revision) => Ok(revision + base),
+        Err(_) => Err(format!("revision {revision}")),
+    }
 }
 
-/// A revision that etcd cannot have stands for none that it has.
-fn lower_revision(revision: u64) -> i64 {
-    i64::try_from(revision).unwrap_or(i64::MAX)
+/// A revision that etcd cannot have stands for none that it has; of what has moved here, for one that it does not
+/// have any more.
+fn lower_revision(revision: u64, base: u64) -> i64 {
+    match revision {
+        0 => 0,
+        _ => i64::try_from(revision.saturating_sub(base).max(1)).unwrap_or(i64::MAX),
+    }
 }

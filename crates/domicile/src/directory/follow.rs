@@ -61,8 +61,9 @@ impl View {
             seen.is_none_or(|(value, at)| *at != document.revision || *value != document.value)
         };
         let mut documents = snapshot.documents.iter();
-        let was_read = self.revision > 0;
-        (was_read && snapshot.store != self.store)
+        // The embedded one, which has no name, may have moved into one that has: it goes on with its revisions.
+        let was_named = self.revision > 0 && self.store != 0;
+        (was_named && snapshot.store != self.store)
             || snapshot.revision < self.revision
             || documents.any(|document| document.revision <= self.revision && unseen(document))
     }

@@ -18,6 +18,7 @@ mod embedded;
 mod etcd;
 mod events;
 mod follow;
+mod leaving;
 mod limits;
 pub mod places;
 pub mod relocate;
@@ -31,6 +32,7 @@ use domicile_core::ownership::OWNERSHIP_BYTES_MAX;
 
 pub use client::{Client, DirectoryError};
 pub use follow::View;
+pub use leaving::MoveState;
 
 /// Longest key the directory accepts.
 pub const KEY_BYTES_MAX: usize = 256;

@@ -3,11 +3,15 @@
 //! ```text
 //!   closed      a document "moved" stands in the old directory, which then takes no other write
 //!   copied      every document, who owns what as the last one: without it nobody begins
-//!   complete    the new directory has all of them, and the old one says so
+//!   complete    the new directory has all of them, and the old one says so: no way back
+//!   arrived     the new one says so, too, for whom the old one does not answer any more
 //! ```
 //!
 //! Each step is found done or is done again, so what broke off goes on when it is asked for once
-//! more. Revisions begin anew: no agent may run meanwhile that compares them with others.
+//! more. Whoever writes meanwhile finds the old directory closed, and who owns something lives on what its
+//! peers promise. Revisions go on where the old directory ends, so that whoever has read both compares them.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -19,34 +23,82 @@ use super::{Client, Document, Written};
 /// While this document is there, the embedded directory takes no write but to it.
 pub const MOVED_KEY: &str = "moved";
 
+/// Of what has come from another directory.
+pub const ARRIVED_KEY: &str = "arrived";
+
+/// Revisions that the old directory has left for what is still written there: that all has moved.
+const LAST_WORDS: u64 = 1000;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct MovedDocument {
+pub(super) struct MovedDocument {
     /// For people.
-    to: String,
-    complete: bool,
+    pub to: String,
+    pub complete: bool,
 }
 
-/// Moves every document and returns how many there were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ArrivedDocument {
+    /// No revision of the directory that it comes from is higher.
+    pub after: u64,
+    pub complete: bool,
+}
+
+/// Moves every document and returns how many there were. Of what has moved already nothing is done again.
 pub async fn relocate(from: &Client, to: &Client) -> anyhow::Result<usize> {
-    let (mut moved, revision) = close(from, to).await?;
-    let documents = from.read("").await?.documents;
-    let documents: Vec<Document> = documents.into_iter().filter(|d| d.key != MOVED_KEY).collect();
+    let (moved, revision) = close(from, to).await?;
+    let read = from.read("").await?;
+    let documents = without_marks(read.documents);
+    if !moved.complete {
+        copy_all(&documents, read.revision + LAST_WORDS, to).await?;
+        let moved = MovedDocument { complete: true, ..moved };
+        match from.write(MOVED_KEY, revision, Some(json(&moved))).await? {
+            Written::At(_) => {}
+            Written::Conflict(_) => bail!("somebody else moves the directory, or calls that off"),
+        }
+    }
+    arrive(to).await?;
+    Ok(documents.len())
+}
+
+/// Copies what is not there yet, from a directory none of whose revisions is higher than `after`.
+async fn copy_all(documents: &[Document], after: u64, to: &Client) -> anyhow::Result<()> {
+    let arrived = json(&ArrivedDocument { after, complete: false });
+    // What stands there is of an attempt that broke off, and the old directory was closed since.
+    to.write(ARRIVED_KEY, 0, Some(arrived)).await?;
     let (last, rest): (Vec<_>, Vec<_>) = documents.iter().partition(|d| d.key == OWNERSHIP_KEY);
     for document in rest.into_iter().chain(last) {
         copy(document, to).await?;
     }
-    let content = |documents: Vec<Document>| -> Vec<(String, Bytes)> {
-        documents.into_iter().map(|d| (d.key, d.value)).collect()
+    let content = |documents: &[Document]| -> Vec<(String, Bytes)> {
+        documents.iter().map(|d| (d.key.clone(), d.value.clone())).collect()
     };
-    let count = documents.len();
-    if content(to.read("").await?.documents) != content(documents) {
+    let found = without_marks(to.read("").await?.documents);
+    if content(&found) != content(documents) {
         bail!("the directory at {} is not the same: somebody else writes there", to.address());
     }
-    moved.complete = true;
-    match from.write(MOVED_KEY, revision, Some(json(&moved))).await? {
-        Written::At(_) => Ok(count),
-        Written::Conflict(_) => bail!("somebody else moves the directory, or calls that off"),
+    Ok(())
+}
+
+/// Has the new directory say that everything is there.
+async fn arrive(to: &Client) -> anyhow::Result<()> {
+    let Some(found) = to.get(ARRIVED_KEY).await? else {
+        bail!("the directory at {} does not say what has come to it", to.address())
+    };
+    let arrived: ArrivedDocument =
+        serde_json::from_slice(&found.value).context("read what has come")?;
+    if arrived.complete {
+        return Ok(());
     }
+    let arrived = ArrivedDocument { complete: true, ..arrived };
+    match to.write(ARRIVED_KEY, found.revision, Some(json(&arrived))).await? {
+        Written::At(_) => Ok(()),
+        Written::Conflict(_) => bail!("somebody else moves the directory"),
+    }
+}
+
+fn without_marks(mut documents: Vec<Document>) -> Vec<Document> {
+    documents.retain(|document| ![MOVED_KEY, ARRIVED_KEY].contains(&document.key.as_str()));
+    documents
 }
 
 /// Opens a directory again whose move was not completed.
@@ -65,13 +117,13 @@ pub async fn call_off(from: &Client) -> anyhow::Result<()> {
 async fn close(from: &Client, to: &Client) -> anyhow::Result<(MovedDocument, u64)> {
     let there = to.address().to_owned();
     if let Some((moved, revision)) = read(from).await? {
-        if moved.complete {
-            bail!("everything has moved to {} already", moved.to);
+        match (is_same(&moved.to, &there), moved.complete) {
+            (true, _) => return Ok((moved, revision)),
+            (false, true) => bail!("everything has moved to {} already", moved.to),
+            (false, false) => {
+                bail!("it is being moved to {}, not to {there}: call that off first", moved.to)
+            }
         }
-        if moved.to != there {
-            bail!("it is being moved to {}, not to {there}: call that off first", moved.to);
-        }
-        return Ok((moved, revision));
     }
     if let Some(found) = to.read("").await?.documents.first() {
         bail!("the directory at {there} is not empty: it has document {:?}", found.key);
@@ -81,6 +133,12 @@ async fn close(from: &Client, to: &Client) -> anyhow::Result<(MovedDocument, u64
         Written::At(revision) => Ok((moved, revision)),
         Written::Conflict(_) => bail!("somebody else begins to move the directory"),
     }
+}
+
+/// Each region may name the members of one etcd in its own order.
+fn is_same(one: &str, other: &str) -> bool {
+    let members = |listed: &str| listed.split(", ").map(str::to_owned).collect::<BTreeSet<_>>();
+    members(one) == members(other)
 }
 
 async fn copy(document: &Document, to: &Client) -> anyhow::Result<()> {

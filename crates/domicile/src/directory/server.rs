@@ -238,10 +238,11 @@ fn lower_error(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
         StoreError::OutOfLimits(_) => Status::invalid_argument(text),
-        StoreError::Moved
-        | StoreError::InUse { .. }
-        | StoreError::Format { .. }
-        | StoreError::Folder { .. } => Status::failed_precondition(text),
+        // Of what was asked it says nothing.
+        StoreError::Moved => Status::aborted(text),
+        StoreError::InUse { .. } | StoreError::Format { .. } | StoreError::Folder { .. } => {
+            Status::failed_precondition(text)
+        }
         StoreError::Disk(_) => Status::internal(text),
     }
 }

@@ -31,7 +31,9 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 pub(super) enum StoreError {
     #[error(transparent)]
     OutOfLimits(OutOfLimits),
-    #[error("the directory has moved: nothing is written here any more")]
+    #[error(
+        "everything moves, or has moved, to another directory: nothing is written here any more"
+    )]
     Moved,
     #[error("directory in {folder} is in use by another process")]
     InUse { folder: String },

@@ -17,15 +17,28 @@ pub(super) fn resolve(
 ) -> Option<Directory> {
     let none = WrittenDirectory::default();
     let written = written.unwrap_or(&none);
-    match &written.endpoints {
-        None => embedded(written, mistakes),
-        Some(endpoints) => etcd(written, endpoints, mistakes),
+    let Some(endpoints) = &written.endpoints else {
+        refuse_keys_of_etcd(written, mistakes);
+        return embedded(written, None, mistakes);
+    };
+    let etcd = etcd(written, endpoints, mistakes);
+    match written.address.is_some() || written.data.is_some() {
+        true => embedded(written, Some(etcd), mistakes),
+        false => Some(Directory::Etcd(etcd)),
     }
 }
 
-fn embedded(written: &WrittenDirectory, mistakes: &mut Mistakes) -> Option<Directory> {
+fn embedded(
+    written: &WrittenDirectory,
+    next: Option<Etcd>,
+    mistakes: &mut Mistakes,
+) -> Option<Directory> {
     let address = regions::address("directory.address", written.address.as_deref(), mistakes);
     let data = required("directory.data", written.data.as_deref(), mistakes);
+    Some(Directory::Embedded { address: address?, data: data?.to_owned(), next })
+}
+
+fn refuse_keys_of_etcd(written: &WrittenDirectory, mistakes: &mut Mistakes) {
     for (key, given) in [
         ("ca", &written.ca),
         ("certificate", &written.certificate),
@@ -37,20 +50,9 @@ fn embedded(written: &WrittenDirectory, mistakes: &mut Mistakes) -> Option<Direc
             mistakes.add(format!("directory.{key}"), "goes with endpoints, of etcd");
         }
     }
-    Some(Directory::Embedded { address: address?, data: data?.to_owned() })
 }
 
-fn etcd(
-    written: &WrittenDirectory,
-    endpoints: &Names,
-    mistakes: &mut Mistakes,
-) -> Option<Directory> {
-    for (key, given) in [("address", &written.address), ("data", &written.data)] {
-        if given.is_some() {
-            let text = "is of the embedded directory, and endpoints say that it is etcd";
-            mistakes.add(format!("directory.{key}"), text);
-        }
-    }
+fn etcd(written: &WrittenDirectory, endpoints: &Names, mistakes: &mut Mistakes) -> Etcd {
     let path = "directory.endpoints";
     let listed = endpoints.list();
     if listed.is_empty() || listed.len() > ENDPOINTS_MAX {
@@ -79,7 +81,7 @@ fn etcd(
     let identity = identity.map(|(certificate, key)| Identity { certificate, key });
     let login = login.map(|(user, password_file)| Login { user, password_file });
     let tls = ca.map(|ca| Tls { ca, identity });
-    Some(Directory::Etcd(Etcd { endpoints: seen, tls, login }))
+    Etcd { endpoints: seen, tls, login }
 }
 
 /// Returns two texts of which neither goes without the other; `None` where neither is there.

@@ -98,7 +98,7 @@ pub const KEYS: &[Key] = &[
         "directory.endpoints",
         Names,
         Words("none: the embedded directory"),
-        "`host:port` of each member of an etcd cluster (3.4 or newer), which is the directory then. The first one is asked until it does not answer; each region may have its own order.",
+        "`host:port` of each member of an etcd cluster (3.4 or newer), which is the directory then; beside `address` and `data` as soon as `domicile directory migrate` has moved everything there. The first one is asked until it does not answer; each region may have its own order.",
     ),
     key(
         "directory.ca",

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use domicile_core::config::{Directory, GatewayPort, Region, Witness};
+use domicile_core::config::{Directory, Etcd, GatewayPort, Region, Witness};
 use domicile_core::freshness::Freshness;
 use domicile_core::id::RegionId;
 use tokio_postgres::config::Host;
@@ -224,16 +224,13 @@ pub(super) fn check_addresses(
     let mut taken = Taken { by: BTreeMap::new(), mistakes };
     match directory {
         None => {}
-        Some(Directory::Embedded { address, data }) => {
+        Some(Directory::Embedded { address, data, next }) => {
             let host = host_of(address);
             taken.claim(format!("address {address}"), "directory.address".into());
             taken.claim(format!("folder {} {host}", folder(data)), "directory.data".into());
+            next.iter().for_each(|etcd| taken.claim_members(etcd));
         }
-        Some(Directory::Etcd(etcd)) => {
-            for endpoint in &etcd.endpoints {
-                taken.claim(format!("address {endpoint}"), "directory.endpoints".into());
-            }
-        }
+        Some(Directory::Etcd(etcd)) => taken.claim_members(etcd),
     }
     for (i, region) in regions.iter().enumerate() {
         let path = |key: &str| format!("region[{}].{key}", i + 1);
@@ -295,6 +292,12 @@ struct Taken<'a> {
 }
 
 impl Taken<'_> {
+    fn claim_members(&mut self, etcd: &Etcd) {
+        for endpoint in &etcd.endpoints {
+            self.claim(format!("address {endpoint}"), "directory.endpoints".into());
+        }
+    }
+
     fn claim(&mut self, what: String, path: String) {
         match self.by.get(&what) {
             Some(first) if *first != path => {

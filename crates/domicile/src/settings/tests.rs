@@ -96,13 +96,26 @@ fn endpoints_make_etcd_the_directory() {
 }
 
 #[test]
+fn endpoints_beside_an_address_are_where_the_directory_goes_next() {
+    let section = "address = \"127.0.0.1:7500\"\ndata = \"/d\"\nendpoints = \"a:2379\"";
+    let config = with_directory(section).unwrap();
+    let Directory::Embedded { address, next: Some(etcd), .. } = config.directory else {
+        panic!("not on its way")
+    };
+    assert_eq!(
+        (address.as_str(), etcd.endpoints.as_slice()),
+        ("127.0.0.1:7500", &["a:2379".to_owned()][..])
+    );
+}
+
+#[test]
 fn half_an_etcd_and_a_mixed_directory_are_mistakes() {
     let mistakes = |section| with_directory(section).unwrap_err();
     assert_eq!(
         mistakes(
             r#"
             address = "127.0.0.1:7400"
-            endpoints = ["a:2379", "b", "a:2379", "127.0.0.1:7401"]
+            endpoints = ["a:2379", "b", "a:2379"]
             certificate = "/etc/eu.pem"
             password_file = "/etc/password"
             "#
@@ -111,10 +124,13 @@ fn half_an_etcd_and_a_mixed_directory_are_mistakes() {
             "directory.key: is missing",
             "directory.user: is missing",
             "directory.ca: is missing: a certificate is shown by TLS only",
-            "directory.address: is of the embedded directory, and endpoints say that it is etcd",
+            "directory.data: is missing",
             "directory.endpoints: \"b\" is not an address: expected host:port",
-            "region[1].peer: is the same as directory.endpoints",
         ]
+    );
+    assert_eq!(
+        mistakes(r#"endpoints = "127.0.0.1:7401""#),
+        ["region[1].peer: is the same as directory.endpoints"]
     );
     assert_eq!(
         mistakes("address = \"a:1\"\ndata = \"/d\"\nca = \"/etc/ca.pem\""),

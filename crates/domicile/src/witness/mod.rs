@@ -186,6 +186,7 @@ impl Parts {
             clock: self.clock,
             logs: self.logs.clone(),
             positions: self.positions.clone(),
+            directory: self.directory.clone(),
             ownership: self.ownership.clone(),
             runs: self.runs.clone(),
             observer,

@@ -66,6 +66,8 @@ pub(super) struct SeenWitness {
 pub(super) enum Directory {
     Embedded(SocketAddr),
     Etcd(Vec<String>),
+    /// The embedded one, until it has moved to etcd.
+    Leaving(SocketAddr, Vec<String>),
 }
 
 /// Writes one configuration; `folder` is where the data of directory and agents goes.
@@ -77,14 +79,19 @@ pub(super) fn text(
     folder: &Path,
 ) -> String {
     let folder = folder.display().to_string();
+    let embedded = |address: &SocketAddr| {
+        let data = quote(&format!("{folder}/directory"));
+        format!("address = \"{address}\"\ndata = {data}")
+    };
+    let etcd = |endpoints: &[String]| {
+        let endpoints: Vec<String> = endpoints.iter().map(|endpoint| quote(endpoint)).collect();
+        format!("endpoints = [{}]", endpoints.join(", "))
+    };
     let directory = match directory {
-        Directory::Embedded(address) => {
-            let data = quote(&format!("{folder}/directory"));
-            format!("address = \"{address}\"\ndata = {data}")
-        }
-        Directory::Etcd(endpoints) => {
-            let endpoints: Vec<String> = endpoints.iter().map(|endpoint| quote(endpoint)).collect();
-            format!("endpoints = [{}]", endpoints.join(", "))
+        Directory::Embedded(address) => embedded(address),
+        Directory::Etcd(endpoints) => etcd(endpoints),
+        Directory::Leaving(address, endpoints) => {
+            format!("{}\n{}", embedded(address), etcd(endpoints))
         }
     };
     let mut text = format!(

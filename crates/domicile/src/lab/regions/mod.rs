@@ -363,6 +363,13 @@ impl Regions {
         self.write_files()
     }
 
+    /// Writes all files anew for a directory that is to move to this etcd while agents run, which must be started
+    /// anew for it.
+    pub fn leave_for_etcd(&mut self, endpoints: Vec<String>) -> Result<(), RegionsError> {
+        self.config.etcd = endpoints;
+        self.write_files()
+    }
+
     pub async fn status(&self, region: &str) -> Result<RegionStatus, RegionsError> {
         self.observer.status(region).await
     }
@@ -465,13 +472,17 @@ impl Regions {
     /// Returns the directory as the `i`th region reaches it.
     fn directory_from(&self, viewer: &str, i: usize) -> Directory {
         let mut members = self.config.etcd.clone();
+        let link = self.links.address(viewer, "", Purpose::Directory);
+        let embedded = link.unwrap_or(self.directory_address);
         if members.is_empty() {
-            let link = self.links.address(viewer, "", Purpose::Directory);
-            return Directory::Embedded(link.unwrap_or(self.directory_address));
+            return Directory::Embedded(embedded);
         }
         let first = i % members.len();
         members.rotate_left(first);
-        Directory::Etcd(members)
+        match self.directory {
+            Some(_) => Directory::Leaving(embedded, members),
+            None => Directory::Etcd(members),
+        }
     }
 
     /// Returns one region as it is reached from `viewer`.
