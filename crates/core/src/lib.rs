@@ -36,3 +36,4 @@ pub mod sequence;
 pub mod standby;
 pub mod time;
 pub mod traffic;
+pub mod visible;

@@ -11,6 +11,7 @@ use domicile_core::lsn::{Cut, Frontier, Lsn};
 use domicile_core::progress::{CommitTimes, Exposure, OriginProgress, Progress, Rpo, Sifted};
 use domicile_core::record::{self, RecordError};
 use domicile_core::time::{Millis, PgTime, Time};
+use domicile_core::visible::{Hidden, Running};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -45,6 +46,8 @@ struct State {
     durable: Option<Frontier>,
     /// What our tables may show: claimed before the commit that makes it visible.
     claimed: Frontier,
+    /// Our own commits that our tables may not show yet.
+    hidden: Hidden,
     captured_transactions: u64,
     applied_transactions: u64,
     confirmed: Lsn,
@@ -63,6 +66,7 @@ impl Positions {
             applied: Frontier::default(),
             durable: None,
             claimed: Frontier::default(),
+            hidden: Hidden::default(),
             captured_transactions: 0,
             applied_transactions: 0,
             confirmed: Lsn::ZERO,
@@ -104,12 +108,21 @@ impl Positions {
         self.shared.changed.subscribe()
     }
 
-    /// A transaction was read from the slot at `now` and goes into the log.
-    pub fn captured(&self, lsn: Lsn, committed_at: PgTime, now: Time) {
+    /// Transaction `xid` was read from the slot at `now` and goes into the log.
+    pub fn captured(&self, lsn: Lsn, xid: u32, committed_at: PgTime, now: Time) {
         self.change(|state| {
             state.own.captured(lsn, now);
+            state.hidden.captured(lsn, xid);
             state.times.note(lsn, committed_at);
             state.captured_transactions += 1;
+        });
+    }
+
+    /// Transaction `xid` was read once more, and the log has it: it may still wait.
+    pub fn captured_again(&self, lsn: Lsn, xid: u32) {
+        self.change(|state| {
+            state.own.seen(lsn);
+            state.hidden.captured(lsn, xid);
         });
     }
 
@@ -138,6 +151,21 @@ impl Positions {
         if self.lock().released != released {
             self.change(|state| state.released = released);
         }
+    }
+
+    /// Where our log ends with what was captured, be it on disk or not.
+    pub fn own_end(&self) -> Lsn {
+        self.lock().own.end()
+    }
+
+    /// Does our own PostgreSQL certainly show all of our log up to `end`? A snapshot of it that was taken now tells,
+    /// by what it does not show.
+    pub fn shows_own(&self, end: Lsn, running: Option<&Running>) -> bool {
+        let mut state = self.lock();
+        if let Some(running) = running {
+            state.hidden.looked(running);
+        }
+        state.hidden.shows(end)
     }
 
     pub fn released_to(&self) -> Option<Cut> {

@@ -14,16 +14,19 @@ use domicile_core::id::RegionId;
 use domicile_core::lsn::{Cut, Frontier, Lsn};
 use domicile_core::ownership::Ownership;
 use domicile_core::time::{Millis, Time};
+use domicile_core::visible::Running;
 use futures_util::future::join_all;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::complain::Complaint;
 use crate::peer::mark::Marker;
 use crate::peer::{self, lift_epochs};
+use crate::postgres::session;
 use crate::proto::{MarkRequest, MarkResponse};
 use crate::tokens::Tokens;
 
@@ -41,6 +44,8 @@ const OWNER_AGAIN: Duration = Duration::from_millis(50);
 const CLOCK_STEP: Duration = Duration::from_millis(1);
 /// Questions that are on their way at once.
 const ASKED_MAX: usize = 8;
+/// A commit that waits for a copy goes on as soon as one is there: one way, at least.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// How old what this region shows is. Cheap to clone.
 #[derive(Clone)]
@@ -55,6 +60,8 @@ struct Shared {
     clock: Clock,
     /// The newest moment that somebody waits for.
     wanted: watch::Sender<Time>,
+    /// Looks at what this region's own PostgreSQL shows.
+    looks: Mutex<Option<Client>>,
     /// When somebody wanted to know last.
     used: AtomicU64,
     /// Everything that was committed anywhere before is shown here.
@@ -75,6 +82,7 @@ impl Staleness {
             marker,
             peers,
             wanted: watch::Sender::new(Time::default()),
+            looks: Mutex::default(),
             used: AtomicU64::new(0),
             as_of: watch::Sender::new(None),
         };
@@ -149,7 +157,7 @@ impl Staleness {
             let view = ownership.borrow_and_update().clone();
             let (shown, released) = (positions.frontier(), positions.released_to());
             match seen(needed, &shown, region, released.as_ref(), view.ownership.as_ref()) {
-                Seen::Yes => return Ok(()),
+                Seen::Yes => break,
                 Seen::Lost(place) => return Err(place),
                 Seen::NotYet => {}
             }
@@ -162,6 +170,39 @@ impl Staleness {
                 }
             }
         }
+        let end = needed.get(&self.shared.marker.origin);
+        while let Err(error) = self.shows_own(end).await {
+            tracing::debug!("a session waits for what waits for a copy: {error:#}");
+            tokio::time::sleep(OWNER_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until this region's own PostgreSQL shows all of its log up to `end`: what waits for a copy others may
+    /// show before.
+    async fn shows_own(&self, end: Lsn) -> anyhow::Result<()> {
+        let positions = &self.shared.marker.positions;
+        let mut shown = positions.shows_own(end, None);
+        while !shown {
+            shown = positions.shows_own(end, Some(&self.look().await?));
+            if !shown {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a snapshot does not show that is taken now.
+    async fn look(&self) -> anyhow::Result<Running> {
+        let mut session = self.shared.looks.lock().await;
+        // Taken out: a session in which something went wrong is not used again.
+        let client = match session.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => session::connect(&self.shared.marker.postgres, "domicile look").await?,
+        };
+        let row = client.query_one("SELECT pg_current_snapshot()::text", &[]).await?;
+        *session = Some(client);
+        Ok(Running::read(row.get(0))?)
     }
 
     /// Asks `region` for everything that can be seen there now.
@@ -232,7 +273,10 @@ impl Staleness {
         let owners = ownership.data().iter().filter_map(|entry| entry.state.admits());
         let owners: BTreeSet<&RegionId> = owners.collect();
         let others = owners.iter().filter_map(|owner| peers.get(owner));
-        let answered = join_all(others.map(|peer| ask(peer.clone()))).await;
+        let own = timeout(ANSWER_WAIT_MAX, self.shows_own(marker.positions.own_end()));
+        let others = join_all(others.map(|peer| ask(peer.clone())));
+        let (own, answered) = tokio::join!(own, others);
+        own.context("this region's own commits wait for copies")??;
         let mut first_error = None;
         let mut answers: Vec<Answer> = Vec::new();
         for answer in answered {
@@ -241,7 +285,7 @@ impl Staleness {
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        // What is committed here is shown here.
+        // What was committed here is shown here by now.
         answers.push(Answer {
             owns: marker.owned().into_iter().map(|(range, _)| range).collect(),
             end: Cut { origin: marker.origin.clone(), lsn: Lsn::ZERO },

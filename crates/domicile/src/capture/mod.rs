@@ -362,7 +362,7 @@ impl Session<'_> {
         let last = self.batch.last().map_or(self.capture.log.end(), |(lsn, _)| *lsn);
         if lsn <= last {
             // Sent again after a restart: the log has it.
-            self.capture.positions.seen(lsn);
+            self.capture.positions.captured_again(lsn, head.xid);
             return Ok(());
         }
         head.needs = self.capture.positions.needs();
@@ -371,13 +371,13 @@ impl Session<'_> {
             Complete::Whole(changes) => {
                 let payload = Bytes::from(record::encode_with(&head, &changes));
                 self.batch_bytes += payload.len();
-                self.capture.positions.captured(lsn, head.committed_at, now);
+                self.capture.positions.captured(lsn, head.xid, head.committed_at, now);
                 self.batch.push((lsn, payload));
             }
             Complete::Large(parts) => {
                 self.flush().await?;
                 let payload = Bytes::from(record::encode_large(&head));
-                self.capture.positions.captured(lsn, head.committed_at, now);
+                self.capture.positions.captured(lsn, head.xid, head.committed_at, now);
                 let appended = self.capture.log.append_large(lsn, payload, parts).await;
                 self.capture.positions.flushed(appended.context("append to the log")?);
             }
