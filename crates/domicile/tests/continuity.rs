@@ -181,6 +181,7 @@ async fn another_cluster_behind_the_same_address(regions: &mut Regions) {
         name: "other".to_owned(),
         settings: Vec::new(),
         wal_disk_bytes: None,
+        environment: Vec::new(),
     })
     .await
     .unwrap();

@@ -1,21 +1,21 @@
 //! Is what is read as new as the session asks for, wherever it is read, and is it said when it is not?
 
-use std::process::Command;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use domicile::lab::cluster::free_port;
 use domicile::lab::regions::{Regions, RegionsConfig};
 use futures_util::StreamExt;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, NoTls, SimpleQueryMessage};
-use tokio_util::sync::CancellationToken;
 
 // Not all of it is of use here.
 #[allow(dead_code)]
 mod regions;
 use regions::{config, eventually, settle, start};
+
+#[path = "freshness/register.rs"]
+mod register;
 
 const SEED: &str = "
     CREATE TABLE account (id int PRIMARY KEY, branch text NOT NULL, balance int NOT NULL);
@@ -412,137 +412,4 @@ async fn what_was_lost_is_not_waited_for(regions: &mut Regions) {
     set(&reader, "token", &token).await;
     let lost = balance(&reader).await.unwrap_err();
     assert!(lost.as_db_error().unwrap().message().contains("was lost"), "{lost:?}");
-}
-
-/// What everybody did to one row, which always holds a later number than before.
-#[derive(Default)]
-struct Register {
-    /// Numbers whose writers were told a success, and when.
-    acknowledged: Mutex<Vec<(Instant, i32)>>,
-    /// The highest that anybody has begun to write.
-    begun: AtomicI32,
-}
-
-impl Register {
-    /// The lowest that may be read of what was written before `moment`.
-    fn at_least(&self, moment: Instant) -> i32 {
-        let acknowledged = self.acknowledged.lock().unwrap();
-        let before = acknowledged.iter().filter(|(at, _)| *at <= moment);
-        before.map(|(_, number)| *number).max().unwrap_or_default()
-    }
-
-    async fn write(&self, address: String, stop: CancellationToken) {
-        let mut session = None;
-        while !stop.is_cancelled() {
-            let Some(client) = session_at(&mut session, &address).await else { continue };
-            let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-            let sql = format!("UPDATE account SET balance = {number} WHERE id = 1");
-            match client.simple_query(&sql).await {
-                Ok(_) => self.acknowledged.lock().unwrap().push((Instant::now(), number)),
-                // It may have been written all the same; a later number comes in any case.
-                Err(_) => session = None,
-            }
-        }
-    }
-
-    /// Returns how often the row was read, and how often that was refused.
-    async fn read(&self, address: String, bound: Duration, stop: CancellationToken) -> [u32; 2] {
-        let (mut session, mut counts, mut last) = (None, [0, 0], 0);
-        while !stop.is_cancelled() {
-            let Some(client) = session_at(&mut session, &address).await else { continue };
-            let begun = Instant::now();
-            match balance(client).await {
-                Ok(number) => {
-                    counts[0] += 1;
-                    let least = begun.checked_sub(bound).map_or(0, |moment| self.at_least(moment));
-                    assert!(least <= number, "{number} was read, {least} was there: {address}");
-                    assert!(number <= self.begun.load(Ordering::SeqCst), "nobody wrote {number}");
-                    assert!(last <= number, "{number} was read after {last}: {address}");
-                    last = number;
-                }
-                Err(error) if is_refused(&error) => counts[1] += 1,
-                Err(_) => session = None,
-            }
-        }
-        counts
-    }
-}
-
-async fn session_at<'a>(session: &'a mut Option<Client>, address: &str) -> Option<&'a Client> {
-    if session.as_ref().is_none_or(Client::is_closed) {
-        *session = None;
-        let (client, connection) = tokio_postgres::connect(address, NoTls).await.ok()?;
-        tokio::spawn(connection);
-        *session = Some(client);
-    }
-    session.as_ref()
-}
-
-/// Every reader's answers are held against what writers were told, by one clock.
-#[tokio::test(flavor = "multi_thread")]
-async fn reads_are_as_new_as_they_ask_for_under_cuts_a_switchover_and_a_failover() {
-    let mut config = config(&["eu", "us", "ap"], "home(branch)", 3);
-    config.automatic_failover = true;
-    config.rpo = "0".to_owned();
-    let mut regions = world(config).await;
-    settle(&regions, "start").await;
-    let (register, stop) = (Arc::new(Register::default()), CancellationToken::new());
-    let address = |region: &str, options: &str| address(&regions, region, options);
-    let (shared, stopping) = (register.clone(), stop.clone());
-    let to = address("ap", "");
-    let writer = tokio::spawn(async move { shared.write(to, stopping).await });
-    let asked = [("strong", Duration::ZERO), ("bounded(1500ms)", Duration::from_millis(1500))];
-    let mut readers = Vec::new();
-    for region in ["eu", "us", "ap"] {
-        for (freshness, bound) in asked {
-            let options = "-c domicile.freshness_wait=700ms -c domicile.freshness=";
-            let from = address(region, &format!("{options}{freshness}"));
-            let (shared, stopping) = (register.clone(), stop.clone());
-            let reader = async move { shared.read(from, bound, stopping).await };
-            readers.push((region, freshness, tokio::spawn(reader)));
-        }
-    }
-    let written = async |what: &str| {
-        let before = register.begun.load(Ordering::SeqCst);
-        eventually(what, async || match register.at_least(Instant::now()) {
-            now if now > before => Ok(()),
-            now => Err(format!("{now} of {before}")),
-        })
-        .await;
-    };
-
-    written("it begins").await;
-    regions.links().cut("eu", "us");
-    written("a cut changes nothing for ap").await;
-    is_refused_somewhere(&address("us", "-c domicile.freshness=strong")).await;
-    regions.links().heal("eu", "us");
-    let mut switchover = Command::new(regions.binary());
-    switchover.args(["switchover", "--partitions", "0", "--to", "us", "--config"]);
-    switchover.arg(regions.config_file("us"));
-    let switched = tokio::task::spawn_blocking(move || switchover.output().unwrap()).await.unwrap();
-    assert!(switched.status.success(), "{switched:?}");
-    written("us is the owner").await;
-    regions.kill_region("us");
-    written("somebody took over").await;
-    regions.start_region("us").await.unwrap();
-    regions.wait_until_ready().await.unwrap();
-    written("us is back").await;
-    stop.cancel();
-    writer.await.unwrap();
-    for (region, freshness, reader) in readers {
-        let [read, refused] = reader.await.unwrap();
-        println!("{region} {freshness}: {read} read, {refused} refused");
-        assert!(read > 0, "{region} {freshness}: nothing was read");
-    }
-    println!("{} were written", register.acknowledged.lock().unwrap().len());
-}
-
-async fn is_refused_somewhere(address: &str) {
-    let (client, connection) = tokio_postgres::connect(address, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    eventually("nobody knows how old that is", async || match balance(&client).await {
-        Err(error) if is_refused(&error) => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
 }

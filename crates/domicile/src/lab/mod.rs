@@ -6,3 +6,4 @@ pub mod etcd;
 pub mod guarded;
 pub mod regions;
 pub mod relay;
+pub mod skew;

@@ -19,6 +19,7 @@ async fn bank(folder: &TemporaryFolder) -> Cluster {
         name: "eu".to_owned(),
         settings: Vec::new(),
         wal_disk_bytes: None,
+        environment: Vec::new(),
     })
     .await
     .unwrap();

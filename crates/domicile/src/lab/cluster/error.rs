@@ -12,6 +12,8 @@ pub enum LabError {
     },
     #[error("no etcd found; looked at {looked_at}\n{INSTALL_ETCD}")]
     NoEtcd { looked_at: String },
+    #[error("no libfaketime found, which makes clocks wrong\n{INSTALL_FAKETIME}")]
+    NoFaketime,
     #[error("{what} {}: {source}", path.display())]
     File { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("start {}: {source}", program.display())]
@@ -48,6 +50,9 @@ macOS: brew install postgresql@17) or name the folder of its programs in DOMICIL
 
 const INSTALL_ETCD: &str = "install it (Debian, Ubuntu: apt install etcd-server; \
 macOS: brew install etcd) or name the program in DOMICILE_ETCD";
+
+const INSTALL_FAKETIME: &str = "install it (Debian, Ubuntu: apt install libfaketime) or name the library in \
+DOMICILE_FAKETIME";
 
 impl LabError {
     /// Returns a closure for `map_err` that says what was done to which path.

@@ -61,6 +61,8 @@ pub struct ClusterConfig {
     pub settings: Vec<(String, String)>,
     /// The size of a disk that holds its WAL and nothing else; absent, it is beside the data.
     pub wal_disk_bytes: Option<u64>,
+    /// Of the server's process.
+    pub environment: Vec<(String, String)>,
 }
 
 /// How a running cluster is asked to stop.
@@ -119,6 +121,7 @@ impl Cluster {
             .map_err(LabError::file("open log", &log_file))?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data()).stdout(Stdio::null()).stderr(log);
+        command.envs(self.config.environment.iter().cloned());
         let child = command.spawn().map_err(|source| LabError::Spawn {
             program: self.config.bin.program("postgres"),
             source,

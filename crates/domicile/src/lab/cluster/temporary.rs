@@ -54,6 +54,7 @@ pub async fn temporary_cluster(
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .collect(),
         wal_disk_bytes: None,
+        environment: Vec::new(),
     })
     .await?;
     cluster.keep(folder.clone());

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::lab::cluster::PgBin;
+use crate::lab::cluster::{LabError, PgBin};
+use crate::lab::skew;
 
 /// What world to make.
 #[derive(Clone, Debug)]
@@ -50,6 +51,9 @@ pub struct RegionsConfig {
     pub gateway: String,
     /// Kept afterwards; a temporary one that goes when it is absent.
     pub keep: Option<PathBuf>,
+    /// How many seconds the clock of a region's machine is ahead of the others', of its agent and its server; behind
+    /// where it is negative.
+    pub clocks: BTreeMap<String, i64>,
     /// Runs in every region before its agent starts, so it must do the same everywhere.
     pub seed_sql: String,
     /// The zone that agents answer for, if they do.
@@ -87,11 +91,17 @@ impl RegionsConfig {
             require_tls: false,
             gateway: String::new(),
             keep: None,
+            clocks: BTreeMap::new(),
             seed_sql: String::new(),
             zone: None,
             more: String::new(),
             tables: String::new(),
             binary,
         }
+    }
+
+    /// Of all processes of a region.
+    pub(super) fn environment(&self, region: &str) -> Result<Vec<(String, String)>, LabError> {
+        self.clocks.get(region).map_or(Ok(Vec::new()), |seconds| skew::environment(*seconds))
     }
 }

@@ -146,7 +146,8 @@ impl Regions {
                 &config.binary,
                 arguments.map(str::to_owned).to_vec(),
                 folder.join(name).join("agent.log"),
-            );
+            )
+            .with_environment(config.environment(name)?);
             let log_disk = config.disk_bytes.map(Disk::make).transpose()?;
             if let Some(disk) = &log_disk {
                 let data = folder.join(name).join("agent");
@@ -543,6 +544,7 @@ async fn seeded(
         name: name.to_owned(),
         settings: settings.chain(config.postgres.iter().cloned()).collect(),
         wal_disk_bytes: config.disk_bytes,
+        environment: config.environment(name)?,
     })
     .await?;
     cluster.start().await?;

@@ -20,6 +20,7 @@ pub(super) struct Program {
     name: String,
     binary: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     /// Standard input stays open in here for as long as the process may live.
     child: Option<Child>,
@@ -27,7 +28,19 @@ pub(super) struct Program {
 
 impl Program {
     pub(super) fn new(name: String, binary: &Path, arguments: Vec<String>, log: PathBuf) -> Self {
-        Self { name, binary: binary.to_owned(), arguments, log, child: None }
+        Self {
+            name,
+            binary: binary.to_owned(),
+            arguments,
+            environment: Vec::new(),
+            log,
+            child: None,
+        }
+    }
+
+    pub(super) fn with_environment(mut self, environment: Vec<(String, String)>) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// Starts the process; one that runs already is left alone.
@@ -45,6 +58,7 @@ impl Program {
             .args(&self.arguments)
             .arg("--exit-with-stdin")
             .env("NO_COLOR", "1")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
