@@ -1,8 +1,8 @@
 //! Is everything that was acknowledged still there, and everything alike everywhere, whatever was
 //! killed, cut, paused, moved or full, and in which order?
 //!
-//! Three regions at rpo 0 that fail over by themselves. Clients write owned rows through the
-//! gateways and shared rows at their own region. Each fault comes once in a round.
+//! Three regions at rpo 0 that fail over by themselves. Clients, and pgbench, write owned rows through the
+//! gateways; clients write shared rows at their own region. Each fault comes once in a round.
 //! `CHAOS_SEED=7` repeats an order of faults, `CHAOS_MINUTES=30` goes on for so long, `KEEP=FOLDER`
 //! keeps the regions' files and logs, not what was on disks that can be filled: WAL, agents' data.
 
@@ -18,7 +18,12 @@ use domicile::lab::regions::Regions;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 
+#[path = "chaos/notes.rs"]
+mod notes;
+#[path = "chaos/pgbench.rs"]
+mod pgbench;
 mod regions;
+use pgbench::{Paid, Pgbench};
 use regions::{LOOK_AGAIN, PATIENCE, assert_alike, config, converge, eventually, start};
 
 const NAMES: [&str; 3] = ["eu", "us", "ap"];
@@ -35,8 +40,6 @@ const SEED_SQL: &str = "
     CREATE TABLE op (branch int, id bigint, delta bigint NOT NULL, PRIMARY KEY (branch, id));
     CREATE TABLE hits (id int PRIMARY KEY, n bigint NOT NULL);
     INSERT INTO hits SELECT i, 0 FROM generate_series(1, 50) i;
-    CREATE TABLE note (id int PRIMARY KEY, body text NOT NULL);
-    INSERT INTO note SELECT i, '' FROM generate_series(1, 50) i;
     CREATE ROLE app LOGIN;
     GRANT ALL ON ALL TABLES IN SCHEMA public TO app;";
 const TABLES: &str = "
@@ -244,8 +247,8 @@ async fn what_was_acknowledged_is_there_and_alike_whatever_failed() {
     println!("CHAOS_SEED={seed}");
     let mut dice = Dice(seed);
     let mut config = config(&NAMES, "hash(branch, 12)", 12);
-    config.seed_sql = SEED_SQL.to_owned();
-    config.tables = TABLES.to_owned();
+    config.seed_sql = [notes::SEED_SQL, pgbench::SEED_SQL, SEED_SQL].concat();
+    config.tables = [TABLES, pgbench::TABLES].concat();
     config.automatic_failover = true;
     config.lease = LEASE;
     config.more = LOGS.to_owned();
@@ -265,6 +268,8 @@ async fn what_was_acknowledged_is_there_and_alike_whatever_failed() {
         writers.push(Writer::start(&regions, region, number, Writes::Owned));
         writers.push(Writer::start(&regions, region, number + 3, Writes::Shared));
     }
+
+    let benches = NAMES.map(|region| Pgbench::start(&regions, region));
 
     let began = Instant::now();
     let mut struck: BTreeMap<String, u64> = BTreeMap::new();
@@ -296,13 +301,18 @@ async fn what_was_acknowledged_is_there_and_alike_whatever_failed() {
         told.hits += more.hits;
         told.hits_unknown += more.hits_unknown;
     }
+    let mut paid = Vec::new();
+    for bench in benches {
+        paid.push(tokio::time::timeout(PATIENCE, bench.end()).await.expect("pgbench ends"));
+    }
     let (operations, hits) = (told.operations.len(), told.hits);
     println!("{struck:?}: {operations} operations and {hits} hits were acknowledged");
     converge(&regions).await;
     for region in NAMES {
-        check(&regions, region, &told).await;
+        check(&regions, region, &told, &paid).await;
     }
-    assert_alike(&regions, &["branch", "op", "hits", "note"]).await;
+    notes::are_explained(&regions).await;
+    assert_alike(&regions, &["branch", "op", "hits", "note", "purse", "payment"]).await;
 }
 
 /// The first region that owns something, best one of these.
@@ -496,7 +506,7 @@ async fn everything_is_written(regions: &Regions, region: &str, when: &str) {
 }
 
 /// Every acknowledged operation is there, and everything that is there counted once.
-async fn check(regions: &Regions, region: &str, told: &Told) {
+async fn check(regions: &Regions, region: &str, told: &Told, paid: &[Paid]) {
     let client = regions.connect(region).await.unwrap();
     let (branches, ids): (Vec<i32>, Vec<i64>) = told.operations.iter().copied().unzip();
     let sql = "SELECT branch, id FROM unnest($1::int[], $2::bigint[]) a (branch, id)
@@ -509,6 +519,7 @@ async fn check(regions: &Regions, region: &str, told: &Told) {
                HAVING ops <> count(op) OR balance <> coalesce(sum(delta), 0)";
     let wrong = client.query(sql, &[]).await.unwrap();
     assert!(wrong.is_empty(), "{region} applied something not exactly once: {wrong:?}");
+    pgbench::is_there(&client, region, paid).await;
     let row = client.query_one("SELECT sum(n)::bigint FROM hits", &[]).await.unwrap();
     let counted = u64::try_from(row.get::<_, i64>(0)).unwrap();
     let possible = told.hits..=told.hits + told.hits_unknown;
