@@ -63,7 +63,8 @@ async fn every_fault_is_borne() {
     }
     if std::env::var_os("UPDATE").is_some() && failed.is_empty() && wanted.is_empty() {
         let made = world.circumstances().await;
-        measured::write(&Sheet { made, faults: world.measured.clone() });
+        let passed = measured::read().map(|sheet| sheet.passed).unwrap_or_default();
+        measured::write(&Sheet { made, faults: world.measured.clone(), passed });
     }
     world.end().await;
     assert!(failed.is_empty(), "in {failed:?}");

@@ -2,11 +2,15 @@
 //!
 //! `UPDATE=1 cargo test -p domicile --test faults` measures all of them anew and writes the file beside
 //! this one; a second time it writes the page that shows it.
+//!
+//! Of tests elsewhere only the day is known on which they passed last: with `PASSED=FILE`, what `cargo test` said of a
+//! run of everything, that is taken from there.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use super::pages::root;
 
@@ -29,6 +33,23 @@ pub struct Sheet {
     /// When, where and with what.
     pub made: String,
     pub faults: Measured,
+    /// By function: the day on which a test passed last.
+    #[serde(default)]
+    pub passed: BTreeMap<String, String>,
+}
+
+impl Sheet {
+    /// Takes in what a run of everything said, which ended when it was last written to.
+    pub fn take_in(&mut self, said: &Path) {
+        let ended = std::fs::metadata(said).and_then(|of| of.modified()).unwrap();
+        let day = OffsetDateTime::from(ended).date().to_string();
+        for line in std::fs::read_to_string(said).unwrap().lines() {
+            let name = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... ok"));
+            if let Some(function) = name.and_then(|name| name.rsplit("::").next()) {
+                self.passed.insert(function.to_owned(), day.clone());
+            }
+        }
+    }
 }
 
 fn file() -> PathBuf {
