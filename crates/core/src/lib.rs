@@ -19,6 +19,7 @@ pub mod lsn;
 pub mod membership;
 pub mod opening;
 pub mod outage;
+pub mod outcome;
 pub mod ownership;
 pub mod partition;
 pub mod probation;

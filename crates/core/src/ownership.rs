@@ -347,10 +347,15 @@ impl Ownership {
     /// True for a region that was cut and owns nothing since. A transaction may name such a place
     /// as its cause when its region had applied a tail before it learned of the cut.
     pub fn ends_at(&self, origin: &Origin, position: Lsn) -> bool {
+        self.end_of(origin).is_some_and(|end| position >= end)
+    }
+
+    /// Where does the history of `origin` end, of which nothing can be added any more, as far as is known here?
+    pub fn end_of(&self, origin: &Origin) -> Option<Lsn> {
         let cuts = self.entries.iter().flat_map(|e| e.endings().map(|(_, cut)| cut));
         let last = cuts.filter(|cut| cut.origin == *origin).map(|cut| cut.lsn).max();
-        let fenced = self.awaits_cut(&origin.region);
-        !fenced && !self.owns_anything(&origin.region) && last.is_some_and(|last| position >= last)
+        let goes_on = self.awaits_cut(&origin.region) || self.owns_anything(&origin.region);
+        last.filter(|_| !goes_on)
     }
 
     /// Returns whether a planned hand-over from or to `region` is under way.
