@@ -6,6 +6,9 @@
 //! 2.<base64url: signature, 32 bytes; what is signed: 1.eu-1@0/16B3748.shop>
 //! ```
 //!
+//! So it is with the token of a transaction, which begins otherwise. How it begins is signed, too: neither is ever taken for the
+//! other.
+//!
 //! An agent that finds no secret in the directory makes one, by compare-and-set, so that there is one. It is read there and
 //! kept in memory: an agent that has not heard the directory since it started signs nothing and believes nothing.
 //!
@@ -20,7 +23,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use bytes::Bytes;
 use domicile_core::freshness::{Token, TokenError};
-use domicile_core::lsn::Frontier;
+use domicile_core::id::Origin;
+use domicile_core::lsn::{Frontier, Lsn};
+use domicile_core::outcome;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -34,6 +39,8 @@ use crate::directory::{Client, View, Written};
 
 /// Of the form of a token that is signed.
 const VERSION: &str = "2.";
+/// The same of a transaction's.
+const OF_TRANSACTION: &str = "t1.";
 /// How tokens began that were not.
 const UNSIGNED: &str = "1.";
 const SECRET_BYTES: usize = 32;
@@ -54,6 +61,8 @@ pub enum Refused {
     NoSecret,
     #[error(transparent)]
     Unread(#[from] TokenError),
+    #[error(transparent)]
+    UnreadTransaction(#[from] outcome::TokenError),
 }
 
 /// Signs tokens, and knows which are signed. Cheap to clone.
@@ -88,12 +97,43 @@ impl Tokens {
         Self { cluster: cluster.into(), secret }
     }
 
+    /// Those of `cluster`, with the secret that its directory has now, for who does not stay.
+    pub async fn read_from(cluster: &str, directory: &Client) -> anyhow::Result<Self> {
+        let document = directory.get(TOKEN_SECRET_KEY).await?;
+        let secret = document.map(|document| lift(&document.value)).transpose()?;
+        Ok(Self { cluster: cluster.into(), secret: watch::channel(secret).1 })
+    }
+
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
     /// Returns the token of a session that has seen this.
     pub fn write(&self, shown: Frontier) -> Result<String, Refused> {
-        let token = Token { cluster: self.cluster.to_string(), shown }.to_string();
-        let signature = self.mac(token.as_bytes())?.finalize().into_bytes();
-        let signed = [signature.as_slice(), token.as_bytes()].concat();
-        Ok(format!("{VERSION}{}", BASE64.encode(signed)))
+        let token = Token { cluster: self.cluster.to_string(), shown };
+        self.sign(VERSION, b"", token.to_string())
+    }
+
+    /// Returns the token of a transaction that runs at `origin` and has not committed `after` this place.
+    pub fn write_transaction(
+        &self,
+        origin: Origin,
+        xid: u64,
+        after: Lsn,
+    ) -> Result<String, Refused> {
+        let token = outcome::Token { cluster: self.cluster.to_string(), origin, xid, after };
+        self.sign(OF_TRANSACTION, OF_TRANSACTION.as_bytes(), token.to_string())
+    }
+
+    /// Returns of which transaction this token is.
+    pub fn read_transaction(&self, text: &str) -> Result<outcome::Token, Refused> {
+        let signed = text.strip_prefix(OF_TRANSACTION);
+        let signed = signed.and_then(|signed| BASE64.decode(signed).ok());
+        let signed = signed.ok_or(outcome::TokenError::Malformed)?;
+        let token = self.signed(OF_TRANSACTION.as_bytes(), &signed)?;
+        let token = std::str::from_utf8(token.ok_or(outcome::TokenError::Malformed)?);
+        let token = token.map_err(|_| outcome::TokenError::Malformed)?;
+        Ok(outcome::Token::read(token, &self.cluster)?)
     }
 
     /// Returns what a session has seen that has this token.
@@ -103,18 +143,33 @@ impl Tokens {
         }
         let signed = text.strip_prefix(VERSION).ok_or(TokenError::Malformed)?;
         let signed = BASE64.decode(signed).map_err(|_| TokenError::Malformed)?;
-        let (signature, token) =
-            signed.split_at_checked(SIGNATURE_BYTES).ok_or(TokenError::Malformed)?;
-        // In a time that says nothing of where they differ.
-        self.mac(token)?.verify_slice(signature).map_err(|_| Refused::Forged)?;
+        let token = self.signed(b"", &signed)?.ok_or(TokenError::Malformed)?;
         let token = std::str::from_utf8(token).map_err(|_| TokenError::Malformed)?;
         Ok(Token::read(token, &self.cluster)?.shown)
     }
 
-    fn mac(&self, token: &[u8]) -> Result<Hmac<Sha256>, Refused> {
+    /// Signs `token`, of a kind that also stands before it where it is signed.
+    fn sign(&self, version: &str, kind: &[u8], token: String) -> Result<String, Refused> {
+        let signature = self.mac(kind, token.as_bytes())?.finalize().into_bytes();
+        let signed = [signature.as_slice(), token.as_bytes()].concat();
+        Ok(format!("{version}{}", BASE64.encode(signed)))
+    }
+
+    /// Returns what was signed so; `None` where there is not even a signature.
+    fn signed<'a>(&self, kind: &[u8], signed: &'a [u8]) -> Result<Option<&'a [u8]>, Refused> {
+        let Some((signature, token)) = signed.split_at_checked(SIGNATURE_BYTES) else {
+            return Ok(None);
+        };
+        // In a time that says nothing of where they differ.
+        self.mac(kind, token)?.verify_slice(signature).map_err(|_| Refused::Forged)?;
+        Ok(Some(token))
+    }
+
+    fn mac(&self, kind: &[u8], token: &[u8]) -> Result<Hmac<Sha256>, Refused> {
         let secret = self.secret.borrow();
         let Secret(key) = secret.as_ref().ok_or(Refused::NoSecret)?;
         let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length will do");
+        mac.update(kind);
         mac.update(token);
         Ok(mac)
     }
@@ -239,6 +294,28 @@ pub mod tests {
             changed[at] ^= 1;
             let changed = format!("{VERSION}{}", BASE64.encode(changed));
             assert!(matches!(refused(&changed), Refused::Forged), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_transactions_token_is_signed_as_one_and_as_nothing_else() {
+        let (ours, others) = (tokens("shop", Some(7)), tokens("shop", Some(8)));
+        let (origin, after): (Origin, Lsn) = ("eu-1".parse().unwrap(), Lsn(9));
+        let write = |tokens: &Tokens| tokens.write_transaction(origin.clone(), 1 << 33, after);
+        let written = write(&ours).unwrap();
+        let read = ours.read_transaction(&written).unwrap();
+        assert_eq!((read.origin, read.xid, read.after), (origin.clone(), 1 << 33, after));
+        let refused = |text: &str| ours.read_transaction(text).unwrap_err();
+        assert!(matches!(refused(&write(&others).unwrap()), Refused::Forged));
+        // Of a session it says nothing, whatever it is called.
+        let session = ours.write(seen()).unwrap();
+        assert!(matches!(refused(&session), Refused::UnreadTransaction(_)));
+        let renamed = session.replacen(VERSION, OF_TRANSACTION, 1);
+        assert!(matches!(refused(&renamed), Refused::Forged));
+        let renamed = written.replacen(OF_TRANSACTION, VERSION, 1);
+        assert!(matches!(ours.read(&renamed), Err(Refused::Forged)));
+        for text in ["", "t1.", "t1.AAAA", "t1.!", "t2.AAAA"] {
+            assert!(matches!(refused(text), Refused::UnreadTransaction(_)), "{text}");
         }
     }
 
