@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use domicile_core::freshness::{Answer, AsOf, Seen, read_index, seen};
-use domicile_core::id::RegionId;
+use domicile_core::id::{Origin, RegionId};
 use domicile_core::lsn::{Cut, Frontier, Lsn};
 use domicile_core::ownership::Ownership;
 use domicile_core::time::{Millis, Time};
@@ -27,7 +27,7 @@ use crate::complain::Complaint;
 use crate::peer::mark::Marker;
 use crate::peer::{self, lift_epochs};
 use crate::postgres::session;
-use crate::proto::{MarkRequest, MarkResponse};
+use crate::proto::{MakeDurableRequest, MarkRequest, MarkResponse};
 use crate::tokens::Tokens;
 
 /// How often the owners are asked while somebody reads with a bound.
@@ -212,6 +212,18 @@ impl Staleness {
             Some(peer) => ask(peer.clone()).await?,
         };
         Ok(answer.everything())
+    }
+
+    /// Has made durable in `region` what was written there so far, committed or not. Returns the origin of that.
+    pub async fn make_durable_at(&self, region: &RegionId) -> anyhow::Result<Origin> {
+        let Shared { marker, peers, tokens, .. } = self.shared.as_ref();
+        let making = async {
+            let Some(peer) = peers.get(region) else { return marker.make_durable().await };
+            let request = MakeDurableRequest { cluster: tokens.cluster().to_owned() };
+            Ok(peer.clone().make_durable(request).await?.into_inner().origin.parse()?)
+        };
+        let made = timeout(ANSWER_WAIT_MAX, making).await;
+        made.with_context(|| format!("region {region} is silent"))?
     }
 
     pub async fn run(self, shutdown: CancellationToken) {

@@ -53,6 +53,8 @@ states! {
     INVALID_PARAMETER_VALUE = "22023";
     /// A write where only reads are allowed: on a standby, or in a region that is not the owner.
     READ_ONLY_SQL_TRANSACTION = "25006";
+    /// What is asked for is there only in a transaction, and none is open.
+    NO_ACTIVE_SQL_TRANSACTION = "25P01";
     /// An earlier statement failed; the transaction waits for its ROLLBACK.
     IN_FAILED_SQL_TRANSACTION = "25P02";
     /// No such prepared statement.

@@ -76,6 +76,7 @@ mod statuses;
 mod tally;
 mod target;
 mod track;
+mod transaction;
 mod turns;
 mod unconfirmed;
 

@@ -16,7 +16,7 @@ use super::cut;
 use super::refusals::{self, End};
 use super::reworded::Place;
 use super::session::Session;
-use super::setting::ours::{FRESHNESS, KEY, REPORT, ROUTE, STALENESS, TOKEN, WAIT};
+use super::setting::ours::{FRESHNESS, KEY, REPORT, ROUTE, STALENESS, TOKEN, TRANSACTION, WAIT};
 use super::setting::{self, Assignment};
 use crate::staleness::Staleness;
 
@@ -42,6 +42,8 @@ impl Session {
                     return self.refuse_setting(tag, &raw, why);
                 }
                 match setting::shown(sql) {
+                    Some(name) if self.refuses_to_name(tag, name) => Ok(None),
+                    Some(TRANSACTION) => Ok(Some(self.reworded.show(&raw, TRANSACTION))),
                     Some(name) if self.answers_alone() => Box::pin(self.show(tag, name)).await,
                     Some(name) => Ok(Some(self.reworded.show(&raw, name))),
                     None => Ok(Some(raw)),
@@ -187,7 +189,9 @@ impl Session {
 
     /// Returns what holds now. Fails where a token is asked for and there is none now.
     async fn value_of(&mut self, name: &str) -> anyhow::Result<String> {
+        let (name, said) = name.split_once(' ').unwrap_or((name, ""));
         Ok(match name {
+            TRANSACTION => self.name_transaction(said).await?,
             STALENESS => self.staleness().await,
             TOKEN => self.token().await?,
             FRESHNESS => self.reading.freshness().map(|f| f.to_string()).unwrap_or_default(),

@@ -9,6 +9,7 @@ use domicile_core::time::Millis;
 use domicile_pg::backend::{Report, Severity, field};
 use domicile_pg::scram::{LoginError, NotLetIn};
 use domicile_pg::sqlstate::{self, SqlState};
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::backend::OpenError;
@@ -31,7 +32,7 @@ impl End {
         Self::Saying(Report::new(Severity::Fatal, code, message.into()))
     }
 
-    fn hint(self, hint: &'static str) -> Self {
+    fn hint(self, hint: impl Into<Cow<'static, str>>) -> Self {
         match self {
             Self::Quietly => Self::Quietly,
             Self::Saying(report) => Self::Saying(report.hint(hint)),
@@ -187,12 +188,28 @@ pub fn answers_otherwise(region: &RegionId) -> End {
 }
 
 /// A statement was sent and no answer came.
-pub fn outcome_unknown() -> End {
+pub fn outcome_unknown(token: Option<&str>) -> End {
+    const LOOK: &str =
+        "Connect again and look whether the statement took effect before repeating it.";
     End::saying(
         sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
         "connection to the owner was lost; the outcome of the statement is unknown",
     )
-    .hint("Connect again and look whether the statement took effect before repeating it.")
+    .hint(find_out(token).unwrap_or_else(|| LOOK.to_owned()))
+}
+
+/// How to find out what became of a transaction that has a token.
+pub fn find_out(token: Option<&str>) -> Option<String> {
+    token.map(|token| {
+        format!("Before repeating it, ask what became of the transaction: domicile outcome {token}")
+    })
+}
+
+/// Whoever asks for the token of his transaction has none open.
+pub fn no_transaction() -> Report<'static> {
+    let message = "SHOW domicile.transaction can only be used in transaction blocks";
+    Report::new(Severity::Error, sqlstate::NO_ACTIVE_SQL_TRANSACTION, message)
+        .hint("Say BEGIN first, write, and ask before COMMIT.")
 }
 
 /// A transaction block was open and no statement was under way.

@@ -190,6 +190,7 @@ impl Session {
                 Box::pin(self.begin()).await;
             }
             if self.track.status() == TransactionStatus::Idle {
+                self.transaction = None;
                 self.report_token().await;
             }
             self.client.outgoing.extend_from_slice(&raw);
@@ -204,11 +205,13 @@ impl Session {
         }
         match told {
             Told::AsItIs => {
+                let raw = self.with_token(tag, raw);
                 let told = self.fill_in(tag, raw).await?;
                 self.client.outgoing.extend_from_slice(&told);
             }
             Told::Unknown => {
-                let unknown = unconfirmed::unknown(&self.active().region);
+                let token = self.transaction.take();
+                let unknown = unconfirmed::unknown(&self.active().region, token.as_deref());
                 unknown.put_error(&mut self.client.outgoing);
             }
             Told::Nothing => {}
@@ -313,7 +316,7 @@ impl Session {
             return Err(End::Quietly);
         }
         if !self.track.is_quiet() {
-            return Err(refusals::outcome_unknown());
+            return Err(refusals::outcome_unknown(self.transaction.as_deref()));
         }
         if !self.track.is_idle() {
             return Err(refusals::transaction_lost());

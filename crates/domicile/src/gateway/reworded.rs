@@ -17,6 +17,8 @@ use domicile_pg::backend::{self, Report, field, tag};
 use domicile_pg::frontend::{self, Frontend};
 
 use super::cut;
+use super::setting::ours::TRANSACTION;
+use super::transaction;
 
 /// How each question begins, before the mark.
 const ASKED: &[u8] = b"SELECT '";
@@ -32,7 +34,7 @@ pub struct Reworded {
 /// What the gateway has to put where an answer of PostgreSQL is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The value of this setting.
+    /// The value of this setting, with what PostgreSQL says of it.
     Value(String),
     /// That the setting was shown.
     Shown,
@@ -48,7 +50,13 @@ impl Reworded {
     /// Returns what to ask instead of a Query or a Parse, `raw`, that shows one of the gateway's own settings.
     pub fn show(&self, raw: &Bytes, name: &str) -> Bytes {
         let asked = String::from_utf8_lossy(ASKED);
-        let sql = format!("{asked}{}{name}' AS \"{name}\"", self.mark);
+        let sql = match name {
+            // PostgreSQL has something to say of it itself.
+            TRANSACTION => {
+                format!("{asked}{}{name} {}') AS \"{name}\"", self.mark, transaction::ASKED)
+            }
+            name => format!("{asked}{}{name}' AS \"{name}\"", self.mark),
+        };
         let (mut out, body) = (BytesMut::new(), cut::body(raw));
         match raw.first() {
             Some(&frontend::tag::PARSE) => {

@@ -79,6 +79,8 @@ pub struct Session {
     pub key: Key,
     /// Where its last transaction went.
     pub decided: Decided,
+    /// The token of the one that is open, if its client has asked for that.
+    pub transaction: Option<String>,
     /// What the client asks of its reads.
     pub reading: Reading,
     /// What prepared statements set of that when they are executed.
@@ -182,6 +184,7 @@ pub async fn begin(
         statuses: Statuses::default(),
         attempt: None,
         decided: Decided::default(),
+        transaction: None,
         reading,
         setters: Setters::default(),
         reworded: Reworded::new(),
@@ -250,7 +253,7 @@ impl Session {
         tracing::debug!(%region, "a session waited for a region that is silent");
         Err(match (self.begun, self.track.is_quiet()) {
             (false, _) => refusals::unreachable(),
-            (true, false) => refusals::outcome_unknown(),
+            (true, false) => refusals::outcome_unknown(self.transaction.as_deref()),
             (true, true) => refusals::transaction_lost(),
         })
     }

@@ -16,9 +16,11 @@ pub mod ours {
     // Those can only be shown.
     pub const ROUTE: &str = "domicile.route";
     pub const STALENESS: &str = "domicile.staleness";
+    pub const TRANSACTION: &str = "domicile.transaction";
 
     pub const SET: [&str; 5] = [FRESHNESS, KEY, REPORT, TOKEN, WAIT];
-    pub const SHOWN: [&str; 7] = [FRESHNESS, KEY, REPORT, TOKEN, WAIT, ROUTE, STALENESS];
+    pub const SHOWN: [&str; 8] =
+        [FRESHNESS, KEY, REPORT, TOKEN, WAIT, ROUTE, STALENESS, TRANSACTION];
 }
 
 /// Does a text with this key set one of [`ours`], and nothing else?

@@ -10,7 +10,7 @@ use domicile_core::progress::Rpo;
 use domicile_pg::backend::{Report, Severity, field, tag};
 use domicile_pg::sqlstate;
 
-use super::cut;
+use super::{cut, refusals};
 
 /// Where PostgreSQL waits for standbys. Nothing else there warns anybody, and unlike what the warning
 /// says, the name of a source file is in no language.
@@ -85,7 +85,7 @@ fn ends_session(raw: &Bytes) -> bool {
 }
 
 /// Not of a class that frameworks repeat by themselves, as 40003 is: it may be done twice then.
-pub fn unknown(region: &RegionId) -> Report<'static> {
+pub fn unknown(region: &RegionId, token: Option<&str>) -> Report<'static> {
     Report::new(
         Severity::Error,
         sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
@@ -96,7 +96,9 @@ pub fn unknown(region: &RegionId) -> Report<'static> {
     .detail(
         "Its wait for a copy was cancelled. Until there is one, it may be lost with the region.",
     )
-    .hint("Look whether the transaction took effect before repeating it.")
+    .hint(refusals::find_out(token).unwrap_or_else(|| {
+        "Look whether the transaction took effect before repeating it.".to_owned()
+    }))
 }
 
 #[cfg(test)]

@@ -61,6 +61,12 @@ impl Marker {
         captured.with_context(|| format!("capture does not reach {position} yet"))
     }
 
+    /// Makes durable what was written here so far, committed or not. Returns the origin of that.
+    pub async fn make_durable(&self) -> anyhow::Result<Origin> {
+        self.mark_wal().await?;
+        Ok(self.origin.clone())
+    }
+
     /// What this region says of itself when it is asked by itself.
     pub async fn answer(&self) -> anyhow::Result<Answer> {
         let Marked { end, owned, .. } = self.mark().await?;

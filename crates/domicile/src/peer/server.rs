@@ -35,11 +35,11 @@ use crate::proto::subscribe_request::{Kind, Open};
 use crate::proto::{
     CloseSnapshotRequest, CloseSnapshotResponse, CompareRequest, CompareResponse, CopyOutRequest,
     CopyOutResponse, DescribeRequest, DescribeResponse, FetchRowsRequest, FetchRowsResponse,
-    MarkRequest, MarkResponse, OpenSnapshotRequest, OpenSnapshotResponse, Position, ProbeRequest,
-    ProbeResponse, PromiseRequest, PromiseResponse, Records, RepairRequest, RepairResponse,
-    SealRequest, SealResponse, StatusRequest, StatusResponse, SubscribeRequest, Value,
-    WarmUpRequest, WarmUpResponse, WriteLateRequest, WriteLateResponse, fetch_rows_response,
-    seal_response,
+    MakeDurableRequest, MakeDurableResponse, MarkRequest, MarkResponse, OpenSnapshotRequest,
+    OpenSnapshotResponse, Position, ProbeRequest, ProbeResponse, PromiseRequest, PromiseResponse,
+    Records, RepairRequest, RepairResponse, SealRequest, SealResponse, StatusRequest,
+    StatusResponse, SubscribeRequest, Value, WarmUpRequest, WarmUpResponse, WriteLateRequest,
+    WriteLateResponse, fetch_rows_response, seal_response,
 };
 use crate::seed::source::Snapshots;
 use crate::status::{RegionStatus, log_ends};
@@ -362,6 +362,16 @@ impl Peer for Service {
             Err(error) => ProbeResponse { writable: false, reason: format!("{error:#}") },
         };
         Ok(Response::new(answer))
+    }
+
+    async fn make_durable(
+        &self,
+        request: Request<MakeDurableRequest>,
+    ) -> Result<Response<MakeDurableResponse>, Status> {
+        self.same_cluster(&request.into_inner().cluster)?;
+        let marker = &self.joined()?.marker;
+        let origin = marker.make_durable().await.map_err(|e| internal(format!("{e:#}")))?;
+        Ok(Response::new(MakeDurableResponse { origin: origin.to_string() }))
     }
 
     async fn write_late(
