@@ -32,6 +32,9 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All names.
+    pub const SLUGS: [&str; 3] = ["beyond_cut", "unstamped", "never_granted"];
+
     /// The name under which the conflict journal keeps it.
     pub fn slug(&self) -> &'static str {
         match self {

@@ -12,7 +12,8 @@
 //! Only what lies within the history is committed for good. So the log goes before PostgreSQL, which also says
 //! "committed" of a tail that no other region will ever show.
 //!
-//! **Invariant:** nothing is called lost before everything was read that can ever be history.
+//! **Invariant:** nothing is called lost before everything was read that can ever be history. Rows of shared tables no cut
+//! concerns: of them a lost region's come back with it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -134,7 +135,8 @@ pub enum Outcome {
         journaled: Vec<RegionId>,
     },
     RolledBack,
-    /// It was lost, or had never been committed: the history of its origin ended at this cut without it.
+    /// It was lost, or had never been committed: the history of its origin ended at this cut without it. What it wrote of
+    /// shared tables may still come.
     NotHistory {
         end: Cut,
     },

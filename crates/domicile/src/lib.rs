@@ -31,6 +31,7 @@ pub mod notices;
 pub mod observe;
 pub mod operate;
 pub mod origins;
+pub mod outcome;
 mod pages;
 pub mod passed_over;
 pub mod peer;

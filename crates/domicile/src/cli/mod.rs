@@ -26,6 +26,7 @@ mod init;
 mod journal;
 mod lifetime;
 mod migrate;
+mod outcome;
 mod output;
 mod outside;
 mod partition;
@@ -52,6 +53,7 @@ Examples:
   domicile runbook list                                      what can be run, ready-made and your own
   domicile safety set --freeze planned --reason \"the sale\"    let nothing move that can wait
   domicile journal list --region eu                          what lost, and why
+  domicile outcome TOKEN                                     did that transaction commit?
   domicile migrate add-column.sql                            run DDL in every region
   domicile verify                                            do all regions hold the same rows?
 
@@ -59,7 +61,8 @@ Exit codes:
   0  done
   1  failed
   2  the command line or the configuration is wrong
-  3  refused, with the reasons; or what was checked is not as it should be
+  3  refused, with the reasons; or what was checked is not as it should be; or the transaction is not committed
+  4  what became of the transaction is not known, or not yet
 
 Environment:
   DOMICILE_CONFIG  the configuration file, instead of --config
@@ -126,6 +129,8 @@ enum Command {
     Safety(safety::Safety),
     /// Show what lost against another region's change
     Journal(journal::Journal),
+    /// Say what became of a transaction whose client was not told
+    Outcome(outcome::Outcome),
     /// Compare the rows of all regions, and repair those that differ
     Verify(verify::Verify),
     /// Begin a region's log anew where its slot does not follow on it, and compare
@@ -145,6 +150,8 @@ pub enum Exit {
     Usage,
     /// The answer is no, and the reasons were printed.
     Refused,
+    /// Nobody can say, or not yet.
+    Unknown,
 }
 
 impl Exit {
@@ -165,6 +172,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Refused => 3,
+            Exit::Unknown => 4,
         })
     }
 }
@@ -222,6 +230,7 @@ impl Cli {
             Command::Runbook(command) => command.run(&context).await,
             Command::Safety(command) => command.run(&context).await,
             Command::Journal(command) => command.run(&context).await,
+            Command::Outcome(command) => command.run(&context).await,
             Command::Verify(command) => command.run(&context).await,
             Command::Reseed(command) => command.run(&context).await,
             Command::Migrate(command) => command.run(&context).await,

@@ -8,6 +8,7 @@ pub mod client;
 pub mod compare;
 pub mod intake;
 pub mod mark;
+pub mod outcome;
 pub mod server;
 
 use std::collections::BTreeMap;

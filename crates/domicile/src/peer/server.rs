@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::intake::Intake;
 use super::mark::Marker;
-use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX, compare, lift_epochs, lower_epochs};
+use super::{HEARTBEAT_EVERY, MESSAGE_BYTES_MAX, compare, lift_epochs, lower_epochs, outcome};
 use crate::directory::view::OwnershipView;
 use crate::gateway::{WarmUps, WarmedUp};
 use crate::log::{Frame, Log, LogError, Logs, PartReader};
@@ -36,10 +36,10 @@ use crate::proto::{
     CloseSnapshotRequest, CloseSnapshotResponse, CompareRequest, CompareResponse, CopyOutRequest,
     CopyOutResponse, DescribeRequest, DescribeResponse, FetchRowsRequest, FetchRowsResponse,
     MakeDurableRequest, MakeDurableResponse, MarkRequest, MarkResponse, OpenSnapshotRequest,
-    OpenSnapshotResponse, Position, ProbeRequest, ProbeResponse, PromiseRequest, PromiseResponse,
-    Records, RepairRequest, RepairResponse, SealRequest, SealResponse, StatusRequest,
-    StatusResponse, SubscribeRequest, Value, WarmUpRequest, WarmUpResponse, WriteLateRequest,
-    WriteLateResponse, fetch_rows_response, seal_response,
+    OpenSnapshotResponse, OutcomeRequest, OutcomeResponse, Position, ProbeRequest, ProbeResponse,
+    PromiseRequest, PromiseResponse, Records, RepairRequest, RepairResponse, SealRequest,
+    SealResponse, StatusRequest, StatusResponse, SubscribeRequest, Value, WarmUpRequest,
+    WarmUpResponse, WriteLateRequest, WriteLateResponse, fetch_rows_response, seal_response,
 };
 use crate::seed::source::Snapshots;
 use crate::status::{RegionStatus, log_ends};
@@ -372,6 +372,18 @@ impl Peer for Service {
         let marker = &self.joined()?.marker;
         let origin = marker.make_durable().await.map_err(|e| internal(format!("{e:#}")))?;
         Ok(Response::new(MakeDurableResponse { origin: origin.to_string() }))
+    }
+
+    async fn outcome(
+        &self,
+        request: Request<OutcomeRequest>,
+    ) -> Result<Response<OutcomeResponse>, Status> {
+        let request = request.into_inner();
+        self.same_cluster(&request.cluster)?;
+        let token = outcome::lift_asked(request);
+        let token = token.map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let told = outcome::tell(&self.desk, &token).await.map_err(internal)?;
+        Ok(Response::new(outcome::lower(told)))
     }
 
     async fn write_late(

@@ -9,6 +9,7 @@ pub mod encryption;
 pub mod guard;
 pub mod journal;
 pub mod migration;
+pub mod outcome;
 pub mod passed_over;
 pub mod pulse;
 pub mod rows;
