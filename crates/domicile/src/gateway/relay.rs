@@ -24,6 +24,7 @@ impl Session {
         while !self.is_owed() && !self.track.is_full() && self.active().link.has_room() {
             // Whether the next message begins a transaction, only the server can say.
             if self.begun
+                && !self.client_cutter.is_inside()
                 && self.track.awaits_end()
                 && (self.reading.freshness().is_some()
                     || self.key.said.is_some()

@@ -50,6 +50,16 @@ async fn values_larger_than_any_buffer_pass_in_both_directions() {
 }
 
 #[tokio::test]
+async fn a_large_statement_passes_in_a_session_that_asks_for_a_freshness() {
+    let eu = Wanted::new(Mode::Local).region().await;
+    let client = eu.connect().await;
+    client.batch_execute("SET domicile.freshness = 'eventual'").await.unwrap();
+    let large = format!("SELECT length('{}')", "x".repeat(600_000));
+    assert_eq!(simple(&client, &large).await.unwrap(), "600000");
+    assert_eq!(place(&client).await, "eu");
+}
+
+#[tokio::test]
 async fn copy_passes_in_both_directions() {
     const ROWS: i64 = 200_000;
     let eu = Wanted::new(Mode::Local).region().await;
