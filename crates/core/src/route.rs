@@ -117,6 +117,14 @@ pub fn reads_near(freshness: Option<Freshness>) -> bool {
     !matches!(freshness, None | Some(Freshness::Strong))
 }
 
+/// Is a session that reads in its own `region`, whoever owns what, kept from writing there?
+///
+/// Not where regions own parts: there it is the guards that say which rows are this one's, and what has no guard is each
+/// region's own.
+pub fn only_reads(mode: Mode, region: &RegionId, routes: &Routes) -> bool {
+    mode == Mode::FollowOwner && routes.owner_of_whole.as_ref() != Some(region)
+}
+
 /// Does a transaction wait until the region that it reads in is as new as that?
 ///
 /// The owner of everything always is.
@@ -180,6 +188,13 @@ impl Refusal {
         let epoch = rest.strip_suffix('.')?.parse().ok()?;
         let owner = if owner == "none" { None } else { Some(owner.parse().ok()?) };
         Some(Self { owner, epoch: Epoch(epoch) })
+    }
+
+    /// What a region says that is only read, in the words of a guard: who may write everything.
+    pub fn of_whole(routes: &Routes) -> Self {
+        let entry = routes.owners.as_ref().and_then(|owners| owners.data().first());
+        let epoch = entry.map_or(Epoch(0), |entry| entry.epoch);
+        Self { owner: routes.owner_of_whole.clone(), epoch }
     }
 }
 

@@ -168,6 +168,19 @@ fn a_read_is_near_unless_it_asks_for_the_owner() {
 }
 
 #[test]
+fn who_reads_near_writes_nothing_where_another_region_owns_everything() {
+    let eu = region("eu");
+    assert!(only_reads(Mode::FollowOwner, &eu, &owned_by(Some("us"))));
+    assert!(only_reads(Mode::FollowOwner, &eu, &owned_by(None)), "nobody may write now");
+    assert!(!only_reads(Mode::FollowOwner, &eu, &owned_by(Some("eu"))));
+    assert!([Some("us"), None].iter().all(|owner| !only_reads(Mode::Local, &eu, &owned_by(*owner))));
+    let owners = Arc::new(Ownership::initial(1, &[region("us")]));
+    let routes = Routes { owners: Some(owners), ..owned_by(Some("us")) };
+    let refusal = Refusal::of_whole(&routes);
+    assert_eq!(Refusal::read(&refusal.to_string()), Some(names(Some("us"), refusal.epoch.0)));
+}
+
+#[test]
 fn a_key_leads_a_clients_transaction_where_every_region_writes() {
     let owners = Arc::new(Ownership::initial(4, &[region("eu"), region("us")]));
     let routes = Routes { owners: Some(owners), ..owned_by(None) };

@@ -136,6 +136,11 @@ impl Attempt {
         self.refusal.take()
     }
 
+    /// All that was said.
+    pub fn said(&self) -> &[(u8, Bytes)] {
+        &self.said
+    }
+
     /// All that was said, to be said again. What the client has been given will be kept from it.
     pub fn again(&mut self) -> &[(u8, Bytes)] {
         self.again = self.given.iter().copied().collect();

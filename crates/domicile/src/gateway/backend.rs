@@ -45,6 +45,8 @@ pub struct Backend {
     pub cold_since: Option<u64>,
     /// Answers are to come that nobody waits for any more: the connection is of no use.
     pub astray: bool,
+    /// [Its transactions only read](super::only_reads), by the gateway's doing.
+    pub only_reads: bool,
     /// Clients share this server.
     pub shareable: Option<Box<Shareable>>,
 }
@@ -139,6 +141,7 @@ impl Backend {
             in_transaction: false,
             cold_since: None,
             astray: false,
+            only_reads: false,
             shareable: None,
         }
     }
@@ -210,7 +213,7 @@ impl Backend {
 
     /// Makes all settings of the session again, so that none is older than the session's.
     /// Returns in how many queries.
-    fn put_settings(&mut self, memory: &Memory) -> usize {
+    pub fn put_settings(&mut self, memory: &Memory) -> usize {
         for raw in memory.settings() {
             self.link.outgoing.extend_from_slice(raw);
         }
@@ -222,18 +225,27 @@ impl Backend {
         self.left.as_ref().is_some_and(|left| left.discards == memory.discards())
     }
 
-    /// Takes from a server all that its last client made of it, and makes of it what `memory` describes. What fails
-    /// leaves a connection of no use.
+    /// Takes from a server all that its last client made of it, and makes of it what `memory` describes, for one who
+    /// only reads here where `only_reads`. What fails leaves a connection of no use.
     pub async fn wash(
         &mut self,
         memory: &Memory,
         statuses: &mut Statuses,
+        only_reads: bool,
     ) -> Result<(), OpenError> {
         self.left = None;
         let all = if self.prepares_for_many() { WASH } else { DISCARD };
         frontend::put_query(&mut self.link.outgoing, all);
         let queries = 1 + self.put_settings(memory);
+        // In the same round trip.
+        if only_reads {
+            self.put_only_reads();
+        }
         self.until_ready(queries, statuses).await?;
+        if only_reads {
+            self.until_ready(1, &mut Statuses::default()).await?;
+            self.only_reads = true;
+        }
         self.prepare_anew(&Arc::default(), memory.prepared(), statuses).await
     }
 
@@ -249,6 +261,7 @@ impl Backend {
         {
             match piece {
                 Piece::Whole { tag: tag::PARAMETER_STATUS, raw } => {
+                    self.hear_status(&raw);
                     statuses.note(&cut::body(&raw));
                 }
                 Piece::Whole { tag, raw } => self.listen(tag, &raw)?,
@@ -320,7 +333,7 @@ impl Backend {
         }
     }
 
-    async fn until_ready(
+    pub async fn until_ready(
         &mut self,
         times: usize,
         statuses: &mut Statuses,
@@ -338,7 +351,10 @@ impl Backend {
         while times > 0 {
             match self.next_message().await? {
                 (tag::READY_FOR_QUERY, _) => times -= 1,
-                (tag::PARAMETER_STATUS, raw) => statuses.note(&cut::body(&raw)),
+                (tag::PARAMETER_STATUS, raw) => {
+                    self.hear_status(&raw);
+                    statuses.note(&cut::body(&raw));
+                }
                 (tag::ERROR_RESPONSE, raw)
                     if refused == Refused::IsLeftOut && !is_passing(&raw) => {}
                 (tag, raw) => self.listen(tag, &raw)?,

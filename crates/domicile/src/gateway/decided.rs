@@ -30,6 +30,12 @@ pub enum Why {
     Refused {
         by: RegionId,
     },
+    /// PostgreSQL has refused it in this region, which the session only reads.
+    OnlyRead {
+        by: RegionId,
+    },
+    /// It says that it writes, as in `BEGIN READ WRITE`.
+    SaysItWrites,
 }
 
 /// The last decision.
@@ -71,6 +77,13 @@ impl fmt::Display for Why {
                 write!(f, "the owner of {}, which the statement names", named(of))
             }
             Self::Refused { by } => write!(f, "the owner, by the guard of {by}, which refused it"),
+            Self::OnlyRead { by } => {
+                write!(
+                    f,
+                    "the owner, because it writes, and {by}, where it was tried, is only read"
+                )
+            }
+            Self::SaysItWrites => f.write_str("the owner, because it says that it writes"),
         }
     }
 }

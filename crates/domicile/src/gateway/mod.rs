@@ -49,8 +49,10 @@ mod link;
 mod listener;
 mod login;
 mod memory;
+mod modes;
 mod moving;
 mod names;
+mod only_reads;
 mod own;
 mod pool;
 mod pulse;
@@ -79,6 +81,7 @@ mod track;
 mod transaction;
 mod turns;
 mod unconfirmed;
+mod writing;
 
 pub use ahead::{WarmUps, WarmedUp};
 use cancel::Cancels;

@@ -21,6 +21,7 @@ use domicile_pg::frontend::{self, Frontend, tag as from_client};
 use domicile_pg::startup::Startup;
 use tokio::time::timeout;
 
+use super::modes::Says;
 use super::refusals::{self, End};
 use super::session::Session;
 use super::setting::Meaning;
@@ -68,6 +69,14 @@ pub struct Reading {
     stays_away: bool,
     /// This transaction is the owner's: it would have had to wait for too long here.
     at_owner: bool,
+    /// This transaction [only reads](super::only_reads), as long as it is in this region.
+    pub only_reads: bool,
+    /// This transaction makes temporary tables, or changes some, and so writes in this region.
+    pub writes_here: bool,
+    /// Temporary tables that the session has made in this region.
+    pub temporary: Vec<Vec<u8>>,
+    /// What the unnamed statement says of whether its transaction writes.
+    pub unnamed: Option<Says>,
 }
 
 impl Reading {
@@ -200,6 +209,12 @@ impl Reading {
     /// The session reads in its own region, whoever owns what.
     pub fn is_here(&self) -> bool {
         route::reads_near(self.freshness()) && !self.at_owner
+    }
+
+    /// The transaction is over.
+    pub fn forget_local(&mut self) {
+        self.said = None;
+        (self.only_reads, self.writes_here) = (false, false);
     }
 
     /// The session was in `region`: what it saw and wrote there it has to find again.

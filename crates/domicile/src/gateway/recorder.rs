@@ -98,8 +98,8 @@ impl Recorder {
         match why {
             Why::Key(_) => add(&counters.led_by_key, 1),
             Why::Statement(_) => add(&counters.led_by_statement, 1),
-            Why::Refused { .. } => add(&counters.led_by_guard, 1),
-            Why::Local | Why::OwnsEverything | Why::FreshEnough => {}
+            Why::Refused { .. } | Why::OnlyRead { .. } => add(&counters.led_by_guard, 1),
+            Why::SaysItWrites | Why::Local | Why::OwnsEverything | Why::FreshEnough => {}
         }
     }
 

@@ -82,7 +82,13 @@ impl Session {
             (Redirect::new(clock.now(), patience), Wait::new(&self.shared, patience))
         });
         let routes = self.shared.routes();
-        let mut next = redirect.refused(&by, refusal, &routes, clock.now());
+        let is_only_read = self.is_only_reading();
+        let mut next = if is_only_read && self.is_of_temporary(&attempt) {
+            self.reading.writes_here = true;
+            Next::Ask(by.clone())
+        } else {
+            redirect.refused(&by, refusal, &routes, clock.now())
+        };
         loop {
             next = match next {
                 Next::GiveUp => return self.give_refusal(&attempt, &answer),
@@ -101,9 +107,14 @@ impl Session {
                 }
                 Next::Ask(region) => match self.reach(&region, &attempt).await {
                     Ok(()) => {
-                        let why = Why::Refused { by };
-                        self.recorder.is_led(&why);
-                        self.decided.leads(&region, why);
+                        let why = match is_only_read {
+                            true => Why::OnlyRead { by },
+                            false => Why::Refused { by },
+                        };
+                        if !self.reading.writes_here {
+                            self.recorder.is_led(&why);
+                            self.decided.leads(&region, why);
+                        }
                         attempt.way = Some((redirect, wait));
                         self.await_first_turn().await;
                         self.say_again(attempt);
@@ -163,6 +174,11 @@ impl Session {
         target.roll_back().await?;
         target.catch_up(&self.memory, &mut Statuses::default()).await?;
         self.active().roll_back().await?;
+        if is_home {
+            let only = self.is_only_to_read();
+            self.home.only_read(only, &self.memory).await?;
+            self.reading.only_reads = only;
+        }
         self.at_other = Some(region.clone()).filter(|_| !is_home);
         Ok(())
     }

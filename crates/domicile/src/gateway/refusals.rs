@@ -5,6 +5,7 @@ use domicile_core::config::Console;
 use domicile_core::freshness::Freshness;
 use domicile_core::id::RegionId;
 use domicile_core::lsn::Cut;
+use domicile_core::route::Refusal as Refused;
 use domicile_core::time::Millis;
 use domicile_pg::backend::{Report, Severity, field};
 use domicile_pg::scram::{LoginError, NotLetIn};
@@ -163,6 +164,24 @@ pub fn not_sent_on(region: &RegionId, why: &OpenError) -> Report<'static> {
         None => report,
     }
 }
+
+/// PostgreSQL has refused to write where a session only reads.
+pub fn only_read<'a>(report: Report<'a>, here: &RegionId, refusal: &Refused) -> Report<'a> {
+    report.detail(refusal.to_string()).hint(format!(
+        "The session reads in region \"{here}\", where it writes nothing. Let the transaction begin with what writes, or with \
+         BEGIN READ WRITE, or ask for domicile.freshness = 'strong'."
+    ))
+}
+
+/// A transaction is to write, and cannot get to where it may.
+pub fn cannot_write(here: &RegionId) -> Report<'static> {
+    let message = "the owner cannot be reached, and the session writes nothing where it reads";
+    Report::new(Severity::Error, sqlstate::READ_ONLY_SQL_TRANSACTION, message)
+        .hint(format!("The session reads in region \"{here}\". Try again in a moment."))
+}
+
+/// The same in the middle of what is under way.
+pub const CHOSEN_TOO_LATE: &str = "a transaction that has begun to read where its session writes nothing cannot be made to write: begin it with READ WRITE";
 
 /// What a person can do so that sessions get there.
 fn way_in(why: &OpenError) -> Option<&'static str> {

@@ -119,6 +119,7 @@ impl Session {
             self.go_home_patiently().await?;
             self.turn = None;
             self.catch_up_at_home().await?;
+            self.keep_from_writing().await?;
             if self.home.cold_since.is_some() {
                 Box::pin(self.await_first_turn()).await;
             }
@@ -126,6 +127,7 @@ impl Session {
             self.decide(tag, &raw);
         }
         self.follow_key(tag, &raw).await;
+        let Some(raw) = self.follow_writes(tag, raw, whole).await? else { return Ok(()) };
         self.keep(tag, &raw, whole);
         if self.begun {
             self.recorder.asks();
@@ -168,6 +170,15 @@ impl Session {
             Box::pin(self.follow_login(&cut::body(&raw))).await;
             raw = self.keep_binding_back(raw);
         }
+        if tag == tag::ERROR_RESPONSE && self.is_only_reading() {
+            raw = self.name_owner(raw);
+        }
+        if tag == tag::PARAMETER_STATUS {
+            self.active().hear_status(&raw);
+            if self.is_ours_to_know(&raw) {
+                return Ok(());
+            }
+        }
         self.note(tag, &raw);
         let is_given = self.is_given(tag, &raw)?;
         if !is_given && tag != tag::READY_FOR_QUERY {
@@ -199,7 +210,7 @@ impl Session {
             if self.track.is_idle() {
                 self.attempt = None;
                 self.key.forget_local();
-                self.reading.said = None;
+                self.reading.forget_local();
                 self.leave_other();
             }
             return Ok(());

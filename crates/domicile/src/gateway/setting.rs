@@ -157,7 +157,7 @@ fn is_local<'a>(tokens: &mut impl Iterator<Item = &'a [u8]>) -> bool {
     matches!(third.as_slice(), [word] if word.eq_ignore_ascii_case(b"true"))
 }
 
-fn all_tokens(sql: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn all_tokens(sql: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = sql;
     let token = move || {
         let (token, after) =

@@ -186,7 +186,8 @@ impl Session {
         // Who was let in by another region only is no client of this one's servers yet.
         let Membership { pool, user, .. } = self.membership.as_ref().filter(|it| it.is_let_in)?;
         while let Some(Idle { mut server, last_user, .. }) = pool.take(*user) {
-            let reviving = server.revive(&self.memory, last_user == *user);
+            let only_reads = self.is_only_to_read();
+            let reviving = server.revive(&self.memory, last_user == *user, only_reads);
             match timeout(OPEN_WAIT_MAX, reviving).await {
                 Ok(Ok(statuses)) => return Some((server, statuses)),
                 // Where it is for the session's settings, the others would say the same.
@@ -253,7 +254,12 @@ impl Backend {
     }
 
     /// Makes of a server that lay idle one for the session that `memory` describes. Returns its settings.
-    async fn revive(&mut self, memory: &Memory, is_own: bool) -> Result<Statuses, OpenError> {
+    async fn revive(
+        &mut self,
+        memory: &Memory,
+        is_own: bool,
+        only_reads: bool,
+    ) -> Result<Statuses, OpenError> {
         self.look();
         let known =
             self.shareable.as_mut().map(|shareable| std::mem::take(&mut shareable.statuses));
@@ -262,7 +268,7 @@ impl Backend {
             self.hear_aside(&mut statuses)?;
             self.catch_up(memory, &mut statuses).await?;
         } else {
-            self.wash(memory, &mut statuses).await?;
+            self.wash(memory, &mut statuses, only_reads).await?;
         }
         Ok(statuses)
     }

@@ -41,6 +41,21 @@ impl Session {
         })
     }
 
+    /// The text that a message prepares or runs. What the unnamed statement is, is not known here.
+    pub fn text(&self, tag: u8, body: &Bytes) -> Option<Bytes> {
+        match frontend::read(tag, body).ok()? {
+            Frontend::Query(text) | Frontend::Parse { sql: text, .. } => Some(body.slice_ref(text)),
+            Frontend::Bind { statement, .. } => {
+                let parse = cut::body(self.memory.prepared().get(statement)?);
+                match frontend::read(from_client::PARSE, &parse).ok()? {
+                    Frontend::Parse { sql, .. } => Some(parse.slice_ref(sql)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
     /// The text that a message runs, with the Bind that gives it values. Behind a Parse that is what the
     /// client has sent with it, if it has.
     fn statement(&self, tag: u8, body: &Bytes) -> Option<(Bytes, Option<Bytes>)> {

@@ -32,6 +32,7 @@ mod follow;
 mod hostile;
 mod key;
 mod load;
+mod only_reads;
 mod own;
 mod password;
 mod refusal;
