@@ -5,6 +5,7 @@
 //! one after the other. A statement that touches rows of two owners is refused by both, each
 //! naming the other: that is an error for the client and not a reason to wait.
 
+pub mod reads;
 pub mod router;
 pub mod rows;
 

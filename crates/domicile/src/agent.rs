@@ -822,6 +822,7 @@ impl Parts {
             roles: gateway::Roles::of_postgres(&self.here.postgres),
             layout: self.config.layout.clone(),
             columns: self.columns(),
+            functions: self.functions(),
             mode: match self.config.layout.scheme {
                 Scheme::Whole => Mode::FollowOwner,
                 Scheme::Hash { .. } | Scheme::Home { .. } => Mode::Local,
@@ -858,6 +859,14 @@ impl Parts {
                 let tables = self.config.tables.clone();
                 gateway::Columns::of_postgres(&self.here.postgres, tables)
             }
+        }
+    }
+
+    /// Where one region owns everything, statements of who reads elsewhere are read for what they call.
+    fn functions(&self) -> gateway::Functions {
+        match self.config.layout.scheme {
+            Scheme::Whole => gateway::Functions::of_postgres(&self.here.postgres),
+            Scheme::Hash { .. } | Scheme::Home { .. } => gateway::Functions::default(),
         }
     }
 

@@ -15,7 +15,9 @@ use regions::{assert_alike, config, converge, start};
 const PARTITIONS: u32 = 8;
 const SEED_SQL: &str = "CREATE TABLE account (id int, branch int, balance int NOT NULL DEFAULT 0,
                                               PRIMARY KEY (branch, id));
-                        CREATE TABLE note (id int PRIMARY KEY)";
+                        CREATE TABLE note (id int PRIMARY KEY);
+                        CREATE FUNCTION post() RETURNS int LANGUAGE sql AS 'SELECT 1';
+                        CREATE VIEW posted AS SELECT post()";
 const TABLES: &str =
     "[[table]]\nname = \"account\"\n[[table]]\nname = \"note\"\nkind = \"local\"\n";
 
@@ -91,6 +93,10 @@ async fn where_they_go(regions: &Regions, ours: i32, theirs: i32) {
         ("UPDATE account SET balance = 0 WHERE id = 1", "tried_here", None),
         ("INSERT INTO note VALUES (1)", "stays", None),
         ("SELECT * FROM account", "stays", None),
+        ("SELECT lower('A'), now()", "stays", None),
+        ("SELECT post()", "tried_here", None),
+        ("SELECT * FROM posted", "tried_here", None),
+        ("CALL post()", "tried_here", None),
     ] {
         let (code, said) = domicile(regions, &["gateway", "explain", "--json", sql]).await;
         assert_eq!(code, Some(0), "{sql}: {said}");
@@ -100,7 +106,57 @@ async fn where_they_go(regions: &Regions, ours: i32, theirs: i32) {
     }
     let (_, said) = domicile(regions, &["gateway", "explain", &by_key(theirs)]).await;
     assert!(said.contains("begins at the owner") && said.contains("belongs to us"), "{said}");
+    let (_, said) = domicile(regions, &["gateway", "explain", "SELECT post()"]).await;
+    assert!(said.contains("function public.post() is volatile, and may write any rows"), "{said}");
     let (code, said) = domicile(regions, &["gateway", "statements", "--region", "us"]).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("CREATE EXTENSION pg_stat_statements"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_one_region_owns_everything_it_is_said_what_may_be_read_near() {
+    let mut config = config(&["eu", "us"], "whole", 1);
+    config.seed_sql = SEED_SQL.to_owned();
+    config.tables = TABLES.to_owned();
+    // There are no agents, and nobody holds a copy.
+    config.rpo = "none".to_owned();
+    let mut regions = Regions::create(config).await.unwrap();
+    let preload = "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'";
+    regions.connect("us").await.unwrap().batch_execute(preload).await.unwrap();
+    regions.kill_postgres("us");
+    regions.start_postgres("us").await.unwrap();
+    let ran = regions.connect("us").await.unwrap();
+    ran.batch_execute("CREATE EXTENSION pg_stat_statements").await.unwrap();
+    let expected = [
+        ("SELECT id FROM account WHERE branch = 1", "stays", "only reads"),
+        ("INSERT INTO note VALUES (1)", "to_owner", "INSERT is no read"),
+        ("SELECT post()", "unclear", "function public.post() is volatile"),
+        ("SELECT * FROM posted", "unclear", "view public.posted calls public.post(), which is"),
+    ];
+    for (sql, goes, why) in expected {
+        ran.batch_execute(sql).await.unwrap();
+        let (code, said) = domicile(&regions, &["gateway", "explain", "--json", sql]).await;
+        assert_eq!(code, Some(0), "{sql}: {said}");
+        let explained: Json = serde_json::from_str(&said).unwrap();
+        assert_eq!(explained["goes"], "to_owner", "{sql}: {said}");
+        assert_eq!(explained["near"]["goes"], goes, "{sql}: {said}");
+        assert!(explained["near"]["why"].as_str().unwrap().contains(why), "{sql}: {said}");
+    }
+    let (_, said) = domicile(&regions, &["gateway", "explain", "SELECT post()"]).await;
+    assert!(said.contains("In a session that reads near it begins at the owner"), "{said}");
+
+    let lint = ["gateway", "statements", "--region", "us"];
+    let (code, said) = domicile(&regions, &[&lint[..], &["--json"]].concat()).await;
+    assert_eq!(code, Some(0), "{said}");
+    let counted: Vec<Json> = serde_json::from_str(&said).unwrap();
+    for (sql, goes, _) in expected {
+        // Without its constants.
+        let begin = &sql[..12];
+        let ran = counted.iter().find(|ran| ran["statement"].as_str().unwrap().starts_with(begin));
+        assert_eq!(ran.unwrap()["goes"], goes, "{sql}: {said}");
+    }
+    let (_, said) = domicile(&regions, &lint).await;
+    for words in ["MAY ONLY READ", "SELECT post()", "function public.post() is volatile"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }

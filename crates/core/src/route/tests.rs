@@ -173,7 +173,11 @@ fn who_reads_near_writes_nothing_where_another_region_owns_everything() {
     assert!(only_reads(Mode::FollowOwner, &eu, &owned_by(Some("us"))));
     assert!(only_reads(Mode::FollowOwner, &eu, &owned_by(None)), "nobody may write now");
     assert!(!only_reads(Mode::FollowOwner, &eu, &owned_by(Some("eu"))));
-    assert!([Some("us"), None].iter().all(|owner| !only_reads(Mode::Local, &eu, &owned_by(*owner))));
+    assert!([Some("us"), None].iter().all(|owner| !only_reads(
+        Mode::Local,
+        &eu,
+        &owned_by(*owner)
+    )));
     let owners = Arc::new(Ownership::initial(1, &[region("us")]));
     let routes = Routes { owners: Some(owners), ..owned_by(Some("us")) };
     let refusal = Refusal::of_whole(&routes);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::ValueEnum;
 use domicile::gateway::{
-    Columns, Config, Console, Gateway, Mode, Roles, Routes, Secure, Target, WarmUps,
+    Columns, Config, Console, Functions, Gateway, Mode, Roles, Routes, Secure, Target, WarmUps,
 };
 use domicile::lab::cluster::{Cluster, free_port};
 use domicile_core::admission::Admission;
@@ -83,6 +83,7 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Box<dyn Any>)> {
         admission: Admission::default(),
         console: Console::default(),
         columns: Columns::default(),
+        functions: Functions::default(),
         roles: Roles::default(),
         staleness: None,
         sharing: None,

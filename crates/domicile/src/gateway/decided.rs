@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use domicile_core::id::{PartitionId, RegionId};
-use domicile_core::route::Mode;
+use domicile_core::route::{Mode, reads};
 use domicile_pg::frontend::{self, Frontend, Named, tag as from_client};
 
 use super::cut;
@@ -36,6 +36,8 @@ pub enum Why {
     },
     /// It says that it writes, as in `BEGIN READ WRITE`.
     SaysItWrites,
+    /// The session only reads here, and its statement is taken for one that writes.
+    Writes(reads::Why),
 }
 
 /// The last decision.
@@ -83,6 +85,7 @@ impl fmt::Display for Why {
                     "the owner, because it writes, and {by}, where it was tried, is only read"
                 )
             }
+            Self::Writes(why) => write!(f, "the owner, because {why}"),
             Self::SaysItWrites => f.write_str("the owner, because it says that it writes"),
         }
     }

@@ -36,7 +36,9 @@ use tokio_util::sync::CancellationToken;
 mod ahead;
 mod attempt;
 mod backend;
+mod calls;
 mod cancel;
+mod catalogue;
 mod columns;
 mod comment;
 mod console;
@@ -84,7 +86,9 @@ mod unconfirmed;
 mod writing;
 
 pub use ahead::{WarmUps, WarmedUp};
+pub use calls::said;
 use cancel::Cancels;
+pub use catalogue::Functions;
 pub use columns::{Columns, Types as KeyTypes};
 use gate::Gate;
 pub use link::Socket;
@@ -131,6 +135,8 @@ pub struct Config {
     pub layout: Layout,
     /// Where keys stand in statements.
     pub columns: Columns,
+    /// What the functions do that statements call.
+    pub functions: Functions,
     /// Whether a commit is a success only once another region holds it.
     pub rpo: Rpo,
     pub secure: Secure,

@@ -11,6 +11,8 @@ use super::setting::all_tokens;
 pub enum Says {
     /// It is to.
     Writes,
+    /// It is not to.
+    Reads,
     /// It asks whether it may.
     Asks,
 }
@@ -19,7 +21,7 @@ const CHOSEN: &[u8] = b"transaction_read_only";
 const DEFAULT: &[u8] = b"default_transaction_read_only";
 
 /// Spares most texts the closer look.
-const HINTS: [&[u8]; 4] = [b"write", CHOSEN, b"characteristics", b"reset"];
+const HINTS: [&[u8]; 5] = [b"write", b"only", CHOSEN, b"characteristics", b"reset"];
 
 /// Returns what `sql`, one or more statements, says; most say nothing.
 pub fn read(sql: &[u8]) -> Option<Says> {
@@ -28,10 +30,11 @@ pub fn read(sql: &[u8]) -> Option<Says> {
     }
     let tokens: Vec<&[u8]> = all_tokens(sql).collect();
     let statements = tokens.split(|token| *token == b";").filter(|words| !words.is_empty());
-    let (mut asks, mut sets_default) = (false, false);
+    let (mut reads, mut asks, mut sets_default) = (false, false, false);
     for (number, words) in statements.enumerate() {
         match of_statement(words) {
             Of::Writes => return Some(Says::Writes),
+            Of::Reads => reads = true,
             Of::Asks => asks = true,
             Of::SetsDefault => sets_default = true,
             Of::Nothing => {}
@@ -41,12 +44,17 @@ pub fn read(sql: &[u8]) -> Option<Says> {
             return Some(Says::Writes);
         }
     }
-    asks.then_some(Says::Asks)
+    match (asks, reads) {
+        (true, _) => Some(Says::Asks),
+        (false, true) => Some(Says::Reads),
+        (false, false) => None,
+    }
 }
 
 enum Of {
     Nothing,
     Writes,
+    Reads,
     Asks,
     /// Of the transactions that come next; the server says that it did.
     SetsDefault,
@@ -54,19 +62,27 @@ enum Of {
 
 fn of_statement(words: &[&[u8]]) -> Of {
     let is = |at: usize, word: &[u8]| words.get(at).is_some_and(|w| w.eq_ignore_ascii_case(word));
-    let read_write = || {
-        let mut pairs = words.windows(2);
-        pairs.any(|p| p[0].eq_ignore_ascii_case(b"read") && p[1].eq_ignore_ascii_case(b"write"))
+    let chosen = || {
+        let pairs = |second: &[u8]| {
+            let is = |p: &[&[u8]]| {
+                p[0].eq_ignore_ascii_case(b"read") && p[1].eq_ignore_ascii_case(second)
+            };
+            words.windows(2).any(is)
+        };
+        match (pairs(b"write"), pairs(b"only")) {
+            (true, _) => Of::Writes,
+            (false, true) => Of::Reads,
+            (false, false) => Of::Nothing,
+        }
     };
-    let when = |writes: bool| if writes { Of::Writes } else { Of::Nothing };
     if is(0, b"begin") || is(0, b"start") {
-        return when(read_write());
+        return chosen();
     }
     if is(0, b"set") || is(0, b"reset") {
         let at = if is(1, b"local") || is(1, b"session") { 2 } else { 1 };
         let named = words.get(at).map(|word| unquoted(word)).unwrap_or_default();
         return match named.as_slice() {
-            b"transaction" => when(read_write()),
+            b"transaction" => chosen(),
             CHOSEN => Of::Writes,
             DEFAULT | b"all" => Of::SetsDefault,
             _ if words.iter().any(|w| w.eq_ignore_ascii_case(b"characteristics")) => {
@@ -136,6 +152,7 @@ mod tests {
             "start transaction isolation level serializable, read /* and */ write",
             "SELECT 1; BEGIN READ\nWRITE; INSERT INTO note VALUES (1)",
             "SET TRANSACTION READ WRITE",
+            "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
             "SET LOCAL TRANSACTION ISOLATION LEVEL SERIALIZABLE READ WRITE",
             "SET transaction_read_only = off",
             "SET LOCAL \"transaction_read_only\" TO 'off'",
@@ -155,10 +172,12 @@ mod tests {
         ] {
             assert_eq!(read(sql.as_bytes()), Some(Says::Asks), "{sql}");
         }
+        for sql in ["BEGIN READ ONLY; SELECT 1", "SET TRANSACTION READ ONLY"] {
+            assert_eq!(read(sql.as_bytes()), Some(Says::Reads), "{sql}");
+        }
         for sql in [
             "BEGIN",
-            "BEGIN READ ONLY",
-            "SET TRANSACTION READ ONLY",
+            "BEGIN ISOLATION LEVEL READ COMMITTED -- only",
             "SELECT 'BEGIN READ WRITE', written FROM note -- READ WRITE",
             "SET default_transaction_read_only = on",
             "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",

@@ -73,6 +73,8 @@ pub struct Reading {
     pub only_reads: bool,
     /// This transaction makes temporary tables, or changes some, and so writes in this region.
     pub writes_here: bool,
+    /// It has said that it only reads.
+    pub promised: bool,
     /// Temporary tables that the session has made in this region.
     pub temporary: Vec<Vec<u8>>,
     /// What the unnamed statement says of whether its transaction writes.
@@ -214,7 +216,7 @@ impl Reading {
     /// The transaction is over.
     pub fn forget_local(&mut self) {
         self.said = None;
-        (self.only_reads, self.writes_here) = (false, false);
+        (self.only_reads, self.writes_here, self.promised) = (false, false, false);
     }
 
     /// The session was in `region`: what it saw and wrote there it has to find again.

@@ -97,9 +97,11 @@ impl Recorder {
         let counters = &self.record.counters;
         match why {
             Why::Key(_) => add(&counters.led_by_key, 1),
-            Why::Statement(_) => add(&counters.led_by_statement, 1),
+            Why::Statement(_) | Why::SaysItWrites | Why::Writes(_) => {
+                add(&counters.led_by_statement, 1)
+            }
             Why::Refused { .. } | Why::OnlyRead { .. } => add(&counters.led_by_guard, 1),
-            Why::SaysItWrites | Why::Local | Why::OwnsEverything | Why::FreshEnough => {}
+            Why::Local | Why::OwnsEverything | Why::FreshEnough => {}
         }
     }
 

@@ -87,6 +87,9 @@ impl Session {
             self.reading.writes_here = true;
             Next::Ask(by.clone())
         } else {
+            if is_only_read {
+                self.learn(&attempt);
+            }
             redirect.refused(&by, refusal, &routes, clock.now())
         };
         loop {

@@ -13,7 +13,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
 /// Longer texts are not read: the time would show, and a deep one could take more stack than there is.
-const SQL_BYTES_MAX: usize = 16 * 1024;
+pub const SQL_BYTES_MAX: usize = 16 * 1024;
 
 /// Returns what `sql`, one or more statements, writes or locks; `None` when it is not understood. What
 /// functions do is not seen.
@@ -202,7 +202,7 @@ fn parted(name_of: &ObjectName) -> Option<(Option<String>, String)> {
 }
 
 /// As PostgreSQL stores it.
-fn name(ident: &Ident) -> String {
+pub fn name(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
         None => ident.value.to_ascii_lowercase(),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domicile::gateway::{
-    Columns, Config, Console, Gateway, Mode, Pools, Roles, Routes, Secure, Tally, Target, WarmUps,
+    Columns, Config, Console, Functions, Gateway, Mode, Pools, Roles, Routes, Secure, Tally,
+    Target, WarmUps,
 };
 use domicile::lab::cluster::{Cluster, PgBin, TemporaryFolder, free_port, temporary_cluster};
 use domicile::notices::Notices;
@@ -29,6 +30,7 @@ mod admission;
 mod console;
 mod defaults;
 mod follow;
+mod functions;
 mod hostile;
 mod key;
 mod load;
@@ -81,6 +83,7 @@ struct Wanted {
     notices: Notices,
     /// Each at any free port.
     ports: Vec<Freshness>,
+    knows_functions: bool,
 }
 
 impl Wanted {
@@ -98,7 +101,14 @@ impl Wanted {
             sharing: None,
             notices: Notices::default(),
             ports: Vec::new(),
+            knows_functions: false,
         }
+    }
+
+    /// Has gateways look at what functions do.
+    fn knowing(mut self) -> Self {
+        self.knows_functions = true;
+        self
     }
 
     fn port(mut self, freshness: Freshness) -> Self {
@@ -197,6 +207,10 @@ impl Wanted {
                 notices: self.notices.clone(),
             },
             columns: Columns::of_postgres(&reader, keyed()),
+            functions: match self.knows_functions {
+                true => Functions::of_postgres(&reader),
+                false => Functions::default(),
+            },
             roles: Roles::of_postgres(&reader),
             staleness: None,
             sharing: self.sharing,

@@ -31,8 +31,15 @@ fn follow() -> Wanted {
 }
 
 /// A session that reads near.
-async fn near(region: &Region) -> Client {
-    let address = format!("{} options='{NEAR}'", region.connection_string());
+pub async fn near(region: &Region) -> Client {
+    near_in(region, "postgres").await
+}
+
+/// The same in a database.
+pub async fn near_in(region: &Region, database: &str) -> Client {
+    let port = region.address.port();
+    let address = format!("host=127.0.0.1 port={port} user=postgres dbname={database}");
+    let address = format!("{address} options='{NEAR}'");
     let (client, connection) = within(tokio_postgres::connect(&address, NoTls)).await.unwrap();
     tokio::spawn(connection);
     client
@@ -139,7 +146,7 @@ async fn whoever_chooses_to_write_begins_at_the_owner() {
         )
     })
     .await;
-    (begun.unwrap(), chosen.unwrap(), written.unwrap());
+    begun.and(chosen).and(written).unwrap();
     assert_eq!((plain(&eu).await, plain(&us).await), (0, 7));
 
     within(client.batch_execute("BEGIN")).await.unwrap();
