@@ -52,9 +52,10 @@ enum DirectoryCommand {
 #[derive(Debug, Args)]
 #[command(
     after_help = "While agents run: add directory.endpoints (and what goes with it) to [directory] of every
-region's file, beside address and data, and start the agents again, one after the other. Then give the
-command, with one of these files. The embedded directory is closed, every document is copied, what arrived is
-compared, and all agents go over to etcd. Owners write on meanwhile, on what their peers promise.
+region's file, beside address and data, and start the agents again, one after the other. Then
+give the command, with one of these files. The embedded directory is closed, every document is
+copied, what arrived is compared, and all agents go over to etcd. Owners write on meanwhile, on
+what their peers promise.
 
 While none runs: give the new file, without address and data, with --to.
 

@@ -38,9 +38,9 @@ enum Command {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What is known is what stands in the statement, parameters ($1) are not. Of functions, and of views by
-the functions that they call, it is known whether they are VOLATILE; what is unclear is taken for a write.
-docs/operating/gateway.md says what becomes of each.
+    after_help = "What is known is what stands in the statement, parameters ($1) are not. Of functions, and of
+views by the functions that they call, it is known whether they are VOLATILE; what is unclear is
+taken for a write. docs/operating/gateway.md says what becomes of each.
 
 Examples:
   domicile gateway explain \"UPDATE account SET balance = 0 WHERE branch = 42\"

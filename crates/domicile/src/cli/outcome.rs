@@ -18,9 +18,9 @@ use crate::{directory, peer};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A transaction's token is what SHOW domicile.transaction says in it, through a gateway, behind its first write;
-the gateway's error 08007 names it, too (docs/operating/gateway.md). All agents are asked: that of the
-region where it ran, and whoever has a copy of that region's log.
+    after_help = "A transaction's token is what SHOW domicile.transaction says in it, through a gateway, behind
+its first write; the gateway's error 08007 names it, too (docs/operating/gateway.md). All agents
+are asked: that of the region where it ran, and whoever has a copy of that region's log.
 
 Exit codes:
   0  committed

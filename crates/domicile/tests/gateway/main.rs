@@ -164,11 +164,16 @@ impl Wanted {
     async fn regions<const N: usize>(&self, names: [&str; N]) -> Vec<Region> {
         let doors =
             names.map(|name| (region(name), SocketAddr::from(([127, 0, 0, 1], free_port()))));
+        // All servers before the first gateway: one whose peers are not there for seconds calls them silent.
+        let mut clusters = Vec::new();
+        for name in names {
+            clusters.push(temporary_cluster(name, &[("fsync", "off")]).await.unwrap());
+        }
         let mut regions = Vec::new();
-        for (name, address) in &doors {
+        for ((name, address), cluster) in doors.iter().zip(clusters) {
             let peers = doors.iter().filter(|(peer, _)| peer != name);
             let peers = peers.map(|(peer, at)| (peer.clone(), tcp(at.port()))).collect();
-            regions.push(self.start(name.clone(), *address, peers).await);
+            regions.push(self.start(name.clone(), *address, peers, cluster).await);
         }
         regions
     }
@@ -178,9 +183,8 @@ impl Wanted {
         name: RegionId,
         listen: SocketAddr,
         peers: BTreeMap<RegionId, Target>,
+        (cluster, folder): (Cluster, Arc<TemporaryFolder>),
     ) -> Region {
-        let settings = [("fsync", "off")];
-        let (cluster, folder) = temporary_cluster(name.as_str(), &settings).await.unwrap();
         let (routes, seen) = watch::channel(Arc::new(self.routes.clone()));
         let reader = cluster.connection_string();
         let reader = reader.replace("user=postgres", &format!("user={}", self.reader));
