@@ -1,7 +1,8 @@
 //! Does a transaction of a session that reads near write, as far as can be seen before it is refused?
 //!
 //! It may say so itself ([`modes`](super::modes)), or its statement calls what is taken for something that writes
-//! ([`catalogue`](super::catalogue)), unless it promises to read only. //! Then it goes on at the owner of everything, before the client's message. Only what nobody has seen anything of can.
+//! ([`catalogue`](super::catalogue)), unless it promises to read only. Then it goes on at the owner of everything,
+//! before the client's message. Only what nobody has seen anything of can.
 
 use bytes::Bytes;
 use domicile_core::id::RegionId;
