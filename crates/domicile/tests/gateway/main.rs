@@ -167,18 +167,28 @@ impl Wanted {
         // All servers before the first gateway: one whose peers are not there for seconds calls them silent.
         let mut clusters = Vec::new();
         for name in names {
-            clusters.push(temporary_cluster(name, &[("fsync", "off")]).await.unwrap());
+            clusters.push(server(name).await);
         }
         let mut regions = Vec::new();
         for ((name, address), cluster) in doors.iter().zip(clusters) {
             let peers = doors.iter().filter(|(peer, _)| peer != name);
             let peers = peers.map(|(peer, at)| (peer.clone(), tcp(at.port()))).collect();
-            regions.push(self.start(name.clone(), *address, peers, cluster).await);
+            regions.push(self.start_beside(name.clone(), *address, peers, cluster).await);
         }
         regions
     }
 
     async fn start(
+        &self,
+        name: RegionId,
+        listen: SocketAddr,
+        peers: BTreeMap<RegionId, Target>,
+    ) -> Region {
+        let cluster = server(name.as_str()).await;
+        self.start_beside(name, listen, peers, cluster).await
+    }
+
+    async fn start_beside(
         &self,
         name: RegionId,
         listen: SocketAddr,
@@ -239,6 +249,10 @@ impl Wanted {
             _folder: folder,
         }
     }
+}
+
+async fn server(name: &str) -> (Cluster, Arc<TemporaryFolder>) {
+    temporary_cluster(name, &[("fsync", "off")]).await.unwrap()
 }
 
 impl Region {

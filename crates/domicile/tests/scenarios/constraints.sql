@@ -130,6 +130,8 @@ INSERT INTO not_swallowed VALUES (2);
 -- us shows:
 SELECT (SELECT count(*) FROM not_swallowed) = 2 AND (SELECT array_agg(id ORDER BY id) FROM swallowed) = '{1,3}';
 -- us journals 1 apply_error:
+-- us shows:
+SELECT NOT EXISTS (SELECT FROM domicile.repair WHERE table_name = 'swallowed');
 -- eu:
 DELETE FROM swallowed WHERE id = 2;
 -- us journals 1 delete_missing:
