@@ -6,7 +6,7 @@
 //! Of tests elsewhere only the day is known on which they passed last: with `PASSED=FILE`, what `cargo test` said of a
 //! run of everything, that is taken from there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -38,17 +38,39 @@ pub struct Sheet {
     pub passed: BTreeMap<String, String>,
 }
 
-impl Sheet {
-    /// Takes in what a run of everything said, which ended when it was last written to.
-    pub fn take_in(&mut self, said: &Path) {
+/// What `cargo test` said of a run of everything.
+pub struct Run {
+    pub day: String,
+    functions: BTreeSet<String>,
+    /// Files whose tests have all passed: some of them try one thing after the other in one test.
+    files: BTreeSet<String>,
+}
+
+impl Run {
+    /// Reads what was said, and takes the day of the last word for that of the run.
+    pub fn read(said: &Path) -> Self {
         let ended = std::fs::metadata(said).and_then(|of| of.modified()).unwrap();
         let day = OffsetDateTime::from(ended).date().to_string();
+        let mut run = Self { day, functions: BTreeSet::new(), files: BTreeSet::new() };
+        let mut running = String::new();
         for line in std::fs::read_to_string(said).unwrap().lines() {
-            let name = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... ok"));
-            if let Some(function) = name.and_then(|name| name.rsplit("::").next()) {
-                self.passed.insert(function.to_owned(), day.clone());
+            if let Some(file) = line.trim().strip_prefix("Running ") {
+                running = file.split(' ').next().unwrap_or_default().to_owned();
+            } else if line.starts_with("test result: ok") {
+                run.files.insert(running.clone());
+            } else if let Some(name) = line.strip_prefix("test ")
+                && let Some(name) = name.strip_suffix(" ... ok")
+            {
+                run.functions.insert(name.rsplit("::").next().unwrap_or(name).to_owned());
             }
         }
+        run
+    }
+
+    pub fn passed(&self, file: &str, function: &str) -> bool {
+        let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let main = format!("{folder}/main.rs");
+        self.functions.contains(function) || [file, &main].iter().any(|f| self.files.contains(*f))
     }
 }
 
