@@ -106,8 +106,10 @@ async fn until(
             }
         }
     };
-    tokio::time::timeout(PATIENCE, all).await.expect("an answer in time")?;
-    Ok(messages)
+    match tokio::time::timeout(PATIENCE, all).await {
+        Ok(read) => read.map(|()| messages),
+        Err(_) => panic!("no {:?} in time, only {messages:?}", char::from(kind)),
+    }
 }
 
 /// Whoever is led elsewhere is led there in the dark, too.
