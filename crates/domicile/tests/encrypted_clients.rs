@@ -84,6 +84,12 @@ fn startup(more: &str) -> Vec<u8> {
     [&length.to_be_bytes(), &[0, 3, 0, 0], parameters.as_bytes()].concat()
 }
 
+/// What was written may still lie in the buffer of the encryption, and reading does not send it.
+async fn say(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) {
+    stream.write_all(bytes).await.unwrap();
+    stream.flush().await.unwrap();
+}
+
 fn query(sql: &str) -> Vec<u8> {
     let length = sql.len() as u32 + 5;
     [b"Q".as_slice(), &length.to_be_bytes(), sql.as_bytes(), b"\0"].concat()
@@ -176,7 +182,7 @@ async fn hostile_bytes_end_only_their_connection(gateway: SocketAddr) {
 async fn a_session_outlives_a_new_certificate(regions: &Regions, others: &Path) {
     let (gateway, ca) = (regions.gateway("eu"), authority(regions));
     let mut old = encrypted(gateway, &ca, true).await.unwrap();
-    old.write_all(&startup("")).await.unwrap();
+    say(&mut old, &startup("")).await;
     until(&mut old, b'Z').await.unwrap();
     for ending in ["key", "pem"] {
         let file = regions.folder().join(format!("certificates/eu.{ending}"));
@@ -187,7 +193,7 @@ async fn a_session_outlives_a_new_certificate(regions: &Regions, others: &Path) 
         shaken.map(drop).map_err(|error| error.to_string())
     })
     .await;
-    old.write_all(&query("SELECT 7")).await.unwrap();
+    say(&mut old, &query("SELECT 7")).await;
     let answer = until(&mut old, b'Z').await.unwrap();
     assert!(answer.iter().any(|(tag, body)| *tag == b'D' && body.ends_with(b"7")), "{answer:?}");
 }
@@ -235,10 +241,10 @@ async fn a_client_that_calls_itself_a_gateway_is_none_and_one_can_cancel_in_the_
     assert!(led, "only a gateway is kept from the owner: {answer:?}");
 
     let mut session = encrypted(gateway, &ca, true).await.unwrap();
-    session.write_all(&startup("")).await.unwrap();
+    say(&mut session, &startup("")).await;
     let begun = until(&mut session, b'Z').await.unwrap();
     let (_, key) = begun.iter().find(|(tag, _)| *tag == b'K').unwrap();
-    session.write_all(&query("SELECT pg_sleep(600)")).await.unwrap();
+    say(&mut session, &query("SELECT pg_sleep(600)")).await;
     let asked = eventually("it runs", async || {
         let sql = "SELECT FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)' AND state = 'active'";
         let rows = owner.query(sql, &[]).await.map_err(|e| e.to_string())?;
@@ -247,7 +253,7 @@ async fn a_client_that_calls_itself_a_gateway_is_none_and_one_can_cancel_in_the_
     asked.await;
     let mut cancel = encrypted(gateway, &ca, false).await.unwrap();
     let request = [&(key.len() as u32 + 8).to_be_bytes()[..], &[4, 210, 22, 46], key].concat();
-    cancel.write_all(&request).await.unwrap();
+    say(&mut cancel, &request).await;
     let answer = until(&mut session, b'Z').await.unwrap();
     let text = |body: &[u8]| String::from_utf8_lossy(body).into_owned();
     let cancelled = answer.iter().any(|(tag, body)| *tag == b'E' && text(body).contains("57014"));
@@ -257,13 +263,10 @@ async fn a_client_that_calls_itself_a_gateway_is_none_and_one_can_cancel_in_the_
 
     // More than any buffer on the way holds, in both directions.
     let sql = "SELECT repeat('x', 20000000)";
-    session.write_all(&query(sql)).await.unwrap();
+    say(&mut session, &query(sql)).await;
     let answer = until(&mut session, b'Z').await.unwrap();
     assert!(answer.iter().any(|(tag, body)| *tag == b'D' && body.len() > 20_000_000));
-    session
-        .write_all(&query(&format!("SELECT length('{}')", "x".repeat(5_000_000))))
-        .await
-        .unwrap();
+    say(&mut session, &query(&format!("SELECT length('{}')", "x".repeat(5_000_000)))).await;
     let answer = until(&mut session, b'Z').await.unwrap();
     assert!(answer.iter().any(|(tag, body)| *tag == b'D' && text(body).contains("5000000")));
 }
