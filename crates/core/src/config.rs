@@ -42,6 +42,8 @@ pub struct Config {
     pub regions: Vec<Region>,
     pub witnesses: Vec<Witness>,
     pub tables: BTreeMap<TableName, TableKind>,
+    /// How long a slot has to be lost before the log begins anew without a person. Without it none does.
+    pub reseed_after: Option<Millis>,
     /// How long an entry of the conflict journal is kept at least.
     pub journal_keep: Millis,
     /// How long a deleted row of a shared table is remembered at least.

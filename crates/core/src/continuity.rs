@@ -16,6 +16,7 @@
 use std::fmt;
 
 use crate::lsn::Lsn;
+use crate::time::Millis;
 
 /// The output plugin that every slot of ours has.
 pub const PLUGIN: &str = "pgoutput";
@@ -138,6 +139,27 @@ impl Break {
             Self::TimelineBehind { .. } | Self::SlotLost(_) | Self::SlotSkipped { .. } => true,
         }
     }
+}
+
+/// May the log begin anew without a person?
+///
+/// `why` has stood for `stands`, `after` is what the configuration grants, and `all_answer` says whether every other
+/// member can be compared with. Only where this server has all that it ever committed and this machine knows what it
+/// read: a person has to say whether a server that has the end of a timeline comes back, a folder that is missing is
+/// mounted, and whose a slot is that is not ours.
+pub fn begins_anew(
+    why: &Break,
+    known: Option<&Known>,
+    stands: Millis,
+    after: Millis,
+    all_answer: bool,
+) -> bool {
+    let has_all = match why {
+        Break::SlotLost(Lost::Missing | Lost::Invalidated) | Break::SlotSkipped { .. } => true,
+        Break::SlotLost(Lost::Foreign | Lost::Renamed { .. }) => false,
+        Break::TimelineBehind { .. } | Break::OtherSystem { .. } => false,
+    };
+    has_all && known.is_some() && stands >= after && all_answer
 }
 
 impl fmt::Display for Break {
@@ -320,6 +342,32 @@ mod tests {
         let why = broken(renamed);
         assert_eq!(why, Break::SlotLost(Lost::Renamed { from: NAME.to_owned() }));
         assert_eq!(why.name(), "slot_lost");
+    }
+
+    #[test]
+    fn a_log_begins_anew_by_itself_only_where_nothing_is_lost_and_everybody_answers() {
+        let (missing, invalidated) =
+            (Break::SlotLost(Lost::Missing), Break::SlotLost(Lost::Invalidated));
+        let skipped = Break::SlotSkipped { held: Lsn(100), confirmed: Lsn(101) };
+        let (known, after) = (known(), Millis(10));
+        for why in [missing, invalidated, skipped] {
+            assert!(begins_anew(&why, Some(&known), Millis(10), after, true), "{why}");
+            assert!(!begins_anew(&why, Some(&known), Millis(9), after, true), "too soon: {why}");
+            assert!(
+                !begins_anew(&why, Some(&known), Millis(10), after, false),
+                "somebody is silent: {why}"
+            );
+            assert!(
+                !begins_anew(&why, None, Millis(10), after, true),
+                "the folder may come back: {why}"
+            );
+        }
+        let behind = Break::TimelineBehind { timeline: 2, parted: Lsn(5), held: Lsn(9) };
+        let other = Break::OtherSystem { known: 7, found: 8 };
+        let renamed = Break::SlotLost(Lost::Renamed { from: NAME.to_owned() });
+        for why in [behind, other, renamed, Break::SlotLost(Lost::Foreign)] {
+            assert!(!begins_anew(&why, Some(&known), Millis(1000), after, true), "{why}");
+        }
     }
 
     #[test]

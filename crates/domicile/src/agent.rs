@@ -62,6 +62,7 @@ use crate::promises::Given;
 use crate::recover::Recovery;
 use crate::repair::Repairer;
 use crate::report::Reporter;
+use crate::reseed::Reseeder;
 use crate::retain::Retainer;
 use crate::routes::RoutePublisher;
 use crate::seed::Newcomer;
@@ -525,6 +526,17 @@ impl Parts {
         tasks.spawn(self.keeper_of_copies().run(stop.clone()));
         tasks.spawn(self.continuity.clone().run(stop.clone()));
         tasks.spawn(tenure.run(stop.clone()));
+        if let Some(after) = self.config.reseed_after {
+            let reseeder = Reseeder {
+                after,
+                origin: self.origin.clone(),
+                clock: self.clock,
+                continuity: self.continuity.clone(),
+                observer: observer.clone(),
+                directory: self.directory.clone(),
+            };
+            tasks.spawn(reseeder.run(stop.clone()));
+        }
         self.start_guards(&tenure_state.subscribe(), stop, tasks);
         let keeper = Keeper {
             config: self.config.clone(),

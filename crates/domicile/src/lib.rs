@@ -44,6 +44,7 @@ pub mod proto;
 pub mod recover;
 pub mod repair;
 pub mod report;
+pub mod reseed;
 pub mod retain;
 pub mod routes;
 mod seed;

@@ -1,10 +1,10 @@
 //! Do other regions lack what the publication, or a lost slot, has passed over?
 //!
 //! The look at the publication (`guards.rs`), and the begin of another incarnation (`continuity`), note which tables
-//! are in question. They are compared
-//! between all members, again and again, and nothing is changed: whether this region's rows are the
-//! right ones is for a person to say, who may have lost a table and made it again. A table that is
-//! alike everywhere is in question no more.
+//! are in question. They are compared between all members, again and again, and nothing is changed: whether this
+//! region's rows are the right ones is for a person to say, who may have lost a table and made it again. Where only the
+//! slot has passed changes over nobody has touched a table, and the configuration may have said beforehand
+//! (`reseed.after`) that rows become what their owners have. A table that is alike everywhere is in question no more.
 //!
 //! **Invariant:** a comparison begins when every transaction has ended that was open when the
 //! publication was put back. What such a one writes is passed over as well, and nobody sees it
@@ -28,7 +28,7 @@ use crate::directory::view::OwnershipView;
 use crate::notices::Notices;
 use crate::postgres::passed_over::{self, PassedOver};
 use crate::postgres::session;
-use crate::verify::{Then, Verifier};
+use crate::verify::{Compared, Then, Verifier};
 
 /// Under which the notice stands.
 const PART: &str = "passed over";
@@ -97,7 +97,7 @@ impl Comparer {
             if passed.until.is_none() {
                 continue;
             }
-            let how = self.differs(&passed.table).await;
+            let how = self.differs(&passed).await;
             match how.unwrap_or_else(|error| Some(format!("not compared: {error:#}"))) {
                 None => {
                     passed_over::settle(&client, &passed).await?;
@@ -134,7 +134,8 @@ impl Comparer {
     }
 
     /// Returns in what way the regions are not alike; `None` when they are.
-    async fn differs(&self, table: &TableName) -> anyhow::Result<Option<String>> {
+    async fn differs(&self, passed: &PassedOver) -> anyhow::Result<Option<String>> {
+        let table = &passed.table;
         if self.config.kind(table).is_none_or(|kind| *kind == TableKind::Local) {
             return Ok(None);
         }
@@ -146,13 +147,21 @@ impl Comparer {
             bail!("member {unknown} has no [[region]] here");
         }
         let verifier = Verifier::new(&self.config, &members)?;
-        Ok(match verifier.compare(table, &ownership, Then::Tell, &|_| {}).await? {
+        let repairs = passed.by_slot && self.config.reseed_after.is_some();
+        let then = if repairs { Then::Repair } else { Then::Tell };
+        Ok(match verifier.compare(table, &ownership, then, &|_| {}).await? {
             Err(mismatch) => Some(mismatch),
-            Ok(compared) => match (compared.differing_total, compared.open.len()) {
-                (0, 0) => None,
-                (0, open) => Some(format!("{open} rows kept changing")),
-                (differing, _) => Some(format!("{differing} rows differ")),
-            },
+            Ok(compared) => {
+                let Compared { differing_total, repaired, open, .. } = compared;
+                if repaired > 0 {
+                    tracing::warn!(%table, repaired, "rows that the lost slot has passed over are their owners' now");
+                }
+                match (differing_total - repaired, open.len()) {
+                    (0, 0) => None,
+                    (0, open) => Some(format!("{open} rows kept changing")),
+                    (differing, _) => Some(format!("{differing} rows differ")),
+                }
+            }
         })
     }
 

@@ -230,6 +230,52 @@ async fn a_standby_that_lacks_the_end_is_behind(regions: &mut Regions) {
     says_nothing(regions, "us").await;
 }
 
+/// What no person has to decide is not left to one, where the configuration says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_begins_anew_by_itself_where_its_server_has_everything() {
+    let mut config = config(&REGIONS, "hash(id, 3)", 3);
+    config.rpo = "none".to_owned();
+    config.lease = Duration::from_secs(5);
+    config.seed_sql = SEED_SQL.to_owned();
+    config.tables = format!("[reseed]\nafter = \"1s\"\n{TABLES}");
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    write_everywhere(&regions, 1).await;
+    settle(&regions, "first").await;
+
+    write_unseen(&mut regions, "us").await;
+    slot_is_lost_and_made_again(&mut regions, "us").await;
+    is_compared(&regions, "us").await;
+    assert!(noted(&regions, "eu", "round 6").await > 0, "us owns the rows");
+    everything_is_alike(&mut regions, "us").await;
+
+    // Its folder may be somewhere: that is for a person to say, and stays so while another region begins anew.
+    write_unseen(&mut regions, "ap").await;
+    let data = regions.folder().join("ap/agent");
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    regions.start_agent("ap").unwrap();
+    says(&regions, "ap", "slot_skipped").await;
+    regions.kill_agent("eu");
+    slot_is_lost_and_made_again(&mut regions, "eu").await;
+    assert_eq!(says(&regions, "ap", "slot_skipped").await.origin, "ap-1");
+    seed_again(&regions, "ap", 2).await;
+    is_compared(&regions, "eu").await;
+    everything_is_alike(&mut regions, "ap").await;
+}
+
+/// Nobody does anything. The agent does not run.
+async fn slot_is_lost_and_made_again(regions: &mut Regions, region: &str) {
+    drop_slot(&regions.connect(region).await.unwrap()).await;
+    regions.start_agent(region).unwrap();
+    eventually("it writes another incarnation", async || {
+        let status = regions.status(region).await.map_err(|e| e.to_string())?;
+        let goes_on = status.origin == format!("{region}-2") && !has(&status, "slot_lost");
+        if goes_on { Ok(()) } else { Err(format!("{} {:?}", status.origin, status.conditions)) }
+    })
+    .await;
+}
+
 async fn dropped_and_made_again_by_hand(regions: &mut Regions) {
     write_unseen(regions, "eu").await;
     let client = regions.connect("eu").await.unwrap();

@@ -30,6 +30,9 @@ lost of its own log is applied again from there. Then every table is compared be
 as by \"domicile verify --repair\": rows that differ become what their owners have, and what was there
 goes to the conflict journal. The agent starts anew: sessions through its gateway end.
 
+With reseed.after in domicile.toml a region that says slot_lost or slot_skipped does so by
+itself after so long.
+
 Example:
   domicile reseed --region eu"
 )]

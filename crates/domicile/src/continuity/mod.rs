@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::complain::Complaint;
 use crate::log::{Log, Logs};
 use crate::notices::Notices;
+use crate::postgres::passed_over::By;
 use crate::postgres::{guard, passed_over, setup, slot};
 pub use record::Record;
 
@@ -143,7 +144,7 @@ impl Continuity {
         if slot::was_read(client, slot).await? {
             // Durably, before the slot is whole again: whoever compares may be interrupted.
             let since = self.shared.before.as_ref().map_or(Lsn::ZERO, |(_, log)| log.end());
-            passed_over::note(client, &self.shared.tables, since).await?;
+            passed_over::note(client, &self.shared.tables, since, By::Slot).await?;
         }
         if self.shared.origin.incarnation > 1 {
             // Wherever it stands: what lies before its successor is compared, not captured.
@@ -206,6 +207,14 @@ impl Continuity {
             return Ok(());
         }
         Err(Halted(Break::OtherSystem { known, found }).into())
+    }
+
+    /// Returns why the slot cannot be read on, if so, and what this machine remembers of it.
+    pub fn found(&self) -> (Option<Break>, Option<Known>) {
+        let why = self.shared.broken.borrow().clone();
+        let incarnation = self.shared.origin.incarnation;
+        let known = self.lock().known().filter(|known| known.incarnation == incarnation).cloned();
+        (why, known)
     }
 
     /// Returns once the slot cannot be read on and others' changes may be applied all the same.

@@ -13,8 +13,17 @@ pub struct PassedOver {
     pub since: Lsn,
     /// `None` while a transaction may still commit what is passed over.
     pub until: Option<Lsn>,
+    /// Only the slot has passed them over: the owner's rows are the right ones.
+    pub by_slot: bool,
     /// Is another one once it happens again.
     at: String,
+}
+
+/// What has passed changes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    Publication,
+    Slot,
 }
 
 /// Notes that changes since `since` may have been passed over; of a table that was noted before, it
@@ -23,14 +32,16 @@ pub async fn note(
     client: &impl GenericClient,
     tables: impl IntoIterator<Item = &TableName>,
     since: Lsn,
+    by: By,
 ) -> anyhow::Result<()> {
     for table in tables {
         client
             .execute(
-                "INSERT INTO domicile.passed_over (schema_name, table_name, since)
-                 VALUES ($1, $2, $3::text::pg_lsn)
-                 ON CONFLICT (schema_name, table_name) DO UPDATE SET until = NULL, at = excluded.at",
-                &[&table.schema, &table.name, &since.to_string()],
+                "INSERT INTO domicile.passed_over (schema_name, table_name, since, by_slot)
+                 VALUES ($1, $2, $3::text::pg_lsn, $4)
+                 ON CONFLICT (schema_name, table_name) DO UPDATE
+                 SET until = NULL, at = excluded.at, by_slot = passed_over.by_slot AND excluded.by_slot",
+                &[&table.schema, &table.name, &since.to_string(), &(by == By::Slot)],
             )
             .await
             .context("note what may have been passed over")?;
@@ -39,7 +50,7 @@ pub async fn note(
 }
 
 pub async fn all(client: &Client) -> anyhow::Result<Vec<PassedOver>> {
-    let sql = "SELECT schema_name, table_name, since::text, until::text, at::text
+    let sql = "SELECT schema_name, table_name, since::text, until::text, at::text, by_slot
                FROM domicile.passed_over ORDER BY schema_name, table_name";
     let rows = client.query(sql, &[]).await.context("read what may have been passed over")?;
     let lift = |row: &tokio_postgres::Row| {
@@ -48,6 +59,7 @@ pub async fn all(client: &Client) -> anyhow::Result<Vec<PassedOver>> {
             since: row.get::<_, &str>(2).parse()?,
             until: row.get::<_, Option<&str>>(3).map(str::parse).transpose()?,
             at: row.get(4),
+            by_slot: row.get(5),
         })
     };
     rows.iter().map(lift).collect()

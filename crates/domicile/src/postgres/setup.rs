@@ -17,6 +17,7 @@ use tokio_postgres::{Client, Transaction};
 
 use super::guard::{SCHEMA, canary_table, progress_table};
 use super::migration::migration_table;
+use super::passed_over::By;
 use super::rows::qualified;
 use super::{passed_over as noted, shared};
 use crate::capture::PUBLICATION;
@@ -78,7 +79,7 @@ pub async fn publish(client: &mut Client, config: &Config) -> anyhow::Result<()>
     let now = now.unwrap_or_default();
     let touched = passed_over(&known, &now, &carried);
     if !touched.is_empty() {
-        noted::note(&transaction, concerned(config, &touched), looked_at).await?;
+        noted::note(&transaction, concerned(config, &touched), looked_at, By::Publication).await?;
         tracing::warn!(?touched, ?todo, "somebody changed the publication");
     }
     let marks = remember(&known, &now, &wanted, &carried);

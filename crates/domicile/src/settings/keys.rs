@@ -380,6 +380,12 @@ pub const KEYS: &[Key] = &[
         "Size of one file of the log, 64KiB to 1GiB: the step in which it is trimmed.",
     ),
     key(
+        "reseed.after",
+        Duration,
+        Words("never"),
+        "How long a region's slot has to be lost or skipped (`slot_lost`, `slot_skipped`) before its log begins anew without a person, as by `domicile reseed`: once all members answer, every table is compared, and rows that differ become what their owners have. Not where its folder is lost, too, nor where its PostgreSQL lacks what was committed (`timeline_behind`): there a person has to say whether that comes back.",
+    ),
+    key(
         "journal.keep",
         Duration,
         Value("\"720h\""),
@@ -670,6 +676,11 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("lease.", "`[lease]`", "The owner's right to write, and how clocks are trusted."),
     ("failover.", "`[failover]`", "When a region counts as gone."),
     ("log.", "`[log]`", "How long replication logs are kept, and how large they may get."),
+    (
+        "reseed.",
+        "`[reseed]`",
+        "What becomes of a region whose slot is lost (docs/operating/recover.md).",
+    ),
     ("journal.", "`[journal]`", "What lost, and was kept."),
     ("shared.", "`[shared]`", "Tables that every region writes."),
     ("runbook.", "`[runbook]`", "What runbooks may do."),

@@ -68,6 +68,9 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
     );
     let ids: Vec<RegionId> = regions.iter().flatten().map(|r| r.id.clone()).collect();
     let tables = tables::resolve(&written.table, partition.as_ref(), &ids, mistakes);
+    let after = written.reseed.as_ref().and_then(|reseed| reseed.after.as_deref());
+    let reseed_after =
+        after.map(|after| duration("reseed.after", Some(after), Millis(0), mistakes));
     let keep = written.journal.as_ref().and_then(|journal| journal.keep.as_deref());
     let journal_keep = duration("journal.keep", keep, JOURNAL_KEEP, mistakes);
     let keep = written.shared.as_ref().and_then(|shared| shared.tombstones.as_deref());
@@ -101,6 +104,7 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Option<Conf
         regions,
         witnesses,
         tables,
+        reseed_after,
         journal_keep,
         tombstones_keep,
         programs,

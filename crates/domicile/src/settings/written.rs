@@ -20,6 +20,7 @@ pub(super) struct Written {
     pub lease: Option<WrittenLease>,
     pub failover: Option<WrittenFailover>,
     pub log: Option<WrittenLog>,
+    pub reseed: Option<WrittenReseed>,
     pub journal: Option<WrittenJournal>,
     pub shared: Option<WrittenShared>,
     pub runbook: Option<WrittenRunbook>,
@@ -168,6 +169,12 @@ pub(super) struct WrittenLog {
     pub on_full: Option<String>,
     pub compression: Option<String>,
     pub drop_after: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WrittenReseed {
+    pub after: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

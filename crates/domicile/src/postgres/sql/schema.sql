@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS domicile.publication (
     looked_at pg_lsn NOT NULL
 );
 
--- Tables of which the publication may have passed over changes, until all regions were compared.
+-- Tables of which the publication, or a slot that was lost, may have passed over changes, until all regions were compared.
 CREATE TABLE IF NOT EXISTS domicile.passed_over (
     schema_name text NOT NULL,
     table_name text NOT NULL,
@@ -50,8 +50,18 @@ CREATE TABLE IF NOT EXISTS domicile.passed_over (
     -- Absent while a transaction is open that began before the publication was put back.
     until pg_lsn,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Only the slot has passed them over: nobody has touched the table, and the owner's rows are the right ones.
+    by_slot boolean NOT NULL DEFAULT false,
     PRIMARY KEY (schema_name, table_name)
 );
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute
+                   WHERE attrelid = 'domicile.passed_over'::regclass AND attname = 'by_slot') THEN
+        ALTER TABLE domicile.passed_over ADD COLUMN by_slot boolean NOT NULL DEFAULT false;
+    END IF;
+END
+$$;
 
 -- One row per guarded transaction, so that a check is queued for its commit; the agent sweeps them
 -- out later. Every guarded transaction holds a lock on it until it has ended, durably; to drain
