@@ -75,7 +75,7 @@ pub struct FailoverPolicy {
 }
 
 /// How gateways speak with clients, and with whom.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
     /// What clients are shown; without it they speak in the clear.
     pub identity: Option<Identity>,
@@ -86,6 +86,8 @@ pub struct Gateway {
     pub console: Console,
     /// Without it each client has a server of its own.
     pub sharing: Option<Sharing>,
+    /// How long transactions, and requests of HTTP, may go on when the agent is told to stop.
+    pub shutdown_timeout: Millis,
 }
 
 /// Who may come to a gateway's console, as what PostgreSQL lets them in as.

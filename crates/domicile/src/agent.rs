@@ -824,6 +824,7 @@ impl Parts {
                 .map(|r| Ok((r.id.clone(), hop_target(&r.gateway, r)?)))
                 .collect::<anyhow::Result<_>>()?,
             park_budget: PARK_BUDGET,
+            shutdown_timeout: Duration::from_millis(self.config.gateway.shutdown_timeout.0),
             staleness: Some(staleness),
             sharing: self.config.gateway.sharing,
             warm_ups: self.warm_ups.clone(),
@@ -966,6 +967,7 @@ impl Parts {
             routes,
             clock: self.clock,
             shutdown: shutdown.clone(),
+            shutdown_timeout: Duration::from_millis(self.config.gateway.shutdown_timeout.0),
         };
         let tally = door.tally.clone();
         tasks.spawn(front::serve(listener, door));

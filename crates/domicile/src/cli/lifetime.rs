@@ -1,6 +1,6 @@
 //! When does a command that serves have to stop?
 //!
-//! At SIGTERM or SIGINT; and, where it is asked to, when its standard input ends: whoever started
+//! At SIGTERM or SIGINT, and at once at the second of them; and, where it is asked to, when its standard input ends: whoever started
 //! it with a pipe is gone then, however that happened.
 
 use std::time::Duration;
@@ -28,11 +28,17 @@ impl Lifetime {
         let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
         let signalled = token.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => (),
-                _ = interrupt.recv() => (),
-            }
+            let mut told = async || {
+                tokio::select! {
+                    _ = terminate.recv() => (),
+                    _ = interrupt.recv() => (),
+                }
+            };
+            told().await;
             signalled.cancel();
+            told().await;
+            tracing::warn!("told to stop once more: ending at once");
+            std::process::exit(1);
         });
         if self.exit_with_stdin {
             let ended = token.clone();

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::{Door, visit};
-use crate::gateway::{Other, SHUTDOWN_WAIT_MAX, STARTUP_WAIT_MAX, Secure, Socket};
+use crate::gateway::{Other, STARTUP_WAIT_MAX, Secure, Socket};
 use crate::keepalive;
 
 /// How many connections a door serves at once; more are closed.
@@ -46,7 +46,7 @@ pub struct Guest {
     pub place: Arc<OwnedSemaphorePermit>,
 }
 
-/// Serves until the door's shutdown; requests that are under way then have [`SHUTDOWN_WAIT_MAX`].
+/// Serves until the door's shutdown; requests that are under way then have [`Door::shutdown_timeout`].
 pub async fn serve(listener: TcpListener, door: Door) {
     let (door, room) = (Arc::new(door), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     let mut connections = JoinSet::new();
@@ -75,7 +75,7 @@ pub async fn serve(listener: TcpListener, door: Door) {
     }
     drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(SHUTDOWN_WAIT_MAX, all_ended).await.is_err() {
+    if tokio::time::timeout(door.shutdown_timeout, all_ended).await.is_err() {
         tracing::info!(connections = connections.len(), "requests are cut off as the door closes");
     }
 }

@@ -59,4 +59,5 @@ pub struct Door {
     pub routes: watch::Receiver<Arc<Routes>>,
     pub clock: Clock,
     pub shutdown: CancellationToken,
+    pub shutdown_timeout: Duration,
 }

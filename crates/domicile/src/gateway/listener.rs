@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{SHUTDOWN_WAIT_MAX, Shared, door};
+use super::{Shared, door};
 use crate::keepalive;
 
 /// Beside the clients that may be served there is room for so many that have not said who they are, or are other
@@ -39,7 +39,7 @@ pub async fn run(listener: TcpListener, shared: Shared) {
     }
     drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(SHUTDOWN_WAIT_MAX, all_ended).await.is_err() {
+    if tokio::time::timeout(shared.config.shutdown_timeout, all_ended).await.is_err() {
         tracing::info!(sessions = connections.len(), "sessions are cut off as the gateway stops");
     }
 }

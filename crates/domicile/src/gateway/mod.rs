@@ -113,8 +113,6 @@ use crate::status::RegionStatus;
 pub const CONSOLE: &str = "domicile";
 /// How long a client may take to say what it wants.
 pub const STARTUP_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long sessions may go on after the gateway was told to stop.
-pub const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What a gateway should be.
 #[derive(Clone, Debug)]
@@ -130,6 +128,8 @@ pub struct Config {
     pub peers: BTreeMap<RegionId, Target>,
     /// How long a session waits for an owner before it gets an error. 10 s is a good value.
     pub park_budget: Duration,
+    /// How long sessions may go on after the gateway was told to stop.
+    pub shutdown_timeout: Duration,
     pub mode: Mode,
     /// To which partition a key leads.
     pub layout: Layout,
@@ -252,7 +252,7 @@ impl Gateway {
     }
 
     /// Serves until `shutdown`; then ends idle sessions at once, the others as they become idle
-    /// or after [`SHUTDOWN_WAIT_MAX`].
+    /// or after [`Config::shutdown_timeout`].
     pub async fn run(self, shutdown: CancellationToken) {
         let _pulses = pulse::listen(&self.shared.config, self.shared.routes.clone(), &self.silent);
         let pools = self.shared.pools.clone();

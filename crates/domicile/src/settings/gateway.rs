@@ -19,10 +19,12 @@ const SERVERS_MAX_DEFAULT: i64 = 20;
 const SERVERS_MAX_MAX: i64 = 10_000;
 const SERVERS_IDLE_DEFAULT: Millis = Millis(600_000);
 const SERVERS_IDLE_MIN: Millis = Millis(1000);
+const SHUTDOWN_TIMEOUT_DEFAULT: Millis = Millis(5000);
 
 /// What of it is wrong is left out.
 pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Gateway {
-    let Some(gateway) = &written.gateway else { return Gateway::default() };
+    let none = WrittenGateway::default();
+    let gateway = written.gateway.as_ref().unwrap_or(&none);
     let require_tls = gateway.require_tls.unwrap_or(false);
     let WrittenGateway { certificate, key, .. } = gateway;
     let is_wanted = require_tls || certificate.is_some() || key.is_some();
@@ -44,7 +46,10 @@ pub(super) fn resolve(written: &Written, mistakes: &mut Mistakes) -> Gateway {
     let rules = rules.collect();
     let admission = Admission { rules, limits: limits(gateway, mistakes) };
     let (console, sharing) = (console(written, gateway, mistakes), sharing(gateway, mistakes));
-    Gateway { identity, require_tls, admission, console, sharing }
+    let timeout = gateway.shutdown_timeout.as_deref();
+    let shutdown_timeout =
+        duration("gateway.shutdown_timeout", timeout, SHUTDOWN_TIMEOUT_DEFAULT, mistakes);
+    Gateway { identity, require_tls, admission, console, sharing, shutdown_timeout }
 }
 
 /// Half of it would show nothing.

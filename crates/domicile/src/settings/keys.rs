@@ -234,6 +234,12 @@ pub const KEYS: &[Key] = &[
         "With `sharing`: a server that nobody has used for so long is closed. 1s at least.",
     ),
     key(
+        "gateway.shutdown_timeout",
+        Duration,
+        Value("\"5s\""),
+        "How long transactions that are open, and requests of HTTP, may go on when the agent is told to stop (SIGTERM, SIGINT); who is idle then is told to connect again at once. A second signal ends it without waiting.",
+    ),
+    key(
         "http.certificate",
         Text,
         Words("none: in the clear"),

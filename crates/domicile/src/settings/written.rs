@@ -79,6 +79,7 @@ pub(super) struct WrittenGateway {
     pub sharing: Option<String>,
     pub servers_max: Option<i64>,
     pub servers_idle: Option<String>,
+    pub shutdown_timeout: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

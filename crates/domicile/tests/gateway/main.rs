@@ -206,6 +206,7 @@ impl Wanted {
             local: tcp(cluster.port()),
             peers,
             park_budget: self.park_budget,
+            shutdown_timeout: Duration::from_secs(5),
             mode: self.mode,
             layout: Layout { scheme: Scheme::Hash { count: PARTITIONS }, has_reference: false },
             rpo: self.rpo,
