@@ -29,9 +29,15 @@ PLACES = {
     "direct": ("whole", "eu", "postgres", "app"),
     "owner": ("whole", "eu", "gateway", "app"),
     "follower": ("whole", "us", "gateway", "app"),
-    "elsewhere": ("home(home)", "us", "gateway", "tenant"),
+    "shared": ("shared", "eu", "gateway", "app"),
+    "elsewhere": ("divided", "us", "gateway", "tenant"),
 }
-PARTITIONS = {"whole": 1, "home(home)": 2}
+# How a world's rows are divided, and what its gateways do.
+WORLDS = {
+    "whole": ("--partition", "whole", "--partitions", "1"),
+    "shared": ("--partition", "whole", "--partitions", "1", "--gateway", 'sharing = "transaction"'),
+    "divided": ("--partition", "home(home)", "--partitions", "2"),
+}
 
 
 def main():
@@ -39,10 +45,10 @@ def main():
     arguments = parse(drivers)
     chosen = {name: drivers[name] for name in arguments.driver or drivers}
     results = {name: {} for name in chosen}
-    for partition in PARTITIONS:
-        places = [place for place in arguments.place or PLACES if PLACES[place][0] == partition]
+    for name in WORLDS:
+        places = [place for place in arguments.place or PLACES if PLACES[place][0] == name]
         if places:
-            run_in_world(partition, places, chosen, results)
+            run_in_world(name, places, chosen, results)
     explained = tomllib.loads((HERE / "differences.toml").read_text())["difference"]
     report = table.Report(results, explained)
     (TARGET / "clients.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
@@ -67,26 +73,26 @@ def parse(drivers):
     return parser.parse_args()
 
 
-def run_in_world(partition, places, drivers, results):
-    with world(partition) as regions:
-        for name, driver in drivers.items():
+def run_in_world(name, places, drivers, results):
+    with world(name) as regions:
+        for driver in drivers:
             for place in places:
-                results[name][place] = run(name, driver, place, regions)
+                results[driver][place] = run(driver, drivers[driver], place, regions)
 
 
 @contextlib.contextmanager
-def world(partition):
+def world(name):
     """Two regions for as long as they are needed."""
     command = [
         TARGET / "debug/examples/world", "--binary", TARGET / "debug/domicile",
         "--seed", HERE / "world.sql", "--tables", HERE / "tables.toml",
-        "--partition", partition, "--partitions", str(PARTITIONS[partition]),
+        *WORLDS[name],
     ]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         line = process.stdout.readline()
         if not line:
-            sys.exit(f"clients: the regions did not start (partition {partition})")
+            sys.exit(f"clients: the regions did not start (world {name})")
         yield json.loads(line)
     finally:
         process.stdin.close()

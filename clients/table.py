@@ -7,16 +7,17 @@ INTRODUCTION = """# Drivers through a gateway
 
 <!-- Written by `make test-clients`; do not edit. -->
 
-Real drivers against real regions: each runs its cases at four places, and whatever differs from the first is explained below, or the run fails.
+Real drivers against real regions: each runs its cases at five places, and whatever differs from the first is explained below, or the run fails.
 
 | place | where a driver connects |
 | --- | --- |
 | direct | the owner's PostgreSQL, without a gateway |
 | owner | the gateway of the region that owns all rows, in an active-passive cluster (`partition = "whole"`) |
 | follower | the gateway of the other region of that cluster |
+| shared | as `owner`, where clients share servers while a transaction lasts (`sharing = "transaction"`) |
 | elsewhere | where every region writes (`partition = "home(home)"`), the gateway of a region that does not own the rows; the role has `domicile.key` set to whose they are |
 
-`direct`, `owner`, `follower` and `elsewhere` say how many cases passed there.
+The columns of these names say how many cases passed there.
 """
 
 

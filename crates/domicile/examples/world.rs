@@ -35,6 +35,9 @@ struct Arguments {
     /// How many partitions that makes
     #[arg(long, default_value_t = 1)]
     partitions: u32,
+    /// What the `[gateway]` part of the configuration says
+    #[arg(long, default_value = "")]
+    gateway: String,
     /// SQL that both databases begin with
     #[arg(long)]
     seed: PathBuf,
@@ -85,6 +88,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Regions> {
         postgres: POSTGRES.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         seed_sql: read(&arguments.seed)?,
         tables: read(&arguments.tables)?,
+        gateway: arguments.gateway.clone(),
         ..three
     })
     .await?;
