@@ -267,12 +267,14 @@ impl Observer {
         let lease_over_at = remembered.lease.map(|lease| {
             if heard { lease.over_at(&terms) } else { now + terms.drift.outlast(terms.ttl) }
         });
+        let silent_for = remembered.lease.map_or(Millis(0), |lease| lease.silent_for(now));
         if *region == sources.region {
             let own = sources.own_status.borrow().clone();
             let logs = sources.logs.all().into_iter();
             return RegionFacts {
                 reachable: true,
                 lease_over_at,
+                silent_for,
                 rpo,
                 outage: None,
                 flushed: logs.map(|(origin, log)| (origin, log.end())).collect(),
@@ -308,6 +310,7 @@ impl Observer {
         RegionFacts {
             reachable,
             lease_over_at,
+            silent_for,
             rpo,
             outage: Some(self.outage(region, seen, now)),
             flushed: told.map(|s| lift_frontier(&s.flushed)).unwrap_or_default(),

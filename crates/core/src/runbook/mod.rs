@@ -12,6 +12,7 @@
 //! | `step/*.rs` | one step each, the same four functions |
 //! | `file/` | what does a runbook's file say? |
 //! | `ready/*.toml` | the lists of steps, as an operator reads them |
+//! | `objectives.rs` | what does a runbook promise of itself, and is that kept? |
 //! | `escalation.rs` | may a planned run be turned into a forced one? |
 //! | `failover.rs` | which failover does nobody have to ask for? |
 //! | `readiness.rs` | could each region be lost now? |
@@ -36,6 +37,7 @@ pub mod drill;
 pub mod escalation;
 pub mod failover;
 pub mod file;
+mod objectives;
 pub mod plan;
 pub mod readiness;
 pub mod ready;
@@ -44,6 +46,7 @@ pub mod safety;
 pub mod step;
 
 pub use escalation::{NotEscalated, Successor, escalation, forced_of};
+pub use objectives::{Held, Objective, Objectives};
 pub use plan::{Estimate, Plan, plan};
 pub use run::{Next, Outcome, TooLate, ended, executor, next, too_late_to_abort, waits_for_people};
 use safety::{Override, Safety, Undertaking, Violation};
@@ -219,6 +222,8 @@ pub struct RegionFacts {
     pub reachable: bool,
     /// When its lease has certainly ended, if it is never renewed again. `None`: it has none.
     pub lease_over_at: Option<Time>,
+    /// For how long no renewal of its lease was seen.
+    pub silent_for: Millis,
     /// By what it acknowledges commits, where it says so.
     pub rpo: Option<Rpo>,
     pub outage: Option<Outage>,

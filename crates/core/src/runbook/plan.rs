@@ -6,7 +6,7 @@ use std::fmt::Write;
 use super::failover::successor;
 use super::file::Call;
 use super::safety::{Undertaking, Violation};
-use super::{Blocker, Facts, Intent, RegionFacts, Step};
+use super::{Blocker, Facts, Intent, Objectives, RegionFacts, Step};
 use crate::id::{Epoch, PartitionId, PartitionRange, RegionId, RunId};
 use crate::membership::{Obstacle, addable};
 use crate::opening::UNSETTLED;
@@ -26,12 +26,19 @@ pub struct Plan {
     pub run: RunId,
     pub intent: Intent,
     pub steps: Vec<Step>,
+    /// They decide nothing, so they are no part of what is approved.
+    pub objectives: Objectives,
     pub estimate: Estimate,
 }
 
 impl Plan {
-    pub(super) fn new(run: &RunId, intent: Intent, steps: Vec<Step>) -> Self {
-        Self { run: run.clone(), intent, steps, estimate: Estimate::default() }
+    pub(super) fn new(
+        run: &RunId,
+        intent: Intent,
+        steps: Vec<Step>,
+        objectives: Objectives,
+    ) -> Self {
+        Self { run: run.clone(), intent, steps, objectives, estimate: Estimate::default() }
     }
 
     /// Returns what the ready-made runbook for an intent does.
@@ -99,6 +106,17 @@ pub struct Estimate {
     pub loss: Exposure,
     /// How long until the old owner has certainly stopped, where that must be waited for.
     pub lease_wait: Millis,
+    /// For how long nobody can write already: the region that is lost has been silent since.
+    pub silent_for: Millis,
+}
+
+impl Estimate {
+    /// For how long nobody will have been able to write, given how long that was `before`, in the middle of
+    /// earlier runs; `None` where nothing is known.
+    pub fn pause(&self, before: Option<Millis>) -> Option<Millis> {
+        let at_least = self.silent_for + self.lease_wait;
+        before.max((at_least > Millis(0)).then_some(at_least))
+    }
 }
 
 /// Returns the plan of the ready-made runbook for `intent`, or every reason why it must not be started.
@@ -328,6 +346,7 @@ fn estimate(intent: &Intent, facts: &Facts) -> Estimate {
             Estimate {
                 loss: expected_loss(from, facts),
                 lease_wait: over_at.map_or(Millis(0), |t| t.since(facts.now)),
+                silent_for: seen.map_or(Millis(0), |seen| seen.silent_for),
             }
         }
     }

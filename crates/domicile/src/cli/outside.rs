@@ -102,6 +102,7 @@ impl Outside {
         RegionFacts {
             reachable: told.is_some(),
             lease_over_at: Some(Time((now + lasts).0.saturating_sub(silent.0))),
+            silent_for: silent,
             // Whoever plans goes by the same file as the agents.
             rpo: None,
             outage: Some(judge(region, &sightings, policy.suspect_after, policy.observers)),

@@ -32,7 +32,7 @@ impl Runbook {
         let actions = self.actions.iter().enumerate();
         let steps = actions.map(|(number, action)| step(number, action, run, &intent, &bound));
         let steps = steps.collect();
-        Ok(Plan::new(run, intent, steps))
+        Ok(Plan::new(run, intent, steps, self.objectives))
     }
 
     /// Fills in the defaults.

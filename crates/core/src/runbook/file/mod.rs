@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Objectives;
 use crate::id::{PartitionRange, RegionId};
 use crate::time::Millis;
 
@@ -41,6 +42,7 @@ pub struct Runbook {
     pub about: String,
     /// In the order of the file.
     pub parameters: Vec<Parameter>,
+    pub objectives: Objectives,
     pub actions: Vec<Action>,
 }
 

@@ -11,6 +11,8 @@ use super::steps::{STEPS, StepKind, step};
 use super::{
     Action, Argument, Kind, Mistake, NAME_BYTES_MAX, Parameter, Runbook, TEXT_BYTES_MAX, Value,
 };
+use crate::runbook::Objectives;
+use crate::time::Millis;
 
 pub(super) fn read(text: &str) -> Result<Runbook, Vec<Mistake>> {
     let mut mistakes = Mistakes::of(text);
@@ -63,7 +65,7 @@ struct Reader {
 
 impl Reader {
     fn runbook(&mut self, file: &Section<'_>) -> Option<Runbook> {
-        self.refuse_unknown(file, &["name", "about", "parameter", "step"]);
+        self.refuse_unknown(file, &["name", "about", "objectives", "parameter", "step"]);
         let name = self.text(file, "name").filter(|(name, line)| {
             let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             let fits = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(letters);
@@ -78,6 +80,7 @@ impl Reader {
         });
         let about = self.text(file, "about");
         let parameters = self.parameters(file);
+        let objectives = self.objectives(file);
         let actions = self.steps(file);
         for (parameter, line) in &parameters {
             if !self.used.contains(&parameter.name) {
@@ -89,6 +92,7 @@ impl Reader {
             name: name?.0,
             about: about?.0,
             parameters: parameters.into_iter().map(|(parameter, _)| parameter).collect(),
+            objectives,
             actions: actions?,
         })
     }
@@ -151,6 +155,59 @@ impl Reader {
             Some(value) => Some(self.literal(&section.path_of("default"), kind, value)?),
         };
         named.then_some(Parameter { name: name.to_owned(), kind, about: about?.0, default })
+    }
+
+    /// What is wrong with it is told; the rest of the file is read all the same.
+    fn objectives(&mut self, file: &Section<'_>) -> Objectives {
+        let Some(value) = file.get("objectives") else { return Objectives::default() };
+        let line = self.mistakes.line(value.span().start);
+        let DeValue::Table(table) = value.get_ref() else {
+            let found = found(value.get_ref());
+            let what = format!("expected [objectives], found {found}");
+            self.mistakes.add("objectives", line, what);
+            return Objectives::default();
+        };
+        let section = Section { path: "objectives.".to_owned(), line, table };
+        self.refuse_unknown(&section, &["rto", "rpo"]);
+        let (rto, rpo) = (section.get("rto"), section.get("rpo"));
+        if rto.or(rpo).is_none() {
+            self.mistakes.add("objectives", line, "nothing is promised: it has an rto or an rpo");
+        }
+        self.refuse_idle_objectives(file, &section);
+        // No loss at all is a promise, no pause at all is none.
+        let none = |value: &&Spanned<DeValue<'_>>| value.get_ref().as_str() == Some("0");
+        let rpo_of = |reader: &mut Self, value| match Some(value).filter(none) {
+            Some(_) => Some(Millis(0)),
+            None => reader.duration("objectives.rpo", value),
+        };
+        Objectives {
+            rto: rto.and_then(|value| self.duration("objectives.rto", value)),
+            rpo: rpo.and_then(|value| rpo_of(self, value)),
+        }
+    }
+
+    /// What no run of this runbook could miss, or none is measured by, is no promise.
+    fn refuse_idle_objectives(&mut self, file: &Section<'_>, section: &Section<'_>) {
+        let has = |names: &[&str]| names_of_steps(file).any(|name| names.contains(&name));
+        let mut refuse = |key: &str, why: &str| {
+            if let Some(value) = section.get(key) {
+                let line = self.mistakes.line(value.span().start);
+                self.mistakes.add(&section.path_of(key), line, why);
+            }
+        };
+        if has(&["seed"]) {
+            refuse("rto", "nobody waits while a region is added: nothing moves");
+        } else if has(&["for_each"]) {
+            refuse("rto", "each range is moved by a run of its own: switchover has an objective");
+        }
+        if has(&["seed", "for_each", "hand_over", "fence_canary"]) {
+            refuse("rpo", "nothing can be lost: it is for a runbook with a fence");
+        }
+    }
+
+    fn duration(&mut self, path: &str, value: &Spanned<DeValue<'_>>) -> Option<Millis> {
+        let text = self.literal(path, Kind::Duration, value)?;
+        Some(Millis::read(&text).expect("a literal was checked"))
     }
 
     fn steps(&mut self, file: &Section<'_>) -> Option<Vec<Action>> {
@@ -385,6 +442,13 @@ impl Reader {
             }
         }
     }
+}
+
+/// What each step says that it does, as far as it says anything.
+fn names_of_steps<'a>(file: &'a Section<'_>) -> impl Iterator<Item = &'a str> {
+    let steps = file.get("step").and_then(|steps| steps.get_ref().as_array());
+    let steps = steps.into_iter().flat_map(|steps| steps.iter());
+    steps.filter_map(|step| step.get_ref().get("do")?.get_ref().as_str())
 }
 
 /// Returns the name in `"{name}"`.

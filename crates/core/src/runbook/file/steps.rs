@@ -370,6 +370,7 @@ parameters that nobody declared or uses, and steps in an order that could lose a
 | --- | --- |
 | `name` | required: lowercase letters, digits and hyphens, at most 64 |
 | `about` | required: one sentence |
+| `[objectives]` | what is promised of a run: `rto` and `rpo` |
 | `[parameter.NAME]` | what a run is told: `type` (required), `about` (required), `default` |
 | `[[step]]` | one step: `do` says which, the other keys what it is told |
 
@@ -383,6 +384,16 @@ A step's key has a value (`to = \"us\"`) or names a parameter (`to = \"{to}\"`).
 | `number` | 1 to 1000 |
 | `duration` | `\"500ms\"`, `\"30s\"`, `\"15m\"`, `\"2h\"`, at most 30 days |
 | `name` | lowercase letters, digits, hyphens and underscores, as in `\"dba\"` |
+
+## Objectives
+
+| key | type | meaning |
+| --- | --- | --- |
+| `rto` | duration | For how long nobody may be able to write: from when the lost region was last heard or, where partitions are taken from an owner that is well, from when they are taken, until there is a new owner. |
+| `rpo` | duration, or `\"0\"` | For a runbook with a `fence`: how old the oldest acknowledged write may be that is lost. |
+
+An objective decides nothing. `domicile runbook plan` says which would be missed, `domicile runbook history` and `domicile runbook report` which was; a run that
+has missed one has succeeded all the same.
 
 ## Steps
 

@@ -110,7 +110,7 @@ do = "grant"
         [
             "line 1: name: \"My Runbook\" is not a runbook's name: use 1 to 64 lowercase letters, digits and hyphens",
             "line 1: about: missing",
-            "line 2: steps: unknown key; known here: name, about, parameter, step",
+            "line 2: steps: unknown key; known here: name, about, objectives, parameter, step",
             "line 5: parameter.to.type: \"regoin\" is not a type: expected region, partitions, flag, number, duration, name",
             "line 8: parameter.what.about: missing",
             "line 10: parameter.what.default: \"7-4\" is not a partition range: expected a number or two, as in 4 or 4-7",
@@ -123,6 +123,53 @@ do = "grant"
             "line 27: step[3]: no catch_up comes before grant: the new owner may lack what the old one wrote",
         ]
     );
+}
+
+const FORCED: &str = "[[step]]\ndo = \"confirm_outage\"\n
+    [[step]]\ndo = \"fence\"\nfrom = \"eu\"\nto = \"us\"\n
+    [[step]]\ndo = \"seal\"\n[[step]]\ndo = \"cut\"\n";
+
+#[test]
+fn what_a_file_promises_is_part_of_its_plan_and_not_of_what_is_approved() {
+    let plan = |text: &str| {
+        let runbook = Runbook::parse(&with_steps(text)).unwrap();
+        runbook.plan(&run(), &Arguments::new()).unwrap()
+    };
+    let promised = |text: &str| plan(text).objectives;
+    let both = "[objectives]\nrto = \"5s\"\nrpo = \"250ms\"\n";
+    let (rto, rpo) = (Some(Millis(5000)), Some(Millis(250)));
+    assert_eq!(promised(&format!("{both}{FORCED}{REST}")), Objectives { rto, rpo });
+    let none = both.replace("250ms", "0");
+    let rpo = Some(Millis(0));
+    assert_eq!(promised(&format!("{none}{FORCED}{REST}")), Objectives { rto, rpo });
+    let planned = format!("[objectives]\nrto = \"5s\"\n{HAND_OVER}{REST}");
+    assert_eq!(promised(&planned), Objectives { rto, rpo: None });
+    assert_eq!(promised(&format!("{HAND_OVER}{REST}")), Objectives::default());
+    let ownership = facts(Rpo::None).ownership;
+    let without = plan(&format!("{HAND_OVER}{REST}"));
+    assert_eq!(plan(&planned).decided(&ownership), without.decided(&ownership));
+}
+
+#[test]
+fn what_cannot_be_missed_or_measured_is_no_objective() {
+    let for_each = "[[step]]\ndo = \"for_each\"\nrange_of = \"eu\"\nto = \"us\"\n";
+    let seed = "[[step]]\ndo = \"seed\"\nregion = \"us\"\n";
+    let (forced, planned) = (format!("{FORCED}{REST}"), format!("{HAND_OVER}{REST}"));
+    let cases = [
+        ("[objectives]", &*forced, "line 3: objectives: nothing is promised"),
+        ("[objectives]\nrto = 5", &forced, "line 4: objectives.rto: expected a duration in quotes"),
+        ("[objectives]\nrto = \"0\"", &forced, "line 4: objectives.rto: \"0\" is not a duration"),
+        ("[objectives]\nrpo = \"5\"", &forced, "line 4: objectives.rpo: \"5\" is not a duration"),
+        ("[objectives]\nrto = \"5s\"\nrta = 1", &forced, "line 5: objectives.rta: unknown key"),
+        ("objectives = \"5s\"", &forced, "line 3: objectives: expected [objectives], found a text"),
+        ("[objectives]\nrpo = \"5s\"", &planned, "line 4: objectives.rpo: nothing can be lost"),
+        ("[objectives]\nrto = \"5s\"", for_each, "line 4: objectives.rto: each range is moved"),
+        ("[objectives]\nrto = \"5s\"", seed, "line 4: objectives.rto: nobody waits while"),
+    ];
+    for (objectives, steps, expected) in cases {
+        let told = mistakes(&with_steps(&format!("{objectives}\n{steps}")));
+        assert!(told.len() == 1 && told[0].starts_with(expected), "{expected}: {told:#?}");
+    }
 }
 
 #[test]
