@@ -28,6 +28,7 @@ pub mod log;
 mod metrics;
 mod migrate;
 pub mod notices;
+mod objectives;
 pub mod observe;
 pub mod operate;
 pub mod origins;

@@ -109,6 +109,30 @@ program = "refuse"
 may_fail = true
 "#;
 
+/// Promises more than it keeps when its owner's agent stands still.
+const PROMISES: &str = r#"
+name = "promises"
+about = "Move a partition to us, and nobody waits for long."
+
+[objectives]
+rto = "200ms"
+
+[parameter.which]
+type = "partitions"
+about = "Which one"
+
+[[step]]
+do = "hand_over"
+partitions = "{which}"
+to = "us"
+
+[[step]]
+do = "catch_up"
+
+[[step]]
+do = "grant"
+"#;
+
 const NOTE: &str = "#!/bin/sh
 echo $DOMICILE_RUN $DOMICILE_STEP $DOMICILE_TOKEN >> $(dirname $0)/noted
 echo all is noted
@@ -132,7 +156,8 @@ async fn world_with(more: &str) -> Regions {
 }
 
 async fn world_at(rpo: &str, more: &str) -> Regions {
-    runs::world(rpo, more, &[("mine", MINE), ("asks", ASKS), ("programs", PROGRAMS)]).await
+    let own = [("mine", MINE), ("asks", ASKS), ("programs", PROGRAMS), ("promises", PROMISES)];
+    runs::world(rpo, more, &own).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,6 +231,51 @@ async fn what_was_planned_is_what_runs_and_its_story_is_kept() {
     // The one that waits until its target is well, which it is.
     assert!(begin(&regions, &["failback", "partitions=1", "to=us"]).wait().unwrap().success());
     assert_eq!(owned(&regions, "1"), ("us".to_owned(), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_misses_its_objective_has_succeeded_and_says_so() {
+    let regions = world().await;
+    let called = ["runbook", "plan", "promises", "which=0"];
+    let (planned, _) = asked(&regions, &called);
+    let objective = |expected: Option<u64>, met: Option<bool>| {
+        serde_json::json!([
+            {"objective": "rto", "limit_ms": 200, "expected_ms": expected, "met": met}
+        ])
+    };
+    assert_eq!(planned["objectives"], objective(None, None), "there was no run yet: {planned:#}");
+    regions.pause_agent("eu");
+    let mut run = begin(&regions, &["promises", "which=0"]);
+    // It is written down once it has lasted longer than what is promised.
+    says(&regions, "promises", "eu is draining its writers").await;
+    regions.resume_agent("eu");
+    assert!(run.wait().unwrap().success());
+
+    let (story, _) = asked(&regions, &["runbook", "report", "last"]);
+    let paused = story["writes_paused_ms"].as_u64().unwrap();
+    let missed = serde_json::json!([
+        {"objective": "rto", "limit_ms": 200, "measured_ms": paused, "met": false}
+    ]);
+    assert_eq!(story["objectives"], missed, "{story:#}");
+    assert_eq!(story["state"], "succeeded");
+    let told = format!("{paused} ms of 200ms: missed");
+    for format in ["markdown", "html"] {
+        let output = domicile(&regions, &["runbook", "report", "last", "--format", format]);
+        let page = String::from_utf8(output.stdout).unwrap();
+        assert!(page.contains("Objective RTO") && page.contains(&told), "{page}");
+    }
+    let (history, _) = asked(&regions, &["runbook", "history"]);
+    assert_eq!(history[0]["objectives"], missed);
+    let listed = domicile(&regions, &["runbook", "history"]).stdout;
+    let listed = String::from_utf8(listed).unwrap();
+    assert!(listed.contains("missed: RTO"), "{listed}");
+
+    let called = ["runbook", "plan", "promises", "which=1"];
+    let (planned, code) = asked(&regions, &called);
+    assert_eq!(planned["objectives"], objective(Some(paused), Some(false)), "{planned:#}");
+    assert_eq!(code, 0, "it may be run all the same");
+    let text = String::from_utf8(domicile(&regions, &called).stdout).unwrap();
+    assert!(text.contains(&format!("objective RTO would be missed: {told}")), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

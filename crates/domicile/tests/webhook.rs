@@ -174,6 +174,7 @@ async fn a_run_asks_webhooks_and_whoever_goes_on_asks_by_the_same_token() {
             "partitions": "0",
             "granted": granted,
             "estimated_loss_ms": 0,
+            "objectives": [],
             "token": format!("{run}/{step}"),
         })
     };

@@ -5,7 +5,7 @@ use domicile_core::runbook::caution::{Caution, cautions};
 use domicile_core::runbook::file::{Call, CallError};
 use domicile_core::runbook::plan::{Move, Refusal, check};
 use domicile_core::runbook::safety::{self, Override, Undertaking, Violation};
-use domicile_core::runbook::{Estimate, Facts, Plan, PlanId};
+use domicile_core::runbook::{Estimate, Facts, Held, Plan, PlanId};
 use domicile_core::time::Millis;
 use indicatif::HumanBytes;
 use serde_json::{Value as Json, json};
@@ -72,6 +72,16 @@ impl Planned {
         facts.overridden.as_ref().map(|by_hand| lower_override(by_hand, against))
     }
 
+    /// What the runbook promises, beside what is expected of this run; of one that is refused nothing is.
+    fn objectives(&self) -> Vec<Held> {
+        let objectives = &self.plan.objectives;
+        if self.is_refused() {
+            return objectives.held(None, None);
+        }
+        let before = self.past.as_ref().and_then(|past| past.writes_paused_ms);
+        objectives.expected(&self.plan.estimate, before.map(Millis))
+    }
+
     pub fn is_refused(&self) -> bool {
         !self.reasons_against.is_empty()
     }
@@ -89,6 +99,14 @@ impl Planned {
             })
         });
         let against = self.reasons_against.iter().map(ToString::to_string);
+        let objectives = self.objectives().into_iter().map(|held| {
+            json!({
+                "objective": held.objective.to_string().to_lowercase(),
+                "limit_ms": held.limit.0,
+                "expected_ms": held.figure.map(|figure| figure.0),
+                "met": held.met(),
+            })
+        });
         json!({
             "plan": self.id.0,
             "intent": self.plan.intent.to_string(),
@@ -98,6 +116,8 @@ impl Planned {
             "estimated_loss_commits": estimate.map(|e| e.loss.commits),
             "estimated_loss_bytes": estimate.map(|e| e.loss.bytes),
             "lease_wait_ms": estimate.map(|e| e.lease_wait.0),
+            "silent_ms": estimate.map(|e| e.silent_for.0),
+            "objectives": objectives.collect::<Vec<_>>(),
             "cautions": self.cautions.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "overridden": self.overridden.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "reasons_against": against.collect::<Vec<_>>(),
@@ -117,7 +137,7 @@ impl Planned {
         if self.is_refused() {
             lines.extend(self.reasons_against.iter().map(|why| format!("  refused: {why}")));
         } else {
-            let Estimate { loss, lease_wait } = self.plan.estimate;
+            let Estimate { loss, lease_wait, .. } = self.plan.estimate;
             lines.push(format!(
                 "  estimated loss: {} of acknowledged writes ({} commits, {} of WAL); wait for the old \
                  lease: {lease_wait}",
@@ -125,6 +145,14 @@ impl Planned {
                 loss.commits,
                 HumanBytes(loss.bytes)
             ));
+            let objectives = self.objectives();
+            lines.extend(objectives.iter().map(|held| {
+                let Held { objective, .. } = held;
+                match held.met() {
+                    Some(false) => format!("  objective {objective} would be missed: {held}"),
+                    _ => format!("  objective {objective}, as expected: {held}"),
+                }
+            }));
             lines.extend(self.overridden.iter().map(|why| format!("  overridden: {why}")));
             lines.extend(self.cautions.iter().map(|caution| format!("  caution: {caution}")));
             lines.extend(self.past.iter().map(|past| format!("  {}", past.text())));

@@ -116,6 +116,7 @@ mod tests {
             safety_override: None,
             answers: Default::default(),
             estimated_loss_ms: 0,
+            silent_ms: 0,
             steps: steps.to_vec(),
             journal: steps_done.iter().map(entry).collect(),
         }

@@ -90,6 +90,7 @@ mod tests {
             answers: BTreeMap::new(),
             executor: None,
             estimated_loss_ms: 0,
+            silent_ms: 0,
             steps: Vec::new(),
             journal: Vec::new(),
         }

@@ -5,6 +5,7 @@ use domicile_core::runbook::{Intent, Plan, Step};
 use serde::Serialize;
 
 use crate::directory::documents::RunDocument;
+use crate::objectives::{ObjectiveDocument, held, lower_held};
 
 /// The JSON that is posted. Fields may be added, and none changes its meaning.
 #[derive(Debug, Serialize)]
@@ -27,6 +28,8 @@ pub struct Message {
     pub granted: bool,
     /// What the plan expected to be lost of acknowledged writes.
     pub estimated_loss_ms: u64,
+    /// What the runbook promises, and what came of that so far.
+    pub objectives: Vec<ObjectiveDocument>,
     /// The same each time that this step of this run is sent, and no other's.
     pub token: String,
 }
@@ -49,6 +52,10 @@ impl Message {
             Intent::ForcedDrill { .. } => Some(PartitionRange::CANARY.to_string()),
             Intent::Failover { .. } | Intent::Evacuation { .. } | Intent::Addition { .. } => None,
         };
+        let held = held(document);
+        let missed = held.iter().filter(|held| held.met() == Some(false));
+        let missed = missed.map(|held| format!("; {} {held}", held.objective));
+        let becomes = missed.fold(becomes, |becomes, missed| becomes + &missed);
         Self {
             text: format!("{cluster}: {intent}{becomes} (runbook {runbook}, run {run})"),
             cluster: cluster.to_owned(),
@@ -62,6 +69,7 @@ impl Message {
             partitions,
             granted,
             estimated_loss_ms: document.estimated_loss_ms,
+            objectives: held.iter().map(lower_held).collect(),
         }
     }
 }

@@ -28,6 +28,7 @@ fn message() -> Message {
         partitions: Some("0-3".to_owned()),
         granted: false,
         estimated_loss_ms: 0,
+        objectives: Vec::new(),
         token: "r/1".to_owned(),
     }
 }

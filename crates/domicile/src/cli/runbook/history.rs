@@ -35,12 +35,15 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
                 "started_by": story.started_by,
                 "took_ms": story.took_ms,
                 "without_owner_ms": story.without_owner_ms,
+                "writes_paused_ms": story.writes_paused_ms,
+                "objectives": story.objectives,
             })
         });
         output.print_json(&each.collect::<Vec<Json>>())?;
         return Ok(Exit::Done);
     }
-    let mut table = output.table(["RUN", "STARTED", "RUNBOOK", "STATE", "TOOK", "BY"]);
+    let mut table =
+        output.table(["RUN", "STARTED", "RUNBOOK", "STATE", "TOOK", "OBJECTIVES", "BY"]);
     for story in &stories {
         let colour = match story.state {
             RunState::Succeeded => Color::Green,
@@ -49,6 +52,7 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
             RunState::Aborted | RunState::Unapproved | RunState::Escalated => Color::Yellow,
             RunState::Failed => Color::Red,
         };
+        let objectives = story.objectives_in_short();
         let plain = |text: &str| output.cell(text, Color::Reset);
         let (whole, part) = story.run.split_once('/').unwrap_or((&story.run, ""));
         let mut id: String = whole.chars().take(ID_PRINTED).collect();
@@ -61,6 +65,8 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
             plain(&story.called()),
             output.cell(story.state_name(), colour),
             plain(&format!("{} ms", story.took_ms)),
+            output
+                .cell(&objectives, if objectives == "met" { Color::Green } else { Color::Yellow }),
             plain(&story.started_by),
         ]);
     }
@@ -177,6 +183,7 @@ mod tests {
             safety_override: None,
             answers: Default::default(),
             estimated_loss_ms: 0,
+            silent_ms: 0,
             steps: Vec::new(),
             journal: Vec::new(),
         }

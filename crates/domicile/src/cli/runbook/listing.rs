@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use comfy_table::Color;
-use domicile_core::runbook::file::{Action, Mistake, Parameter, Runbook, steps};
+use domicile_core::runbook::Objectives;
+use domicile_core::runbook::file::{Action, Mistake, Parameter, Runbook, steps, written};
+use domicile_core::time::Millis;
 use serde_json::{Value as Json, json};
 
 use super::files::{self, Found};
@@ -56,12 +58,18 @@ pub fn show(context: &Context, name: &str, toml: bool) -> anyhow::Result<Exit> {
             "name": found.name,
             "file": found.file,
             "about": runbook.about,
+            "objectives": objectives_json(&runbook.objectives),
             "parameters": runbook.parameters.iter().map(parameter_json).collect::<Vec<_>>(),
             "steps": runbook.actions.iter().map(step_json).collect::<Vec<_>>(),
         }))?;
         return Ok(Exit::Done);
     }
     let mut lines = vec![format!("{}: {}", found.name, runbook.about)];
+    let objectives = promised(&runbook.objectives);
+    if !objectives.is_empty() {
+        let each = objectives.iter().map(|(name, limit)| format!(" {name}={limit}"));
+        lines.push(format!("Objectives:{}", each.collect::<String>()));
+    }
     if !runbook.parameters.is_empty() {
         lines.push("Parameters:".to_owned());
     }
@@ -77,6 +85,19 @@ pub fn show(context: &Context, name: &str, toml: bool) -> anyhow::Result<Exit> {
     }
     context.output.print(&lines.join("\n"))?;
     Ok(Exit::Done)
+}
+
+/// As the file writes them.
+fn promised(objectives: &Objectives) -> Vec<(&'static str, String)> {
+    let text = |limit: Millis| if limit.0 == 0 { "0".to_owned() } else { written(limit) };
+    let Objectives { rto, rpo } = *objectives;
+    let named = [("rto", rto), ("rpo", rpo)].into_iter();
+    named.filter_map(|(name, limit)| Some((name, text(limit?)))).collect()
+}
+
+fn objectives_json(objectives: &Objectives) -> Json {
+    let Objectives { rto, rpo } = *objectives;
+    json!({ "rto_ms": rto.map(|limit| limit.0), "rpo_ms": rpo.map(|limit| limit.0) })
 }
 
 fn parameter_json(parameter: &Parameter) -> Json {

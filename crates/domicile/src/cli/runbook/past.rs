@@ -17,6 +17,8 @@ const RUNS_MAX: usize = 10;
 pub struct Past {
     pub runs: usize,
     pub without_owner_ms: Option<u64>,
+    /// In failovers from when the region was last heard.
+    pub writes_paused_ms: Option<u64>,
     /// Of the steps that took long enough to leave a line.
     pub steps_ms: BTreeMap<String, u64>,
 }
@@ -44,6 +46,7 @@ fn sum_up(stories: &[Story], runbook: &str) -> Option<Past> {
     (!meant.is_empty()).then(|| Past {
         runs: meant.len(),
         without_owner_ms: median(meant.iter().filter_map(|story| story.without_owner_ms).collect()),
+        writes_paused_ms: median(meant.iter().filter_map(|story| story.writes_paused_ms).collect()),
         steps_ms: steps.collect(),
     })
 }
@@ -56,7 +59,7 @@ fn median(mut values: Vec<u64>) -> Option<u64> {
 impl Past {
     /// In one line.
     pub fn text(&self) -> String {
-        let Self { runs, without_owner_ms, steps_ms } = self;
+        let Self { runs, without_owner_ms, steps_ms, .. } = self;
         let mut parts: Vec<String> =
             steps_ms.iter().map(|(step, ms)| format!("{step} {ms} ms")).collect();
         parts.extend(without_owner_ms.map(|ms| format!("in all {ms} ms without an owner")));
@@ -87,6 +90,9 @@ mod tests {
             started_by: String::new(),
             took_ms: 0,
             without_owner_ms: Some(without),
+            writes_paused_ms: Some(without + 1),
+            objectives: Vec::new(),
+            held: Vec::new(),
             estimated_loss_ms: 0,
             escalation: None,
             approvals: Vec::new(),
@@ -109,6 +115,7 @@ mod tests {
         let past = sum_up(&stories, "switchover").unwrap();
         let text = "median of its last runs (3): grant 5 ms, hand_over 40 ms, in all 70 ms without an owner";
         assert_eq!(past.text(), text);
+        assert_eq!(past.writes_paused_ms, Some(71));
         assert_eq!(sum_up(&stories, "mine"), None);
     }
 }

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use domicile_core::id::RunId;
-use domicile_core::runbook::forced_of;
+use domicile_core::runbook::{Held, Objective, forced_of};
 use domicile_core::time::Wall;
 use serde::Serialize;
 
 use crate::directory::documents::{
     ApprovalDocument, OverrideDocument, RunDocument, RunEntry, RunState, WishDocument,
 };
+use crate::objectives::{Measured, ObjectiveDocument, held, lower_held};
 
 /// Width of a bar in Markdown.
 const BAR_CHARACTERS: u64 = 40;
@@ -39,6 +40,12 @@ pub struct Story {
     pub took_ms: u64,
     /// From the first change that took partitions away until the grant.
     pub without_owner_ms: Option<u64>,
+    /// For how long nobody could write: in a failover from when the region was last heard.
+    pub writes_paused_ms: Option<u64>,
+    /// What its runbook promises, and what came of that.
+    pub objectives: Vec<ObjectiveDocument>,
+    #[serde(skip)]
+    pub held: Vec<Held>,
     pub estimated_loss_ms: u64,
     /// Who has turned it into a forced one, and what became of it.
     pub escalation: Option<Escalation>,
@@ -118,6 +125,7 @@ impl Story {
         };
         let journal: Vec<Line> = document.journal.iter().map(line).collect();
         let runbook = document.runbook.as_ref();
+        let (measured, held) = (Measured::of(document), held(document));
         Self {
             run: document.run.clone(),
             runbook: document.runbook_name().to_owned(),
@@ -129,7 +137,10 @@ impl Story {
             started_at: Wall(start).to_string(),
             started_by: document.started_by.clone(),
             took_ms: journal.last().map_or(0, |line| line.at_ms),
-            without_owner_ms: without_owner(&journal),
+            without_owner_ms: measured.without_owner_ms,
+            writes_paused_ms: measured.writes_paused_ms,
+            objectives: held.iter().map(lower_held).collect(),
+            held,
             estimated_loss_ms: document.estimated_loss_ms,
             escalation: Escalation::of(document),
             approvals: document.approvals.clone(),
@@ -159,6 +170,23 @@ impl Story {
         }
     }
 
+    /// Could nobody write before it took anything, either?
+    fn is_forced(&self) -> bool {
+        self.writes_paused_ms != self.without_owner_ms
+    }
+
+    /// What came of its objectives, in a word or two; empty where there are none or none is known.
+    pub fn objectives_in_short(&self) -> String {
+        let missed = self.held.iter().filter(|held| held.met() == Some(false));
+        let missed: Vec<String> = missed.map(|held| held.objective.to_string()).collect();
+        let known = !self.held.is_empty() && self.held.iter().all(|held| held.met().is_some());
+        match missed.is_empty() {
+            false => format!("missed: {}", missed.join(", ")),
+            true if known => "met".to_owned(),
+            true => String::new(),
+        }
+    }
+
     /// What is worth knowing before the details.
     fn facts(&self) -> Vec<(&'static str, String)> {
         let mut facts = vec![
@@ -172,6 +200,16 @@ impl Story {
         ];
         if let Some(without) = self.without_owner_ms {
             facts.push(("Without an owner", format!("{without} ms")));
+        }
+        if let (Some(paused), true) = (self.writes_paused_ms, self.is_forced()) {
+            facts.push(("Nobody could write", format!("{paused} ms")));
+        }
+        for held in &self.held {
+            let name = match held.objective {
+                Objective::Rto => "Objective RTO",
+                Objective::Rpo => "Objective RPO",
+            };
+            facts.push((name, held.to_string()));
         }
         for ApprovalDocument { role, by } in &self.approvals {
             facts.push(("Approved", format!("{by}, as {role}")));
@@ -206,12 +244,6 @@ fn timeline(document: &RunDocument, journal: &[Line]) -> Vec<Span> {
         }
     }
     spans
-}
-
-fn without_owner(journal: &[Line]) -> Option<u64> {
-    let first = |names: &[&str]| journal.iter().find(|line| names.contains(&line.step.as_str()));
-    let taken = first(&["fence", "hand_over"])?;
-    Some(first(&["grant"])?.at_ms.saturating_sub(taken.at_ms))
 }
 
 pub fn markdown(story: &Story) -> String {

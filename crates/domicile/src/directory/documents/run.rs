@@ -53,8 +53,15 @@ pub struct RunDocument {
     pub executor: Option<String>,
     /// What the plan expected to be lost, in milliseconds of acknowledged work.
     pub estimated_loss_ms: u64,
+    /// For how long the region that is lost had been silent when it was planned.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub silent_ms: u64,
     pub steps: Vec<StepDocument>,
     pub journal: Vec<RunEntry>,
+}
+
+fn is_zero(ms: &u64) -> bool {
+    *ms == 0
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,6 +279,7 @@ impl RunDocument {
             answers: BTreeMap::new(),
             executor: None,
             estimated_loss_ms: plan.estimate.loss.age.0,
+            silent_ms: plan.estimate.silent_for.0,
             steps: plan.steps.iter().map(step).collect(),
             journal: Vec::new(),
         }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use domicile_core::runbook::ready;
+
 use super::*;
 use crate::directory::documents::{IntentDocument, RunbookDocument, StepDocument, WishDocument};
 
@@ -28,7 +30,7 @@ fn document() -> RunDocument {
         intent: IntentDocument::Switchover { range: "4-7".to_owned(), to: "us".to_owned() },
         runbook: Some(RunbookDocument {
             name: "switchover".to_owned(),
-            text: String::new(),
+            text: ready::text("switchover").unwrap().to_owned(),
             arguments: [("partitions", "4-7"), ("to", "us")]
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
@@ -46,6 +48,7 @@ fn document() -> RunDocument {
         safety_override: None,
         answers: Default::default(),
         estimated_loss_ms: 0,
+        silent_ms: 0,
         steps: steps.to_vec(),
         journal: journal.map(entry).to_vec(),
     }
