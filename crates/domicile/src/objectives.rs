@@ -107,6 +107,8 @@ mod tests {
             executor: "us".to_owned(),
             step: (*step).to_owned(),
             what: (*what).to_owned(),
+            covers: None,
+            hash: None,
         };
         RunDocument {
             run: "r".to_owned(),
@@ -125,6 +127,7 @@ mod tests {
             executor: None,
             estimated_loss_ms: 40,
             silent_ms: if forced { 2500 } else { 0 },
+            after: None,
             steps: Vec::<StepDocument>::new(),
             journal: journal.iter().map(entry).collect(),
         }

@@ -33,7 +33,7 @@ use crate::clock;
 use crate::complain::Complaint;
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
-    RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, lift_answers,
+    LinkDocument, RUN_PREFIX, RunDocument, RunState, RunbookDocument, json, last_end, lift_answers,
     lift_approvals, lift_outcome, lift_override, lift_plan, lift_wish, lower_answer,
     lower_override, run_key,
 };
@@ -155,6 +155,11 @@ impl Performing {
             planned: called.map(|called| PlanId(called.plan.clone())),
             would_do: plan_id(&self.plan, facts),
         })
+    }
+
+    fn note_answers(&mut self) {
+        let answers = self.answers.iter().map(|(number, answer)| (*number, lower_answer(*answer)));
+        self.document.answers.extend(answers);
     }
 
     /// Notes that the run has partitions in its hands. Returns whether that is news.
@@ -707,12 +712,7 @@ impl Operator {
             return Ok(());
         }
         let name = name_of(&run.plan, step);
-        run.document.journal.push(RunEntry {
-            at_ms: clock::unix_ms(),
-            executor: self.region.to_string(),
-            step: name.to_owned(),
-            what: what.clone(),
-        });
+        run.document.note(clock::unix_ms(), self.region.as_str(), name, what.clone());
         run.document.executor = Some(self.region.to_string());
         self.save(run).await?;
         tracing::info!(run = %run.plan.run, step = name, "{what}");
@@ -744,16 +744,28 @@ impl Operator {
         let last = run.plan.steps.len();
         let name = name_of(&run.plan, last);
         self.kill_at.reached(name, Moment::Before);
-        self.journal(run, last, what).await?;
+        run.note_answers();
+        run.document.executor = Some(self.region.to_string());
+        let after = self.ended_last(&run.document.run);
+        run.document.close(clock::unix_ms(), self.region.as_str(), what.clone(), after);
+        self.save(run).await?;
+        tracing::info!(run = %run.plan.run, "{what}");
         self.kill_at.reached(name, Moment::After);
         Ok(())
+    }
+
+    /// Which other run has ended last, as far as is known here?
+    fn ended_last(&self, run: &str) -> Option<LinkDocument> {
+        let view = self.runs.borrow().clone();
+        let documents = view.documents.values().filter_map(|(value, _)| lift_run(value));
+        let others: Vec<RunDocument> = documents.filter(|other| other.run != run).collect();
+        last_end(others.iter())
     }
 
     /// Writes the run's document; whoever has written it meanwhile is performing it now.
     async fn save(&self, run: &mut Performing) -> anyhow::Result<()> {
         let key = run_key(&run.plan.run);
-        let answers = run.answers.iter().map(|(number, answer)| (*number, lower_answer(*answer)));
-        run.document.answers.extend(answers);
+        run.note_answers();
         let written = self.directory.write(&key, run.revision, Some(json(&run.document))).await?;
         match written {
             Written::At(revision) => {

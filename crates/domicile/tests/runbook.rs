@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 
+use domicile::directory::Client as Directory;
 use domicile::lab::regions::Regions;
 use serde_json::Value as Json;
 
@@ -276,6 +277,55 @@ async fn a_run_that_misses_its_objective_has_succeeded_and_says_so() {
     assert_eq!(code, 0, "it may be run all the same");
     let text = String::from_utf8(domicile(&regions, &called).stdout).unwrap();
     assert!(text.contains(&format!("objective RTO would be missed: {told}")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_was_changed_says_where() {
+    let mut regions = world().await;
+    for (partition, to) in [("0", "us"), ("1", "us"), ("0", "ap")] {
+        let (said, code) = asked(&regions, &["switchover", "--partitions", partition, "--to", to]);
+        assert_eq!(code, 0, "{said:#}");
+    }
+    // Who performs it dies in the middle of the chain, and another goes on with it.
+    std::fs::write(regions.folder().join("us/agent/kill-at"), "grant between").unwrap();
+    let mut run = begin(&regions, &["mine", "which=2"]);
+    assert!(run.wait().unwrap().success());
+    regions.start_agent("us").unwrap();
+    let verify = ["runbook", "history", "--verify"];
+    let (verified, code) = asked(&regions, &verify);
+    assert_eq!((code, &verified["chained"]), (0, &serde_json::json!(4)), "{verified:#}");
+    let (history, _) = asked(&regions, &["runbook", "history"]);
+    assert_eq!(verified["last"]["run"], history[0]["run"], "{verified:#}");
+    let (story, code) = asked(&regions, &["runbook", "report", "last"]);
+    assert_eq!((code, &story["chain"]), (0, &serde_json::json!({"state": "holds"})));
+
+    let changed = history[2]["run"].as_str().unwrap();
+    let key = format!("run/{changed}");
+    let directory = Directory::embedded(&regions.directory().to_string()).unwrap();
+    let found = directory.get(&key).await.unwrap().unwrap();
+    let mut document: Json = serde_json::from_slice(&found.value).unwrap();
+    document["journal"][1]["executor"] = "ap".into();
+    let text = document.to_string().into();
+    directory.write(&key, found.revision, Some(text)).await.unwrap();
+    let (verified, code) = asked(&regions, &verify);
+    assert_eq!(code, 3, "{verified:#}");
+    let places: Vec<(&str, u64)> = verified["broken"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (it["run"].as_str().unwrap(), it["entry"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(places, [(changed, 2)], "{verified:#}");
+    let (story, code) = asked(&regions, &["runbook", "report", changed]);
+    assert_eq!((code, &story["chain"]["state"]), (3, &"broken".into()), "{story:#}");
+    assert_eq!(asked(&regions, &["runbook", "report", "last"]).1, 0, "that one is as it was");
+
+    let revision = directory.get(&key).await.unwrap().unwrap().revision;
+    directory.write(&key, revision, None).await.unwrap();
+    let output = domicile(&regions, &verify);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let gone = format!("run {changed} ended before it, and was taken out of the history");
+    assert!(output.status.code() == Some(3) && said.contains(&gone), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

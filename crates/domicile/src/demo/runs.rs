@@ -95,6 +95,8 @@ mod tests {
             executor: "eu".to_owned(),
             step: step.to_string(),
             what: format!("does {step}"),
+            covers: None,
+            hash: None,
         };
         RunDocument {
             run: "r1".to_owned(),
@@ -117,6 +119,7 @@ mod tests {
             answers: Default::default(),
             estimated_loss_ms: 0,
             silent_ms: 0,
+            after: None,
             steps: steps.to_vec(),
             journal: steps_done.iter().map(entry).collect(),
         }

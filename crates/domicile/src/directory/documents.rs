@@ -16,8 +16,11 @@ use domicile_core::retention::LeftBehind;
 use domicile_core::time::Millis;
 use serde::{Deserialize, Serialize};
 
+mod chain;
 mod run;
 mod safety;
+
+pub use chain::{Break, Chain, LinkDocument, Verified, last_end, verify};
 
 pub use run::{
     AnswerDocument, ApprovalDocument, IntentDocument, RunDocument, RunEntry, RunState,

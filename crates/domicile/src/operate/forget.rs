@@ -91,6 +91,7 @@ mod tests {
             executor: None,
             estimated_loss_ms: 0,
             silent_ms: 0,
+            after: None,
             steps: Vec::new(),
             journal: Vec::new(),
         }

@@ -13,7 +13,7 @@ use crate::cli::outside::read_ownership;
 use crate::cli::runs::{follow, person};
 use crate::cli::{Context, Exit, UsageError};
 use crate::directory::documents::{
-    ApprovalDocument, RunDocument, RunEntry, RunState, WishDocument, json, lift_plan, run_key,
+    ApprovalDocument, RunDocument, RunState, WishDocument, json, lift_plan, run_key,
 };
 use crate::directory::{Client as Directory, Written};
 
@@ -167,8 +167,7 @@ pub(super) async fn ask(
             Ok(what) => what,
             Err(why) => return Ok(Asked::Refused { run, why }),
         };
-        let (at_ms, executor) = (crate::clock::unix_ms(), by.to_owned());
-        document.journal.push(RunEntry { at_ms, executor, step: "run".to_owned(), what });
+        document.note(crate::clock::unix_ms(), by, "run", what);
         let written = directory.write(&key, found.revision, Some(json(&document))).await?;
         if let Written::At(_) = written {
             return Ok(Asked::Heeded(Box::new(document)));

@@ -11,7 +11,9 @@ use super::report::{Story, html, markdown};
 use crate::cli::output::{print_text, trimmed};
 use crate::cli::{Context, Exit, UsageError};
 use crate::directory;
-use crate::directory::documents::{IntentDocument, RUN_PREFIX, RunDocument, RunState};
+use crate::directory::documents::{
+    self, Break, Chain, IntentDocument, LinkDocument, RUN_PREFIX, RunDocument, RunState, Verified,
+};
 
 /// How much of a run's id is printed: enough to tell it from others by.
 const ID_PRINTED: usize = 13;
@@ -76,13 +78,58 @@ pub async fn list(context: &Context) -> anyhow::Result<Exit> {
 
 pub async fn report(context: &Context, run: &str, format: Format) -> anyhow::Result<Exit> {
     let config = context.config()?;
-    let story = Story::of(&find(&config, run).await?);
+    let mut story = Story::of(&find(&config, run).await?);
+    let chain = verified(&config).await?.of(&story.run);
+    let broken = matches!(chain, Chain::Broken { .. });
+    story.chain = Some(chain);
     match format {
         Format::Markdown => print_text(&markdown(&story))?,
         Format::Html => print_text(&html(&story))?,
         Format::Json => context.output.print_json(&story)?,
     }
-    Ok(Exit::Done)
+    Ok(if broken { Exit::Refused } else { Exit::Done })
+}
+
+/// Says whether all runs are as they were written, or what is not.
+pub async fn verify(context: &Context) -> anyhow::Result<Exit> {
+    let verified = verified(&context.config()?).await?;
+    if context.output.is_json() {
+        context.output.print_json(&verified)?;
+    } else {
+        let lines: Vec<String> = told(&verified);
+        context.output.print(&lines.join("\n"))?;
+    }
+    Ok(if verified.broken.is_empty() { Exit::Done } else { Exit::Refused })
+}
+
+fn told(Verified { chained, unchained, broken, last }: &Verified) -> Vec<String> {
+    let mut lines: Vec<String> = broken
+        .iter()
+        .map(|Break { run, entry, why }| {
+            let line = entry.map_or_else(String::new, |line| format!(", line {line}"));
+            format!("run {run}{line}: {why}")
+        })
+        .collect();
+    lines.push(format!("{chained} runs are chained, {} are broken", broken.len()));
+    if !unchained.is_empty() {
+        lines.push(format!(
+            "{} have lines from before there were hashes: {}",
+            unchained.len(),
+            unchained.join(", ")
+        ));
+    }
+    let end = last
+        .iter()
+        .map(|LinkDocument { run, hash }| format!("the history ends with run {run}: {hash}"));
+    lines.extend(end);
+    lines
+}
+
+async fn verified(config: &Config) -> anyhow::Result<Verified> {
+    let directory = directory::Client::open(config)?;
+    let documents = directory.read(RUN_PREFIX).await?.documents;
+    let stored = documents.iter().map(|document| document.value.as_ref());
+    documents::verify(stored).context("read the runs")
 }
 
 /// Returns the run whose id begins like this, or the last one that was started.
@@ -184,6 +231,7 @@ mod tests {
             answers: Default::default(),
             estimated_loss_ms: 0,
             silent_ms: 0,
+            after: None,
             steps: Vec::new(),
             journal: Vec::new(),
         }

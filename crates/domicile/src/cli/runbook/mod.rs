@@ -57,8 +57,8 @@ enum Command {
     Abort(Asked),
     /// Take by force what a planned run was to be handed, when its source is lost
     Escalate(Escalate),
-    /// List all runs, the newest first
-    History,
+    /// List all runs, the newest first, or say whether somebody has changed them
+    History(History),
     /// Tell the story of a run, with its timeline drawn
     Report(Report),
     /// Print the reference of all steps, as Markdown
@@ -187,7 +187,24 @@ struct Approve {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Each line of a run's journal carries a hash of all that stands before it, and each run that has ended the
+hash of the one that ended before. Keep the last one elsewhere: it shows whether all was written anew.
+
+Examples:
+  domicile runbook history
+  domicile runbook history --verify --json"
+)]
+struct History {
+    /// Say whether anything was changed after it was written; ends with 3 when it was
+    #[arg(long)]
+    verify: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Ends with 3 when the run was changed after it was written.
+
+Examples:
   domicile runbook report last
   domicile runbook report 0198c3 --format html > report.html")]
 struct Report {
@@ -224,7 +241,8 @@ impl RunbookCommand {
             Command::Resume(asked) => asking::resume(context, &asked.run).await,
             Command::Abort(asked) => asking::abort(context, &asked.run).await,
             Command::Escalate(escalate) => escalating::escalate(context, &escalate).await,
-            Command::History => history::list(context).await,
+            Command::History(History { verify: true }) => history::verify(context).await,
+            Command::History(_) => history::list(context).await,
             Command::Report(report) => {
                 let format = if context.output.is_json() { Format::Json } else { report.format };
                 history::report(context, &report.run, format).await

@@ -12,7 +12,7 @@ use domicile_core::time::Wall;
 use serde::Serialize;
 
 use crate::directory::documents::{
-    ApprovalDocument, OverrideDocument, RunDocument, RunEntry, RunState, WishDocument,
+    ApprovalDocument, Chain, OverrideDocument, RunDocument, RunEntry, RunState, WishDocument,
 };
 use crate::objectives::{Measured, ObjectiveDocument, held, lower_held};
 
@@ -52,6 +52,8 @@ pub struct Story {
     pub approvals: Vec<ApprovalDocument>,
     /// Who has had it begin although the rules of safety were against it.
     pub safety_override: Option<OverrideDocument>,
+    /// Is it as it was written? Absent where nobody has looked.
+    pub chain: Option<Chain>,
     pub timeline: Vec<Span>,
     pub journal: Vec<Line>,
 }
@@ -145,6 +147,7 @@ impl Story {
             escalation: Escalation::of(document),
             approvals: document.approvals.clone(),
             safety_override: document.safety_override.clone(),
+            chain: None,
             timeline: timeline(document, &journal),
             journal,
         }
@@ -223,6 +226,9 @@ impl Story {
             facts.push(("Escalated", escalation.text()));
         }
         facts.push(("Estimated loss", format!("{} ms", self.estimated_loss_ms)));
+        if let Some(chain) = &self.chain {
+            facts.push(("Journal", chain.to_string()));
+        }
         facts.retain(|(_, value)| !value.is_empty());
         facts
     }

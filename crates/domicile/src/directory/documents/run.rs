@@ -11,7 +11,7 @@ use domicile_core::runbook::{Answer, Approval, Intent, Outcome, Plan, Step, Wish
 use domicile_core::time::Wall;
 use serde::{Deserialize, Serialize};
 
-use super::OverrideDocument;
+use super::{LinkDocument, OverrideDocument};
 
 /// One execution of a runbook: what was wanted, and what was done so far. Any agent can continue
 /// it from here.
@@ -56,6 +56,9 @@ pub struct RunDocument {
     /// For how long the region that is lost had been silent when it was planned.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub silent_ms: u64,
+    /// The run that ended before this one ended, as far as whoever noted that knew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<LinkDocument>,
     pub steps: Vec<StepDocument>,
     pub journal: Vec<RunEntry>,
 }
@@ -134,6 +137,12 @@ pub struct RunEntry {
     pub executor: String,
     pub step: String,
     pub what: String,
+    /// In the line with which a run ended: the digest of all else that its document says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covers: Option<String>,
+    /// Chains it to the lines before it; absent where an older Domicile wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -280,6 +289,7 @@ impl RunDocument {
             executor: None,
             estimated_loss_ms: plan.estimate.loss.age.0,
             silent_ms: plan.estimate.silent_for.0,
+            after: None,
             steps: plan.steps.iter().map(step).collect(),
             journal: Vec::new(),
         }
@@ -287,12 +297,8 @@ impl RunDocument {
 
     /// Notes that the rules of safety do not hold for it, in its journal too.
     pub fn note_override(&mut self, noted: OverrideDocument) {
-        self.journal.push(RunEntry {
-            at_ms: crate::clock::unix_ms(),
-            executor: noted.by.clone(),
-            step: "run".to_owned(),
-            what: format!("overrides the rules of safety: {}", noted.reason),
-        });
+        let what = format!("overrides the rules of safety: {}", noted.reason);
+        self.note(crate::clock::unix_ms(), &noted.by, "run", what);
         self.safety_override = Some(noted);
     }
 

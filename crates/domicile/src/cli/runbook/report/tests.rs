@@ -24,6 +24,8 @@ fn document() -> RunDocument {
         executor: "us".to_owned(),
         step: step.to_owned(),
         what: what.to_owned(),
+        covers: None,
+        hash: None,
     };
     RunDocument {
         run: "0198c3a1-0000-7000-8000-000000000001".to_owned(),
@@ -49,6 +51,7 @@ fn document() -> RunDocument {
         answers: Default::default(),
         estimated_loss_ms: 0,
         silent_ms: 0,
+        after: None,
         steps: steps.to_vec(),
         journal: journal.map(entry).to_vec(),
     }
