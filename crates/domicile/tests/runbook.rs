@@ -50,11 +50,17 @@ type = "duration"
 default = "5m"
 about = "How long they have"
 
+[parameter.urgent]
+type = "flag"
+default = false
+about = "Wait for nobody"
+
 [[step]]
 do = "approve"
 role = "dba"
 count = 2
 within = "{within}"
+if = "!{urgent}"
 
 [[step]]
 do = "hand_over"
@@ -401,6 +407,7 @@ async fn a_plan_says_whom_it_ends_and_what_would_be_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn people_have_a_say_in_a_run_whoever_performs_it() {
     let mut regions = world().await;
+    nobody_is_waited_for_when_it_is_urgent(&regions).await;
     two_people_approve(&mut regions).await;
     nobody_comes_in_time(&regions).await;
     what_was_approved_is_not_done_once_it_is_something_else(&regions).await;
@@ -441,6 +448,19 @@ async fn nobody_comes_in_time(regions: &Regions) {
     assert_eq!(story["state"], "unapproved", "{story:#}");
     assert_eq!(owned(regions, "1"), ("eu".to_owned(), 1));
     assert_eq!(ask(regions, "ada", &["approve", "--role", "dba"]).1, 3, "it has ended");
+}
+
+async fn nobody_is_waited_for_when_it_is_urgent(regions: &Regions) {
+    let called = ["asks", "which=8", "urgent=true"];
+    let text = domicile(regions, &[&["runbook", "plan"], &called[..]].concat()).stdout;
+    let text = String::from_utf8(text).unwrap();
+    let skipped = "1. approve         skipped: urgent is true";
+    assert!(text.contains(skipped), "{text}");
+    assert!(begin(regions, &called).wait().unwrap().success());
+    assert_eq!(owned(regions, "8"), ("us".to_owned(), 2));
+    let (story, _) = asked(regions, &["runbook", "report", "last"]);
+    assert_eq!(story["skipped"], serde_json::json!(["1. approve: urgent is true"]), "{story:#}");
+    assert_eq!(story["approvals"], serde_json::json!([]));
 }
 
 async fn what_was_approved_is_not_done_once_it_is_something_else(regions: &Regions) {

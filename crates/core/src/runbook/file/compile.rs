@@ -2,11 +2,11 @@
 
 use thiserror::Error;
 
-use super::{Action, Argument, Arguments, Kind, Runbook, Value};
+use super::{Action, Argument, Arguments, Condition, Kind, Runbook, Value};
 use crate::id::{PartitionRange, RunId};
 use crate::runbook::step::{
     Approve, CatchUp, Check, ConfirmOutage, Cut, Exec, Fence, FenceCanary, ForEach, GiveBack,
-    Grant, HandOver, LateWrite, Notify, Reroute, Seal, Seed, Verify, WarmUp, Webhook,
+    Grant, HandOver, LateWrite, Notify, Reroute, Seal, Seed, Skipped, Verify, WarmUp, Webhook,
 };
 use crate::runbook::{Intent, Plan, Step};
 
@@ -30,7 +30,13 @@ impl Runbook {
         let bound = Bound(self.bind(given)?);
         let intent = self.intent(&bound);
         let actions = self.actions.iter().enumerate();
-        let steps = actions.map(|(number, action)| step(number, action, run, &intent, &bound));
+        let steps = actions.map(|(number, action)| {
+            let because = self.conditions.get(&number).and_then(|it| bound.unless(it));
+            match because {
+                Some(because) => Step::Skipped(Skipped { name: action.name(), because }),
+                None => step(number, action, run, &intent, &bound),
+            }
+        });
         let steps = steps.collect();
         Ok(Plan::new(run, intent, steps, self.objectives))
     }
@@ -89,6 +95,12 @@ impl Runbook {
 struct Bound(Arguments);
 
 impl Bound {
+    /// Returns why a step that stands under this condition is left out, if it is.
+    fn unless(&self, condition: &Condition) -> Option<String> {
+        let flag = self.value::<bool>(&Value::Parameter(condition.flag.clone()));
+        (flag != condition.is).then(|| format!("{} is {flag}", condition.flag))
+    }
+
     fn value<T: Argument>(&self, value: &Value<T>) -> T {
         match value {
             Value::Given(value) => value.clone(),

@@ -11,6 +11,7 @@
 //! and means the same there.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::Objectives;
 use crate::id::{PartitionRange, RegionId};
@@ -44,6 +45,17 @@ pub struct Runbook {
     pub parameters: Vec<Parameter>,
     pub objectives: Objectives,
     pub actions: Vec<Action>,
+    /// By the numbers of the steps, from 0: which runs they are part of, where that is not all of them.
+    pub conditions: BTreeMap<usize, Condition>,
+}
+
+/// A flag says whether a step is part of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The name of the parameter.
+    pub flag: String,
+    /// What it has to be.
+    pub is: bool,
 }
 
 /// What a run is told when it is started.
@@ -88,6 +100,13 @@ impl Runbook {
     /// Reads a file's text, or returns every mistake in it, in file order.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
         read::read(text)
+    }
+}
+
+/// As in the file.
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{{{}}}", if self.is { "" } else { "!" }, self.flag)
     }
 }
 

@@ -7,9 +7,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::mistake::Mistakes;
 use super::order::{self, Placed};
-use super::steps::{STEPS, StepKind, step};
+use super::steps::{IF, STEPS, StepKind, step};
 use super::{
-    Action, Argument, Kind, Mistake, NAME_BYTES_MAX, Parameter, Runbook, TEXT_BYTES_MAX, Value,
+    Action, Argument, Condition, Kind, Mistake, NAME_BYTES_MAX, Parameter, Runbook, TEXT_BYTES_MAX,
+    Value,
 };
 use crate::runbook::Objectives;
 use crate::time::Millis;
@@ -81,19 +82,21 @@ impl Reader {
         let about = self.text(file, "about");
         let parameters = self.parameters(file);
         let objectives = self.objectives(file);
-        let actions = self.steps(file);
+        let steps = self.steps(file);
         for (parameter, line) in &parameters {
             if !self.used.contains(&parameter.name) {
                 let path = format!("parameter.{}", parameter.name);
                 self.mistakes.add(&path, *line, "no step uses it");
             }
         }
+        let (actions, conditions) = steps?;
         Some(Runbook {
             name: name?.0,
             about: about?.0,
             parameters: parameters.into_iter().map(|(parameter, _)| parameter).collect(),
             objectives,
-            actions: actions?,
+            actions,
+            conditions,
         })
     }
 
@@ -210,7 +213,7 @@ impl Reader {
         Some(Millis::read(&text).expect("a literal was checked"))
     }
 
-    fn steps(&mut self, file: &Section<'_>) -> Option<Vec<Action>> {
+    fn steps(&mut self, file: &Section<'_>) -> Option<(Vec<Action>, BTreeMap<usize, Condition>)> {
         let items = match file.get("step").map(|value| (value, value.get_ref())) {
             Some((_, DeValue::Array(items))) if !items.is_empty() => items,
             Some((value, other)) if !matches!(other, DeValue::Array(_)) => {
@@ -224,7 +227,7 @@ impl Reader {
                 return None;
             }
         };
-        let (mut actions, mut placed) = (Vec::new(), Vec::new());
+        let (mut actions, mut placed, mut conditions) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (i, item) in items.iter().enumerate() {
             let path = format!("step[{}]", i + 1);
             let line = self.mistakes.line(item.span().start);
@@ -237,12 +240,13 @@ impl Reader {
             let Some(kind) = self.kind(&section) else { continue };
             placed.push(Placed { kind, path, line });
             actions.extend(self.action(&section, kind));
+            conditions.extend(self.condition(&section, kind).map(|condition| (i, condition)));
         }
         // What an unknown step was meant to be, nobody knows: the order says nothing then.
         if placed.len() == items.len() {
             order::check(&placed, &mut self.mistakes);
         }
-        (actions.len() == items.len()).then_some(actions)
+        (actions.len() == items.len()).then_some((actions, conditions))
     }
 
     fn kind(&mut self, section: &Section<'_>) -> Option<&'static StepKind> {
@@ -257,8 +261,11 @@ impl Reader {
     }
 
     fn action(&mut self, section: &Section<'_>, kind: &'static StepKind) -> Option<Action> {
-        let known: Vec<&str> =
-            std::iter::once("do").chain(kind.keys.iter().map(|key| key.name)).collect();
+        let mut known = vec!["do"];
+        known.extend(kind.keys.iter().map(|key| key.name));
+        if kind.is_optional() {
+            known.push(IF);
+        }
         self.refuse_unknown(section, &known);
         Some(match kind.name {
             "approve" => {
@@ -328,6 +335,21 @@ impl Reader {
             "give_back" => Action::GiveBack,
             other => unreachable!("step {other} is listed, and nothing reads it"),
         })
+    }
+
+    /// Reads which runs a step is part of.
+    fn condition(&mut self, section: &Section<'_>, kind: &StepKind) -> Option<Condition> {
+        let value = section.get(IF).filter(|_| kind.is_optional())?;
+        let (path, line) = (section.path_of(IF), self.mistakes.line(value.span().start));
+        let text = value.get_ref().as_str().unwrap_or_default();
+        let (is, named) = text.strip_prefix('!').map_or((true, text), |named| (false, named));
+        let Some(flag) = named.strip_prefix('{').and_then(|named| named.strip_suffix('}')) else {
+            let what = "expected a flag that a run is told, as in \"{urgent}\" or \"!{urgent}\"";
+            self.mistakes.add(&path, line, what);
+            return None;
+        };
+        let flag = flag.to_owned();
+        self.refers(&path, line, &flag, Kind::Flag).then_some(Condition { flag, is })
     }
 
     /// Reads what a step is told; `key` is one of its own.

@@ -320,6 +320,19 @@ pub const STEPS: &[StepKind] = &[
     },
 ];
 
+/// The key of those steps that need not be part of every run.
+pub const IF: &str = "if";
+
+/// What decides nothing about owners may be left out.
+const OPTIONAL: &[&str] = &["approve", "check", "exec", "webhook", "notify"];
+
+impl StepKind {
+    /// May a flag leave it out of a run?
+    pub fn is_optional(&self) -> bool {
+        OPTIONAL.contains(&self.name)
+    }
+}
+
 /// Returns the step of this name.
 pub fn step(name: &str) -> Option<&'static StepKind> {
     STEPS.iter().find(|step| step.name == name)
@@ -351,9 +364,14 @@ pub fn reference() -> String {
             let (name, kind) = (key.name, key.kind.name());
             let _ = writeln!(page, "| `{name}` | {kind} | {default} | {} |", key.meaning);
         }
+        if step.is_optional() {
+            let _ = writeln!(page, "| `{IF}` | a flag's name | always | {IF_MEANING} |");
+        }
     }
     page
 }
+
+const IF_MEANING: &str = "`\"{urgent}\"`: it is skipped by runs that are told `urgent=false`; `\"!{urgent}\"`: by those that are told `urgent=true`. The plan and the report say so.";
 
 const INTRODUCTION: &str = "\
 # Runbooks

@@ -6,7 +6,7 @@ use super::*;
 use crate::id::RunId;
 use crate::progress::Rpo;
 use crate::runbook::run::tests::{facts, lose_eu, play, region};
-use crate::runbook::{Intent, Outcome, Plan, ready};
+use crate::runbook::{Blocker, Effect, Intent, Next, Outcome, Plan, Recorded, Step, next, ready};
 
 fn run() -> RunId {
     RunId("1".into())
@@ -123,6 +123,67 @@ do = "grant"
             "line 27: step[3]: no catch_up comes before grant: the new owner may lack what the old one wrote",
         ]
     );
+}
+
+/// An approval that is not waited for when it is urgent, and a message that is sent then alone.
+const URGENT: &str =
+    "[parameter.urgent]\ntype = \"flag\"\ndefault = false\nabout = \"Wait for nobody\"\n
+    [[step]]\ndo = \"approve\"\nrole = \"dba\"\nif = \"!{urgent}\"\n
+    [[step]]\ndo = \"notify\"\nwebhook = \"team\"\nif = \"{urgent}\"\n";
+
+#[test]
+fn a_flag_leaves_steps_out_and_the_others_keep_their_numbers() {
+    let text = with_steps(&format!("{URGENT}{HAND_OVER}{REST}"));
+    let runbook = Runbook::parse(&text).unwrap();
+    let plan = |urgent: &str| runbook.plan(&run(), &arguments(&[("urgent", urgent)])).unwrap();
+    let told = |plan: &Plan| {
+        let steps = plan.steps[..2].iter().map(|step| (step.name(), step.explain()));
+        steps.filter(|(_, explained)| explained.starts_with("skipped")).collect::<Vec<_>>()
+    };
+    let (calm, urgent) = (plan("false"), plan("true"));
+    assert_eq!(told(&calm), [("notify", "skipped: urgent is false".to_owned())]);
+    assert_eq!(told(&urgent), [("approve", "skipped: urgent is true".to_owned())]);
+    assert_eq!(runbook.plan(&run(), &Arguments::new()).unwrap(), calm, "unless told otherwise");
+    assert!(matches!(&urgent.steps[1], Step::Notify(notify) if notify.number == 1));
+    assert_eq!(runbook.conditions[&0].to_string(), "!{urgent}");
+    let ownership = facts(Rpo::None).ownership;
+    assert_ne!(calm.decided(&ownership), urgent.decided(&ownership), "it is another plan");
+}
+
+#[test]
+fn a_run_does_not_wait_for_a_step_that_is_left_out() {
+    let text = with_steps(&format!("{URGENT}{HAND_OVER}{REST}"));
+    let runbook = Runbook::parse(&text).unwrap();
+    let what_is_next = |urgent: &str| {
+        let plan = runbook.plan(&run(), &arguments(&[("urgent", urgent)])).unwrap();
+        next(&plan, &Recorded::default(), &facts(Rpo::None))
+    };
+    let waits =
+        |next: &Next| matches!(next, Next::Wait { step: 0, blocker: Blocker::Unapproved { .. } });
+    assert!(waits(&what_is_next("false")), "{:?}", what_is_next("false"));
+    let tells = |next: &Next| matches!(next, Next::Do { step: 1, effect: Effect::Send { .. } });
+    assert!(tells(&what_is_next("true")), "{:?}", what_is_next("true"));
+}
+
+#[test]
+fn a_step_is_left_out_by_a_flag_alone_and_only_where_nobody_s_writes_depend_on_it() {
+    let flag = "[parameter.urgent]\ntype = \"flag\"\nabout = \"Now\"\n";
+    let name = "[parameter.urgent]\ntype = \"name\"\nabout = \"Now\"\n";
+    let approve = "[[step]]\ndo = \"approve\"\nrole = \"dba\"\nif = ";
+    let cases = [
+        (flag, "\"urgent\"", "step[1].if: expected a flag that a run is told"),
+        (flag, "true", "step[1].if: expected a flag that a run is told"),
+        (flag, "\"!{urgen}\"", "step[1].if: there is no parameter \"urgen\""),
+        (name, "\"{urgent}\"", "step[1].if: parameter \"urgent\" is of type name: expected flag"),
+    ];
+    for (parameter, condition, expected) in cases {
+        let told =
+            mistakes(&with_steps(&format!("{parameter}{approve}{condition}\n{HAND_OVER}{REST}")));
+        assert!(told.iter().any(|told| told.contains(expected)), "{expected}: {told:#?}");
+    }
+    let grant = format!("{flag}{HAND_OVER}{REST}if = \"{{urgent}}\"\n");
+    let told = mistakes(&with_steps(&grant));
+    assert!(told.iter().any(|told| told.contains("step[3].if: unknown key")), "{told:#?}");
 }
 
 const FORCED: &str = "[[step]]\ndo = \"confirm_outage\"\n

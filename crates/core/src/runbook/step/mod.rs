@@ -22,6 +22,7 @@ mod notify;
 mod reroute;
 mod seal;
 mod seed;
+mod skipped;
 mod verify;
 mod warm_up;
 mod webhook;
@@ -43,6 +44,7 @@ pub use notify::Notify;
 pub use reroute::Reroute;
 pub use seal::Seal;
 pub use seed::Seed;
+pub use skipped::Skipped;
 pub use verify::Verify;
 pub use warm_up::WarmUp;
 pub use webhook::Webhook;
@@ -69,6 +71,7 @@ pub enum Step {
     Reroute(Reroute),
     Verify(Verify),
     GiveBack(GiveBack),
+    Skipped(Skipped),
 }
 
 macro_rules! each_step {
@@ -94,6 +97,7 @@ macro_rules! each_step {
             Step::Reroute($step) => $answer,
             Step::Verify($step) => $answer,
             Step::GiveBack($step) => $answer,
+            Step::Skipped($step) => $answer,
         }
     };
 }
@@ -122,6 +126,7 @@ impl Step {
             Self::Reroute(_) => "reroute",
             Self::Verify(_) => "verify",
             Self::GiveBack(_) => "give_back",
+            Self::Skipped(skipped) => skipped.name,
         }
     }
 

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use comfy_table::Color;
 use domicile_core::runbook::Objectives;
-use domicile_core::runbook::file::{Action, Mistake, Parameter, Runbook, steps, written};
+use domicile_core::runbook::file::{
+    Action, Condition, Mistake, Parameter, Runbook, steps, written,
+};
 use domicile_core::time::Millis;
 use serde_json::{Value as Json, json};
 
@@ -54,13 +56,16 @@ pub fn show(context: &Context, name: &str, toml: bool) -> anyhow::Result<Exit> {
     }
     let runbook = found.parse()?;
     if context.output.is_json() {
+        let actions = runbook.actions.iter().enumerate();
+        let steps = actions.map(|(i, action)| step_json(action, runbook.conditions.get(&i)));
+        let steps: Vec<Json> = steps.collect();
         context.output.print_json(&json!({
             "name": found.name,
             "file": found.file,
             "about": runbook.about,
             "objectives": objectives_json(&runbook.objectives),
             "parameters": runbook.parameters.iter().map(parameter_json).collect::<Vec<_>>(),
-            "steps": runbook.actions.iter().map(step_json).collect::<Vec<_>>(),
+            "steps": steps,
         }))?;
         return Ok(Exit::Done);
     }
@@ -81,7 +86,9 @@ pub fn show(context: &Context, name: &str, toml: bool) -> anyhow::Result<Exit> {
     lines.push("Steps:".to_owned());
     for (i, action) in runbook.actions.iter().enumerate() {
         let told = action.told().into_iter().map(|(key, value)| format!(" {key}={value}"));
-        lines.push(format!("  {}. {}{}", i + 1, action.name(), told.collect::<String>()));
+        let condition = runbook.conditions.get(&i).map(|it| format!(" if={it}"));
+        let told = told.chain(condition).collect::<String>();
+        lines.push(format!("  {}. {}{told}", i + 1, action.name()));
     }
     context.output.print(&lines.join("\n"))?;
     Ok(Exit::Done)
@@ -109,11 +116,12 @@ fn parameter_json(parameter: &Parameter) -> Json {
     })
 }
 
-fn step_json(action: &Action) -> Json {
+fn step_json(action: &Action, condition: Option<&Condition>) -> Json {
     let told: serde_json::Map<String, Json> =
         action.told().into_iter().map(|(key, value)| (key.to_owned(), json!(value))).collect();
     let meaning = steps::step(action.name()).map(|step| step.meaning);
-    json!({ "name": action.name(), "told": told, "meaning": meaning })
+    let condition = condition.map(ToString::to_string);
+    json!({ "name": action.name(), "told": told, "if": condition, "meaning": meaning })
 }
 
 pub fn lint(context: &Context, files: &[PathBuf]) -> anyhow::Result<Exit> {

@@ -97,6 +97,7 @@ mod tests {
             escalation: None,
             approvals: Vec::new(),
             safety_override: None,
+            skipped: Vec::new(),
             chain: None,
             timeline: spans.iter().map(span).collect(),
             journal: Vec::new(),

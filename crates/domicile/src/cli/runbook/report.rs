@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use domicile_core::id::RunId;
-use domicile_core::runbook::{Held, Objective, forced_of};
+use domicile_core::runbook::step::Skipped;
+use domicile_core::runbook::{Held, Objective, Step, forced_of};
 use domicile_core::time::Wall;
 use serde::Serialize;
 
 use crate::directory::documents::{
     ApprovalDocument, Chain, OverrideDocument, RunDocument, RunEntry, RunState, WishDocument,
+    lift_plan,
 };
 use crate::objectives::{Measured, ObjectiveDocument, held, lower_held};
 
@@ -52,6 +54,8 @@ pub struct Story {
     pub approvals: Vec<ApprovalDocument>,
     /// Who has had it begin although the rules of safety were against it.
     pub safety_override: Option<OverrideDocument>,
+    /// The steps that a flag has left out of it, as in `2. approve: urgent is true`.
+    pub skipped: Vec<String>,
     /// Is it as it was written? Absent where nobody has looked.
     pub chain: Option<Chain>,
     pub timeline: Vec<Span>,
@@ -147,6 +151,7 @@ impl Story {
             escalation: Escalation::of(document),
             approvals: document.approvals.clone(),
             safety_override: document.safety_override.clone(),
+            skipped: skipped(document),
             chain: None,
             timeline: timeline(document, &journal),
             journal,
@@ -214,6 +219,7 @@ impl Story {
             };
             facts.push((name, held.to_string()));
         }
+        facts.extend(self.skipped.iter().map(|step| ("Skipped", step.clone())));
         for ApprovalDocument { role, by } in &self.approvals {
             facts.push(("Approved", format!("{by}, as {role}")));
         }
@@ -232,6 +238,15 @@ impl Story {
         facts.retain(|(_, value)| !value.is_empty());
         facts
     }
+}
+
+fn skipped(document: &RunDocument) -> Vec<String> {
+    let Ok(plan) = lift_plan(document) else { return Vec::new() };
+    let steps = (1..).zip(&plan.steps).filter_map(|(number, step)| match step {
+        Step::Skipped(Skipped { name, because }) => Some(format!("{number}. {name}: {because}")),
+        _ => None,
+    });
+    steps.collect()
 }
 
 /// A step is at work from its first line until another one's.
