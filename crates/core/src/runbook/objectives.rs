@@ -122,6 +122,7 @@ mod tests {
         let held = BOTH.expected(&estimate(0, 0), None);
         assert_eq!((held[1].figure, held[1].met()), (Some(Millis(40)), Some(false)));
     }
+
     #[test]
     fn a_failover_counts_from_when_the_region_was_last_heard_and_a_hand_over_from_itself() {
         let mut facts = facts(Rpo::None);
