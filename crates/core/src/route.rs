@@ -33,7 +33,7 @@ pub enum Mode {
 }
 
 /// Who opened the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Caller {
     Client,
     /// Another region's gateway: served here or not at all, so that nothing goes in circles.

@@ -129,7 +129,7 @@ pub async fn unless_overtaken<T>(
 }
 
 impl Session {
-    /// Returns once the session is at its home and that home is alive; only for an idle session.
+    /// Returns once the session is at its home and that home is alive; only for an idle session of a client.
     pub async fn go_home(&mut self, patience: Millis) -> Result<(), End> {
         let mut wait = Wait::new(&self.shared, patience);
         loop {
@@ -138,7 +138,6 @@ impl Session {
                     self.forget_ahead();
                     return Ok(());
                 }
-                Home::At(_) if self.caller == Caller::Peer => return Err(End::Quietly),
                 // The connection may be as good as ever when the region answers again.
                 Home::At(region) if self.shared.is_silent(&region) => refusals::unreachable(),
                 Home::At(region) => match self.move_to(&region).await {
@@ -176,13 +175,37 @@ impl Session {
         *region == self.home.region && !self.home.link.has_ended() && !self.shared.is_silent(region)
     }
 
-    /// As [`Session::go_home`], with all the patience there is.
-    pub async fn go_home_patiently(&mut self) -> Result<(), End> {
-        // That is where it is nearly always.
-        match self.wanted_home() {
-            Home::At(region) if self.is_at(&region) => Ok(()),
-            _ => Box::pin(self.go_home(budget(&self.shared))).await,
+    /// As [`Session::go_home`], with all the patience there is, before a message is passed on. Returns whether the
+    /// session is there; if not, its client has heard why.
+    pub async fn be_at_home(&mut self, tag: u8, whole: bool) -> Result<bool, End> {
+        match (self.wanted_home(), self.caller) {
+            // That is where it is nearly always.
+            (Home::At(region), _) if self.is_at(&region) => Ok(true),
+            (_, Caller::Client) => {
+                Box::pin(self.go_home(budget(&self.shared))).await?;
+                Ok(true)
+            }
+            (_, Caller::Peer) => Box::pin(self.come_back(tag, whole)).await,
         }
+    }
+
+    /// Gets a peer's session one of the servers that it shares. Where none can be had its gateway hears at once that
+    /// nothing was done, as from a guard: it does the waiting, and may know of another place by then.
+    async fn come_back(&mut self, tag: u8, whole: bool) -> Result<bool, End> {
+        if self.membership.is_none() {
+            return Err(End::Quietly);
+        }
+        let here = self.shared.config.region.clone();
+        let Err(error) = self.move_to(&here).await else { return Ok(true) };
+        self.cannot_open(&here, &error)?;
+        self.turn = None;
+        let report = refusals::no_server_now(&here);
+        // The rest of a large message is not here yet.
+        if !whole {
+            return Err(refusals::ended_by(report));
+        }
+        self.refuse(tag, &report);
+        Ok(false)
     }
 
     /// Does its next transaction begin in another region, as far as is known?

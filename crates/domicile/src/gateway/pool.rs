@@ -4,6 +4,10 @@
 //! have one server: one that is idle, or a new one. There are as many turns as servers, so nobody opens one too many,
 //! and they are given in the order in which they were asked for.
 //!
+//! Those who come by another region's gateway share a pool of their own. A client keeps its turn here while its
+//! transaction waits for one there: if both regions' clients had their turns of the same, they could wait for each other
+//! for ever. Who has come from another region goes to no third one, so whoever has such a turn waits for nobody's.
+//!
 //! ```text
 //! client ── turn ──> idle server, washed ──> transaction,   ──> idle again, turn given back
 //!             │      or a new one            or session
@@ -16,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domicile_core::config::{PoolMode, Sharing};
+use domicile_core::route::Caller;
 use domicile_pg::frontend;
 use domicile_pg::startup::Startup;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -45,8 +50,14 @@ struct Shared {
 /// The startup parameters of clients that share, in the order in which they are sent.
 pub type Login = Vec<(String, String)>;
 
-/// What those who share have in common: how they log in, and whom their names mean, where PostgreSQL tells that.
-type Alike = (Login, Option<Ids>);
+/// What those who share have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Alike {
+    login: Login,
+    /// Whom their names mean, where PostgreSQL tells that.
+    ids: Option<Ids>,
+    caller: Caller,
+}
 
 /// How a pool is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +110,13 @@ pub struct Prepared {
     pub reads_apart: bool,
 }
 
+impl Alike {
+    fn new(startup: &Startup, caller: Caller, ids: Option<Ids>) -> Self {
+        // In the order in which they came: of two with one name the last counts.
+        Self { login: startup.parameters.clone(), ids, caller }
+    }
+}
+
 impl Counts {
     fn add(&mut self, other: Self) {
         self.idle += other.idle;
@@ -137,12 +155,16 @@ impl Pools {
     }
 
     /// Returns the pool of who has logged in like this; `None` where nobody shares.
-    pub(super) fn join(&self, startup: &Startup, ids: Option<Ids>) -> Option<Membership> {
+    pub(super) fn join(
+        &self,
+        startup: &Startup,
+        caller: Caller,
+        ids: Option<Ids>,
+    ) -> Option<Membership> {
         let shared = self.0.as_ref().filter(|_| self.are_joined_by(startup))?;
-        // In the order in which they came: of two with one name the last counts.
-        let login = startup.parameters.clone();
+        let alike = Alike::new(startup, caller, ids);
         let mut pools = lock(&shared.by_login);
-        let pool = pools.entry((login, ids)).or_insert_with(|| Arc::new(Pool::new(&shared.terms)));
+        let pool = pools.entry(alike).or_insert_with(|| Arc::new(Pool::new(&shared.terms)));
         let user = User(shared.users.fetch_add(1, Ordering::Relaxed));
         Some(Membership { pool: pool.clone(), user, is_let_in: false })
     }
@@ -153,18 +175,18 @@ impl Pools {
     }
 
     /// Returns how PostgreSQL has let in somebody who has logged in like this.
-    pub(super) fn known(&self, startup: &Startup, ids: Ids) -> Option<Arc<Known>> {
-        let which = (startup.parameters.clone(), Some(ids));
-        let pool = lock(&self.0.as_ref()?.by_login).get(&which).cloned()?;
+    pub(super) fn known(&self, startup: &Startup, caller: Caller, ids: Ids) -> Option<Arc<Known>> {
+        let alike = Alike::new(startup, caller, Some(ids));
+        let pool = lock(&self.0.as_ref()?.by_login).get(&alike).cloned()?;
         pool.known()
     }
 
-    /// Returns how each pool is used.
+    /// Returns how the servers are used of those who log in like this.
     pub fn counts(&self) -> BTreeMap<Login, Counts> {
         let Some(shared) = &self.0 else { return BTreeMap::new() };
         let mut counts: BTreeMap<Login, Counts> = BTreeMap::new();
-        for ((login, _), pool) in lock(&shared.by_login).iter() {
-            counts.entry(login.clone()).or_default().add(pool.counts());
+        for (alike, pool) in lock(&shared.by_login).iter() {
+            counts.entry(alike.login.clone()).or_default().add(pool.counts());
         }
         counts
     }

@@ -105,6 +105,8 @@ impl Session {
                         refusals::cancelled().put_error(&mut cancelled);
                         return self.give_refusal(&attempt, &cancelled);
                     }
+                    // Who refused may have gone meanwhile.
+                    self.home.look();
                     self.go_home(redirect.left(clock.now())).await?;
                     Next::Ask(self.home.region.clone())
                 }

@@ -3,7 +3,7 @@
 use domicile_core::admission::{Applicant, Full, Refusal};
 use domicile_core::config::Console;
 use domicile_core::freshness::Freshness;
-use domicile_core::id::RegionId;
+use domicile_core::id::{Epoch, RegionId};
 use domicile_core::lsn::Cut;
 use domicile_core::route::Refusal as Refused;
 use domicile_core::time::Millis;
@@ -313,6 +313,18 @@ pub fn no_server_free(wait: Duration) -> Report<'static> {
 /// The same where the statement cannot be refused alone.
 pub fn servers_busy() -> End {
     End::saying(sqlstate::TOO_MANY_CONNECTIONS, "no server became free in time")
+}
+
+/// Nothing was done of what a peer's session asks, and it may be asked again: in the words of a guard, which every
+/// gateway knows what to make of.
+pub fn no_server_now(here: &RegionId) -> Report<'static> {
+    let refusal = Refused { owner: None, epoch: Epoch(0) };
+    let message = format!("region \"{here}\" has no server for this session now");
+    Report::new(Severity::Error, sqlstate::READ_ONLY_SQL_TRANSACTION, message)
+        .detail(refusal.to_string())
+        .hint(
+            "Its PostgreSQL, or its gateway, is about to stop or to start. Try again in a moment.",
+        )
 }
 
 /// A cancel request came while the statement waited in the gateway.

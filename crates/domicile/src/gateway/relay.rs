@@ -68,7 +68,6 @@ impl Session {
     fn is_early(&self) -> bool {
         !self.begun
             && !self.client_cutter.is_inside()
-            && self.caller == Caller::Client
             && !matches!(
                 self.client.incoming.first(),
                 None | Some(&from_client::PASSWORD | &from_client::TERMINATE)
@@ -109,14 +108,17 @@ impl Session {
                 self.recorder.gives_up();
                 return Ok(());
             }
+            if self.opens_soon() {
+                Box::pin(self.await_opening()).await?;
+            }
             if !self.await_turn(tag, whole).await? {
                 self.recorder.gives_up();
                 return Ok(());
             }
-            if self.opens_soon() {
-                Box::pin(self.await_opening()).await?;
+            if !self.be_at_home(tag, whole).await? {
+                self.recorder.gives_up();
+                return Ok(());
             }
-            self.go_home_patiently().await?;
             self.turn = None;
             self.catch_up_at_home().await?;
             self.keep_from_writing().await?;
@@ -255,9 +257,9 @@ impl Session {
         }
     }
 
-    /// A peer's gateway goes nowhere else with the session.
+    /// A peer's session goes nowhere else, but may have other servers here.
     async fn follow_login(&mut self, body: &[u8]) {
-        if self.caller == Caller::Peer {
+        if self.caller == Caller::Peer && !self.shared.pools.are_joined_by(&self.startup) {
             return;
         }
         self.login.server_says(body);
@@ -334,8 +336,12 @@ impl Session {
             return Err(refusals::transaction_lost());
         }
         self.record_servers();
-        // The next message of the client finds a new home; a peer's gateway finds one by itself.
-        if self.caller == Caller::Peer { Err(End::Quietly) } else { Ok(()) }
+        // The next message of the client finds a new home; a peer's gateway finds one by itself, unless the session
+        // has only left it to others.
+        match self.caller {
+            Caller::Peer if !self.has_none() => Err(End::Quietly),
+            Caller::Peer | Caller::Client => Ok(()),
+        }
     }
 
     /// An unused connection may say something or end at any time.

@@ -39,8 +39,7 @@ enum NoTurn {
 impl Session {
     /// The session is let in: from now on it may share servers of this region.
     pub async fn join_pool(&mut self) {
-        let may_share = self.caller == Caller::Client && self.login.can_be_repeated();
-        if !may_share || !self.shared.pools.are_joined_by(&self.startup) {
+        if !self.login.can_be_repeated() || !self.shared.pools.are_joined_by(&self.startup) {
             return;
         }
         let ids = match self.let_in_by.ids() {
@@ -51,7 +50,7 @@ impl Session {
                 account.ok().flatten().map(|account| account.ids)
             }
         };
-        self.membership = self.shared.pools.join(&self.startup, ids);
+        self.membership = self.shared.pools.join(&self.startup, self.caller, ids);
         self.share_home();
     }
 
@@ -75,6 +74,11 @@ impl Session {
     pub fn shares_transactions(&self) -> bool {
         let pool = self.membership.as_ref().map(|membership| membership.pool.mode);
         pool == Some(PoolMode::Transaction) && self.shares_in(&self.home.region)
+    }
+
+    /// Returns whether the session has left its server to others and has no other one yet.
+    pub fn has_none(&self) -> bool {
+        self.membership.is_some() && self.home.shareable.is_none()
     }
 
     /// Gives the server back when nothing of the session needs it.
@@ -142,7 +146,11 @@ impl Session {
                 }
                 return Ok(true);
             }
-            Err(NoTurn::Stopping) => return Err(refusals::shutting_down()),
+            Err(NoTurn::Stopping) if self.caller == Caller::Client => {
+                return Err(refusals::shutting_down());
+            }
+            // Its own gateway goes on, and may know of another place by then.
+            Err(NoTurn::Stopping) => refusals::no_server_now(&self.shared.config.region),
             Err(NoTurn::Late) => refusals::no_server_free(self.shared.config.park_budget),
             Err(NoTurn::Cancelled) => refusals::cancelled(),
         };

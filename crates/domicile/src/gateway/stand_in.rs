@@ -110,13 +110,15 @@ pub async fn find(
     let itself = |account: Option<Account>| (LetInBy::Server(account.map(Box::new)), None);
     let config = &shared.config;
     let here = Home::At(config.region.clone());
-    let is_here =
-        reads_here || route::home(config.mode, caller, &config.region, &shared.routes()) == here;
-    if caller == Caller::Peer || !is_here || !shared.pools.are_joined_by(startup) {
+    // What its statements wait for, a peer's login need not.
+    let is_here = reads_here
+        || caller == Caller::Peer
+        || route::home(config.mode, caller, &config.region, &shared.routes()) == here;
+    if !is_here || !shared.pools.are_joined_by(startup) {
         return itself(None);
     }
     let Ok(Some(account)) = account(shared, startup).await else { return itself(None) };
-    let known = shared.pools.known(startup, account.ids);
+    let known = shared.pools.known(startup, caller, account.ids);
     let Some(known) = known else { return itself(Some(account)) };
     let may_bind = known.certificate.is_some() && known.certificate == client.certificate;
     if known.account != account || may_bind {

@@ -31,6 +31,7 @@ mod console;
 mod defaults;
 mod follow;
 mod functions;
+mod hops;
 mod hostile;
 mod key;
 mod load;

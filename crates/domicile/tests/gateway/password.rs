@@ -5,7 +5,7 @@ use crate::*;
 const RULES: &str = "host all postgres all trust\nhost all all all scram-sha-256\n";
 
 /// Two regions that ask `app` for the same password, and what they keep of it.
-async fn two_that_ask(wanted: &Wanted) -> (Region, Region) {
+pub async fn two_that_ask(wanted: &Wanted) -> (Region, Region) {
     let (eu, us) = wanted.two_regions().await;
     eu.run("CREATE ROLE app LOGIN PASSWORD 'first'; CREATE ROLE nosy LOGIN").await;
     let kept = kept(&eu).await;
@@ -34,7 +34,7 @@ async fn kept(region: &Region) -> String {
     direct.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-async fn connect(region: &Region, password: &str) -> Client {
+pub async fn connect(region: &Region, password: &str) -> Client {
     let address = region.connection_string().replace("user=postgres", "user=app");
     let (client, connection) =
         within(tokio_postgres::connect(&format!("{address} password={password}"), NoTls))

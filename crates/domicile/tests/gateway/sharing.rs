@@ -31,14 +31,19 @@ pub async fn until_counted(region: &Region, is_so: impl Fn(Counts) -> bool) {
 #[tokio::test]
 async fn a_server_shows_the_next_client_nothing_of_the_one_before() {
     let eu = Wanted::new(Mode::Local).shared(1).region().await;
-    eu.run("CREATE ROLE other; CREATE SCHEMA hidden; CREATE SEQUENCE number").await;
+    shows_nothing_of_others(&eu, &eu).await;
+}
+
+/// Clients come in by one region, and the only server of another, or the same one, works for all of them.
+pub async fn shows_nothing_of_others(by: &Region, at: &Region) {
+    at.run("CREATE ROLE other; CREATE SCHEMA hidden; CREATE SEQUENCE number").await;
     let fresh = "SELECT concat_ws(' ', session_user, current_user, current_setting('search_path'),
         current_setting('work_mem'), current_setting('TimeZone'), nullif(current_setting('app.tenant', true), ''),
         current_setting('default_transaction_read_only'),
         (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'),
         (SELECT count(*) FROM pg_listening_channels()), (SELECT count(*) FROM pg_cursors),
         to_regclass('pg_temp.leak'))";
-    let (one, two) = (eu.connect().await, eu.connect().await);
+    let (one, two) = (by.connect().await, by.connect().await);
     let before = simple(&two, fresh).await.unwrap();
     let used = server(&one).await;
     for sql in [
@@ -55,7 +60,7 @@ async fn a_server_shows_the_next_client_nothing_of_the_one_before() {
         "DO $$ BEGIN EXECUTE 'SELECT pg_advisory_' || 'lock(7)'; END $$",
         "DO $$ BEGIN EXECUTE 'SELECT set_' || 'config(''app.tenant'', ''two'', false)'; END $$",
     ] {
-        let dirty = eu.connect().await;
+        let dirty = by.connect().await;
         dirty.batch_execute(sql).await.unwrap();
         let shown = simple(&two, fresh).await.unwrap();
         assert_eq!(shown.trim_end(), before.trim_end(), "{sql}");
@@ -69,7 +74,12 @@ async fn a_server_shows_the_next_client_nothing_of_the_one_before() {
 #[tokio::test]
 async fn settings_and_prepared_statements_come_along() {
     let eu = Wanted::new(Mode::Local).shared(1).region().await;
-    let (one, two) = (eu.connect().await, eu.connect().await);
+    has_all_come_along(&eu).await;
+}
+
+/// Clients come in by this region, and one server works for all of them.
+pub async fn has_all_come_along(by: &Region) {
+    let (one, two) = (by.connect().await, by.connect().await);
     one.batch_execute("SET app.tenant = 'one'").await.unwrap();
     two.batch_execute("SET app.tenant = 'two'").await.unwrap();
     // Both call it the same, as drivers do that count.
@@ -91,26 +101,38 @@ async fn settings_and_prepared_statements_come_along() {
 
 #[tokio::test]
 async fn what_lives_on_a_server_keeps_its_client_there() {
-    for sql in [
-        "LISTEN news",
-        "CREATE TEMP TABLE own (a int)",
-        "SELECT 1 AS a INTO TEMP own",
-        "SELECT pg_advisory_lock(7)",
-        "SELECT set_config('app.tenant', 'one', false)",
-        "PREPARE own AS SELECT 1",
-        "BEGIN; DECLARE own CURSOR WITH HOLD FOR SELECT 1; COMMIT",
-        "BEGIN",
-    ] {
+    for sql in KEEPS {
         let eu = Wanted::new(Mode::Local).shared(2).region().await;
-        let (one, two) = (eu.connect().await, eu.connect().await);
-        one.batch_execute(sql).await.unwrap();
-        let kept = server(&one).await;
-        assert_ne!(server(&two).await, kept, "{sql}");
-        assert_eq!(server(&one).await, kept, "{sql}");
-        drop(one);
-        until_counted(&eu, |counts| counts.in_use == 0).await;
-        assert_ne!(server(&two).await, kept, "{sql}");
+        is_kept_by(sql, &eu, &eu).await;
     }
+}
+
+/// What exists on one server alone.
+pub const KEEPS: [&str; 8] = [
+    "LISTEN news",
+    "CREATE TEMP TABLE own (a int)",
+    "SELECT 1 AS a INTO TEMP own",
+    "SELECT pg_advisory_lock(7)",
+    "SELECT set_config('app.tenant', 'one', false)",
+    "PREPARE own AS SELECT 1",
+    "BEGIN; DECLARE own CURSOR WITH HOLD FOR SELECT 1; COMMIT",
+    "BEGIN",
+];
+
+/// Of two servers for all who come in by one region, one is kept for who says this.
+pub async fn is_kept_by(sql: &str, by: &Region, at: &Region) {
+    let (one, two) = (by.connect().await, by.connect().await);
+    let shared = server(&one).await;
+    until_counted(at, |counts| counts.in_use == 0).await;
+    assert_eq!(server(&two).await, shared, "{sql}");
+    until_counted(at, |counts| counts.in_use == 0).await;
+    one.batch_execute(sql).await.unwrap();
+    let kept = server(&one).await;
+    assert_ne!(server(&two).await, kept, "{sql}");
+    assert_eq!(server(&one).await, kept, "{sql}");
+    drop(one);
+    until_counted(at, |counts| counts.in_use == 0).await;
+    assert_ne!(server(&two).await, kept, "{sql}");
 }
 
 #[tokio::test]
@@ -240,21 +262,26 @@ async fn servers_that_nobody_uses_are_closed() {
 #[tokio::test]
 async fn a_cancel_request_meets_nobody_but_its_client() {
     let eu = Wanted::new(Mode::Local).shared(1).region().await;
-    let (one, two) = (eu.connect().await, eu.connect().await);
+    meets_nobody_else(&eu, &eu).await;
+}
+
+/// Clients come in by one region, and the only server of another, or the same one, works for all of them.
+pub async fn meets_nobody_else(by: &Region, at: &Region) {
+    let (one, two) = (by.connect().await, by.connect().await);
     let cancel = one.cancel_token();
     // Both come to the same server, and the client whose key it was is not there now.
     assert_eq!(server(&one).await, server(&two).await);
     let sleeping =
         tokio::spawn(async move { two.batch_execute("SELECT pg_sleep(0.3)").await.map(|()| two) });
-    until(&eu, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')").await;
+    until(at, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')").await;
     cancel.cancel_query(NoTls).await.unwrap();
     let two = within(sleeping).await.unwrap().unwrap();
     let sleeping = tokio::spawn(async move { one.batch_execute("SELECT pg_sleep(600)").await });
-    until(&eu, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')").await;
+    until(at, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')").await;
     // Who waits for a server can be cancelled, too.
     let waiting_cancel = two.cancel_token();
     let waiting = tokio::spawn(async move { (two.batch_execute("SELECT 1").await, two) });
-    until_counted(&eu, |counts| counts.waiting == 1).await;
+    until_counted(at, |counts| counts.waiting == 1).await;
     waiting_cancel.cancel_query(NoTls).await.unwrap();
     let (waited, two) = within(waiting).await.unwrap();
     assert_eq!(code(&waited.unwrap_err()), "57014");
@@ -268,7 +295,13 @@ async fn a_cancel_request_meets_nobody_but_its_client() {
 #[tokio::test]
 async fn cancel_requests_at_any_time_end_no_statement_of_others() {
     let eu = Wanted::new(Mode::Local).shared(1).region().await;
-    let (one, two) = (eu.connect().await, eu.connect().await);
+    ends_nothing_of_others(&eu).await;
+}
+
+/// Clients come in by this region, and one server works for all of them.
+pub async fn ends_nothing_of_others(by: &Region) {
+    let (one, two) = (by.connect().await, by.connect().await);
+    assert_eq!(server(&one).await, server(&two).await);
     let cancel = one.cancel_token();
     let cancelling = async {
         for _ in 0..100 {
