@@ -24,7 +24,7 @@ use domicile_core::route::Caller;
 use domicile_pg::frontend;
 use domicile_pg::startup::Startup;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::backend::Backend;
@@ -35,6 +35,10 @@ use super::statuses::Statuses;
 
 /// How often it is looked for servers that nobody uses any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// PostgreSQL lets in so many of a pool at once. Where one is in, the others need not come to it.
+const LOGINS_AT_ONCE: usize = 4;
+/// Who takes long to say who it is holds up others for no longer.
+const LOGIN_TURN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// All pools of a gateway. Cheap to clone; by default nobody shares anything.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +80,7 @@ pub struct Pool {
     pub mode: PoolMode,
     servers_max: usize,
     turns: Arc<Semaphore>,
+    logins: Arc<Semaphore>,
     waiting: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
     /// How its last client was let in that came to PostgreSQL itself.
@@ -87,6 +92,15 @@ pub struct Pool {
 pub struct Turn(
     #[expect(dead_code, reason = "what counts is that it is held")] OwnedSemaphorePermit,
 );
+
+/// The right to be let in by PostgreSQL itself, beside the servers that there may be; given back when this is dropped.
+#[derive(Debug)]
+#[expect(dead_code, reason = "what counts is that they are held")]
+pub struct LoginTurn {
+    pool: Arc<Pool>,
+    /// None for who has waited long enough.
+    permit: Option<OwnedSemaphorePermit>,
+}
 
 /// What is special about a server that clients share.
 #[derive(Debug)]
@@ -162,11 +176,21 @@ impl Pools {
         ids: Option<Ids>,
     ) -> Option<Membership> {
         let shared = self.0.as_ref().filter(|_| self.are_joined_by(startup))?;
-        let alike = Alike::new(startup, caller, ids);
-        let mut pools = lock(&shared.by_login);
-        let pool = pools.entry(alike).or_insert_with(|| Arc::new(Pool::new(&shared.terms)));
+        let pool = shared.pool(Alike::new(startup, caller, ids));
         let user = User(shared.users.fetch_add(1, Ordering::Relaxed));
-        Some(Membership { pool: pool.clone(), user, is_let_in: false })
+        Some(Membership { pool, user, is_let_in: false })
+    }
+
+    /// Waits for its turn to be let in by PostgreSQL, but not for ever; `None` where nobody shares.
+    pub(super) async fn login_turn(
+        &self,
+        startup: &Startup,
+        caller: Caller,
+        ids: Ids,
+    ) -> Option<LoginTurn> {
+        let pool = self.0.as_ref()?.pool(Alike::new(startup, caller, Some(ids)));
+        let permit = timeout(LOGIN_TURN_WAIT_MAX, pool.logins.clone().acquire_owned()).await;
+        Some(LoginTurn { pool, permit: permit.ok().and_then(Result::ok) })
     }
 
     /// Returns whether a client that logs in like this may have a pool. Only its login shows whether it has one.
@@ -214,6 +238,13 @@ impl Pools {
     }
 }
 
+impl Shared {
+    fn pool(&self, alike: Alike) -> Arc<Pool> {
+        let new = || Arc::new(Pool::new(&self.terms));
+        lock(&self.by_login).entry(alike).or_insert_with(new).clone()
+    }
+}
+
 /// A session's part in a pool.
 #[derive(Clone, Debug)]
 pub struct Membership {
@@ -229,6 +260,7 @@ impl Pool {
             mode: terms.mode,
             servers_max: terms.servers_max,
             turns: Arc::new(Semaphore::new(terms.servers_max)),
+            logins: Arc::new(Semaphore::new(LOGINS_AT_ONCE)),
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),
             known: Mutex::default(),

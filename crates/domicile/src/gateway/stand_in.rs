@@ -6,7 +6,8 @@
 //! when the login is over.
 //!
 //! What could make PostgreSQL decide otherwise by now is asked at each login ([`Account`]). If any of that is not as it
-//! was, PostgreSQL lets in the next one itself.
+//! was, PostgreSQL lets in the next one itself. Where many come together only a few of them come to PostgreSQL: the others
+//! wait for one of those to be in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use super::backend::Backend;
 use super::cut::{self, Cutter, Piece};
 use super::link::Link;
 use super::login::Login;
+use super::pool::LoginTurn;
 use super::refusals::{self, End};
 use super::roles::{Account, Ids, Unknown};
 use super::session::Session;
@@ -60,8 +62,17 @@ impl Known {
 #[derive(Debug)]
 pub enum LetInBy {
     StandIn(Arc<Known>),
-    /// PostgreSQL. What decides that there is known where others may be let in like it.
-    Server(Option<Box<Account>>),
+    /// PostgreSQL; maybe as one like whom others are let in.
+    Server(Option<Box<First>>),
+}
+
+/// One whom PostgreSQL lets in itself.
+#[derive(Debug)]
+pub struct First {
+    /// What decides that there.
+    account: Account,
+    /// Others come when it is in, and known.
+    turn: Option<LoginTurn>,
 }
 
 impl LetInBy {
@@ -69,7 +80,7 @@ impl LetInBy {
     pub fn ids(&self) -> Option<Ids> {
         match self {
             Self::StandIn(known) => Some(known.account.ids),
-            Self::Server(account) => account.as_ref().map(|account| account.ids),
+            Self::Server(first) => first.as_ref().map(|first| first.account.ids),
         }
     }
 
@@ -107,7 +118,7 @@ pub async fn find(
     startup: &Startup,
     reads_here: bool,
 ) -> (LetInBy, Option<Backend>) {
-    let itself = |account: Option<Account>| (LetInBy::Server(account.map(Box::new)), None);
+    let itself = |first: Option<First>| (LetInBy::Server(first.map(Box::new)), None);
     let config = &shared.config;
     let here = Home::At(config.region.clone());
     // What its statements wait for, a peer's login need not.
@@ -117,19 +128,29 @@ pub async fn find(
     if !is_here || !shared.pools.are_joined_by(startup) {
         return itself(None);
     }
+    let asked_at = Instant::now();
     let Ok(Some(account)) = account(shared, startup).await else { return itself(None) };
-    let known = shared.pools.known(startup, caller, account.ids);
-    let Some(known) = known else { return itself(Some(account)) };
-    let may_bind = known.certificate.is_some() && known.certificate == client.certificate;
-    if known.account != account || may_bind {
-        return itself(Some(account));
+    let as_now = || {
+        let known = shared.pools.known(startup, caller, account.ids);
+        known.filter(|known| known.account == account)
+    };
+    let (mut known, mut turn) = (as_now(), None);
+    if known.is_none() {
+        turn = shared.pools.login_turn(startup, caller, account.ids).await;
+        known = as_now();
     }
+    let may_bind =
+        |known: &Known| known.certificate.is_some() && known.certificate == client.certificate;
+    let Some(known) = known.filter(|known| !may_bind(known)) else {
+        return itself(Some(First { account, turn }));
+    };
     let (session, stand_in) = tokio::io::duplex(BUFFER_BYTES);
     let mut login = StandIn {
         client: Link::new(stand_in),
         known: known.clone(),
         shared: shared.clone(),
         startup: startup.clone(),
+        asked_at,
     };
     tokio::spawn(async move {
         let role = login.startup.get("user").unwrap_or_default().to_owned();
@@ -158,12 +179,14 @@ struct StandIn {
     known: Arc<Known>,
     shared: Shared,
     startup: Startup,
+    /// When it was asked what could have changed.
+    asked_at: Instant,
 }
 
 impl StandIn {
     /// Speaks with a client as PostgreSQL does, until it is ready for the first statement.
     async fn let_in(&mut self) -> Result<(), Why> {
-        let (known, begun) = (self.known.clone(), Instant::now());
+        let known = self.known.clone();
         if let Some(verifier) = &known.asked_by {
             // As PostgreSQL offers it: who passes that on knows for whom it is.
             let offered = match known.certificate {
@@ -178,7 +201,7 @@ impl StandIn {
             let last = login.finish(&response)?;
             backend::put_sasl_final(&mut self.client.outgoing, &last);
         }
-        if begun.elapsed() > ASKED_AGAIN_AFTER {
+        if self.asked_at.elapsed() > ASKED_AGAIN_AFTER {
             let now = account(&self.shared, &self.startup).await;
             // Where nobody can say, what was said before counts.
             if now.is_ok_and(|now| now.as_ref() != Some(&known.account)) {
@@ -230,12 +253,12 @@ impl Session {
                 self.cancellable.leave();
                 self.home = Backend::nowhere(&self.home);
             }
-            LetInBy::Server(Some(account)) => self.introduce_others(*account),
+            LetInBy::Server(Some(first)) => self.introduce_others(*first),
             LetInBy::Server(None) => {}
         }
     }
 
-    fn introduce_others(&self, account: Account) {
+    fn introduce_others(&self, First { account, turn }: First) {
         // Another region's PostgreSQL says nothing of this one's.
         let pool = self.membership.as_ref().filter(|it| it.is_let_in).map(|it| &it.pool);
         let Some(pool) = pool else { return };
@@ -250,5 +273,6 @@ impl Session {
             statuses: self.statuses.clone(),
             certificate: self.home.link.certificate.clone(),
         }));
+        drop(turn);
     }
 }

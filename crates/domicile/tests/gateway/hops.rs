@@ -177,3 +177,14 @@ async fn clients_of_two_regions_that_write_in_each_others_do_not_wait_for_each_o
     assert_eq!(us.count("SELECT count(*) FROM note").await, 1);
     assert_eq!(eu.count("SELECT count(*) FROM entry").await, 1);
 }
+
+#[tokio::test]
+async fn clients_that_come_together_take_no_more_of_postgresql_than_a_few() {
+    let wanted = Wanted::new(Mode::FollowOwner).owner("us").shared(1);
+    let (eu, us) = two_that_ask(&wanted).await;
+    // One to share, and those by which PostgreSQL lets clients in itself.
+    us.run("ALTER ROLE app CONNECTION LIMIT 5").await;
+    let clients = future::join_all((0..60).map(|_| connect(&eu, "first"))).await;
+    let answers = future::join_all(clients.iter().map(place)).await;
+    assert!(answers.iter().all(|place| place == "us"), "{answers:?}");
+}
