@@ -1,4 +1,4 @@
-//! What do clients see that share a gateway's servers when the region that takes their writes is lost?
+//! What do clients see that share servers, most of them another region's, when that is lost, or hands over what it owns?
 //!
 //! Some statements fail, and it is printed with which SQLSTATE; nobody is told a success of what is not there, and
 //! everybody writes again. Drivers that know of several hosts find one by themselves.
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use domicile::lab::cluster::PgBin;
-use domicile::lab::regions::Regions;
+use domicile::lab::regions::{Regions, RegionsConfig};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::NoTls;
@@ -21,6 +21,12 @@ mod regions;
 use regions::{PATIENCE, assert_alike, config, eventually, start};
 
 const CLIENTS: usize = 200;
+const SERVERS: usize = 16;
+/// So many of those who share are let in by PostgreSQL itself at once.
+const LOGINS: usize = 4;
+/// Far fewer than there are clients: who owns everything has servers for its own clients, for those of all other regions,
+/// and for the cluster.
+const CONNECTIONS: usize = 80;
 /// Between two writes of one client.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Ids of one client.
@@ -37,29 +43,28 @@ struct Noted {
     last: BTreeMap<usize, Instant>,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_shares_servers_writes_again_after_a_failover_and_nothing_is_missing() {
-    let mut config = config(&["eu", "us", "ap"], "whole", 1);
-    config.seed_sql = "CREATE TABLE item (id bigint PRIMARY KEY)".to_owned();
-    config.tables = "[[table]]\nname = \"item\"\n".to_owned();
-    config.gateway = "sharing = \"transaction\"\nservers_max = 16\n".to_owned();
-    // Who comes from another region has a server of its own.
-    config.postgres = vec![("max_connections".to_owned(), (2 * CLIENTS).to_string())];
-    config.automatic_failover = true;
-    config.suspect_after = Duration::from_secs(2);
-    let mut regions = Regions::create(config).await.unwrap();
-    start(&mut regions).await;
+/// Clients that write one row after the other.
+struct Writers {
+    noted: Arc<Mutex<Noted>>,
+    stop: CancellationToken,
+    clients: JoinSet<()>,
+}
 
-    let (noted, stop) = (Arc::new(Mutex::new(Noted::default())), CancellationToken::new());
-    let mut clients = JoinSet::new();
-    for client in 0..CLIENTS {
-        let gateway = regions.gateway(["us", "ap"][client % 2]);
-        let address = gateway_address(gateway.port());
-        clients.spawn(write(client, address, noted.clone(), stop.clone()));
+impl Writers {
+    /// Has them come in by these regions, all at once.
+    fn start(regions: &Regions, by: &[&str]) -> Self {
+        let (noted, stop) = (Arc::new(Mutex::new(Noted::default())), CancellationToken::new());
+        let mut clients = JoinSet::new();
+        for client in 0..CLIENTS {
+            let address = gateway_address(regions.gateway(by[client % by.len()]).port());
+            clients.spawn(write(client, address, noted.clone(), stop.clone()));
+        }
+        Self { noted, stop, clients }
     }
-    let all_write_after = async |moment: Instant| {
+
+    async fn all_write_after(&self, moment: Instant) {
         eventually("every client writes", async || {
-            let noted = noted.lock().unwrap();
+            let noted = self.noted.lock().unwrap();
             let writing = noted.last.values().filter(|last| **last > moment).count();
             match writing {
                 CLIENTS => Ok(()),
@@ -67,27 +72,70 @@ async fn whoever_shares_servers_writes_again_after_a_failover_and_nothing_is_mis
             }
         })
         .await;
-    };
-    all_write_after(Instant::now()).await;
-    let before = noted.lock().unwrap().errors.clone();
-    assert!(before.is_empty(), "{before:?}");
-    regions.kill_region("eu");
-    all_write_after(Instant::now()).await;
-    by_themselves(&regions).await;
-    stop.cancel();
-    while let Some(ended) = clients.join_next().await {
-        ended.unwrap();
     }
+
+    fn have_seen_no_error(&self) {
+        let errors = self.noted.lock().unwrap().errors.clone();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+
+    async fn stop(mut self) -> Noted {
+        self.stop.cancel();
+        while let Some(ended) = self.clients.join_next().await {
+            ended.unwrap();
+        }
+        std::mem::take(&mut *self.noted.lock().unwrap())
+    }
+}
+
+async fn regions_of(names: &[&str], change: impl FnOnce(&mut RegionsConfig)) -> Regions {
+    let mut config = config(names, "whole", 1);
+    config.seed_sql = "CREATE TABLE item (id bigint PRIMARY KEY)".to_owned();
+    config.tables = "[[table]]\nname = \"item\"\n".to_owned();
+    config.gateway = format!("sharing = \"transaction\"\nservers_max = {SERVERS}\n");
+    config.postgres = vec![("max_connections".to_owned(), CONNECTIONS.to_string())];
+    change(&mut config);
+    let mut regions = Regions::create(config).await.unwrap();
+    start(&mut regions).await;
+    regions
+}
+
+async fn nothing_is_missing(regions: &Regions, region: &str, noted: &Noted) {
+    let direct = regions.connect(region).await.unwrap();
+    let there = direct.query("SELECT id FROM item", &[]).await.unwrap();
+    let there: BTreeSet<i64> = there.iter().map(|row| row.get(0)).collect();
+    let missing: Vec<&i64> = noted.acknowledged.difference(&there).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_shares_servers_writes_again_after_a_failover_and_nothing_is_missing() {
+    let mut regions = regions_of(&["eu", "us", "ap"], |config| {
+        // After it each client of the region that takes over opens a server there once.
+        config.postgres = vec![("max_connections".to_owned(), (2 * CLIENTS).to_string())];
+        config.automatic_failover = true;
+        config.suspect_after = Duration::from_secs(2);
+    })
+    .await;
+    let writers = Writers::start(&regions, &["us", "ap"]);
+    writers.all_write_after(Instant::now()).await;
+    writers.have_seen_no_error();
+    regions.kill_region("eu");
+    writers.all_write_after(Instant::now()).await;
+    by_themselves(&regions).await;
+    let noted = writers.stop().await;
     regions.start_region("eu").await.unwrap();
     regions.wait_until_ready().await.unwrap();
     owes_nobody_anything(&regions).await;
-    let mut back = Command::new(regions.binary());
-    back.args(["runbook", "plan", "failback", "partitions=0", "to=eu", "--config"]);
-    let back = back.arg(regions.config_file("us")).output().unwrap();
-    assert!(back.status.success(), "{back:?}");
+    eventually("all can be given back", async || {
+        let mut back = Command::new(regions.binary());
+        back.args(["runbook", "plan", "failback", "partitions=0", "to=eu", "--config"]);
+        let back = back.arg(regions.config_file("us")).output().map_err(|e| e.to_string())?;
+        if back.status.success() { Ok(()) } else { Err(format!("{back:?}")) }
+    })
+    .await;
     assert_alike(&regions, &["item"]).await;
 
-    let noted = std::mem::take(&mut *noted.lock().unwrap());
     let failed: usize = noted.errors.values().sum();
     println!("{} written, {failed} failed: {:?}", noted.acknowledged.len(), noted.errors);
     assert!(
@@ -95,11 +143,32 @@ async fn whoever_shares_servers_writes_again_after_a_failover_and_nothing_is_mis
         "{:?}",
         noted.errors
     );
-    let us = regions.connect("us").await.unwrap();
-    let there = us.query("SELECT id FROM item", &[]).await.unwrap();
-    let there: BTreeSet<i64> = there.iter().map(|row| row.get(0)).collect();
-    let missing: Vec<&i64> = noted.acknowledged.difference(&there).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    nothing_is_missing(&regions, "us", &noted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_of_another_region_take_few_servers_and_are_handed_over_without_an_error() {
+    let regions = regions_of(&["eu", "us", "ap"], |_| {}).await;
+    let writers = Writers::start(&regions, &["ap"]);
+    writers.all_write_after(Instant::now()).await;
+    let owner = regions.connect("eu").await.unwrap();
+    let servers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'
+        AND pid <> pg_backend_pid() AND application_name NOT LIKE 'domicile%'";
+    let servers: i64 = owner.query_one(servers, &[]).await.unwrap().get(0);
+    assert!((1..=SERVERS + LOGINS).contains(&(servers as usize)), "{servers} for {CLIENTS}");
+    for to in ["us", "eu"] {
+        let run = tokio::process::Command::new(regions.binary())
+            .args(["switchover", "--partitions", "0", "--to", to, "--config"])
+            .arg(regions.config_file("us"))
+            .output();
+        let run = run.await.unwrap();
+        assert!(run.status.success(), "{run:?}");
+        writers.all_write_after(Instant::now()).await;
+        writers.have_seen_no_error();
+    }
+    let noted = writers.stop().await;
+    assert!(noted.errors.is_empty(), "{:?}", noted.errors);
+    nothing_is_missing(&regions, "eu", &noted).await;
 }
 
 /// What it alone had written is no history: nobody lacks it.
