@@ -108,6 +108,23 @@ pub fn home(mode: Mode, caller: Caller, region: &RegionId, routes: &Routes) -> H
     }
 }
 
+/// Has a session that opens a connection now to open another one, by what is known `now`?
+///
+/// Not where its place is the same: what was begun is needed all the same, and whoever begins anew leaves a server with a
+/// login that nobody waits for.
+pub fn overtakes(
+    mode: Mode,
+    caller: Caller,
+    region: &RegionId,
+    before: &Routes,
+    now: &Routes,
+) -> bool {
+    match mode {
+        Mode::FollowOwner => home(mode, caller, region, now) != home(mode, caller, region, before),
+        Mode::Local => (now.settling, now.live) != (before.settling, before.live),
+    }
+}
+
 /// Does a session go on elsewhere when everything moves to another region, if it lives at the owner?
 pub fn follows_owner(mode: Mode, caller: Caller) -> bool {
     mode == Mode::FollowOwner && caller == Caller::Client

@@ -62,6 +62,25 @@ fn a_peers_session_is_served_here_or_waits_and_never_travels_on() {
 }
 
 #[test]
+fn what_is_opened_is_given_up_where_it_leads_to_the_wrong_place_and_else_goes_on() {
+    let overtakes = |mode, caller, before: &Routes, now: &Routes| {
+        overtakes(mode, caller, &region("eu"), before, now)
+    };
+    let client = |before, now| overtakes(Mode::FollowOwner, Caller::Client, &before, &now);
+    assert!(client(owned_by(Some("us")), owned_by(None)), "us is lost");
+    assert!(client(owned_by(Some("us")), owned_by(Some("eu"))));
+    assert!(client(owned_by(None), owned_by(Some("us"))));
+    let opened = |owner| Routes { live: true, ..owned_by(owner) };
+    assert!(!client(Routes { settling: true, ..opened(Some("eu")) }, opened(Some("eu"))));
+    assert!(!client(owned_by(Some("us")), opened(Some("us"))), "a lease that is this region's");
+    let peer = |before, now| overtakes(Mode::FollowOwner, Caller::Peer, &before, &now);
+    assert!(!peer(owned_by(Some("eu")), owned_by(Some("us"))), "it asks for this region");
+    let local = |before, now| overtakes(Mode::Local, Caller::Client, &before, &now);
+    assert!(local(owned_by(None), settling(None)));
+    assert!(!local(owned_by(None), Routes { version: 2, ..owned_by(None) }));
+}
+
+#[test]
 fn only_clients_of_an_active_passive_cluster_go_where_everything_goes() {
     assert!(follows_owner(Mode::FollowOwner, Caller::Client));
     assert!(!follows_owner(Mode::FollowOwner, Caller::Peer));

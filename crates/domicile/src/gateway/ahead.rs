@@ -156,7 +156,7 @@ impl Session {
     pub async fn take_ahead(&mut self, region: &RegionId) -> Option<Opened> {
         let ahead = self.ahead.take().filter(|ahead| ahead.region == *region)?;
         let opening = async { ahead.opening.await.unwrap_or(Err(OpenError::Closed)) };
-        let opened = unless_overtaken(&self.shared, OPEN_WAIT_MAX, opening).await;
+        let opened = unless_overtaken(&self.shared, self.caller, OPEN_WAIT_MAX, opening).await;
         let told = |error: &OpenError| tracing::debug!(%region, %error, "not opened ahead");
         let (mut server, mut statuses) = opened.inspect_err(told).ok()?;
         server.look();

@@ -12,13 +12,13 @@ use futures_util::FutureExt;
 use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::timeout;
 
-use super::Shared;
 use super::backend::{Backend, OpenError, Opened};
 use super::link::Link;
 use super::pool::Shareable;
 use super::refusals::{self, End};
 use super::session::{Session, budget};
 use super::statuses::Statuses;
+use super::{Config, Shared};
 
 /// The first pause before trying again when nothing changes; each later one is twice as long.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
@@ -101,21 +101,19 @@ impl Wait {
     }
 }
 
-/// Gives up on `opening` after `patience`, or as soon as ownership is not what it was: a region
-/// that just died may keep a connection waiting while its successor is ready.
+/// Gives up on `opening` after `patience`, or as soon as it leads to the wrong place: a region that just died may keep a
+/// connection waiting while its successor is ready.
 pub async fn unless_overtaken<T>(
     shared: &Shared,
+    caller: Caller,
     patience: Duration,
     opening: impl Future<Output = Result<T, OpenError>>,
 ) -> Result<T, OpenError> {
     let mut routes = shared.routes.clone();
     let before = routes.borrow_and_update().clone();
     let overtaken = async {
-        let changed = |now: &Arc<Routes>| {
-            now.owner_of_whole != before.owner_of_whole
-                || now.settling != before.settling
-                || now.live != before.live
-        };
+        let Config { mode, region, .. } = &*shared.config;
+        let changed = |now: &Arc<Routes>| route::overtakes(*mode, caller, region, &before, now);
         if routes.wait_for(changed).await.is_err() {
             // The agent is gone; what it said last still counts.
             std::future::pending::<()>().await;
@@ -317,8 +315,9 @@ impl Session {
     ) -> Result<Opened, OpenError> {
         let patience = Duration::from_millis(budget(&self.shared).0);
         let turn = self.turn_to_open(region).map(Ok);
-        let _turn = unless_overtaken(&self.shared, patience, turn).await?;
-        unless_overtaken(&self.shared, OPEN_WAIT_MAX, self.open_now(region, shareable)).await
+        let _turn = unless_overtaken(&self.shared, self.caller, patience, turn).await?;
+        let opening = self.open_now(region, shareable);
+        unless_overtaken(&self.shared, self.caller, OPEN_WAIT_MAX, opening).await
     }
 
     /// Servers of other regions are opened by their gateways.

@@ -332,7 +332,7 @@ async fn first_home(
             Home::At(region) => {
                 let dialing = dial(shared, &region, startup);
                 let patience = wait.left().max(DIAL_WAIT_MIN);
-                match unless_overtaken(shared, patience, dialing).await {
+                match unless_overtaken(shared, caller, patience, dialing).await {
                     Ok(home) => return Ok(home),
                     Err(error) if error.is_passing() => {
                         tracing::debug!(%region, %error, "a session has no home yet");
