@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backend::Backend;
 use super::roles::Ids;
-use super::stand_in::Known;
+use super::stand_in::{Known, Like};
 use super::statements::Statements;
 use super::statuses::Statuses;
 
@@ -85,6 +85,8 @@ pub struct Pool {
     idle: Mutex<Vec<Idle>>,
     /// How its last client was let in that came to PostgreSQL itself.
     known: Mutex<Option<Arc<Known>>>,
+    /// As whom its last one was, wherever the client had come in first.
+    like: Mutex<Option<Arc<Like>>>,
 }
 
 /// The right to have one server of a pool; given back when this is dropped.
@@ -264,6 +266,7 @@ impl Pool {
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),
             known: Mutex::default(),
+            like: Mutex::default(),
         }
     }
 
@@ -273,7 +276,17 @@ impl Pool {
 
     /// Others who log in alike are let in like this.
     pub fn know(&self, known: Arc<Known>) {
+        self.has_let_in(known.like.clone());
         *lock(&self.known) = Some(known);
+    }
+
+    /// Others who were let in by another region come in like this.
+    pub fn has_let_in(&self, like: Arc<Like>) {
+        *lock(&self.like) = Some(like);
+    }
+
+    pub fn like(&self) -> Option<Arc<Like>> {
+        lock(&self.like).clone()
     }
 
     /// Waits for a turn. Whoever gives up has lost his place.

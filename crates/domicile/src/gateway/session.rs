@@ -141,21 +141,16 @@ pub async fn begin(
         }
     };
     let reads_here = reading.is_here();
-    let mut let_in_by = LetInBy::Server(None);
     let found = async {
         if in_console {
-            return console::home(&shared, &recorder.record.who, &startup).await;
+            let home = console::home(&shared, &recorder.record.who, &startup).await?;
+            return Ok((LetInBy::Server(None), home));
         }
         gate::before_login(&shared, caller, &mut client, &mut recorder).await?;
-        let (by, stand_in) = stand_in::find(&shared, caller, &client, &startup, reads_here).await;
-        let_in_by = by;
-        if let Some(stand_in) = stand_in {
-            return Ok(stand_in);
-        }
         first_home(&shared, &mut routes, &mut client, caller, reads_here, &startup).await
     };
-    let home = match Box::pin(found).await {
-        Ok(home) => home,
+    let (let_in_by, home) = match Box::pin(found).await {
+        Ok(found) => found,
         Err(end) => {
             door::say(&mut client, end).await;
             return None;
@@ -310,7 +305,7 @@ impl Session {
     }
 }
 
-/// Finds the first home of a session, within the park budget. Its first answer has come.
+/// Finds the first home of a session, within the park budget, and who lets it in there. Its first answer has come.
 async fn first_home(
     shared: &Shared,
     routes: &mut watch::Receiver<Arc<Routes>>,
@@ -318,7 +313,7 @@ async fn first_home(
     caller: Caller,
     mut reads_here: bool,
     startup: &Startup,
-) -> Result<Backend, End> {
+) -> Result<(LetInBy, Backend), End> {
     let mut wait = Wait::new(shared, budget(shared));
     loop {
         let now = routes.borrow_and_update().clone();
@@ -330,10 +325,18 @@ async fn first_home(
         let end = match home {
             Home::Wait => refusals::no_owner(),
             Home::At(region) => {
+                // Now, and not before it had to wait: many may wait for the same region.
+                let (by, stand_in) = match region == *here {
+                    true => stand_in::find(shared, caller, client, startup).await,
+                    false => (LetInBy::Server(None), None),
+                };
+                if let Some(stand_in) = stand_in {
+                    return Ok((by, stand_in));
+                }
                 let dialing = dial(shared, &region, startup);
                 let patience = wait.left().max(DIAL_WAIT_MIN);
                 match unless_overtaken(shared, caller, patience, dialing).await {
-                    Ok(home) => return Ok(home),
+                    Ok(home) => return Ok((by, home)),
                     Err(error) if error.is_passing() => {
                         tracing::debug!(%region, %error, "a session has no home yet");
                         refusals::unreachable()

@@ -15,11 +15,11 @@ use super::backend::{Backend, OpenError, Opened};
 use super::link::Link;
 use super::memory::Memory;
 use super::moving::OPEN_WAIT_MAX;
-use super::pool::{Idle, Membership, Shareable, Turn};
+use super::pool::{Idle, Membership, Pool, Shareable, Turn};
 use super::refusals::{self, End};
 use super::session::Session;
 use super::setting::ours::TOKEN;
-use super::stand_in;
+use super::stand_in::{self, Like};
 use super::statuses::Statuses;
 
 /// What is left of a session that is over goes.
@@ -191,8 +191,10 @@ impl Session {
 
     /// Gets an idle server that is as good as a new one. Those that are not are closed.
     async fn take_idle(&self) -> Option<(Backend, Statuses)> {
-        // Who was let in by another region only is no client of this one's servers yet.
-        let Membership { pool, user, .. } = self.membership.as_ref().filter(|it| it.is_let_in)?;
+        let Membership { pool, user, is_let_in } = self.membership.as_ref()?;
+        if !is_let_in && !self.would_be_let_in(pool).await {
+            return None;
+        }
         while let Some(Idle { mut server, last_user, .. }) = pool.take(*user) {
             let only_reads = self.is_only_to_read();
             let reviving = server.revive(&self.memory, last_user == *user, only_reads);
@@ -210,15 +212,31 @@ impl Session {
         None
     }
 
+    /// Who was let in by another region only is a client of this one's servers once they would let it in, too. Where
+    /// everybody comes home at the same moment PostgreSQL has not to say so of each.
+    async fn would_be_let_in(&self, pool: &Pool) -> bool {
+        let Some(like) = pool.like() else { return false };
+        let now = stand_in::account(&self.shared, &self.startup).await;
+        now.is_ok_and(|now| now.is_some_and(|now| like.lets_in(&now, &self.login)))
+    }
+
     /// Logs in at this region's server, for itself and those who have it later.
     async fn open_shared(&self) -> Result<Opened, OpenError> {
-        let pool = self.membership.as_ref().map(|membership| &membership.pool);
+        let here = &self.shared.config.region;
+        let Some(Membership { pool, is_let_in, .. }) = &self.membership else {
+            return self.open(here, None).await;
+        };
         // There may be idle ones that it was not given.
-        if let Some(pool) = pool {
-            pool.keep_to_limit();
+        pool.keep_to_limit();
+        let account = match is_let_in {
+            true => None,
+            false => stand_in::account(&self.shared, &self.startup).await.ok().flatten(),
+        };
+        let opened = self.open(here, Some(Shareable::new(pool.mode))).await?;
+        if let Some(like) = account.and_then(|account| Like::new(account, &self.login)) {
+            pool.has_let_in(like.into());
         }
-        let shareable = pool.map(|pool| Shareable::new(pool.mode));
-        self.open(&self.shared.config.region, shareable).await
+        Ok(opened)
     }
 
     /// Waits for a turn; `None` where the session does not share.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domicile_core::route::{self, Caller, Home};
+use domicile_core::route::Caller;
 use domicile_pg::backend::{self, BackendKeyData, TransactionStatus};
 use domicile_pg::frontend::tag;
 use domicile_pg::scram::{self, MECHANISM, MECHANISM_PLUS, NotLetIn, Verifier};
@@ -39,12 +39,41 @@ const LOGIN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// What a client says in a login is shorter.
 const BUFFER_BYTES: usize = 4096;
 
+/// As whom PostgreSQL has let in a client of a pool.
+#[derive(Debug)]
+pub struct Like {
+    /// As it was before.
+    account: Account,
+    /// The verifier by which it let it in; `None` where it asked for no password.
+    asked_by: Option<Verifier>,
+}
+
+impl Like {
+    /// PostgreSQL has let in `login`; `None` where nobody else can show that it may log in so, too.
+    pub fn new(account: Account, login: &Login) -> Option<Self> {
+        let asked_by = match (login, &account.verifier) {
+            (Login::Unknown, _) => None,
+            (Login::With(keys), Some(verifier)) if keys.are_of(verifier) => Some(verifier.clone()),
+            _ => return None,
+        };
+        Some(Self { account, asked_by })
+    }
+
+    /// Would it let in somebody else who was let in by another region by `login`, and whose account is `now`?
+    pub fn lets_in(&self, now: &Account, login: &Login) -> bool {
+        let has_shown = match (&self.asked_by, login) {
+            (None, _) => true,
+            (Some(verifier), Login::With(keys)) => keys.are_of(verifier),
+            (Some(_), _) => false,
+        };
+        has_shown && self.account == *now
+    }
+}
+
 /// How PostgreSQL has let in a client of a pool.
 #[derive(Debug)]
 pub struct Known {
-    /// As it was before.
-    account: Account,
-    asked_by: Option<Verifier>,
+    pub like: Arc<Like>,
     /// What it said of its settings.
     statuses: Statuses,
     /// What it has shown where it is encrypted: a client that was shown the same could bind its login to it.
@@ -54,7 +83,7 @@ pub struct Known {
 impl Known {
     /// The verifier by which it let it in; `None` where it asked for no password.
     pub fn asked_by(&self) -> Option<&Verifier> {
-        self.asked_by.as_ref()
+        self.like.asked_by.as_ref()
     }
 }
 
@@ -79,7 +108,7 @@ impl LetInBy {
     /// Whom the names of the login mean, as far as that was asked.
     pub fn ids(&self) -> Option<Ids> {
         match self {
-            Self::StandIn(known) => Some(known.account.ids),
+            Self::StandIn(known) => Some(known.like.account.ids),
             Self::Server(first) => first.as_ref().map(|first| first.account.ids),
         }
     }
@@ -110,29 +139,22 @@ pub async fn account(shared: &Shared, startup: &Startup) -> Result<Option<Accoun
     shared.config.roles.account(role, startup.database()).await
 }
 
-/// Who lets in the client of `startup`, and the stand-in if that does.
+/// Who lets in the client of `startup` in this region, and the stand-in if that does.
 pub async fn find(
     shared: &Shared,
     caller: Caller,
     client: &Link,
     startup: &Startup,
-    reads_here: bool,
 ) -> (LetInBy, Option<Backend>) {
     let itself = |first: Option<First>| (LetInBy::Server(first.map(Box::new)), None);
-    let config = &shared.config;
-    let here = Home::At(config.region.clone());
-    // What its statements wait for, a peer's login need not.
-    let is_here = reads_here
-        || caller == Caller::Peer
-        || route::home(config.mode, caller, &config.region, &shared.routes()) == here;
-    if !is_here || !shared.pools.are_joined_by(startup) {
+    if !shared.pools.are_joined_by(startup) {
         return itself(None);
     }
     let asked_at = Instant::now();
     let Ok(Some(account)) = account(shared, startup).await else { return itself(None) };
     let as_now = || {
         let known = shared.pools.known(startup, caller, account.ids);
-        known.filter(|known| known.account == account)
+        known.filter(|known| known.like.account == account)
     };
     let (mut known, mut turn) = (as_now(), None);
     if known.is_none() {
@@ -169,6 +191,7 @@ pub async fn find(
     });
     let mut link = Link::new(session);
     link.certificate = known.certificate.clone();
+    let config = &shared.config;
     let home = Backend::new(config.region.clone(), config.local.clone(), link);
     (LetInBy::StandIn(known), Some(home))
 }
@@ -187,7 +210,7 @@ impl StandIn {
     /// Speaks with a client as PostgreSQL does, until it is ready for the first statement.
     async fn let_in(&mut self) -> Result<(), Why> {
         let known = self.known.clone();
-        if let Some(verifier) = &known.asked_by {
+        if let Some(verifier) = known.asked_by() {
             // As PostgreSQL offers it: who passes that on knows for whom it is.
             let offered = match known.certificate {
                 Some(_) => &[MECHANISM_PLUS, MECHANISM][..],
@@ -204,7 +227,7 @@ impl StandIn {
         if self.asked_at.elapsed() > ASKED_AGAIN_AFTER {
             let now = account(&self.shared, &self.startup).await;
             // Where nobody can say, what was said before counts.
-            if now.is_ok_and(|now| now.as_ref() != Some(&known.account)) {
+            if now.is_ok_and(|now| now.as_ref() != Some(&known.like.account)) {
                 return Err(Why::Changed);
             }
         }
@@ -262,14 +285,9 @@ impl Session {
         // Another region's PostgreSQL says nothing of this one's.
         let pool = self.membership.as_ref().filter(|it| it.is_let_in).map(|it| &it.pool);
         let Some(pool) = pool else { return };
-        let asked_by = match (&self.login, &account.verifier) {
-            (Login::Unknown, _) => None,
-            (Login::With(keys), Some(verifier)) if keys.are_of(verifier) => Some(verifier.clone()),
-            _ => return,
-        };
+        let Some(like) = Like::new(account, &self.login) else { return };
         pool.know(Arc::new(Known {
-            account,
-            asked_by,
+            like: Arc::new(like),
             statuses: self.statuses.clone(),
             certificate: self.home.link.certificate.clone(),
         }));

@@ -91,6 +91,26 @@ async fn who_comes_from_another_region_has_proved_who_he_is() {
 }
 
 #[tokio::test]
+async fn who_comes_home_from_another_region_is_let_in_like_those_before() {
+    let (eu, us) = two_that_ask(&Wanted::new(Mode::FollowOwner).owner("us").shared(1)).await;
+    let clients = future::join_all((0..4).map(|_| connect(&eu, "first"))).await;
+    for client in &clients {
+        assert_eq!(place(client).await, "us");
+    }
+    // PostgreSQL itself has room for one.
+    eu.run("ALTER ROLE app CONNECTION LIMIT 1").await;
+    owner_is(2, "eu", [&eu, &us]);
+    let first = server(&clients[0]).await;
+    for client in &clients[1..3] {
+        assert_eq!(server(client).await, first);
+        assert_eq!(simple(client, "SELECT current_user").await.unwrap(), "app");
+    }
+    // Whom it would not let in any more has nobody's server.
+    eu.run("ALTER ROLE app PASSWORD 'second'").await;
+    within(simple(&clients[3], "SELECT 1")).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn servers_that_died_between_two_statements_are_not_noticed_in_another_region() {
     let (eu, mut us) = far_from_owner(1).await;
     let (one, two) = (eu.connect().await, eu.connect().await);
