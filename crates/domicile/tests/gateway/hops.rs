@@ -190,7 +190,8 @@ async fn clients_of_two_regions_that_write_in_each_others_do_not_wait_for_each_o
         two.batch_execute("INSERT INTO entry VALUES (1)"),
     );
     let (first, second) = within(writing).await;
-    (first.unwrap(), second.unwrap());
+    first.unwrap();
+    second.unwrap();
     for client in [&one, &two] {
         client.batch_execute("COMMIT").await.unwrap();
     }
