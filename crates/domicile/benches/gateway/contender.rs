@@ -76,6 +76,7 @@ async fn ours(cluster: &Cluster) -> anyhow::Result<(u16, Box<dyn Any>)> {
         local: Target::Tcp { host: "127.0.0.1".to_owned(), port: cluster.port() },
         peers: Default::default(),
         park_budget: Duration::from_secs(10),
+        shutdown_timeout: Duration::from_secs(5),
         mode: Mode::Local,
         layout: Layout { scheme: Scheme::Hash { count: 8 }, has_reference: false },
         rpo: Rpo::None,
