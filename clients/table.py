@@ -55,7 +55,8 @@ class Report:
 
     def outdated(self):
         """Explanations of what no longer differs."""
-        return [known for number, known in enumerate(self.explained) if number not in self.used and self._ran(known)]
+        unused = [known for number, known in enumerate(self.explained) if number not in self.used]
+        return [known for known in unused if self._ran(known) and not known.get("sometimes")]
 
     def _ran(self, known):
         return all(place in self.results.get(driver, {}) for driver in known["drivers"] for place in known["places"])
@@ -82,7 +83,7 @@ class Report:
         return f"{INTRODUCTION}\n{table}\n{self._explanations()}{self._fails_everywhere()}"
 
     def _explanations(self):
-        used = [self.explained[number] for number in sorted(self.used)]
+        used = [known for number, known in enumerate(self.explained) if number in self.used or known.get("sometimes")]
         lines = [f"- {', '.join(known['drivers'])} ({', '.join(known['places'])}): {', '.join(map(_code, known['cases']))}. "
                  f"{known['why']}\n" for known in used]
         return "\n## What differs, and why\n\n" + ("".join(lines) or "Nothing.\n")
