@@ -225,7 +225,7 @@ pub const KEYS: &[Key] = &[
         "gateway.servers_max",
         Number,
         Value("20"),
-        "With `sharing`: so many servers at most for each role, database and set of startup parameters. 1 to 10000.",
+        "With `sharing`: so many servers at most for each role, database and set of startup parameters, and as many again for those of them who come in by other regions. 1 to 10000.",
     ),
     key(
         "gateway.servers_idle",
