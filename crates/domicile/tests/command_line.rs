@@ -103,7 +103,7 @@ fn runbooks_are_listed_shown_and_checked_without_a_cluster() {
     assert_eq!(code(&["lint", "/nonexistent/runbook.toml"]), 2);
     let output = runbook(&["lint", wrong]);
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("wrong.toml: line 23: step[3].do: \"catch_us\" is not a step"), "{said}");
+    assert!(said.contains("wrong.toml: line 26: step[3].do: \"catch_us\" is not a step"), "{said}");
     assert_eq!(code(&["plan", "mine", "to=us"]), 2, "partitions are missing");
     assert_eq!(code(&["plan", "mine", "to=us", "partitions=4", "to=eu"]), 2);
     assert_eq!(code(&["run", "mine", "to=us", "partitions=4"]), 2, "a run names its plan");
