@@ -1,7 +1,7 @@
 //! When does a command that serves have to stop?
 //!
-//! At SIGTERM or SIGINT, and at once at the second of them; and, where it is asked to, when its standard input ends: whoever started
-//! it with a pipe is gone then, however that happened.
+//! At SIGTERM or SIGINT, and without waiting for anybody at the second one; and, where it is asked to, when its standard
+//! input ends: whoever started it with a pipe is gone then, however that happened.
 
 use std::time::Duration;
 
