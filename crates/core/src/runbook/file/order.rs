@@ -98,6 +98,11 @@ pub(super) fn check(steps: &[Placed], mistakes: &mut Mistakes) {
     }
 }
 
+/// Does a step of this name only wait for others, or act outside, beside what moves?
+pub(super) fn is_beside(name: &str) -> bool {
+    FIRST.iter().chain(OUTSIDE).any(|(beside, _)| *beside == name)
+}
+
 fn has(steps: &[Placed], names: &[&str]) -> bool {
     steps.iter().any(|step| names.contains(&step.kind.name))
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::order;
 use super::value::Kind;
 
 /// A step as a file may write it.
@@ -323,13 +324,10 @@ pub const STEPS: &[StepKind] = &[
 /// The key of those steps that need not be part of every run.
 pub const IF: &str = "if";
 
-/// What decides nothing about owners may be left out.
-const OPTIONAL: &[&str] = &["approve", "check", "exec", "webhook", "notify"];
-
 impl StepKind {
-    /// May a flag leave it out of a run?
+    /// May a flag leave it out of a run? What decides nothing about owners may be.
     pub fn is_optional(&self) -> bool {
-        OPTIONAL.contains(&self.name)
+        order::is_beside(self.name)
     }
 }
 
