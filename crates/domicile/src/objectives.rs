@@ -68,9 +68,7 @@ pub fn lower_held(held: &Held) -> ObjectiveDocument {
 }
 
 fn did(journal: &[RunEntry], steps: &[&str]) -> Option<u64> {
-    let did = |entry: &&RunEntry| {
-        steps.contains(&entry.step.as_str()) && entry.what.starts_with("does: ")
-    };
+    let did = |entry: &&RunEntry| steps.contains(&entry.step.as_str()) && entry.did_something();
     journal.iter().find(did).map(|entry| entry.at_ms)
 }
 

@@ -33,8 +33,8 @@ use crate::clock;
 use crate::complain::Complaint;
 use crate::directory::change::change_ownership;
 use crate::directory::documents::{
-    LinkDocument, RUN_PREFIX, RunDocument, RunState, RunbookDocument, json, last_end, lift_answers,
-    lift_approvals, lift_outcome, lift_override, lift_plan, lift_wish, lower_answer,
+    LinkDocument, RUN_PREFIX, RunDocument, RunEntry, RunState, RunbookDocument, json, last_end,
+    lift_answers, lift_approvals, lift_outcome, lift_override, lift_plan, lift_wish, lower_answer,
     lower_override, run_key,
 };
 use crate::directory::safety::Grounds;
@@ -486,7 +486,7 @@ impl Operator {
         effect: &Effect,
         facts: &Facts,
     ) -> anyhow::Result<(Ownership, u64)> {
-        let what = format!("does: {}", describe(effect));
+        let what = RunEntry::does(&describe(effect));
         let name = name_of(&run.plan, step);
         let between = || self.kill_at.reached(name, Moment::Between);
         let known = (&facts.ownership, facts.ownership_revision);

@@ -67,6 +67,21 @@ fn is_zero(ms: &u64) -> bool {
     *ms == 0
 }
 
+/// Begins the line of a step that does something.
+const DOES: &str = "does: ";
+
+impl RunEntry {
+    /// What a line says of a step that does this.
+    pub fn does(what: &str) -> String {
+        format!("{DOES}{what}")
+    }
+
+    /// Does it say that its step did something, and not that it waits or is held up?
+    pub fn did_something(&self) -> bool {
+        self.what.starts_with(DOES)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
