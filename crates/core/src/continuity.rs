@@ -162,6 +162,13 @@ pub fn begins_anew(
     has_all && known.is_some() && stands >= after && all_answer
 }
 
+/// Do rows that differ become what their owners have without a person, where `after` is what the configuration grants?
+///
+/// Only where the slot alone has passed changes over: who has changed the publication may have changed the table, too.
+pub fn repairs_by_itself(by_slot: bool, after: Option<Millis>) -> bool {
+    by_slot && after.is_some()
+}
+
 impl fmt::Display for Break {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -368,6 +375,13 @@ mod tests {
         for why in [behind, other, renamed, Break::SlotLost(Lost::Foreign)] {
             assert!(!begins_anew(&why, Some(&known), Millis(1000), after, true), "{why}");
         }
+    }
+
+    #[test]
+    fn rows_are_repaired_by_themselves_only_where_that_is_granted_and_nobody_touched_a_table() {
+        assert!(repairs_by_itself(true, Some(Millis(0))));
+        assert!(!repairs_by_itself(true, None), "nobody has asked for it");
+        assert!(!repairs_by_itself(false, Some(Millis(0))), "the publication was changed");
     }
 
     #[test]

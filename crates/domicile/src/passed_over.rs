@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use domicile_core::config::{Config, TableKind};
+use domicile_core::continuity::repairs_by_itself;
 use domicile_core::id::TableName;
 use domicile_core::publication::PASSED_OVER;
 use tokio::sync::watch;
@@ -147,8 +148,7 @@ impl Comparer {
             bail!("member {unknown} has no [[region]] here");
         }
         let verifier = Verifier::new(&self.config, &members)?;
-        let repairs = passed.by_slot && self.config.reseed_after.is_some();
-        let then = if repairs { Then::Repair } else { Then::Tell };
+        let then = if self.repairs(passed) { Then::Repair } else { Then::Tell };
         Ok(match verifier.compare(table, &ownership, then, &|_| {}).await? {
             Err(mismatch) => Some(mismatch),
             Ok(compared) => {
@@ -163,6 +163,10 @@ impl Comparer {
                 }
             }
         })
+    }
+
+    fn repairs(&self, passed: &PassedOver) -> bool {
+        repairs_by_itself(passed.by_slot, self.config.reseed_after)
     }
 
     fn tell(&self, noted: &[PassedOver], found: &Found) {
@@ -180,10 +184,15 @@ impl Comparer {
             }
         });
         let tables = tables.collect::<Vec<_>>().join("; ");
+        let way_out = match noted.iter().all(|passed| self.repairs(passed)) {
+            true => "Rows that differ are made what their owners have",
+            false => {
+                "Where rows differ, \"domicile verify --repair\" makes them what their owners have"
+            }
+        };
         let detail = format!(
             "the publication or the slot was changed, which is mended, and other regions may lack changes \
-             of {tables}. Where rows differ, \"domicile verify --repair\" makes them what their \
-             owners have; it ends by itself once all regions are alike"
+             of {tables}. {way_out}; it ends by itself once all regions are alike"
         );
         self.notices.post(PART, PASSED_OVER, detail);
     }
